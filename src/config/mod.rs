@@ -1,0 +1,278 @@
+//! The configuration: the file as written (`file`), overlaid with flags and variables, becomes the configuration as
+//! validated, once, at the door. Nothing further in checks a string again.
+
+use std::{net::SocketAddr, time::Duration};
+
+/// Everything `run` needs, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// One entry for each database; never empty; names are unique.
+    pub sources: Vec<Source>,
+    /// The cluster that all sources publish to.
+    pub kafka: Kafka,
+    /// Metrics and health.
+    pub http: Http,
+    /// Logs.
+    pub log: Log,
+}
+
+/// One outbox: a database, its tables, and where their rows go.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// `[a-z0-9_]`, 1 to 54 characters, so that slot `outboxd_<name>` is a legal Postgres name (63 bytes).
+    pub name: String,
+    /// libpq's URL form; several hosts allowed. Holds no password when `password` is set.
+    pub url: String,
+    /// From the URL, `password_file` or an environment variable; never logged.
+    pub password: Option<Secret>,
+    /// The outbox tables, in configuration order; never empty.
+    pub tables: Vec<TableName>,
+    /// Replication slot, default `outboxd_<name>`.
+    pub slot: String,
+    /// Publication, default `outboxd_<name>`.
+    pub publication: String,
+    /// Create the slot as a failover slot (Postgres 17+).
+    pub failover: bool,
+    /// `run` creates what is missing.
+    pub auto_setup: bool,
+    /// How a published row is marked.
+    pub mark: Mark,
+    /// What of the table existed before the slot.
+    pub backfill: Backfill,
+    /// A monotonic column to order the backfill by.
+    pub backfill_order_by: Option<String>,
+    /// How a row becomes a record.
+    pub mapping: Mapping,
+    /// What happens to a row that cannot become a record.
+    pub on_poison: OnPoison,
+    /// Bounds of one Kafka transaction and of what is held in memory.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+}
+
+/// How a row becomes a record.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    /// Topic template.
+    pub topic: Template,
+    /// Key template.
+    pub key: Template,
+    /// Shape of the value.
+    pub envelope: Envelope,
+    /// `source` attribute of CloudEvents, required by those envelopes.
+    pub cloudevents_source: Option<String>,
+    /// Names of the columns.
+    pub columns: Columns,
+    /// Extra headers: (header, column), in configuration order.
+    pub headers: Vec<(String, String)>,
+    /// Dead-letter topic template; `{topic}` is the topic that the row was meant for.
+    pub dead_letter_topic: Template,
+}
+
+/// Column names of the outbox table; the defaults are the seed's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns {
+    /// Event id; `id`.
+    pub id: String,
+    /// `aggregate_type`.
+    pub aggregate_type: String,
+    /// `aggregate_id`.
+    pub aggregate_id: String,
+    /// `event_type`.
+    pub event_type: String,
+    /// `payload`.
+    pub payload: String,
+    /// `created_at`.
+    pub created_at: String,
+    /// The mark; `published_at`. Needed for `mark = "update"` alone.
+    pub published_at: String,
+}
+
+/// A table as configured: `name` or `schema.name`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TableName {
+    /// `None`: found by the role's search_path.
+    pub schema: Option<String>,
+    /// The table.
+    pub name: String,
+}
+
+/// `text {column} text {other}`, parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// In order.
+    pub parts: Vec<TemplatePart>,
+}
+
+/// A piece of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplatePart {
+    /// Taken as it is.
+    Text(String),
+    /// The text of a column (or `{topic}` in a dead-letter template).
+    Column(String),
+}
+
+/// How a published row is marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// `published_at` is set.
+    Update,
+    /// The row is deleted.
+    Delete,
+    /// The row stays as it is.
+    None,
+}
+
+/// What of the table existed before the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backfill {
+    /// Unpublished rows are read from the slot's snapshot.
+    Unpublished,
+    /// They are left.
+    None,
+}
+
+/// What happens to a row that cannot become a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnPoison {
+    /// The source halts at it.
+    Stop,
+    /// It goes to the dead-letter topic, and the stream goes on.
+    DeadLetter,
+}
+
+/// Shape of the record's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Envelope {
+    /// The seed's: event_id, event_type, timestamp, data.
+    Event,
+    /// The payload alone.
+    Payload,
+    /// CloudEvents 1.0, binary mode.
+    CloudEvents,
+    /// CloudEvents 1.0, structured mode.
+    CloudEventsStructured,
+    /// Debezium's Outbox Event Router.
+    Debezium,
+}
+
+/// Bounds of one Kafka transaction and of what is held in memory.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Rows of one Kafka transaction; 10,000.
+    pub batch_rows: usize,
+    /// Bytes of one Kafka transaction; 16 MiB.
+    pub batch_bytes: usize,
+    /// How long a batch may wait for more rows while the producer is idle; 0.
+    pub linger: Duration,
+    /// Encoded records held in memory for one source; 48 MiB.
+    pub in_flight_bytes: usize,
+    /// Rows published and not yet marked; 100,000.
+    pub unmarked_rows: usize,
+    /// Rows of one backfill chunk; 5,000.
+    pub backfill_chunk_rows: usize,
+    /// Connections that mark; 1.
+    pub marker_connections: usize,
+    /// Largest protocol message taken from Postgres; 1 GiB.
+    pub message_bytes: usize,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// One host of Postgres; 10 s.
+    pub connect: Duration,
+    /// A statement on the daemon's own sessions; 30 s.
+    pub statement: Duration,
+    /// Longest wait for a table lock, also while a slot is created; 10 s.
+    pub lock: Duration,
+    /// Standby status updates are sent at least this often; 5 s.
+    pub status: Duration,
+    /// At most one position-only transaction for an idle advance in this time; 10 s.
+    pub idle_advance: Duration,
+    /// Bound of the drain at SIGTERM, and of how long a stopping Postgres waits for us; 20 s.
+    pub shutdown: Duration,
+    /// Longest pause of the backoff; 30 s.
+    pub backoff_max: Duration,
+}
+
+/// The Kafka cluster.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// bootstrap.servers
+    pub brokers: String,
+    /// Transactions, or idempotence alone.
+    pub delivery: Delivery,
+    /// Compacted topic of the positions; `outboxd.positions`.
+    pub position_topic: String,
+    /// Partitions of topics that setup creates; 0 means the broker's default.
+    pub topic_partitions: u32,
+    /// Replication factor of topics that setup creates; 0 means the broker's default.
+    pub topic_replication: u32,
+    /// transaction.timeout.ms; 60 s.
+    pub transaction_timeout: Duration,
+    /// delivery.timeout.ms, always below the transaction's (rule 25); 30 s.
+    pub delivery_timeout: Duration,
+    /// Passed to librdkafka, none of them a key that outboxd owns.
+    pub options: Vec<(String, Secret)>,
+}
+
+/// What a crash may do to a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Kafka transactions: every row once.
+    ExactlyOnce,
+    /// Idempotent producer: every row at least once, lower latency.
+    AtLeastOnce,
+}
+
+/// The HTTP listener.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// `None` with `listen = "off"`; default `127.0.0.1:9464`.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Logs.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// `None`: text on a terminal, JSON elsewhere.
+    pub format: Option<LogFormat>,
+    /// `tracing` filter; `info`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person.
+    Text,
+}
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value, for the one place that sends it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
