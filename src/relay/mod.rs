@@ -1,1 +1,4 @@
 //! relay
+pub mod position;
+pub mod startup;
+pub mod state;
