@@ -1,4 +1,5 @@
 //! relay
+pub mod compare;
 pub mod position;
 pub mod startup;
 pub mod state;
