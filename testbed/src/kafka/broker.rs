@@ -14,6 +14,9 @@ use std::time::Duration;
 /// Any 16 bytes in base64url.
 const CLUSTER_ID: &str = "dGVzdGJlZC1jbHVzdGVyMQ";
 
+/// The directory of the cluster's metadata log.
+const METADATA: &str = "__cluster_metadata-0";
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
     clients: u16,
@@ -163,7 +166,7 @@ log.index.size.max.bytes=1048576
     )
 }
 
-/// What `kafka.tools.StorageTool format` does. Its `bootstrap.checkpoint` (the feature levels) depends on Kafka's
+/// What `kafka.tools.StorageTool format` does. The first snapshot that it writes (the feature levels) depends on Kafka's
 /// version alone, so the tool, a second of JVM, runs once per version and not for every broker.
 fn format(broker: &Broker, logs: &Path, index: usize) -> Result<()> {
     let version = artifacts::KAFKA;
@@ -179,8 +182,12 @@ fn format(broker: &Broker, logs: &Path, index: usize) -> Result<()> {
                 .arg(conf),
         )
     })?;
-    fs::copy(formatted.join("logs/bootstrap.checkpoint"), logs.join("bootstrap.checkpoint"))
-        .context("the storage tool left no bootstrap.checkpoint")?;
+    let (snapshot, copy) = (formatted.join("logs").join(METADATA), logs.join(METADATA));
+    fs::create_dir(&copy)?;
+    for file in fs::read_dir(&snapshot).with_context(|| format!("no first snapshot in {}", snapshot.display()))? {
+        let file = file?;
+        fs::copy(file.path(), copy.join(file.file_name()))?;
+    }
     // A directory id is 16 random bytes in base64url; letters and digits will do.
     let directory: String = (0..21).map(|_| fastrand::alphanumeric()).collect();
     let meta = format!(
