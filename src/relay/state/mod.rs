@@ -235,11 +235,11 @@ impl Machine {
         self.input_drained = false;
     }
 
-    /// An Insert message; `event_id` is asked for only where it must be compared.
+    /// An Insert message; `is_event` tells whether the row has an event id, where that must be compared.
     ///
     /// # Errors
     /// `history-diverged`: the row is not the one that was published at this place. `internal`: no transaction is open.
-    pub fn row<'a>(&mut self, event_id: impl FnOnce() -> Option<&'a str>) -> Result<RowIs, Error> {
+    pub fn row(&mut self, is_event: impl FnOnce(&str) -> bool) -> Result<RowIs, Error> {
         let open =
             self.open.as_mut().ok_or_else(|| Error::new(Code::PostgresProtocol, "a row outside a transaction"))?;
         open.rows += 1;
@@ -252,7 +252,7 @@ impl Machine {
             (Kind::Redelivered, _) => true,
             (Kind::Resumed, Some(split)) if open.rows < split.rows => true,
             (Kind::Resumed, Some(split)) if open.rows == split.rows => {
-                if event_id() != Some(split.event_id.as_str()) {
+                if !is_event(&split.event_id) {
                     return Err(diverged(format!(
                         "row {} of the split transaction {} at {} is not event {}",
                         split.rows, split.xid, split.final_lsn, split.event_id
