@@ -1,1 +1,11 @@
-//! telemetry
+//! What an operator sees of a running daemon: log lines, metrics, and the state of each source.
+//!
+//! In: the relay tells its [`SourceMetrics`] what happened. Out: `/metrics`, `/readyz` and `/status` read the same
+//! handles, so that they cannot disagree.
+
+pub mod logs;
+mod metrics;
+mod status;
+
+pub use metrics::{Metrics, Outcome, SourceMetrics};
+pub use status::{LastError, SourceState, SourceStatus};

@@ -1,0 +1,475 @@
+//! The Prometheus metrics. A name here is a contract: dashboards and alerts are built on it.
+//!
+//! Every series of a source exists, with 0, from the moment that the source is known; only the topics of
+//! `outboxd_events_published_total` appear as rows are routed to them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
+};
+
+use super::status::{Shown, SourceState, SourceStatus};
+use crate::{Class, Code, Error, Lsn};
+
+/// 1 ms to 60 s: a lone transaction takes a few milliseconds, a retry many seconds.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
+
+/// `pg_replication_slots.wal_status`.
+/// Source: PostgreSQL documentation, "pg_replication_slots".
+const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
+
+/// How a Kafka transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its records are visible.
+    Committed,
+    /// Its records never will be.
+    Aborted,
+    /// Only the position tells.
+    Unknown,
+}
+
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Committed, Self::Aborted, Self::Unknown];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// All metrics of the process. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    families: Families,
+    sources: Mutex<BTreeMap<String, SourceMetrics>>,
+}
+
+/// The families, before their `source` label is filled in.
+#[derive(Debug)]
+struct Families {
+    events_published: IntCounterVec,
+    rows_marked: IntCounterVec,
+    rows_redelivered: IntCounterVec,
+    dead_letters: IntCounterVec,
+    lag_bytes: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    unpublished_rows: IntGaugeVec,
+    slot_retained_bytes: IntGaugeVec,
+    slot_wal_status: IntGaugeVec,
+    publish_latency: HistogramVec,
+    mark_latency: HistogramVec,
+    kafka_transactions: IntCounterVec,
+    kafka_transaction_seconds: HistogramVec,
+    in_flight_bytes: IntGaugeVec,
+    source_state: IntGaugeVec,
+    errors: IntCounterVec,
+}
+
+/// The metrics and the shown state of one source: handles that cost no lookup. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct SourceMetrics {
+    /// Rows whose mark is durable.
+    pub rows_marked: IntCounter,
+    /// Rows that the server sent again and that were not published again.
+    pub rows_redelivered: IntCounter,
+    /// Rows sent to the dead-letter topic.
+    pub dead_letters: IntCounter,
+    /// Bytes of WAL between the server's end and the position.
+    pub lag_bytes: IntGauge,
+    /// Age of the oldest committed, unpublished row in seconds; 0 when caught up.
+    pub lag_seconds: Gauge,
+    /// Rows committed and not published.
+    pub unpublished_rows: IntGauge,
+    /// WAL that the slot keeps on the server.
+    pub slot_retained_bytes: IntGauge,
+    /// Postgres commit to Kafka commit, in seconds.
+    pub publish_latency: Histogram,
+    /// Kafka commit to durable mark, in seconds.
+    pub mark_latency: Histogram,
+    /// Begin to commit of a Kafka transaction, in seconds.
+    pub kafka_transaction_seconds: Histogram,
+    /// Encoded records held in memory.
+    pub in_flight_bytes: IntGauge,
+    name: Arc<str>,
+    events_published: IntCounterVec,
+    kafka_transactions: [IntCounter; Outcome::ALL.len()],
+    slot_wal_status: [IntGauge; WAL_STATUSES.len()],
+    states: [IntGauge; SourceState::ALL.len()],
+    errors: IntCounterVec,
+    shown: Arc<Mutex<Shown>>,
+}
+
+impl Metrics {
+    /// A registry with every family, the build and the process in it, and no source yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let families = Families::new(&registry);
+        let build = IntGaugeVec::new(
+            Opts::new("outboxd_build_info", "Version and commit of the running outboxd; always 1."),
+            &["version", "commit"],
+        );
+        let commit = option_env!("OUTBOXD_COMMIT").unwrap_or("unknown");
+        register(&registry, build).with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1);
+        register(&registry, Ok(ProcessCollectorHandle::new()));
+        Self(Arc::new(Inner { registry, families, sources: Mutex::default() }))
+    }
+
+    /// The handles of a source, made at the first call with its name.
+    #[must_use]
+    pub fn source(&self, name: &str) -> SourceMetrics {
+        lock(&self.0.sources)
+            .entry(name.to_owned())
+            .or_insert_with(|| SourceMetrics::new(name, &self.0.families))
+            .clone()
+    }
+
+    /// Every source, by name.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<SourceStatus> {
+        lock(&self.0.sources).values().map(SourceMetrics::status).collect()
+    }
+
+    /// The sources that beat once and have not done so for `limit`, by name.
+    #[must_use]
+    pub fn stuck(&self, limit: Duration) -> Vec<String> {
+        let now = Instant::now();
+        let sources = lock(&self.0.sources);
+        sources
+            .iter()
+            .filter(|(_, source)| lock(&source.shown).is_stuck(now, limit))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// The text exposition format, version 0.0.4.
+    ///
+    /// # Errors
+    ///
+    /// When a family is inconsistent, which the tests rule out.
+    pub fn render(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.0.registry.gather())
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Families {
+    fn new(registry: &Registry) -> Self {
+        let counter =
+            |name, help, labels: &[&str]| register(registry, IntCounterVec::new(Opts::new(name, help), labels));
+        let gauge = |name, help, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let seconds = |name, help| {
+            let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
+            register(registry, HistogramVec::new(opts, &["source"]))
+        };
+        let source = &["source"];
+        Self {
+            events_published: counter(
+                "outboxd_events_published_total",
+                "Records committed to Kafka, by topic.",
+                &["source", "topic"],
+            ),
+            rows_marked: counter("outboxd_rows_marked_total", "Rows whose mark is durable in Postgres.", source),
+            rows_redelivered: counter(
+                "outboxd_rows_redelivered_total",
+                "Rows that Postgres sent again and that were not published again.",
+                source,
+            ),
+            dead_letters: counter("outboxd_dead_letters_total", "Rows sent to the dead-letter topic.", source),
+            lag_bytes: gauge(
+                "outboxd_replication_lag_bytes",
+                "Bytes of WAL between the end of the server's log and the published position.",
+                source,
+            ),
+            lag_seconds: register(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "outboxd_replication_lag_seconds",
+                        "Age of the oldest committed, unpublished row; 0 when caught up.",
+                    ),
+                    source,
+                ),
+            ),
+            unpublished_rows: gauge("outboxd_unpublished_rows", "Rows committed and not published.", source),
+            slot_retained_bytes: gauge(
+                "outboxd_slot_retained_bytes",
+                "Bytes of WAL that the replication slot keeps on the server.",
+                source,
+            ),
+            slot_wal_status: gauge(
+                "outboxd_slot_wal_status",
+                "1 for the slot's wal_status in pg_replication_slots, 0 for the others.",
+                &["source", "status"],
+            ),
+            publish_latency: seconds(
+                "outboxd_publish_latency_seconds",
+                "Time from the commit in Postgres to the commit in Kafka.",
+            ),
+            mark_latency: seconds(
+                "outboxd_mark_latency_seconds",
+                "Time from the commit in Kafka to the durable mark in Postgres.",
+            ),
+            kafka_transactions: counter(
+                "outboxd_kafka_transactions_total",
+                "Kafka transactions, by how they ended.",
+                &["source", "outcome"],
+            ),
+            kafka_transaction_seconds: seconds(
+                "outboxd_kafka_transaction_seconds",
+                "Time from the begin to the end of a Kafka transaction.",
+            ),
+            in_flight_bytes: gauge("outboxd_in_flight_bytes", "Bytes of encoded records held in memory.", source),
+            source_state: gauge(
+                "outboxd_source_state",
+                "1 for what the source is doing, 0 for the other states.",
+                &["source", "state"],
+            ),
+            errors: counter("outboxd_errors_total", "Errors, by code.", &["source", "code"]),
+        }
+    }
+}
+
+impl SourceMetrics {
+    fn new(name: &str, families: &Families) -> Self {
+        let source = &[name];
+        let metrics = Self {
+            rows_marked: families.rows_marked.with_label_values(source),
+            rows_redelivered: families.rows_redelivered.with_label_values(source),
+            dead_letters: families.dead_letters.with_label_values(source),
+            lag_bytes: families.lag_bytes.with_label_values(source),
+            lag_seconds: families.lag_seconds.with_label_values(source),
+            unpublished_rows: families.unpublished_rows.with_label_values(source),
+            slot_retained_bytes: families.slot_retained_bytes.with_label_values(source),
+            publish_latency: families.publish_latency.with_label_values(source),
+            mark_latency: families.mark_latency.with_label_values(source),
+            kafka_transaction_seconds: families.kafka_transaction_seconds.with_label_values(source),
+            in_flight_bytes: families.in_flight_bytes.with_label_values(source),
+            name: name.into(),
+            events_published: families.events_published.clone(),
+            kafka_transactions: Outcome::ALL
+                .map(|outcome| families.kafka_transactions.with_label_values(&[name, outcome.as_str()])),
+            slot_wal_status: WAL_STATUSES.map(|status| families.slot_wal_status.with_label_values(&[name, status])),
+            states: SourceState::ALL.map(|state| families.source_state.with_label_values(&[name, state.as_str()])),
+            errors: families.errors.clone(),
+            shown: Arc::new(Mutex::new(Shown::new())),
+        };
+        // A wrong configuration ends the process before there is a source.
+        for code in Code::ALL.iter().filter(|code| code.class() != Class::Config) {
+            let _ = metrics.errors.with_label_values(&[name, code.as_str()]);
+        }
+        metrics.set_state(SourceState::Starting);
+        metrics
+    }
+
+    /// The configured name of the source.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Records committed to `topic`. A lookup: keep the handle for as long as the topic stays the same.
+    #[must_use]
+    pub fn events_published(&self, topic: &str) -> IntCounter {
+        self.events_published.with_label_values(&[&*self.name, topic])
+    }
+
+    /// Counts a Kafka transaction.
+    pub fn kafka_transaction(&self, outcome: Outcome) {
+        self.kafka_transactions[outcome as usize].inc();
+    }
+
+    /// `wal_status` of the slot as `pg_replication_slots` shows it; anything else (no slot, NULL) leaves all at 0.
+    pub fn set_slot_wal_status(&self, status: &str) {
+        for (name, gauge) in WAL_STATUSES.iter().zip(&self.slot_wal_status) {
+            gauge.set(i64::from(*name == status));
+        }
+    }
+
+    /// What the source does from now on.
+    pub fn set_state(&self, state: SourceState) {
+        let mut shown = lock(&self.shown);
+        shown.enter(state);
+        for (other, gauge) in SourceState::ALL.iter().zip(&self.states) {
+            gauge.set(i64::from(*other == state));
+        }
+    }
+
+    /// Counts an error and keeps it for `/status`.
+    pub fn error(&self, error: &Error) {
+        self.errors.with_label_values(&[&*self.name, error.code().as_str()]).inc();
+        lock(&self.shown).fail(error);
+    }
+
+    /// The published position.
+    pub fn set_position(&self, position: Lsn) {
+        lock(&self.shown).position = Some(position);
+    }
+
+    /// The supervisor of the source is alive. From the first beat on, `/livez` fails when beats stop for a minute
+    /// while the source is not halted.
+    pub fn beat(&self) {
+        lock(&self.shown).beat = Some(Instant::now());
+    }
+
+    /// The source at this moment.
+    #[must_use]
+    pub fn status(&self) -> SourceStatus {
+        let shown = lock(&self.shown);
+        SourceStatus {
+            source: self.name.to_string(),
+            state: shown.state,
+            since: shown.since,
+            position: shown.position,
+            lag_bytes: self.lag_bytes.get(),
+            lag_seconds: self.lag_seconds.get(),
+            unpublished_rows: self.unpublished_rows.get(),
+            last_error: shown.last_error.clone(),
+        }
+    }
+}
+
+/// What is kept under these locks is whole after every statement, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+    // Names, labels and buckets are literals of this file, each registered once in a new registry: every test that
+    // makes a `Metrics` proves them.
+    #[expect(clippy::expect_used)]
+    let collector = collector.expect("a literal metric is well formed");
+    #[expect(clippy::expect_used)]
+    registry.register(Box::new(collector.clone())).expect("a literal metric is registered once");
+    collector
+}
+
+/// `ProcessCollector` cannot be cloned.
+#[derive(Clone)]
+struct ProcessCollectorHandle(Arc<ProcessCollector>);
+
+impl ProcessCollectorHandle {
+    fn new() -> Self {
+        Self(Arc::new(ProcessCollector::for_self()))
+    }
+}
+
+impl Collector for ProcessCollectorHandle {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.0.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The contract, design section 3.
+    const NAMES: &[&str] = &[
+        "outboxd_build_info",
+        "outboxd_dead_letters_total",
+        "outboxd_errors_total",
+        "outboxd_in_flight_bytes",
+        "outboxd_kafka_transaction_seconds",
+        "outboxd_kafka_transactions_total",
+        "outboxd_mark_latency_seconds",
+        "outboxd_publish_latency_seconds",
+        "outboxd_replication_lag_bytes",
+        "outboxd_replication_lag_seconds",
+        "outboxd_rows_marked_total",
+        "outboxd_rows_redelivered_total",
+        "outboxd_slot_retained_bytes",
+        "outboxd_slot_wal_status",
+        "outboxd_source_state",
+        "outboxd_unpublished_rows",
+    ];
+
+    fn families(text: &str) -> Vec<&str> {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        types.filter_map(|line| line.split(' ').next()).collect()
+    }
+
+    #[test]
+    fn the_families_are_those_of_the_contract_from_the_start() {
+        let metrics = Metrics::new();
+        let _ = metrics.source("order");
+        let text = metrics.render().unwrap();
+        let ours: Vec<_> = families(&text).into_iter().filter(|name| name.starts_with("outboxd_")).collect();
+        assert_eq!(ours, NAMES);
+        assert!(families(&text).contains(&"process_resident_memory_bytes"), "{text}");
+        for line in text.lines().filter(|line| line.starts_with("outboxd_") && !line.starts_with("outboxd_build_info"))
+        {
+            assert!(line.contains("source=\"order\""), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_published_row_is_counted_under_its_topic() {
+        let metrics = Metrics::new();
+        metrics.source("order").events_published("order.events").inc_by(3);
+        let text = metrics.render().unwrap();
+        assert!(text.contains(r#"outboxd_events_published_total{source="order",topic="order.events"} 3"#), "{text}");
+    }
+
+    #[test]
+    fn exactly_one_state_and_one_wal_status_is_1() {
+        let metrics = Metrics::new();
+        let source = metrics.source("order");
+        source.set_state(SourceState::Streaming);
+        source.set_slot_wal_status("extended");
+        let text = metrics.render().unwrap();
+        let ones: Vec<_> = text.lines().filter(|line| line.ends_with("} 1") && !line.contains("build_info")).collect();
+        assert_eq!(
+            ones,
+            [
+                r#"outboxd_slot_wal_status{source="order",status="extended"} 1"#,
+                r#"outboxd_source_state{source="order",state="streaming"} 1"#
+            ]
+        );
+    }
+
+    #[test]
+    fn an_error_is_counted_and_shown() {
+        let metrics = Metrics::new();
+        let source = metrics.source("order");
+        source.error(&Error::new(Code::SlotMissing, "slot outboxd_order"));
+        source.kafka_transaction(Outcome::Unknown);
+        let text = metrics.render().unwrap();
+        assert!(text.contains(r#"outboxd_errors_total{code="slot-missing",source="order"} 1"#), "{text}");
+        assert!(text.contains(r#"outboxd_kafka_transactions_total{outcome="unknown",source="order"} 1"#), "{text}");
+        let error = metrics.statuses()[0].last_error.clone().unwrap();
+        assert_eq!((error.code, error.message.as_str()), ("slot-missing", "slot outboxd_order"));
+    }
+
+    #[test]
+    fn the_same_name_gives_the_same_handles() {
+        let metrics = Metrics::new();
+        metrics.source("order").rows_marked.inc();
+        assert_eq!(metrics.source("order").rows_marked.get(), 1);
+        assert_eq!(metrics.statuses().len(), 1);
+    }
+}

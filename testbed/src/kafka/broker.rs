@@ -1,0 +1,196 @@
+//! One broker: its properties, its JVM.
+
+use super::Builder;
+use crate::process::Guarded;
+use crate::{artifacts, ports};
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Any 16 bytes in base64url.
+const CLUSTER_ID: &str = "dGVzdGJlZC1jbHVzdGVyMQ";
+
+/// The directory of the cluster's metadata log.
+const METADATA: &str = "__cluster_metadata-0";
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    clients: u16,
+    controller: u16,
+}
+
+impl Ports {
+    pub(super) fn free() -> Result<Self> {
+        Ok(Self { clients: ports::free()?, controller: ports::free()? })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Broker {
+    guard: Guarded,
+    jars: PathBuf,
+    jvm: Vec<String>,
+    ports: Ports,
+}
+
+impl Broker {
+    /// A formatted directory, ready to be launched.
+    pub(super) fn prepare(jars: &Path, index: usize, cluster: &[Ports], builder: &Builder) -> Result<Self> {
+        let guard = Guarded::new("kafka", None)?;
+        let logs = guard.subdir("logs")?;
+        let broker = Self { guard, jars: jars.to_owned(), jvm: builder.jvm.clone(), ports: cluster[index] };
+        let mut text = properties(index, cluster, &logs);
+        for (name, value) in &builder.settings {
+            let _ = writeln!(text, "{name}={value}");
+        }
+        fs::write(broker.properties_path(), text)?;
+        format(&broker, &logs, index)?;
+        Ok(broker)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.ports.clients
+    }
+
+    pub(super) fn pid(&self) -> Result<u32> {
+        Ok(u32::try_from(self.guard.pid()?.as_raw())?)
+    }
+
+    pub(super) fn log_path(&self) -> PathBuf {
+        self.guard.dir().join("kafka.log")
+    }
+
+    fn properties_path(&self) -> PathBuf {
+        self.guard.dir().join("server.properties")
+    }
+
+    pub(super) fn found_its_port_taken(&self) -> bool {
+        fs::read_to_string(self.log_path()).is_ok_and(|log| log.contains("Address already in use"))
+    }
+
+    pub(super) fn launch(&self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut java = self.guard.server("java");
+        java.args(["-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
+            .args(["-Djava.awt.headless=true", "-XX:-UsePerfData", "-Dorg.slf4j.simpleLogger.showDateTime=true"])
+            .arg("-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS")
+            .args(&self.jvm)
+            .arg("-cp")
+            .arg(classpath(&self.jars))
+            .arg("kafka.Kafka")
+            .arg(self.properties_path())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.guard.launch(&mut java)
+    }
+
+    /// Whether it has ended by itself.
+    pub(super) fn check_running(&self) -> Result<()> {
+        if let Some(status) = self.guard.exited()? {
+            let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            anyhow::bail!("the broker ended ({status}):\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stop(&self, within: Duration) -> Result<()> {
+        self.guard.signal(Signal::SIGTERM)?;
+        if self.guard.wait_exit(within).await.is_err() {
+            self.kill9()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn kill9(&self) -> Result<()> {
+        self.guard.kill9()
+    }
+
+    pub(super) fn pause(&self) -> Result<()> {
+        self.guard.signal(Signal::SIGSTOP)
+    }
+
+    pub(super) fn resume(&self) -> Result<()> {
+        self.guard.signal(Signal::SIGCONT)
+    }
+}
+
+fn classpath(jars: &Path) -> String {
+    format!("{}/*", jars.display())
+}
+
+fn properties(index: usize, cluster: &[Ports], logs: &Path) -> String {
+    let own = cluster[index];
+    let voters: Vec<String> =
+        cluster.iter().enumerate().map(|(i, p)| format!("{}@127.0.0.1:{}", i + 1, p.controller)).collect();
+    let replicas = cluster.len().min(3);
+    let in_sync = replicas.div_ceil(2);
+    format!(
+        "process.roles=broker,controller
+node.id={id}
+controller.quorum.voters={voters}
+listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{clients}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={logs}
+auto.create.topics.enable=false
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor={replicas}
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
+default.replication.factor={replicas}
+transaction.abort.timed.out.transaction.cleanup.interval.ms=500
+group.initial.rebalance.delay.ms=0
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+num.network.threads=2
+num.io.threads=4
+background.threads=2
+log.cleaner.dedupe.buffer.size=4194304
+log.index.size.max.bytes=1048576
+",
+        id = index + 1,
+        voters = voters.join(","),
+        clients = own.clients,
+        controller = own.controller,
+        logs = logs.display(),
+    )
+}
+
+/// What `kafka.tools.StorageTool format` does. The first snapshot that it writes (the feature levels) depends on Kafka's
+/// version alone, so the tool, a second of JVM, runs once per version and not for every broker.
+fn format(broker: &Broker, logs: &Path, index: usize) -> Result<()> {
+    let version = artifacts::KAFKA;
+    let formatted = artifacts::once(&format!("kafka-{version}-formatted"), "Kafka's storage format", |dir| {
+        let conf = dir.join("format.properties");
+        let any = Ports { clients: 1, controller: 2 };
+        fs::write(&conf, properties(0, &[any], &dir.join("logs")))?;
+        artifacts::run(
+            Command::new("java")
+                .arg("-cp")
+                .arg(classpath(&broker.jars))
+                .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
+                .arg(conf),
+        )
+    })?;
+    let (snapshot, copy) = (formatted.join("logs").join(METADATA), logs.join(METADATA));
+    fs::create_dir(&copy)?;
+    for file in fs::read_dir(&snapshot).with_context(|| format!("no first snapshot in {}", snapshot.display()))? {
+        let file = file?;
+        fs::copy(file.path(), copy.join(file.file_name()))?;
+    }
+    // A directory id is 16 random bytes in base64url; letters and digits will do.
+    let directory: String = (0..21).map(|_| fastrand::alphanumeric()).collect();
+    let meta = format!("version=1\ncluster.id={CLUSTER_ID}\nnode.id={}\ndirectory.id={directory}A\n", index + 1);
+    fs::write(logs.join("meta.properties"), meta)?;
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! A real Kafka: KRaft, one broker or several, each a controller too.
+
+mod admin;
+mod broker;
+
+use crate::artifacts;
+use crate::postgres::blocking;
+use anyhow::{Context, Result, bail};
+use broker::{Broker, Ports};
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// A cluster. Dropping it stops its brokers and removes their directories; so does the death of our process.
+#[derive(Debug)]
+pub struct Kafka {
+    brokers: Vec<Broker>,
+    /// `TESTBED_KAFKA_BROKERS`.
+    elsewhere: Option<String>,
+}
+
+/// Settings of a cluster to be.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    brokers: usize,
+    settings: Vec<(String, String)>,
+    jvm: Vec<String>,
+}
+
+impl Builder {
+    /// A line of every broker's server.properties, after ours.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// `auto.create.topics.enable`; off by default.
+    #[must_use]
+    pub fn auto_create_topics(self, on: bool) -> Self {
+        self.setting("auto.create.topics.enable", if on { "true" } else { "false" })
+    }
+
+    /// An argument of the JVM, after ours: `-Xmx1g`. Ours are for tests (small heap, only the first compiler);
+    /// a bench wants `-XX:TieredStopAtLevel=4`.
+    #[must_use]
+    pub fn jvm(mut self, argument: &str) -> Self {
+        self.jvm.push(argument.to_owned());
+        self
+    }
+
+    /// Starts the brokers and waits until they all answer.
+    pub async fn start(self) -> Result<Kafka> {
+        let jars = blocking(artifacts::kafka).await?;
+        for _ in 0..5 {
+            if let Some(kafka) = self.try_start(&jars).await? {
+                return Ok(kafka);
+            }
+        }
+        bail!("five times a port was taken while Kafka started")
+    }
+
+    async fn try_start(&self, jars: &std::path::Path) -> Result<Option<Kafka>> {
+        let ports = (0..self.brokers).map(|_| Ports::free()).collect::<Result<Vec<_>>>()?;
+        let mut brokers = Vec::new();
+        for index in 0..self.brokers {
+            let broker = Broker::prepare(jars, index, &ports, self)?;
+            broker.launch()?;
+            brokers.push(broker);
+        }
+        let kafka = Kafka { brokers, elsewhere: None };
+        match kafka.wait_ready().await {
+            Ok(()) => Ok(Some(kafka)),
+            Err(_) if kafka.brokers.iter().any(Broker::found_its_port_taken) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Kafka {
+    /// One broker, no topic created by itself.
+    pub async fn start() -> Result<Self> {
+        Self::builder(1).start().await
+    }
+
+    /// A cluster of this many brokers. With three, the internal topics are replicated three times (min.isr 2).
+    #[must_use]
+    pub fn builder(brokers: usize) -> Builder {
+        Builder { brokers, settings: Vec::new(), jvm: Vec::new() }
+    }
+
+    /// One broker for all tests of the process; `TESTBED_KAFKA_BROKERS` names another to use instead. Never stop or
+    /// pause it: give such tests their own. Work with topic names of your own ([`crate::unique`]).
+    pub async fn shared() -> Result<&'static Self> {
+        static SHARED: OnceCell<Kafka> = OnceCell::const_new();
+        SHARED
+            .get_or_try_init(|| async {
+                match std::env::var("TESTBED_KAFKA_BROKERS") {
+                    Ok(brokers) => Ok(Self { brokers: Vec::new(), elsewhere: Some(brokers) }),
+                    Err(_) => Self::start().await,
+                }
+            })
+            .await
+    }
+
+    /// `bootstrap.servers`.
+    #[must_use]
+    pub fn brokers(&self) -> String {
+        self.elsewhere.clone().unwrap_or_else(|| {
+            self.brokers.iter().map(|b| format!("127.0.0.1:{}", b.port())).collect::<Vec<_>>().join(",")
+        })
+    }
+
+    /// How many brokers are ours.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// Whether the cluster is somebody else's, so that no broker can be controlled.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.brokers.is_empty()
+    }
+
+    /// The log of broker `i` (from 0).
+    pub fn log_path(&self, i: usize) -> Result<std::path::PathBuf> {
+        Ok(self.broker(i)?.log_path())
+    }
+
+    /// The process id of broker `i`.
+    pub fn pid(&self, i: usize) -> Result<u32> {
+        self.broker(i)?.pid()
+    }
+
+    /// A controlled shutdown of broker `i` (SIGTERM), waited for; SIGKILL when it takes more than 30 s.
+    pub async fn stop(&self, i: usize) -> Result<()> {
+        self.broker(i)?.stop(Duration::from_secs(30)).await
+    }
+
+    /// SIGKILL.
+    pub fn kill9(&self, i: usize) -> Result<()> {
+        self.broker(i)?.kill9()
+    }
+
+    /// SIGSTOP: connections stay open and nothing answers.
+    pub fn pause(&self, i: usize) -> Result<()> {
+        self.broker(i)?.pause()
+    }
+
+    /// SIGCONT after [`Kafka::pause`].
+    pub fn resume(&self, i: usize) -> Result<()> {
+        self.broker(i)?.resume()
+    }
+
+    /// Starts a stopped or killed broker again, with its data, on its port, and waits until the cluster is whole.
+    pub async fn restart(&self, i: usize) -> Result<()> {
+        self.start_again(i)?;
+        self.wait_ready().await
+    }
+
+    /// The same without waiting, for when several are down.
+    pub fn start_again(&self, i: usize) -> Result<()> {
+        self.broker(i)?.launch()
+    }
+
+    fn broker(&self, i: usize) -> Result<&Broker> {
+        self.brokers.get(i).with_context(|| format!("no broker {i} of ours"))
+    }
+}

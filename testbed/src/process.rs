@@ -1,0 +1,235 @@
+//! Child processes that cannot outlive us.
+//!
+//! ```text
+//!   test process ──pipe──▶ watcher (sh, reads until EOF)
+//!        │                    │ then: kill -9 the server's group and children, remove its directory
+//!        └──fork──▶ server ◀──┘
+//! ```
+//! The kernel closes the pipe however the test process ends, `kill -9` included, so the watcher is the one place that
+//! cleans up, `Drop` only closes the pipe early. The server writes its process id into its directory before `exec`:
+//! when we die between the fork and that write, the directory is already gone, the write fails and nothing is started.
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::{Pid, User};
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// `postmaster.pid` names the System V segment that a killed Postgres leaves behind (line 7: key and id).
+const WATCHER: &str = r#"
+trap '' HUP INT TERM
+dir=$1
+while read -r _; do :; done
+pid=$(cat "$dir/pid" 2>/dev/null)
+if [ -n "$pid" ]; then
+    kill -STOP "$pid"
+    children=$(cat "/proc/$pid/task/$pid/children")
+    for p in $children "$pid"; do kill -KILL "$p"; done
+    kill -KILL -- "-$pid"
+fi 2>/dev/null
+segment=$(sed -n 7p "$dir/data/postmaster.pid" 2>/dev/null)
+[ -n "$segment" ] && ipcrm -m "${segment##* }" 2>/dev/null
+n=0
+until rm -rf "$dir" 2>/dev/null && [ ! -e "$dir" ]; do
+    n=$((n + 1)); [ $n -gt 100 ] && exit 1
+    sleep 0.05
+done
+exit 0
+"#;
+
+/// `$0` is the server's directory, the rest is the server.
+const LAUNCHER: &str = r#"echo $$ > "$0/pid" && exec "$@""#;
+
+/// Whom a server runs as when we are root: Postgres refuses to run as root.
+#[derive(Debug, Clone)]
+pub(crate) struct Account {
+    uid: u32,
+    gid: u32,
+}
+
+impl Account {
+    /// `None` when we are an ordinary user, who needs no other.
+    pub(crate) fn unprivileged() -> Result<Option<Self>> {
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(None);
+        }
+        for name in ["postgres", "nobody"] {
+            if let Some(user) = User::from_name(name)? {
+                return Ok(Some(Self { uid: user.uid.as_raw(), gid: user.gid.as_raw() }));
+            }
+        }
+        bail!("running as root, and there is neither a user `postgres` nor `nobody` to run Postgres as")
+    }
+
+    pub(crate) fn own(&self, path: &Path) -> Result<()> {
+        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
+            .with_context(|| format!("chown {}", path.display()))
+    }
+}
+
+/// A directory, at most one server at a time that lives in it, and the watcher that ends both.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    dir: PathBuf,
+    account: Option<Account>,
+    watcher: Child,
+    child: Mutex<Option<Child>>,
+}
+
+impl Guarded {
+    pub(crate) fn new(label: &str, account: Option<Account>) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix(&format!("testbed-{label}-")).tempdir()?.keep();
+        let watcher = Command::new("sh")
+            .args(["-c", WATCHER, "testbed-watcher"])
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C goes to the terminal's foreground group; the watcher has to see its end.
+            .process_group(0)
+            .spawn()
+            .context("cannot start sh")?;
+        let guarded = Self { dir, account, watcher, child: Mutex::new(None) };
+        if let Some(account) = &guarded.account {
+            account.own(&guarded.dir)?;
+        }
+        Ok(guarded)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A subdirectory that belongs to the server's user.
+    pub(crate) fn subdir(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        std::fs::create_dir_all(&path)?;
+        self.own(&path)?;
+        Ok(path)
+    }
+
+    pub(crate) fn own(&self, path: &Path) -> Result<()> {
+        self.account.as_ref().map_or(Ok(()), |account| account.own(path))
+    }
+
+    /// A command run as the server's user inside its directory, for what ends by itself (initdb).
+    pub(crate) fn tool(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        self.prepare(&mut command);
+        command
+    }
+
+    /// The command that [`Guarded::launch`] takes; the caller adds arguments, environment and outputs.
+    pub(crate) fn server(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", LAUNCHER]).arg(&self.dir).arg(program);
+        self.prepare(&mut command);
+        command.process_group(0);
+        command
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        command.current_dir(&self.dir).stdin(Stdio::null());
+        if let Some(account) = &self.account {
+            command.uid(account.uid).gid(account.gid);
+        }
+    }
+
+    pub(crate) fn launch(&self, command: &mut Command) -> Result<()> {
+        let mut child = self.lock();
+        if let Some(running) = child.as_mut() {
+            if running.try_wait()?.is_none() {
+                bail!("the server in {} is running already", self.dir.display());
+            }
+        }
+        *child = Some(command.spawn().with_context(|| format!("cannot start {command:?}"))?);
+        Ok(())
+    }
+
+    /// The outputs of the process, when the command piped them.
+    pub(crate) fn take_outputs(&self) -> (Option<std::process::ChildStdout>, Option<std::process::ChildStderr>) {
+        self.lock().as_mut().map_or((None, None), |child| (child.stdout.take(), child.stderr.take()))
+    }
+
+    /// How it ended; `None` while it runs. An error when it was never launched.
+    pub(crate) fn exited(&self) -> Result<Option<ExitStatus>> {
+        let mut child = self.lock();
+        let Some(running) = child.as_mut() else { bail!("nothing was started in {}", self.dir.display()) };
+        let status = running.try_wait()?;
+        if status.is_some() {
+            // The id may be given to another process from now on.
+            let _ = std::fs::remove_file(self.dir.join("pid"));
+        }
+        Ok(status)
+    }
+
+    pub(crate) async fn wait_exit(&self, within: Duration) -> Result<ExitStatus> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.exited()? {
+                return Ok(status);
+            }
+            if started.elapsed() > within {
+                bail!("{} did not end within {within:?}", self.describe());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("process {} in {}", self.pid().map_or_else(|_| "?".to_owned(), |p| p.to_string()), self.dir.display())
+    }
+
+    pub(crate) fn pid(&self) -> Result<Pid> {
+        let id = self.lock().as_ref().map(Child::id).context("nothing was started")?;
+        Ok(Pid::from_raw(i32::try_from(id)?))
+    }
+
+    /// To the server itself.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        if self.exited()?.is_some() {
+            bail!("{} is not running", self.describe());
+        }
+        signal::kill(self.pid()?, signal).context("kill")
+    }
+
+    /// To the server and every child of it. Postgres gives each backend a session of its own, so a group is not
+    /// enough; the server is stopped first, so that it forks no more while its children are listed.
+    pub(crate) fn signal_tree(&self, signal: Signal) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let pid = self.pid()?;
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            // A child that has just ended is no error.
+            let _ = signal::kill(Pid::from_raw(child.parse()?), signal);
+        }
+        signal::kill(pid, signal).context("kill")
+    }
+
+    /// SIGKILL for the server and its children; returns when the server is reaped.
+    pub(crate) fn kill9(&self) -> Result<()> {
+        self.signal_tree(Signal::SIGKILL)?;
+        if let Some(child) = self.lock().as_mut() {
+            child.wait()?;
+        }
+        self.exited().map(|_| ())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        drop(self.watcher.stdin.take());
+        let _ = self.watcher.wait();
+        if let Some(child) = self.lock().as_mut() {
+            let _ = child.wait();
+        }
+    }
+}

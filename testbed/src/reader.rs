@@ -1,0 +1,232 @@
+//! What a `read_committed` consumer sees.
+
+use crate::postgres::blocking;
+use anyhow::{Context, Result, bail};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+const REQUEST: Duration = Duration::from_secs(10);
+/// How long an open transaction may keep the end from being readable.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// A record as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Record {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Record {
+    /// The first header of this name, when it has a value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().find(|(n, _)| n == name).and_then(|(_, value)| value.as_deref())
+    }
+
+    /// The same as text; `None` too when it is not UTF-8.
+    #[must_use]
+    pub fn header_str(&self, name: &str) -> Option<&str> {
+        self.header(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect()
+        });
+        Self {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp: message.timestamp().to_millis(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers,
+        }
+    }
+}
+
+/// Every committed record of the topics, from the beginning to the high watermarks at the time of the call. Within a
+/// partition in order. Fails when a transaction stays open below them for a minute.
+pub async fn read_committed(brokers: &str, topics: &[&str]) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let reading = scan(brokers, topics, move |message| {
+        let _ = sender.send(Record::of(message));
+    });
+    let (done, ()) = tokio::join!(reading, async {
+        while let Some(record) = receiver.recv().await {
+            records.push(record);
+        }
+    });
+    done?;
+    Ok(records)
+}
+
+/// How many records [`read_committed`] would return, without keeping them.
+pub async fn count_committed(brokers: &str, topics: &[&str]) -> Result<u64> {
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counter = count.clone();
+    scan(brokers, topics, move |_| {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    })
+    .await?;
+    Ok(count.load(std::sync::atomic::Ordering::Relaxed))
+}
+
+async fn scan(
+    brokers: &str,
+    topics: &[&str],
+    mut each: impl FnMut(&BorrowedMessage<'_>) + Send + 'static,
+) -> Result<()> {
+    let brokers = brokers.to_owned();
+    let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
+    blocking(move || {
+        let reader = consumer(&brokers, "read_committed")?;
+        let writer_view = consumer(&brokers, "read_uncommitted")?;
+        for topic in &topics {
+            scan_topic(&reader, &writer_view, topic, &mut each)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// One topic at a time, because the end of a partition is reported by its number alone.
+fn scan_topic(
+    reader: &BaseConsumer,
+    writer_view: &BaseConsumer,
+    topic: &str,
+    each: &mut impl FnMut(&BorrowedMessage<'_>),
+) -> Result<()> {
+    let started = Instant::now();
+    let mut assignment = TopicPartitionList::new();
+    let mut open = BTreeSet::new();
+    for partition in partitions(reader, topic)? {
+        let (low, high) = writer_view.fetch_watermarks(topic, partition, REQUEST)?;
+        // In read_committed the high end is the last stable offset: the first open transaction holds it back.
+        while reader.fetch_watermarks(topic, partition, REQUEST)?.1 < high {
+            if started.elapsed() > SETTLE_WITHIN {
+                bail!("{topic}-{partition}: a transaction has been open below offset {high} for {SETTLE_WITHIN:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if low < high {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+            open.insert(partition);
+        }
+    }
+    reader.assign(&assignment)?;
+    let mut last = Instant::now();
+    // The stable end was past our target before we began, so the first "end" of a partition is at or past it.
+    while !open.is_empty() {
+        match reader.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => {
+                last = Instant::now();
+                each(&message);
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                last = Instant::now();
+                open.remove(&partition);
+            }
+            Some(Err(error)) if last.elapsed() > SETTLE_WITHIN => return Err(error.into()),
+            None if last.elapsed() > SETTLE_WITHIN => bail!("{topic}: nothing more to read, ends missing of {open:?}"),
+            Some(Err(_)) | None => {}
+        }
+    }
+    reader.unassign()?;
+    Ok(())
+}
+
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
+    let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
+    let found = metadata.topics().first().context("no metadata")?;
+    if let Some(error) = found.error() {
+        bail!("topic {topic}: {}", KafkaError::MetadataFetch(error.into()));
+    }
+    Ok(found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
+}
+
+fn consumer(brokers: &str, isolation: &str) -> Result<BaseConsumer> {
+    Ok(ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "testbed-reader")
+        .set("isolation.level", isolation)
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("allow.auto.create.topics", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("reconnect.backoff.ms", "20")
+        .set("reconnect.backoff.max.ms", "500")
+        .create()?)
+}
+
+/// Where a [`Follower`] begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// All that is there, then what comes.
+    Beginning,
+    /// Only what is committed from now on.
+    End,
+}
+
+/// Reads committed records as they come, on a thread of its own, which ends when the follower is dropped.
+#[derive(Debug)]
+pub struct Follower {
+    records: mpsc::UnboundedReceiver<(Record, Instant)>,
+}
+
+impl Follower {
+    /// Returns when the offsets to begin at are known, so that nothing written afterwards is missed.
+    pub async fn start(brokers: &str, topics: &[&str], from: From) -> Result<Self> {
+        let brokers = brokers.to_owned();
+        let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
+        blocking(move || {
+            let consumer = consumer(&brokers, "read_committed")?;
+            let mut assignment = TopicPartitionList::new();
+            for topic in &topics {
+                for partition in partitions(&consumer, topic)? {
+                    let (low, high) = consumer.fetch_watermarks(topic, partition, REQUEST)?;
+                    let offset = if from == From::Beginning { low } else { high };
+                    assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+                }
+            }
+            consumer.assign(&assignment)?;
+            let (sender, records) = mpsc::unbounded_channel();
+            std::thread::spawn(move || {
+                while !sender.is_closed() {
+                    if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+                        let _ = sender.send((Record::of(&message), Instant::now()));
+                    }
+                }
+            });
+            Ok(Self { records })
+        })
+        .await
+    }
+
+    /// The next record and when it arrived.
+    pub async fn next(&mut self, within: Duration) -> Result<(Record, Instant)> {
+        tokio::time::timeout(within, self.records.recv())
+            .await
+            .with_context(|| format!("no record within {within:?}"))?
+            .context("the reading thread has ended")
+    }
+
+    /// The next one if it has arrived already.
+    pub fn try_next(&mut self) -> Option<(Record, Instant)> {
+        self.records.try_recv().ok()
+    }
+}
