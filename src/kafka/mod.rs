@@ -1,1 +1,41 @@
-//! kafka
+//! Kafka: the records of a batch and the position go in as one transaction; the position comes back at the next start.
+//!
+//! ```text
+//!   outbox::Records ─┐
+//!                    ├─▶ producer ── one transaction: records, then the position ──▶ topics, outboxd.positions
+//!   position ────────┘                                                                        │
+//!   position ◀────────────────────────── position_topic::read ◀───────────────────────────────┘
+//! ```
+//!
+//! What must hold:
+//! - the position is the last record of its transaction, and nothing else is in it when any record failed (rules 2, 3);
+//! - after any failure a producer is dropped, never used again (rules 22 to 24): [`Producer`] refuses;
+//! - a commit that is not known to have succeeded is [`PublishFailure::Unknown`], and what is known is only what
+//!   [`position_topic::read`] says afterwards (rule 23);
+//! - reading the position ends when everything below the high watermark was seen, never at a timeout (rule 2).
+//!
+//! librdkafka blocks. [`Producer`] does too and belongs on a thread of its own; everything else here is async and puts
+//! its waiting on tokio's blocking threads.
+
+mod batch;
+mod context;
+mod failure;
+mod options;
+pub mod position_topic;
+mod producer;
+pub mod topics;
+
+pub use batch::{Batch, Header, Outgoing};
+pub use failure::PublishFailure;
+pub use options::{owned_by_outboxd, validate};
+pub use producer::{Batching, PositionRecord, Producer, Published};
+
+use crate::error::{Code, Error, Result};
+
+/// Runs a blocking call of librdkafka on one of tokio's blocking threads.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result,
+        Err(panic) => Err(Error::new(Code::Internal, "a call of librdkafka did not return").because(panic)),
+    }
+}

@@ -3,16 +3,24 @@
 #![forbid(unsafe_code)]
 
 pub mod artifacts;
+pub mod daemon;
 mod eventually;
 pub mod kafka;
+pub mod oracle;
 pub mod ports;
 pub mod postgres;
 mod process;
+pub mod proxy;
 pub mod reader;
+pub mod workload;
 
+pub use daemon::Daemon;
 pub use eventually::eventually;
 pub use kafka::Kafka;
+pub use oracle::{Audit, Expect};
 pub use postgres::{Postgres, Version};
+pub use proxy::Proxy;
+pub use workload::Load;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -35,7 +35,10 @@ pub struct Postgres {
 enum Place {
     Child(Box<Child>),
     /// `TESTBED_POSTGRES_URL`: superuser's URL without its database, then what came after the database.
-    Elsewhere { base: String, query: String },
+    Elsewhere {
+        base: String,
+        query: String,
+    },
 }
 
 #[derive(Debug)]

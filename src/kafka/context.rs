@@ -1,0 +1,151 @@
+//! What librdkafka tells us beside the answers: its log lines, its errors about connections, and the deliveries that
+//! failed.
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::DeliveryResult;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Why the last call may have failed: the most telling of librdkafka's errors about its connections.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(Mutex<Option<(RDKafkaErrorCode, String)>>);
+
+impl Trouble {
+    pub(super) fn note(&self, code: RDKafkaErrorCode, reason: &str) {
+        let mut kept = lock(&self.0);
+        // "All brokers are down" follows every refused login and says less.
+        if kept.as_ref().is_none_or(|(before, _)| weight(code) >= weight(*before)) {
+            *kept = Some((code, reason.to_owned()));
+        }
+    }
+
+    /// Trying on would only lock the account.
+    pub(super) fn is_authentication(&self) -> bool {
+        lock(&self.0).as_ref().is_some_and(|(code, _)| weight(*code) == AUTHENTICATION)
+    }
+
+    pub(super) fn take(&self) -> Option<(RDKafkaErrorCode, String)> {
+        lock(&self.0).take()
+    }
+}
+
+const AUTHENTICATION: u8 = 3;
+
+fn weight(code: RDKafkaErrorCode) -> u8 {
+    match code {
+        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL | RDKafkaErrorCode::SaslAuthenticationFailed => {
+            AUTHENTICATION
+        }
+        RDKafkaErrorCode::Resolve | RDKafkaErrorCode::BrokerTransportFailure => 2,
+        _ => 1,
+    }
+}
+
+/// The context of readers and of clients that ask for metadata.
+#[derive(Debug, Default)]
+pub(super) struct ReaderContext {
+    pub(super) trouble: Trouble,
+}
+
+impl ClientContext for ReaderContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note(&self.trouble, &error, reason);
+    }
+}
+
+impl ConsumerContext for ReaderContext {}
+
+/// Says nothing: for clients that are made only to see whether they can be.
+#[derive(Debug, Default)]
+pub(super) struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for QuietContext {}
+
+/// A row of the batch, or [`POSITION`].
+pub(super) type Row = usize;
+
+/// Stands for the position record among the rows.
+pub(super) const POSITION: Row = usize::MAX;
+
+/// A record that was not delivered.
+#[derive(Debug, Clone)]
+pub(super) struct FailedDelivery {
+    pub(super) code: RDKafkaErrorCode,
+    pub(super) topic: String,
+    pub(super) row: Row,
+}
+
+/// The context of producers. Deliveries are reported only when they fail.
+#[derive(Debug, Default)]
+pub(super) struct ProducerContext {
+    pub(super) trouble: Trouble,
+    failed: Mutex<Vec<FailedDelivery>>,
+}
+
+/// Failed deliveries that are kept: enough for a message and for the rows to set apart.
+const KEPT: usize = 1_000;
+
+impl ProducerContext {
+    pub(super) fn failed(&self) -> MutexGuard<'_, Vec<FailedDelivery>> {
+        lock(&self.failed)
+    }
+}
+
+impl ClientContext for ProducerContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note(&self.trouble, &error, reason);
+    }
+}
+
+impl rdkafka::producer::ProducerContext for ProducerContext {
+    type DeliveryOpaque = Row;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, row: Row) {
+        if let Err((error, message)) = result {
+            let mut failed = lock(&self.failed);
+            if failed.len() < KEPT {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                failed.push(FailedDelivery { code, topic: message.topic().to_owned(), row });
+            }
+        }
+    }
+}
+
+fn note(trouble: &Trouble, error: &KafkaError, reason: &str) {
+    tracing::debug!(target: "librdkafka", %error, reason, "client error");
+    if let Some(code) = error.rdkafka_error_code() {
+        trouble.note(code, reason);
+    }
+}
+
+fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::warn!(target: "librdkafka", facility, "{line}");
+        }
+        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{line}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{line}"),
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+    }
+}
+
+/// Nothing that holds these locks can panic half-way, so a poisoned one is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,153 @@
+//! librdkafka's error codes as an operator meets them, and how a publication can fail.
+
+use super::context::Trouble;
+use crate::error::{Code, Error};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Kafka};
+
+/// Why a batch was not published, or not known to be. The producer is spent in every case (rules 22 to 24).
+#[derive(Debug)]
+pub enum PublishFailure {
+    /// Another producer has the transactional.id, or the broker gave up this one's transaction: back to standby.
+    Fenced(Error),
+    /// Nobody knows whether it was committed (rule 23): read the position.
+    Unknown(Error),
+    /// Not committed and never will be: nothing was asked of the coordinator but, at most, to abort.
+    Aborted(Error),
+    /// Not committed, because of these rows themselves.
+    Rejected {
+        /// Indexes in the batch, ascending. With `certain`, each was refused by itself; without, one of them at least.
+        rows: Vec<usize>,
+        /// [`Code::RowTooLarge`] or [`Code::RowInvalid`].
+        error: Error,
+        /// False when a broker refused records together: send them again in smaller parts, or one by one.
+        certain: bool,
+    },
+}
+
+impl PublishFailure {
+    /// The error, whatever became of the batch.
+    #[must_use]
+    pub fn error(&self) -> &Error {
+        match self {
+            Self::Fenced(error) | Self::Unknown(error) | Self::Aborted(error) | Self::Rejected { error, .. } => error,
+        }
+    }
+
+    /// The same, owned.
+    #[must_use]
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Fenced(error) | Self::Unknown(error) | Self::Aborted(error) | Self::Rejected { error, .. } => error,
+        }
+    }
+}
+
+/// The code for an operator. `otherwise` is for what has no code of its own.
+pub(super) fn code_of(code: Kafka, otherwise: Code) -> Code {
+    match code {
+        Kafka::Fenced | Kafka::ProducerFenced | Kafka::InvalidProducerEpoch => Code::KafkaFenced,
+        Kafka::BrokerTransportFailure
+        | Kafka::AllBrokersDown
+        | Kafka::Resolve
+        | Kafka::OperationTimedOut
+        | Kafka::MessageTimedOut
+        | Kafka::TimedOutQueue
+        | Kafka::RequestTimedOut
+        | Kafka::NetworkException
+        | Kafka::BrokerNotAvailable
+        | Kafka::LeaderNotAvailable
+        | Kafka::CoordinatorNotAvailable
+        | Kafka::WaitingForCoordinator => Code::KafkaUnreachable,
+        Kafka::Authentication
+        | Kafka::SSL
+        | Kafka::SaslAuthenticationFailed
+        | Kafka::UnsupportedSASLMechanism
+        | Kafka::IllegalSASLState => Code::KafkaAuthFailed,
+        Kafka::TopicAuthorizationFailed
+        | Kafka::ClusterAuthorizationFailed
+        | Kafka::GroupAuthorizationFailed
+        | Kafka::TransactionalIdAuthorizationFailed => Code::KafkaDenied,
+        Kafka::UnknownTopicOrPartition | Kafka::UnknownTopic | Kafka::UnknownTopicId => Code::TopicMissing,
+        _ => row_fault(code).unwrap_or(otherwise),
+    }
+}
+
+/// The code when it is the row's own fault. `InvalidTimestamp`: `message.timestamp.after.max.ms` is one hour by default.
+pub(super) fn row_fault(code: Kafka) -> Option<Code> {
+    match code {
+        Kafka::MessageSizeTooLarge | Kafka::MessageBatchTooLarge | Kafka::InvalidMessageSize => Some(Code::RowTooLarge),
+        // UnknownPartition: the row names a partition that its topic does not have.
+        Kafka::InvalidTimestamp | Kafka::InvalidRecord | Kafka::InvalidTopic | Kafka::UnknownPartition => {
+            Some(Code::RowInvalid)
+        }
+        _ => None,
+    }
+}
+
+/// The error of a call. A time-out says less than what librdkafka has noted about its connections.
+pub(super) fn explain(what: impl Into<String>, error: &KafkaError, trouble: &Trouble, otherwise: Code) -> Error {
+    let code = error.rdkafka_error_code().unwrap_or(Kafka::Unknown);
+    let noted = trouble.take();
+    if matches!(code_of(code, otherwise), Code::KafkaUnreachable)
+        && let Some((noted, reason)) = noted
+    {
+        let noted = code_of(noted, Code::KafkaUnreachable);
+        let noted = if noted == Code::KafkaAuthFailed { noted } else { Code::KafkaUnreachable };
+        return Error::new(noted, what).because(reason);
+    }
+    Error::new(code_of(code, otherwise), what).because(text(error))
+}
+
+/// The text of an error without rdkafka's own framing, where librdkafka has said more.
+fn text(error: &KafkaError) -> String {
+    match error {
+        KafkaError::Transaction(native) => native.string(),
+        other => other.rdkafka_error_code().map_or_else(|| other.to_string(), |code| code.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_librdkafka_code_becomes_the_operator_s() {
+        let cases = [
+            (Kafka::ProducerFenced, Code::KafkaFenced),
+            (Kafka::Fenced, Code::KafkaFenced),
+            (Kafka::InvalidProducerEpoch, Code::KafkaFenced),
+            (Kafka::AllBrokersDown, Code::KafkaUnreachable),
+            (Kafka::MessageTimedOut, Code::KafkaUnreachable),
+            (Kafka::Authentication, Code::KafkaAuthFailed),
+            (Kafka::SSL, Code::KafkaAuthFailed),
+            (Kafka::TopicAuthorizationFailed, Code::KafkaDenied),
+            (Kafka::TransactionalIdAuthorizationFailed, Code::KafkaDenied),
+            (Kafka::UnknownTopicOrPartition, Code::TopicMissing),
+            (Kafka::UnknownTopic, Code::TopicMissing),
+            (Kafka::MessageSizeTooLarge, Code::RowTooLarge),
+            (Kafka::InvalidTimestamp, Code::RowInvalid),
+            (Kafka::OutOfOrderSequenceNumber, Code::KafkaTransactionFailed),
+        ];
+        for (kafka, code) in cases {
+            assert_eq!(code_of(kafka, Code::KafkaTransactionFailed), code, "{kafka:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_topic_or_a_missing_right_is_never_the_row_s_fault() {
+        for code in [Kafka::UnknownTopic, Kafka::UnknownTopicOrPartition, Kafka::TopicAuthorizationFailed] {
+            assert_eq!(row_fault(code), None);
+        }
+    }
+
+    #[test]
+    fn a_refused_login_explains_a_time_out() {
+        let trouble = Trouble::default();
+        trouble.note(Kafka::Authentication, "invalid credentials");
+        trouble.note(Kafka::AllBrokersDown, "1/1 brokers are down");
+        let error = KafkaError::MetadataFetch(Kafka::OperationTimedOut);
+        let error = explain("reading metadata", &error, &trouble, Code::KafkaUnreachable);
+        assert_eq!(error.code(), Code::KafkaAuthFailed);
+        assert!(error.detail().contains("invalid credentials"), "{}", error.detail());
+    }
+}

@@ -1,0 +1,229 @@
+//! From `config::Kafka` to librdkafka's own options: our defaults, then the user's `[kafka.options]`, then what the
+//! guarantees stand on, which no user option may touch.
+
+use super::context::{ProducerContext, QuietContext};
+use super::producer::Batching;
+use crate::config::{Delivery, Kafka};
+use crate::error::{Code, Error, Result};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::BaseProducer;
+use std::time::Duration;
+
+/// Largest request that we hand to a broker. The broker judges the size of a record (`max.message.bytes`), so ours is
+/// only below its `socket.request.max.bytes` (100 MiB), past which it hangs up without saying why.
+const MESSAGE_MAX_BYTES: u32 = 104_000_000;
+
+/// What librdkafka holds at most. One transaction is far smaller; one row may be almost as large as the request.
+const QUEUE_KBYTES: u32 = 192 * 1024;
+
+/// librdkafka's name, and where outboxd sets it.
+const OWNED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "it is `kafka.brokers`"),
+    ("metadata.broker.list", "it is `kafka.brokers`"),
+    ("transactional.id", "it follows from the source's `name`"),
+    ("enable.idempotence", "it follows from `kafka.delivery`"),
+    ("acks", "it follows from `kafka.delivery`"),
+    ("request.required.acks", "it follows from `kafka.delivery`"),
+    ("transaction.timeout.ms", "it is `kafka.transaction_timeout`"),
+    ("message.timeout.ms", "it is `kafka.delivery_timeout`"),
+    ("delivery.timeout.ms", "it is `kafka.delivery_timeout`"),
+    ("partitioner", "it is always Java's, murmur2_random, so that other producers agree with it"),
+    ("partitioner_cb", "it is always Java's, murmur2_random, so that other producers agree with it"),
+    ("enable.gapless.guarantee", "a failed batch is aborted as a whole, which needs it off"),
+    ("delivery.report.only.error", "outboxd counts the delivery reports"),
+    ("produce.offset.report", "outboxd counts the delivery reports"),
+    ("isolation.level", "the position is read with read_committed"),
+    ("group.id", "the position is read without a group"),
+    ("group.instance.id", "the position is read without a group"),
+    ("group.protocol", "the position is read without a group"),
+    ("enable.auto.commit", "the position is read without a group"),
+    ("auto.commit.enable", "the position is read without a group"),
+    ("enable.auto.offset.store", "the position is read without a group"),
+    ("auto.offset.reset", "the position is read from offsets that outboxd chooses"),
+    ("enable.partition.eof", "the position is read to the high watermark"),
+    ("allow.auto.create.topics", "topics are created by `outboxd setup`, or by the brokers"),
+    ("statistics.interval.ms", "see /metrics"),
+    ("log.queue", "logs go through `[log]`"),
+    ("log_level", "it is `log.level`; target `librdkafka` can have its own"),
+    ("enabled_events", "outboxd handles the events"),
+];
+
+/// Where a librdkafka option is set instead, when it is not for `[kafka.options]`.
+#[must_use]
+pub fn owned_by_outboxd(key: &str) -> Option<&'static str> {
+    OWNED.iter().find(|(owned, _)| *owned == key).map(|(_, instead)| *instead)
+}
+
+/// Lets librdkafka judge the options, alone and together. Connects to nothing.
+///
+/// # Errors
+/// [`Code::KafkaOptionInvalid`], naming the option, or what librdkafka says about the whole.
+pub fn validate(kafka: &Kafka) -> Result<()> {
+    for (key, _) in &kafka.options {
+        if let Some(instead) = owned_by_outboxd(key) {
+            return Err(Error::new(Code::KafkaOptionInvalid, format!("`{key}` cannot be set here: {instead}")));
+        }
+    }
+    if kafka.delivery_timeout >= kafka.transaction_timeout {
+        let message = format!(
+            "kafka.delivery_timeout ({:?}) must be shorter than kafka.transaction_timeout ({:?})",
+            kafka.delivery_timeout, kafka.transaction_timeout
+        );
+        return Err(Error::new(Code::ConfigInvalid, message));
+    }
+    // librdkafka checks some options when they are set and others (TLS files, combinations) when a client is made.
+    let _producer: BaseProducer<ProducerContext> = producer(kafka, "outboxd-check-0", Batching::Normal)
+        .create_with_context(ProducerContext::default())
+        .map_err(|error| refused(&error))?;
+    let _reader: BaseConsumer<QuietContext> = reader(kafka, "check", Isolation::Committed)
+        .create_with_context(QuietContext)
+        .map_err(|error| refused(&error))?;
+    Ok(())
+}
+
+/// The error of a client that could not be made: nothing but the options decides that.
+pub(super) fn refused(error: &KafkaError) -> Error {
+    let message = match error {
+        // The value may be a password.
+        KafkaError::ClientConfig(_, why, key, _) => format!("`{key}`: {why}"),
+        KafkaError::ClientCreation(why) => why.clone(),
+        other => other.to_string(),
+    };
+    Error::new(Code::KafkaOptionInvalid, message)
+}
+
+/// A producer's options. `transactional_id` names the client too, and is used as such with exactly-once alone.
+pub(super) fn producer(kafka: &Kafka, transactional_id: &str, batching: Batching) -> ClientConfig {
+    let mut config = base(kafka, transactional_id.rsplit_once('-').map_or(transactional_id, |(client, _)| client));
+    defaults(
+        &mut config,
+        &[
+            // Measured: waiting for fuller batches gains nothing, as a transaction is handed over at once, and costs a
+            // lone row its wait.
+            ("linger.ms", "0"),
+            // A missing topic is reported after this instead of 30 s, while the transaction holds its readers back.
+            ("topic.metadata.propagation.max.ms", "5000"),
+            ("retry.backoff.ms", "20"),
+            ("retry.backoff.max.ms", "500"),
+        ],
+    );
+    defaults(
+        &mut config,
+        &[
+            ("message.max.bytes", &MESSAGE_MAX_BYTES.to_string()),
+            ("queue.buffering.max.kbytes", &QUEUE_KBYTES.to_string()),
+            ("queue.buffering.max.messages", "1000000"),
+        ],
+    );
+    user(&mut config, kafka);
+    config.set("enable.idempotence", "true").set("acks", "all").set("partitioner", "murmur2_random");
+    // Rule 25: a message that is given up is given up before the broker aborts its transaction.
+    config.set("message.timeout.ms", millis(kafka.delivery_timeout));
+    // A success needs no report of its own: nothing in flight and no failure means that all were acknowledged.
+    config.set("delivery.report.only.error", "true");
+    if kafka.delivery == Delivery::ExactlyOnce {
+        config
+            .set("transactional.id", transactional_id)
+            .set("transaction.timeout.ms", millis(kafka.transaction_timeout));
+    }
+    if batching == Batching::OneByOne {
+        config.set("batch.num.messages", "1");
+    }
+    config
+}
+
+/// What a reader sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Isolation {
+    /// Up to the last stable offset, without what was aborted.
+    Committed,
+    /// Up to the high watermark.
+    Uncommitted,
+}
+
+/// Options of a consumer that reads from offsets it is given, belongs to no group and creates no topic.
+pub(super) fn reader(kafka: &Kafka, client: &str, isolation: Isolation) -> ClientConfig {
+    let mut config = base(kafka, &format!("outboxd-{client}"));
+    defaults(
+        &mut config,
+        &[
+            // Answers at once, so that the end is seen as soon as it is reached.
+            ("fetch.wait.max.ms", "10"),
+            ("fetch.min.bytes", "1"),
+            ("fetch.error.backoff.ms", "20"),
+            ("retry.backoff.ms", "20"),
+            ("retry.backoff.max.ms", "500"),
+            // The producer's options are not this client's, and it need not say so.
+            ("log.configuration.warnings", "false"),
+        ],
+    );
+    user(&mut config, kafka);
+    config
+        // assign() needs a name; nothing is committed, and no group is joined.
+        .set("group.id", format!("outboxd-{client}"))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set(
+            "isolation.level",
+            match isolation {
+                Isolation::Committed => "read_committed",
+                Isolation::Uncommitted => "read_uncommitted",
+            },
+        );
+    config
+}
+
+/// Options of a client that asks for metadata or creates topics.
+pub(super) fn admin(kafka: &Kafka) -> ClientConfig {
+    let mut config = base(kafka, "outboxd-admin");
+    defaults(&mut config, &[("log.configuration.warnings", "false")]);
+    user(&mut config, kafka);
+    config.set("allow.auto.create.topics", "false");
+    config
+}
+
+fn base(kafka: &Kafka, client: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set_log_level(if tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG) {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Info
+    });
+    config.set("bootstrap.servers", &kafka.brokers);
+    // No compression: payloads are small, the neighbour's network rarely the limit, and it is the user's CPU. Any
+    // codec can be chosen in [kafka.options].
+    defaults(
+        &mut config,
+        &[
+            ("client.id", client),
+            ("socket.keepalive.enable", "true"),
+            ("socket.nagle.disable", "true"),
+            ("reconnect.backoff.ms", "50"),
+            ("reconnect.backoff.max.ms", "2000"),
+            // Kept connections are closed by the brokers after ten idle minutes: not worth an error each time.
+            ("log.connection.close", "false"),
+        ],
+    );
+    config
+}
+
+fn defaults(config: &mut ClientConfig, entries: &[(&str, &str)]) {
+    for (key, value) in entries {
+        config.set(*key, *value);
+    }
+}
+
+fn user(config: &mut ClientConfig, kafka: &Kafka) {
+    for (key, value) in &kafka.options {
+        config.set(key, value.expose());
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().clamp(1, i32::MAX as u128).to_string()
+}

@@ -1,0 +1,265 @@
+//! The position topic: one partition, compacted; the newest record of a source's key is its position.
+
+use super::blocking;
+use super::context::ReaderContext;
+use super::failure::explain;
+use super::options::{self, Isolation};
+use super::topics::{self, NewTopic, TopicInfo};
+use crate::config::Kafka;
+use crate::error::{Code, Error, Result};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::time::{Duration, Instant};
+
+/// How far before the end the reading begins: the newest position of a source in use is hardly ever further away, as
+/// each transaction writes one. Two offsets each (the record and the marker of its commit).
+const TAIL: i64 = 500;
+
+/// Small segments and an early cleaning keep the start-up read short: the active segment is never cleaned.
+const CONFIGS: &[(&str, &str)] = &[
+    ("cleanup.policy", "compact"),
+    ("segment.bytes", "16777216"),
+    ("segment.ms", "3600000"),
+    ("min.cleanable.dirty.ratio", "0.1"),
+    ("max.compaction.lag.ms", "3600000"),
+    ("delete.retention.ms", "86400000"),
+];
+
+/// Creates the position topic when it is missing, and checks the one that is there.
+///
+/// # Errors
+/// [`Code::PositionInvalid`] for a topic with more than one partition or without compaction; else as
+/// [`topics::create`].
+pub async fn ensure(kafka: &Kafka) -> Result<()> {
+    if !exists(kafka).await? {
+        let configs = CONFIGS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let name = kafka.position_topic.clone();
+        let topic = NewTopic { name, partitions: 1, replication: kafka.topic_replication, configs };
+        topics::create(kafka, vec![topic]).await?;
+        wait_until_there(kafka).await?;
+    }
+    validate(kafka).await
+}
+
+/// Whether there is a position topic.
+///
+/// # Errors
+/// As [`topics::describe`].
+pub async fn exists(kafka: &Kafka) -> Result<bool> {
+    Ok(info(kafka).await?.is_some())
+}
+
+/// Whether the topic that is there can hold positions. A missing one is no error here.
+///
+/// # Errors
+/// [`Code::PositionInvalid`]; else as [`topics::describe`]. A right that is missing to read its configuration is not an
+/// error: the partitions are checked all the same.
+pub async fn validate(kafka: &Kafka) -> Result<()> {
+    let Some(info) = info(kafka).await? else { return Ok(()) };
+    one_partition(&kafka.position_topic, &info)?;
+    let policy = match topics::configuration(kafka, &kafka.position_topic).await {
+        Ok(mut entries) => entries.remove("cleanup.policy").unwrap_or_default(),
+        Err(error) if error.code() == Code::KafkaDenied => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if policy != "compact" {
+        let message =
+            format!("topic {} has cleanup.policy = {policy}, which may delete positions", kafka.position_topic);
+        return Err(Error::new(Code::PositionInvalid, message));
+    }
+    Ok(())
+}
+
+async fn info(kafka: &Kafka) -> Result<Option<TopicInfo>> {
+    let mut found = topics::describe(kafka, &[&kafka.position_topic], topics::TIMEOUT).await?;
+    Ok(found.remove(&kafka.position_topic).flatten())
+}
+
+/// A broker may answer that it created the topic before it shows it to others.
+async fn wait_until_there(kafka: &Kafka) -> Result<()> {
+    let deadline = Instant::now() + topics::TIMEOUT;
+    while !exists(kafka).await? {
+        if Instant::now() >= deadline {
+            let message = format!("topic {} was created and does not appear", kafka.position_topic);
+            return Err(Error::new(Code::TopicMissing, message));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+fn one_partition(topic: &str, info: &TopicInfo) -> Result<()> {
+    if info.partitions == 1 {
+        return Ok(());
+    }
+    // Rule 2: there is no order between partitions.
+    let message = format!("topic {topic} has {} partitions; positions need exactly one", info.partitions);
+    Err(Error::new(Code::PositionInvalid, message))
+}
+
+/// The newest position of `key` (a source's name) that is committed; `None` when there is none, or a tombstone.
+/// To be called after `init_transactions` on all producers of the source (rule 1): else one of them may still commit.
+///
+/// `regressed(older, newer)` says whether the newer of two positions lies before the older one.
+///
+/// # Errors
+/// [`Code::PositionRegressed`]; [`Code::PositionInvalid`] for a topic with several partitions; [`Code::TopicMissing`];
+/// [`Code::KafkaUnreachable`] and [`Code::PositionUnstable`] when `timeout` has passed first.
+pub async fn read<F>(kafka: &Kafka, key: &str, regressed: F, timeout: Duration) -> Result<Option<Vec<u8>>>
+where
+    F: Fn(&[u8], &[u8]) -> bool + Send + 'static,
+{
+    let (kafka, key) = (kafka.clone(), key.to_owned());
+    blocking(move || Reading::start(&kafka, &key, timeout)?.newest(&regressed)).await
+}
+
+/// One reading, with a client for each view of the topic.
+struct Reading {
+    topic: String,
+    key: String,
+    committed: BaseConsumer<ReaderContext>,
+    /// First and next offset, seen with read_uncommitted.
+    low: i64,
+    high: i64,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl Reading {
+    fn start(kafka: &Kafka, key: &str, timeout: Duration) -> Result<Self> {
+        let client = |isolation| -> Result<BaseConsumer<ReaderContext>> {
+            options::reader(kafka, key, isolation)
+                .create_with_context(ReaderContext::default())
+                .map_err(|error| options::refused(&error))
+        };
+        let deadline = Instant::now() + timeout;
+        let topic = kafka.position_topic.clone();
+        let committed = client(Isolation::Committed)?;
+        let Some(info) = topics::describe_one(&committed, &topic, deadline)? else {
+            return Err(Error::new(Code::TopicMissing, format!("topic {topic}")));
+        };
+        one_partition(&topic, &info)?;
+        let (low, high) = watermarks(&client(Isolation::Uncommitted)?, &topic, deadline)?;
+        Ok(Self { topic, key: key.to_owned(), committed, low, high, deadline, timeout })
+    }
+
+    fn newest(&self, regressed: &impl Fn(&[u8], &[u8]) -> bool) -> Result<Option<Vec<u8>>> {
+        if self.low >= self.high {
+            return Ok(None);
+        }
+        self.wait_stable()?;
+        let tail = (self.high - TAIL).max(self.low);
+        let found = self.scan(tail, regressed)?;
+        if found.is_some() || tail == self.low {
+            return Ok(found.flatten());
+        }
+        Ok(self.scan(self.low, regressed)?.flatten())
+    }
+
+    /// Rule 2: until every transaction below the high watermark has ended, so that read_committed shows what is below.
+    fn wait_stable(&self) -> Result<()> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let (_, stable) = watermarks(&self.committed, &self.topic, self.deadline)?;
+            if stable >= self.high {
+                return Ok(());
+            }
+            if Instant::now() >= self.deadline {
+                let message = format!(
+                    "topic {}: a transaction has been open at offset {stable}, below the end at {}, for {:?}",
+                    self.topic, self.high, self.timeout
+                );
+                return Err(Error::new(Code::PositionUnstable, message));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Reads from `start` to the high watermark. The outer `None`: no record has our key.
+    #[expect(clippy::option_option, reason = "no record, and a tombstone, lead to different next steps")]
+    fn scan(&self, start: i64, regressed: &impl Fn(&[u8], &[u8]) -> bool) -> Result<Option<Option<Vec<u8>>>> {
+        let failed = |error: &KafkaError| {
+            explain(
+                format!("reading topic {}", self.topic),
+                error,
+                &self.committed.context().trouble,
+                Code::KafkaUnreachable,
+            )
+        };
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&self.topic, 0, Offset::Offset(start)).map_err(|error| failed(&error))?;
+        self.committed.assign(&assignment).map_err(|error| failed(&error))?;
+        let mut newest: Option<Option<Vec<u8>>> = None;
+        let mut last_error = None;
+        loop {
+            match self.committed.poll(POLL) {
+                Some(Ok(message)) if message.offset() >= self.high => return Ok(newest),
+                Some(Ok(message)) => {
+                    if message.key() != Some(self.key.as_bytes()) {
+                        continue;
+                    }
+                    let value = message.payload();
+                    if let (Some(Some(older)), Some(newer)) = (&newest, value)
+                        && regressed(older, newer)
+                    {
+                        return Err(self.regression(message.offset()));
+                    }
+                    newest = Some(value.map(<[u8]>::to_vec));
+                }
+                // The stable end was at the high watermark before we began, so an end is one at or past it. A leader
+                // that has just taken over may know less: its end is believed only when we have been past ours.
+                Some(Err(KafkaError::PartitionEOF(_))) if self.passed_end() => return Ok(newest),
+                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+                Some(Err(error)) => last_error = Some(error),
+            }
+            if Instant::now() >= self.deadline {
+                // Rule 2: never an answer because time has passed.
+                let error = last_error
+                    .unwrap_or(KafkaError::MetadataFetch(rdkafka::error::RDKafkaErrorCode::OperationTimedOut));
+                return Err(failed(&error));
+            }
+        }
+    }
+
+    /// Control records move our place too, and the last record below the high watermark is such a one, or ours: the
+    /// end of the log is in the active segment, which is never cleaned.
+    fn passed_end(&self) -> bool {
+        self.committed
+            .position()
+            .ok()
+            .and_then(|list| list.find_partition(&self.topic, 0)?.offset().to_raw())
+            .is_some_and(|next| next >= self.high)
+    }
+
+    fn regression(&self, offset: i64) -> Error {
+        let message = format!(
+            "topic {}, source {}: the record at offset {offset} lies before an earlier one",
+            self.topic, self.key
+        );
+        Error::new(Code::PositionRegressed, message)
+    }
+}
+
+/// Short, so that the deadline is kept.
+const POLL: Duration = Duration::from_millis(50);
+
+/// First and next offset, in the client's view.
+fn watermarks(client: &BaseConsumer<ReaderContext>, topic: &str, deadline: Instant) -> Result<(i64, i64)> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match client.fetch_watermarks(topic, 0, left) {
+            Ok(watermarks) => return Ok(watermarks),
+            Err(error) => {
+                while client.poll(Duration::ZERO).is_some() {}
+                if Instant::now() >= deadline {
+                    let what = format!("reading the ends of topic {topic}");
+                    return Err(explain(what, &error, &client.context().trouble, Code::KafkaUnreachable));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}

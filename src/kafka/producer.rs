@@ -1,0 +1,415 @@
+//! A producer: one batch at a time, with its position, as one Kafka transaction.
+//!
+//! ```text
+//!   begin ─▶ records ─▶ position ─▶ all acknowledged ─▶ commit ─▶ Published
+//!     │         │           │              │               │
+//!     └─────────┴───────────┴──────────────┘               └─▶ Unknown, Fenced
+//!                     └─▶ abort ─▶ Aborted, Rejected, Fenced
+//! ```
+//!
+//! With `delivery = "at-least-once"` there is no transaction: records, all acknowledged, then the position.
+//!
+//! Everything blocks the calling thread, in waits short enough that `cancel` ends it within about 100 ms. We poll
+//! ourselves and wait until nothing is in flight before the commit, because librdkafka's own flush and rdkafka's poll
+//! go by whole milliseconds to 100 ms while messages are in flight.
+
+use super::batch::{Batch, Outgoing};
+use super::context::{FailedDelivery, POSITION, ProducerContext, Row};
+use super::failure::{PublishFailure, code_of, explain, row_fault};
+use super::options;
+use crate::config::{Delivery, Kafka};
+use crate::error::{Code, Error, Result};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longest single call into librdkafka, so that `cancel` is seen in time.
+const SLICE: Duration = Duration::from_millis(100);
+/// Pause between two looks at what is in flight.
+const LOOK: Duration = Duration::from_micros(200);
+/// Longest wait for an abort. It is a courtesy to readers: the next `init_transactions` aborts too.
+const ABORT_WITHIN: Duration = Duration::from_secs(2);
+/// How long further verdicts are waited for once a record has failed.
+const VERDICTS_WITHIN: Duration = Duration::from_millis(100);
+
+/// How records share a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batching {
+    /// As librdkafka packs them.
+    Normal,
+    /// Each alone, so that a refusal names its row. Slow: for finding the rows that a broker refuses.
+    OneByOne,
+}
+
+/// The record that closes a transaction.
+#[derive(Debug, Clone, Copy)]
+pub struct PositionRecord<'a> {
+    /// The position topic.
+    pub topic: &'a str,
+    /// The source's name.
+    pub key: &'a [u8],
+    /// The encoded position.
+    pub value: &'a [u8],
+}
+
+/// How long a batch that is now in Kafka took.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    /// Until every record was acknowledged.
+    pub acknowledged: Duration,
+    /// Until the transaction was committed; equal to `acknowledged` with at-least-once.
+    pub committed: Duration,
+}
+
+/// One producer of a source, driven from a thread of its own. Dropping it neither blocks for long nor aborts an open
+/// transaction: the next owner of the id does.
+pub struct Producer {
+    native: BaseProducer<ProducerContext>,
+    delivery: Delivery,
+    batching: Batching,
+    delivery_timeout: Duration,
+    cancel: Arc<AtomicBool>,
+    /// Rules 22 to 24: set by any failure.
+    spent: bool,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").field("delivery", &self.delivery).field("spent", &self.spent).finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// A producer, not yet connected. Setting `cancel` ends whatever it does within about 100 ms.
+    ///
+    /// # Errors
+    /// [`Code::KafkaOptionInvalid`].
+    pub fn create(kafka: &Kafka, transactional_id: &str, batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
+        let native = options::producer(kafka, transactional_id, batching)
+            .create_with_context(ProducerContext::default())
+            .map_err(|error| options::refused(&error))?;
+        let (delivery, delivery_timeout) = (kafka.delivery, kafka.delivery_timeout);
+        Ok(Self { native, delivery, batching, delivery_timeout, cancel, spent: false })
+    }
+
+    /// Takes the transactional.id: fences whoever had it and aborts what they left open. With at-least-once it only
+    /// waits for a broker.
+    ///
+    /// # Errors
+    /// [`Code::KafkaUnreachable`] and the like when `timeout` has passed; the producer may then try again.
+    pub fn init_transactions(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let slice = SLICE.min(deadline.saturating_duration_since(Instant::now()));
+            // After a time-out the call goes on in the background, and the next one resumes it.
+            let error = match self.delivery {
+                Delivery::ExactlyOnce => self.native.init_transactions(slice).err(),
+                Delivery::AtLeastOnce => self
+                    .native
+                    .client()
+                    .fetch_cluster_id(slice)
+                    .is_none()
+                    .then_some(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut)),
+            };
+            let Some(error) = error else { return Ok(()) };
+            self.native.poll(Duration::ZERO);
+            if !retriable(&error) || Instant::now() >= deadline || self.cancelled() {
+                let trouble = &self.native.context().trouble;
+                return Err(explain("taking the transactional.id", &error, trouble, Code::KafkaTransactionFailed));
+            }
+        }
+    }
+
+    /// Publishes a batch with its position, the position last. An empty batch carries the position alone.
+    ///
+    /// # Errors
+    /// See [`PublishFailure`]. The producer is spent: it refuses everything after.
+    pub fn publish<B: Batch>(&mut self, batch: &B, position: PositionRecord<'_>) -> Result<Published, PublishFailure> {
+        if self.spent {
+            return Err(PublishFailure::Aborted(Error::new(Code::Internal, "a failed producer was used again")));
+        }
+        // Until it has succeeded.
+        self.spent = true;
+        let published = match self.delivery {
+            Delivery::ExactlyOnce => self.transact(batch, position),
+            Delivery::AtLeastOnce => self.acknowledge(batch, position),
+        }?;
+        self.spent = false;
+        Ok(published)
+    }
+
+    fn transact<B: Batch>(&self, batch: &B, position: PositionRecord<'_>) -> Result<Published, PublishFailure> {
+        let started = Instant::now();
+        self.native.begin_transaction().map_err(|error| self.failed_call("beginning a transaction", &error))?;
+        // Rules 2 and 3: the position is sent last, and any failure aborts all.
+        let sent =
+            self.send_all(batch).and_then(|()| self.send_position(position)).and_then(|()| self.wait_acknowledged());
+        if let Err(failure) = sent {
+            if !matches!(failure, PublishFailure::Fenced(_)) {
+                self.abort();
+            }
+            return Err(failure);
+        }
+        let acknowledged = started.elapsed();
+        self.commit()?;
+        Ok(Published { acknowledged, committed: started.elapsed() })
+    }
+
+    /// At least once: the position must not be readable before what it covers.
+    fn acknowledge<B: Batch>(&self, batch: &B, position: PositionRecord<'_>) -> Result<Published, PublishFailure> {
+        let started = Instant::now();
+        self.send_all(batch)?;
+        self.wait_acknowledged()?;
+        self.send_position(position)?;
+        // A position that may or may not have been written is an unknown commit.
+        self.wait_acknowledged().map_err(|failure| match failure {
+            PublishFailure::Fenced(error) => PublishFailure::Fenced(error),
+            other => PublishFailure::Unknown(other.into_error()),
+        })?;
+        let acknowledged = started.elapsed();
+        Ok(Published { acknowledged, committed: acknowledged })
+    }
+
+    fn send_all<B: Batch>(&self, batch: &B) -> Result<(), PublishFailure> {
+        for row in 0..batch.len() {
+            let Some(outgoing) = batch.record(row) else { continue };
+            self.send(record(row, outgoing)).map_err(|error| self.failed_send(row, &error))?;
+            if row % 1024 == 1023 {
+                // Failures and log lines.
+                self.native.poll(Duration::ZERO);
+                self.check()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_position(&self, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
+        let record = BaseRecord::with_opaque_to(position.topic, POSITION).key(position.key).payload(position.value);
+        // The topic has one partition; a second one would make the order of positions meaningless (rule 2).
+        self.send(record.partition(0)).map_err(|error| self.failed_send(POSITION, &error))
+    }
+
+    /// Hands a record to librdkafka, waiting while its queue is full.
+    fn send(&self, mut record: BaseRecord<'_, [u8], [u8], Row>) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + self.delivery_timeout;
+        loop {
+            match self.native.send(record) {
+                Ok(()) => return Ok(()),
+                Err((error, back)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
+                    if Instant::now() >= deadline || self.cancelled() || !self.native.context().failed().is_empty() {
+                        return Err(error);
+                    }
+                    record = back;
+                    self.native.poll(Duration::ZERO);
+                    thread::sleep(LOOK);
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    /// Until nothing is in flight. librdkafka ends every message within `message.timeout.ms`, so this ends too.
+    fn wait_acknowledged(&self) -> Result<(), PublishFailure> {
+        let mut in_flight = self.native.in_flight_count();
+        for look in 1_u32.. {
+            self.native.poll(Duration::ZERO);
+            self.check()?;
+            let now = self.native.in_flight_count();
+            if now == 0 {
+                break;
+            }
+            // A fatal error purges nothing by itself.
+            if look.is_multiple_of(64)
+                && let Some((code, reason)) = self.native.client().fatal_error()
+            {
+                return Err(self.fatal(code, reason));
+            }
+            // Events are waiting: take them all before sleeping.
+            if now >= in_flight {
+                thread::sleep(LOOK);
+            }
+            in_flight = now;
+        }
+        self.check()
+    }
+
+    /// The end of it when a record has failed or we were told to stop.
+    fn check(&self) -> Result<(), PublishFailure> {
+        if !self.native.context().failed().is_empty() {
+            return Err(self.failed_delivery());
+        }
+        if self.cancelled() {
+            return Err(PublishFailure::Aborted(cancelled()));
+        }
+        Ok(())
+    }
+
+    fn commit(&self) -> Result<(), PublishFailure> {
+        let deadline = Instant::now() + self.delivery_timeout;
+        loop {
+            let Err(error) = self.native.commit_transaction(SLICE) else { return Ok(()) };
+            self.native.poll(Duration::ZERO);
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            if code_of(code, Code::KafkaCommitUnknown) == Code::KafkaFenced {
+                return Err(PublishFailure::Fenced(self.explain("committing", &error)));
+            }
+            // Only the time-out of our own slice: the request is still in the air, and asking again resumes the wait.
+            let waiting = code == RDKafkaErrorCode::OperationTimedOut && retriable(&error);
+            if !waiting || Instant::now() >= deadline || self.cancelled() {
+                // Rule 23. librdkafka's "requires abort" is no proof either: the broker may have committed before
+                // the answer was lost (rdkafka_txnmgr.c, rd_kafka_txn_handle_EndTxn).
+                let error = Error::new(Code::KafkaCommitUnknown, "committing").because(error);
+                return Err(PublishFailure::Unknown(error));
+            }
+        }
+    }
+
+    /// Lets readers go on at once instead of when the transaction times out. Success is not needed.
+    fn abort(&self) {
+        self.native.purge(PurgeConfig::default().queue().inflight());
+        let deadline = Instant::now() + ABORT_WITHIN;
+        while Instant::now() < deadline {
+            // The purged messages' reports must be taken before the abort can end.
+            self.native.poll(Duration::ZERO);
+            match self.native.abort_transaction(SLICE) {
+                Err(error) if retriable(&error) && !self.cancelled() => {}
+                Err(error) => return tracing::debug!(%error, "the transaction was left to the next producer to abort"),
+                Ok(()) => return,
+            }
+        }
+    }
+
+    /// A record that librdkafka would not take.
+    fn failed_send(&self, row: Row, error: &KafkaError) -> PublishFailure {
+        self.native.poll(Duration::ZERO);
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument);
+        // In a failed transaction every send is refused; the cause came before.
+        if !self.native.context().failed().is_empty() {
+            return self.failed_delivery();
+        }
+        match row_fault(code) {
+            Some(fault) if row != POSITION => {
+                let message = format!("row {row} of the batch was refused before sending");
+                PublishFailure::Rejected {
+                    rows: vec![row],
+                    error: Error::new(fault, message).because(code),
+                    certain: true,
+                }
+            }
+            _ => self.failed_call("sending a record", error),
+        }
+    }
+
+    /// What the failed deliveries say, waiting a little for the others of the same request.
+    fn failed_delivery(&self) -> PublishFailure {
+        let deadline = Instant::now() + VERDICTS_WITHIN;
+        while self.native.in_flight_count() > 0 && Instant::now() < deadline {
+            self.native.poll(Duration::ZERO);
+            thread::sleep(LOOK);
+        }
+        if let Some((code, reason)) = self.native.client().fatal_error() {
+            return self.fatal(code, reason);
+        }
+        let failed = std::mem::take(&mut *self.native.context().failed());
+        if let Some(rejected) = rejected(&failed, self.batching) {
+            return rejected;
+        }
+        // Purged messages failed because something else did: either another message, or the transaction itself, whose
+        // error librdkafka tells whoever calls the transactional API next.
+        if let Some(cause) = failed.iter().find(|failed| !consequence(failed.code)) {
+            let message = format!("a record for {} was not delivered", cause.topic);
+            let error = KafkaError::MessageProduction(cause.code);
+            let error = explain(message, &error, &self.native.context().trouble, Code::KafkaTransactionFailed);
+            return aborted(error);
+        }
+        match self.native.begin_transaction() {
+            Err(error) => self.failed_call("sending a batch", &error),
+            Ok(()) => PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, "the batch was purged")),
+        }
+    }
+
+    fn failed_call(&self, what: &str, error: &KafkaError) -> PublishFailure {
+        if let Some((code, reason)) = self.native.client().fatal_error() {
+            return self.fatal(code, reason);
+        }
+        aborted(self.explain(what, error))
+    }
+
+    fn fatal(&self, code: RDKafkaErrorCode, reason: String) -> PublishFailure {
+        aborted(Error::new(code_of(code, Code::KafkaTransactionFailed), "the producer failed").because(reason))
+    }
+
+    fn explain(&self, what: &str, error: &KafkaError) -> Error {
+        explain(what, error, &self.native.context().trouble, Code::KafkaTransactionFailed)
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+fn aborted(error: Error) -> PublishFailure {
+    if error.code() == Code::KafkaFenced { PublishFailure::Fenced(error) } else { PublishFailure::Aborted(error) }
+}
+
+fn cancelled() -> Error {
+    Error::new(Code::KafkaTransactionFailed, "the batch was given up, as its session ends")
+}
+
+/// Rows whose own fault it is. Only a record that travelled alone, or that a broker has singled out, is certain.
+fn rejected(failed: &[FailedDelivery], batching: Batching) -> Option<PublishFailure> {
+    let (first, fault) = failed.iter().find_map(|failed| Some((failed, row_fault(failed.code)?)))?;
+    let mut rows: Vec<Row> = failed.iter().filter(|f| row_fault(f.code) == Some(fault)).map(|f| f.row).collect();
+    rows.sort_unstable();
+    let error = Error::new(fault, format!("records for {} were refused", first.topic)).because(first.code);
+    if rows.last() == Some(&POSITION) {
+        // Not a row's fault: the position topic takes less than a position. Never dead-letter for that.
+        return Some(PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, error.to_string())));
+    }
+    // With per-record verdicts (KIP-467) the innocent of a request have a code of their own.
+    let singled_out = failed.iter().any(|failed| failed.code == RDKafkaErrorCode::InvalidDifferentRecord);
+    let by_itself = matches!(first.code, RDKafkaErrorCode::InvalidTopic | RDKafkaErrorCode::UnknownPartition);
+    let certain = batching == Batching::OneByOne || singled_out || by_itself;
+    Some(PublishFailure::Rejected { rows, error, certain })
+}
+
+/// Failed only because something else did.
+fn consequence(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::PurgeQueue
+            | RDKafkaErrorCode::PurgeInflight
+            | RDKafkaErrorCode::Fatal
+            | RDKafkaErrorCode::State
+            | RDKafkaErrorCode::InvalidDifferentRecord
+    )
+}
+
+fn retriable(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(native) => native.is_retriable(),
+        other => other.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut),
+    }
+}
+
+fn record<'a, 'h>(
+    row: Row,
+    outgoing: Outgoing<'a, impl ExactSizeIterator<Item = super::batch::Header<'h>>>,
+) -> BaseRecord<'a, [u8], [u8], Row> {
+    let mut record = BaseRecord::with_opaque_to(outgoing.topic, row);
+    record.key = outgoing.key;
+    record.payload = outgoing.value;
+    record.partition = outgoing.partition;
+    // Kafka has no time before 1970, and librdkafka takes 0 for "now".
+    record.timestamp = outgoing.timestamp.map(|timestamp| timestamp.max(1));
+    if outgoing.headers.len() > 0 {
+        let headers = OwnedHeaders::new_with_capacity(outgoing.headers.len());
+        record.headers =
+            Some(outgoing.headers.fold(headers, |headers, (key, value)| headers.insert(Header { key, value })));
+    }
+    record
+}

@@ -1,0 +1,206 @@
+//! Topics: what there is, and creating what is missing.
+
+use super::context::{QuietContext, ReaderContext};
+use super::failure::explain;
+use super::{blocking, options};
+use crate::config::Kafka;
+use crate::error::{Code, Error, Result};
+use rdkafka::admin::{self, AdminClient, AdminOptions, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long a question to the cluster may take where the caller has no bound of its own.
+pub const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A topic as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Number of partitions.
+    pub partitions: usize,
+    /// Replicas of the first partition.
+    pub replication: usize,
+}
+
+/// A topic to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Name.
+    pub name: String,
+    /// 0 means the broker's default.
+    pub partitions: u32,
+    /// 0 means the broker's default.
+    pub replication: u32,
+    /// Topic configuration, as the broker names it.
+    pub configs: Vec<(String, String)>,
+}
+
+/// The cluster that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterInfo {
+    /// `cluster.id`.
+    pub cluster_id: Option<String>,
+    /// Brokers that are up.
+    pub brokers: usize,
+}
+
+/// Whether the cluster answers, and which it is.
+///
+/// # Errors
+/// [`Code::KafkaUnreachable`] or [`Code::KafkaAuthFailed`], with what librdkafka says about its connections.
+pub async fn ping(kafka: &Kafka, timeout: Duration) -> Result<ClusterInfo> {
+    let kafka = kafka.clone();
+    blocking(move || {
+        let client = client(&kafka)?;
+        // A topic that cannot exist keeps the answer small, however many topics there are.
+        let metadata = metadata(&client, Some("outboxd.ping"), timeout)?;
+        let cluster_id = client.client().fetch_cluster_id(Duration::from_secs(1));
+        Ok(ClusterInfo { cluster_id, brokers: metadata.brokers().len() })
+    })
+    .await
+}
+
+/// Each topic by name; `None` when it does not exist.
+///
+/// # Errors
+/// As [`ping`], and [`Code::KafkaDenied`] for a topic that we may not see.
+pub async fn describe(kafka: &Kafka, names: &[&str], timeout: Duration) -> Result<BTreeMap<String, Option<TopicInfo>>> {
+    let (kafka, names): (_, Vec<String>) = (kafka.clone(), names.iter().map(|&name| name.to_owned()).collect());
+    blocking(move || {
+        let client = client(&kafka)?;
+        let deadline = Instant::now() + timeout;
+        names
+            .into_iter()
+            .map(|name| {
+                let info = describe_one(&client, &name, deadline)?;
+                Ok((name, info))
+            })
+            .collect()
+    })
+    .await
+}
+
+/// One topic; waits while it has no leader, as just after its creation.
+pub(super) fn describe_one(
+    client: &BaseConsumer<ReaderContext>,
+    name: &str,
+    deadline: Instant,
+) -> Result<Option<TopicInfo>> {
+    loop {
+        let metadata = metadata(client, Some(name), deadline.saturating_duration_since(Instant::now()))?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        let error = topic.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
+        match (topic, error) {
+            (None, _) | (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
+                return Ok(None);
+            }
+            (Some(topic), None) if topic.partitions().iter().all(|partition| partition.leader() >= 0) => {
+                let replication = topic.partitions().first().map_or(0, |partition| partition.replicas().len());
+                return Ok(Some(TopicInfo { partitions: topic.partitions().len(), replication }));
+            }
+            (_, None | Some(RDKafkaErrorCode::LeaderNotAvailable)) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            (_, error) => {
+                let error = KafkaError::MetadataFetch(error.unwrap_or(RDKafkaErrorCode::LeaderNotAvailable));
+                let trouble = &client.context().trouble;
+                return Err(explain(format!("topic {name}"), &error, trouble, Code::KafkaUnreachable));
+            }
+        }
+    }
+}
+
+/// Creates topics; one that exists already is left as it is.
+///
+/// # Errors
+/// As [`ping`]; [`Code::KafkaDenied`]; [`Code::ConfigInvalid`] for what the brokers refuse (partitions, replication,
+/// configuration), in their words.
+pub async fn create(kafka: &Kafka, topics: Vec<NewTopic>) -> Result<()> {
+    if topics.is_empty() {
+        return Ok(());
+    }
+    // The admin client does not tell why it timed out; this does.
+    ping(kafka, TIMEOUT).await?;
+    let client: AdminClient<QuietContext> =
+        options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
+    let wanted: Vec<admin::NewTopic<'_>> = topics.iter().map(native).collect();
+    let results = client.create_topics(&wanted, &admin_options()).await;
+    for result in results.map_err(|error| Error::new(Code::KafkaUnreachable, "creating topics").because(error))? {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((name, code)) => {
+                let code_for_us = super::failure::code_of(code, Code::ConfigInvalid);
+                return Err(Error::new(code_for_us, format!("creating topic {name}")).because(code));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A topic's configuration as it is in force, defaults included.
+///
+/// # Errors
+/// As [`ping`]; [`Code::KafkaDenied`]; [`Code::TopicMissing`].
+pub async fn configuration(kafka: &Kafka, topic: &str) -> Result<BTreeMap<String, String>> {
+    let client: AdminClient<QuietContext> =
+        options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
+    let what = || format!("reading the configuration of topic {topic}");
+    let failed = |code: Option<RDKafkaErrorCode>| {
+        let code = code.unwrap_or(RDKafkaErrorCode::Unknown);
+        Error::new(super::failure::code_of(code, Code::KafkaUnreachable), what()).because(code)
+    };
+    let results = client.describe_configs(&[ResourceSpecifier::Topic(topic)], &admin_options()).await;
+    let mut entries = BTreeMap::new();
+    for result in results.map_err(|error| failed(error.rdkafka_error_code()))? {
+        let resource = result.map_err(|code| failed(Some(code)))?;
+        entries.extend(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))));
+    }
+    Ok(entries)
+}
+
+fn native(topic: &NewTopic) -> admin::NewTopic<'_> {
+    let count = |number: u32| i32::try_from(number).ok().filter(|&number| number > 0).unwrap_or(-1);
+    let replication = TopicReplication::Fixed(count(topic.replication));
+    topic
+        .configs
+        .iter()
+        .fold(admin::NewTopic::new(&topic.name, count(topic.partitions), replication), |new, (key, value)| {
+            new.set(key, value)
+        })
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
+}
+
+/// A client for metadata. Unlike a producer, it never makes a broker create the topic that it asks about.
+pub(super) fn client(kafka: &Kafka) -> Result<BaseConsumer<ReaderContext>> {
+    options::admin(kafka).create_with_context(ReaderContext::default()).map_err(|error| options::refused(&error))
+}
+
+/// Metadata within `timeout`. librdkafka waits for a usable broker without a word, so look up in between: a refused
+/// login is told at once, everything else is tried again. The waits grow, for a broker that is merely slow.
+pub(super) fn metadata(
+    client: &BaseConsumer<ReaderContext>,
+    topic: Option<&str>,
+    timeout: Duration,
+) -> Result<Metadata> {
+    let deadline = Instant::now() + timeout;
+    let mut slice = Duration::from_millis(250);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let error = match client.client().fetch_metadata(topic, left.min(slice)) {
+            Ok(metadata) => return Ok(metadata),
+            Err(error) => error,
+        };
+        // Takes the log lines and the errors about connections.
+        while client.poll(Duration::ZERO).is_some() {}
+        slice *= 2;
+        if Instant::now() >= deadline || client.context().trouble.is_authentication() {
+            return Err(explain("asking the cluster", &error, &client.context().trouble, Code::KafkaUnreachable));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

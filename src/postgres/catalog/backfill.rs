@@ -1,0 +1,303 @@
+//! The rows that were unpublished when the slot was made, read in the slot's own snapshot (rule 14).
+//!
+//! In: an ordinary session, the name of the snapshot that creating the slot exported, and a [`BackfillQuery`]. Out:
+//! chunks of rows, of all tables of the source merged in one order, each value as the text that pgoutput would send
+//! for it. What must hold: the snapshot is imported before the replication session does anything else (the export
+//! ends with its next command), and memory is bounded by one chunk: the cursor's rows stay in the server.
+//!
+//! Every value goes through its type's output function, as in pgoutput. A cast to text is not the same: `bool` would
+//! give `true` for `t`, and `character(n)` would lose its padding.
+
+use tokio_postgres::{
+    Client, Row,
+    types::{FromSql, Type},
+};
+
+use super::{
+    TableInfo, failed,
+    names::{quote_ident, quote_literal},
+    tables::RelationShape,
+};
+use crate::{
+    Code, Error, Result,
+    config::{Columns, Mark},
+};
+
+/// Settings that decide how output functions write values. The replication session must have the same ones, else a
+/// row would read differently depending on the way it came.
+pub const OUTPUT_SETTINGS: &[(&str, &str)] = &[
+    ("datestyle", "ISO, MDY"),
+    ("intervalstyle", "postgres"),
+    ("timezone", "UTC"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "hex"),
+];
+
+/// The order in which a backfill reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// By the configured monotonic column.
+    Column(String),
+    /// By commit time (`track_commit_timestamp`), then as [`Order::Insertion`].
+    CommitTimestamp,
+    /// By creation time, inserting transaction, command and place in the table.
+    Insertion,
+}
+
+impl Order {
+    /// The order that applies; `check` shows it.
+    #[must_use]
+    pub fn choose(order_by: Option<&str>, track_commit_timestamp: bool) -> Self {
+        match order_by {
+            Some(column) => Self::Column(column.to_owned()),
+            None if track_commit_timestamp => Self::CommitTimestamp,
+            None => Self::Insertion,
+        }
+    }
+}
+
+/// A table to read, as the publication has it.
+#[derive(Debug, Clone)]
+pub struct BackfillTable {
+    /// The table.
+    pub table: TableInfo,
+    /// What the publication sends of it: the columns of each row that is read.
+    pub shape: RelationShape,
+    /// The publication's row filter: what the stream leaves out, the backfill leaves out too.
+    pub row_filter: Option<String>,
+}
+
+/// The query of a backfill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackfillQuery {
+    sql: String,
+}
+
+/// One row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackfillRow {
+    /// Index into the tables that the query was built of.
+    pub table: usize,
+    /// The values of the columns of that table's shape, in its order.
+    pub values: Vec<Option<Box<[u8]>>>,
+}
+
+impl BackfillQuery {
+    /// The query that reads the unpublished rows of `tables` in one order.
+    ///
+    /// # Errors
+    /// [`Code::ColumnInvalid`] when a table lacks the mark column or the column to order by, or when the columns to
+    /// order by have types that cannot be compared across the tables.
+    pub fn new(tables: &[BackfillTable], columns: &Columns, mark: Mark, order: &Order) -> Result<Self> {
+        let keys = order_keys(tables, &columns.created_at, order)?;
+        let mut parts = Vec::with_capacity(tables.len());
+        for (index, table) in tables.iter().enumerate() {
+            parts.push(table_sql(index, table, columns, mark, &keys)?);
+        }
+        let places: Vec<_> =
+            (1..=keys.len()).map(|place| format!("outboxd_k{place} {}", keys[place - 1].direction)).collect();
+        let all = parts.join("\nUNION ALL\n");
+        // The table breaks ties between tables; within one the ctid has already.
+        Ok(Self { sql: format!("SELECT i, v FROM (\n{all}\n) o ORDER BY {}, i", places.join(", ")) })
+    }
+
+    /// The text of the query.
+    #[must_use]
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+}
+
+/// An open backfill: a transaction in the slot's snapshot with a cursor. Dropping it without [`Backfill::finish`]
+/// leaves the transaction to the end of the session.
+#[derive(Debug)]
+pub struct Backfill<'a> {
+    client: &'a Client,
+}
+
+impl<'a> Backfill<'a> {
+    /// Imports the snapshot. Until this has returned, the session that exported it must stay as it is; afterwards it
+    /// may start to stream. Open the cursor next, on the same session.
+    ///
+    /// # Errors
+    /// What the server says, for example that the snapshot is gone.
+    pub async fn import(client: &'a Client, snapshot: &str) -> Result<Self> {
+        let mut sql = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};",
+            quote_literal(snapshot)
+        );
+        for (name, value) in OUTPUT_SETTINGS {
+            sql.push_str(&format!(" SET LOCAL {name} = {};", quote_literal(value)));
+        }
+        // Row security must fail a backfill, not hide rows from it. The whole result is wanted, not its first tenth.
+        // While a chunk travels to Kafka this transaction idles, and the sort may well outlast a statement_timeout.
+        sql.push_str(
+            " SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
+              SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;",
+        );
+        client.batch_execute(&sql).await.map_err(|error| failed("import the snapshot of the slot", error))?;
+        Ok(Self { client })
+    }
+
+    /// Opens the cursor.
+    ///
+    /// # Errors
+    /// What the server says, for example that a right is missing.
+    pub async fn open(&self, query: &BackfillQuery) -> Result<()> {
+        let sql = format!("DECLARE outboxd_backfill NO SCROLL CURSOR FOR {}", query.sql);
+        self.client.batch_execute(&sql).await.map_err(|error| failed("read the unpublished rows", error))
+    }
+
+    /// The next rows, at most `limit`; none at all means the end.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn fetch(&self, limit: usize) -> Result<Vec<BackfillRow>> {
+        let sql = format!("FETCH FORWARD {} FROM outboxd_backfill", limit.max(1));
+        let rows =
+            self.client.query_typed(&sql, &[]).await.map_err(|error| failed("read the unpublished rows", error))?;
+        rows.iter().map(backfill_row).collect()
+    }
+
+    /// Ends the transaction; the snapshot is let go.
+    ///
+    /// # Errors
+    /// Only what a broken session brings.
+    pub async fn finish(self) -> Result<()> {
+        self.client.batch_execute("COMMIT").await.map_err(|error| failed("end the backfill", error))
+    }
+}
+
+/// A value as the server sent it: in a SQL_ASCII database it need not be UTF-8, which is the row's own poison and
+/// must not end the backfill.
+struct Raw(Box<[u8]>);
+
+impl<'a> FromSql<'a> for Raw {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw.into()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TEXT
+    }
+}
+
+fn backfill_row(row: &Row) -> Result<BackfillRow> {
+    let table: i32 = row.get(0);
+    let values: Vec<Option<Raw>> = row.get(1);
+    let table = usize::try_from(table).map_err(|error| Error::new(Code::Internal, "backfill").because(error))?;
+    Ok(BackfillRow { table, values: values.into_iter().map(|value| value.map(|raw| raw.0)).collect() })
+}
+
+/// One key of the order: an expression over the table `t`, the same for all tables but for the column's cast.
+struct Key {
+    direction: &'static str,
+    /// Columns are cast to this where their types differ between the tables.
+    expression: KeyExpression,
+}
+
+enum KeyExpression {
+    /// The column of that name, cast where the types differ between the tables.
+    Column(String, Option<&'static str>),
+    /// The same text for every table.
+    Text(&'static str),
+}
+
+/// The keys of the order, most significant first. Only what all tables have can order them together.
+fn order_keys(tables: &[BackfillTable], created_at: &str, order: &Order) -> Result<Vec<Key>> {
+    let mut keys = Vec::new();
+    match order {
+        Order::Column(name) => {
+            for table in tables {
+                table.table.needed_column(name)?;
+            }
+            let cast = common_type(tables, name).ok_or_else(|| {
+                let text = format!("the tables have column {name} with types that cannot be put in one order");
+                Error::new(Code::ColumnInvalid, text)
+            })?;
+            keys.push(Key { direction: "NULLS FIRST", expression: KeyExpression::Column(name.clone(), cast) });
+        }
+        // Transactions from before the setting was turned on have none: they are the oldest.
+        Order::CommitTimestamp => {
+            let commit = KeyExpression::Text("pg_xact_commit_timestamp(t.xmin)");
+            keys.push(Key { direction: "NULLS FIRST", expression: commit });
+        }
+        Order::Insertion => {}
+    }
+    if !matches!(order, Order::Column(_))
+        && tables.iter().all(|table| table.table.column(created_at).is_some())
+        && let Some(cast) = common_type(tables, created_at)
+    {
+        keys.push(Key { direction: "", expression: KeyExpression::Column(created_at.to_owned(), cast) });
+    }
+    // Counted back from now, since the numbers of transactions wrap round; frozen ones come first. Type cid has no
+    // order of its own. The ctid alone would repeat between partitions.
+    for expression in ["-age(t.xmin)::int8", "t.cmin::text::int8", "t.tableoid", "t.ctid"] {
+        keys.push(Key { direction: "", expression: KeyExpression::Text(expression) });
+    }
+    Ok(keys)
+}
+
+/// How to compare a column across tables: `Some(None)` as it is, since all have one type (then an index can serve);
+/// `Some(Some(type))` after a cast; `None` not at all.
+#[allow(clippy::option_option)]
+fn common_type(tables: &[BackfillTable], column: &str) -> Option<Option<&'static str>> {
+    let mut types = tables.iter().filter_map(|table| table.table.column(column)).map(|column| column.base_type_oid);
+    let first = types.next()?;
+    let all: Vec<u32> = std::iter::once(first).chain(types).collect();
+    if all.iter().all(|oid| *oid == first) {
+        return Some(None);
+    }
+    let all_of = |of: &[Type]| all.iter().all(|oid| Type::from_oid(*oid).is_some_and(|ty| of.contains(&ty)));
+    if all_of(&[Type::TIMESTAMPTZ, Type::TIMESTAMP, Type::DATE]) {
+        // The session's TimeZone is UTC.
+        Some(Some("timestamptz"))
+    } else if all_of(&[Type::INT2, Type::INT4, Type::INT8, Type::NUMERIC]) {
+        Some(Some("numeric"))
+    } else if all_of(&[Type::TEXT, Type::VARCHAR, Type::BPCHAR]) {
+        Some(Some("text"))
+    } else {
+        None
+    }
+}
+
+/// The part of one table: sorted on its own by the plain rows, so that large values stay out of the sort (they are
+/// fetched from TOAST only when a row is output) and the parts are merged.
+fn table_sql(index: usize, table: &BackfillTable, columns: &Columns, mark: Mark, keys: &[Key]) -> Result<String> {
+    let mut conditions = Vec::new();
+    if mark == Mark::Update {
+        let column = table.table.needed_column(&columns.published_at)?;
+        conditions.push(format!("t.{} IS NULL", quote_ident(&column.name)));
+    }
+    if let Some(filter) = &table.row_filter {
+        conditions.push(format!("({filter})"));
+    }
+    let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
+    // `num_nulls` and not `IS NULL`, which is true of a composite value whose fields are all null.
+    let value = |(name, _): &(String, u32)| {
+        let column = format!("s.{}", quote_ident(name));
+        format!("CASE WHEN num_nulls({column}) = 0 THEN format('%s', {column}) END")
+    };
+    let values: Vec<_> = table.shape.columns.iter().map(value).collect();
+    let outer: Vec<_> = (1..=keys.len()).map(|place| format!("s.outboxd_k{place}")).collect();
+    let inner: Vec<_> =
+        keys.iter().enumerate().map(|(at, key)| format!("{} AS outboxd_k{}", key_sql(key), at + 1)).collect();
+    let order: Vec<_> =
+        keys.iter().enumerate().map(|(at, key)| format!("outboxd_k{} {}", at + 1, key.direction)).collect();
+    Ok(format!(
+        "(SELECT {index}::int4 AS i, ARRAY[{}]::text[] AS v, {} FROM (SELECT t.*, {} FROM {} t WHERE {condition} ORDER BY {} OFFSET 0) s)",
+        values.join(", "),
+        outer.join(", "),
+        inner.join(", "),
+        table.table.sql_name(),
+        order.join(", ")
+    ))
+}
+
+fn key_sql(key: &Key) -> String {
+    match &key.expression {
+        KeyExpression::Text(text) => (*text).to_owned(),
+        KeyExpression::Column(name, None) => format!("t.{}", quote_ident(name)),
+        KeyExpression::Column(name, Some(cast)) => format!("t.{}::{cast}", quote_ident(name)),
+    }
+}

@@ -1,0 +1,253 @@
+//! The fingerprint of a publication: what must not change behind our back. It is kept in the position record, so rows
+//! that the server passed over while a table was out of the publication are never silently missed (rule 4, G4).
+
+use serde::{Deserialize, Serialize};
+
+use super::{PublicationInfo, TableInfo, publications::Membership};
+
+/// What a publication sends of a source's tables. Compare with `==` or [`Fingerprint::differences`]; names are kept for
+/// the words alone, since a renamed table loses nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// `pg_publication.oid`.
+    #[serde(rename = "pub")]
+    publication: u32,
+    /// `insert, update`.
+    #[serde(rename = "ops")]
+    operations: String,
+    /// `publish_via_partition_root`.
+    via_root: bool,
+    /// Stored generated columns are published.
+    generated: bool,
+    /// The source's tables, by oid.
+    tables: Vec<TablePrint>,
+}
+
+/// What a publication sends of one table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct TablePrint {
+    oid: u32,
+    name: String,
+    #[serde(flatten)]
+    by: By,
+}
+
+/// How the table comes to be in the publication. The numbers are the oids of the catalog's rows: dropped and added
+/// again is another row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+enum By {
+    Table {
+        row: u32,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        filter: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        columns: Option<Vec<i16>>,
+    },
+    Schema {
+        row: u32,
+    },
+    All,
+    Absent,
+}
+
+impl Fingerprint {
+    /// The fingerprint of `publication` for the tables of a source, whatever their order. Other tables of the
+    /// publication do not count: their rows are not ours to lose.
+    #[must_use]
+    pub fn of(publication: &PublicationInfo, tables: &[TableInfo]) -> Self {
+        let print = |table: &TableInfo| TablePrint {
+            oid: table.oid,
+            name: table.display_name(),
+            by: match publication.membership(table) {
+                Membership::Listed(listed) => By::Table {
+                    row: listed.rel_row_oid,
+                    filter: listed.row_filter.clone(),
+                    columns: listed.columns.clone(),
+                },
+                Membership::InSchema(schema) => By::Schema { row: schema.row_oid },
+                Membership::AllTables => By::All,
+                Membership::Absent => By::Absent,
+            },
+        };
+        let mut tables: Vec<_> = tables.iter().map(print).collect();
+        tables.sort_by_key(|table| table.oid);
+        tables.dedup_by_key(|table| table.oid);
+        Self {
+            publication: publication.oid,
+            operations: publication.operations(),
+            via_root: publication.via_root,
+            generated: publication.generated,
+            tables,
+        }
+    }
+
+    /// What is different in `now`, in words; empty when nothing is.
+    #[must_use]
+    pub fn differences(&self, now: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.publication != now.publication {
+            found.push("the publication was dropped and made again".to_owned());
+        }
+        if self.operations != now.operations {
+            found.push(format!("it published '{}' and now publishes '{}'", self.operations, now.operations));
+        }
+        if self.via_root != now.via_root {
+            found.push(format!("publish_via_partition_root was {} and is now {}", self.via_root, now.via_root));
+        }
+        if self.generated != now.generated {
+            found.push(format!("publishing of generated columns was {} and is now {}", self.generated, now.generated));
+        }
+        for was in &self.tables {
+            match now.tables.iter().find(|table| table.oid == was.oid) {
+                Some(table) => table_differences(was, table, self.publication != now.publication, &mut found),
+                None => found.push(gone(was, now)),
+            }
+        }
+        let added = now.tables.iter().filter(|table| !self.tables.iter().any(|was| was.oid == table.oid));
+        found.extend(added.map(|table| format!("table {} (oid {}) is new", table.name, table.oid)));
+        found
+    }
+}
+
+impl PartialEq for Fingerprint {
+    fn eq(&self, other: &Self) -> bool {
+        self.differences(other).is_empty()
+    }
+}
+
+impl Eq for Fingerprint {}
+
+/// A table that the source had and has no longer.
+fn gone(was: &TablePrint, now: &Fingerprint) -> String {
+    if now.tables.iter().any(|table| table.name == was.name) {
+        format!("table {} (oid {}) was dropped and created again", was.name, was.oid)
+    } else {
+        format!("table {} (oid {}) is no longer one of the source's tables", was.name, was.oid)
+    }
+}
+
+fn table_differences(was: &TablePrint, now: &TablePrint, recreated: bool, found: &mut Vec<String>) {
+    let name = &now.name;
+    match (&was.by, &now.by) {
+        (was, now) if was == now => {}
+        (_, By::Absent) => found.push(format!("table {name} was dropped from the publication")),
+        (By::Absent, _) => found.push(format!("table {name} was added to the publication")),
+        (By::Table { row, filter, columns }, By::Table { row: row_now, filter: filter_now, columns: columns_now }) => {
+            if filter != filter_now {
+                let text = |filter: &Option<String>| filter.clone().unwrap_or_else(|| "none".to_owned());
+                found.push(format!("row filter of table {name} was {} and is now {}", text(filter), text(filter_now)));
+            }
+            if columns != columns_now {
+                found.push(format!(
+                    "column list of table {name} was {} and is now {}",
+                    list(columns),
+                    list(columns_now)
+                ));
+            }
+            // Said once for the whole publication when that was made again.
+            if row != row_now && !recreated {
+                found.push(format!("table {name} was dropped from the publication and added again"));
+            }
+        }
+        (By::Schema { .. }, By::Schema { .. }) if !recreated => {
+            found.push(format!("the schema of table {name} was dropped from the publication and added again"));
+        }
+        (By::Schema { .. }, By::Schema { .. }) => {}
+        _ => found.push(format!("table {name} was published {} and is now published {}", how(&was.by), how(&now.by))),
+    }
+}
+
+fn list(columns: &Option<Vec<i16>>) -> String {
+    columns.as_ref().map_or_else(
+        || "all columns".to_owned(),
+        |numbers| {
+            let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+            format!("columns {}", numbers.join(", "))
+        },
+    )
+}
+
+fn how(by: &By) -> &'static str {
+    match by {
+        By::Table { .. } => "by itself",
+        By::Schema { .. } => "with its schema",
+        By::All => "with all tables",
+        By::Absent => "not at all",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(tables: Vec<TablePrint>) -> Fingerprint {
+        Fingerprint { publication: 900, operations: "insert".into(), via_root: true, generated: false, tables }
+    }
+
+    fn listed(oid: u32, name: &str, row: u32) -> TablePrint {
+        TablePrint { oid, name: name.into(), by: By::Table { row, filter: None, columns: None } }
+    }
+
+    #[test]
+    fn what_is_kept_in_the_position_reads_back_equal() {
+        let mut filtered = listed(2, "public.b", 12);
+        filtered.by = By::Table { row: 12, filter: Some("(id > 5)".into()), columns: Some(vec![1, 2]) };
+        let schema = TablePrint { oid: 3, name: "s.c".into(), by: By::Schema { row: 77 } };
+        let all = TablePrint { oid: 4, name: "s.d".into(), by: By::All };
+        let fingerprint = print(vec![listed(1, "public.a", 11), filtered, schema, all]);
+        let text = serde_json::to_string(&fingerprint).unwrap();
+        assert_eq!(
+            text,
+            r#"{"pub":900,"ops":"insert","via_root":true,"generated":false,"tables":[{"oid":1,"name":"public.a","by":"table","row":11},{"oid":2,"name":"public.b","by":"table","row":12,"filter":"(id > 5)","columns":[1,2]},{"oid":3,"name":"s.c","by":"schema","row":77},{"oid":4,"name":"s.d","by":"all"}]}"#
+        );
+        assert_eq!(serde_json::from_str::<Fingerprint>(&text).unwrap(), fingerprint);
+    }
+
+    #[test]
+    fn a_renamed_table_is_the_same_table() {
+        assert_eq!(print(vec![listed(1, "public.a", 11)]), print(vec![listed(1, "public.b", 11)]));
+    }
+
+    #[test]
+    fn each_change_is_said_in_words() {
+        let was = print(vec![listed(1, "public.a", 11), listed(2, "public.b", 12)]);
+        let readded = print(vec![listed(1, "public.a", 99), listed(2, "public.b", 12)]);
+        assert_eq!(was.differences(&readded), ["table public.a was dropped from the publication and added again"]);
+
+        let recreated = print(vec![listed(7, "public.a", 99), listed(2, "public.b", 12)]);
+        assert_eq!(
+            was.differences(&recreated),
+            ["table public.a (oid 1) was dropped and created again", "table public.a (oid 7) is new"]
+        );
+
+        let mut dropped = was.clone();
+        dropped.tables[0].by = By::Absent;
+        dropped.operations = "insert, update".into();
+        assert_eq!(
+            was.differences(&dropped),
+            [
+                "it published 'insert' and now publishes 'insert, update'",
+                "table public.a was dropped from the publication"
+            ]
+        );
+
+        let mut filtered = was.clone();
+        filtered.tables[1].by = By::Table { row: 12, filter: Some("(id > 5)".into()), columns: Some(vec![1]) };
+        assert_eq!(
+            was.differences(&filtered),
+            [
+                "row filter of table public.b was none and is now (id > 5)",
+                "column list of table public.b was all columns and is now columns 1"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_publication_made_again_is_said_once() {
+        let was = print(vec![listed(1, "public.a", 11), listed(2, "public.b", 12)]);
+        let mut again = print(vec![listed(1, "public.a", 21), listed(2, "public.b", 22)]);
+        again.publication = 901;
+        assert_eq!(was.differences(&again), ["the publication was dropped and made again"]);
+    }
+}

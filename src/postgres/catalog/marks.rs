@@ -1,0 +1,92 @@
+//! The statements that mark rows as published, and the settings of the sessions that run them.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, types::Type};
+
+use super::{ColumnInfo, TableInfo, failed, names::quote_ident};
+use crate::{
+    Code, Error, Result,
+    config::{Columns, Mark},
+};
+
+/// The statement that marks rows of one table, with one parameter: the ids as `text[]`. `None` when nothing is marked.
+/// A row that is gone, or is marked already, is simply not among the affected rows: it counts as marked.
+///
+/// # Errors
+/// [`Code::ColumnInvalid`] when the id or the mark column is missing or the mark column is no point in time.
+pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Option<String>> {
+    let id = table.needed_column(&columns.id)?;
+    let name = table.sql_name();
+    // Through text: the ids come from the stream as text, and each type reads its own output back.
+    let chosen = format!("{} = ANY ($1::text[]::{}[])", quote_ident(&id.name), id.cast_name);
+    match mark {
+        Mark::None => Ok(None),
+        Mark::Delete => Ok(Some(format!("DELETE FROM {name} WHERE {chosen}"))),
+        Mark::Update => {
+            let column = table.needed_column(&columns.published_at)?;
+            let now = mark_value(table, column)?;
+            let mark = quote_ident(&column.name);
+            Ok(Some(format!("UPDATE {name} SET {mark} = {now} WHERE {chosen} AND {mark} IS NULL")))
+        }
+    }
+}
+
+/// "Now" in the type of the mark column; a timestamp without zone gets UTC whatever the session's TimeZone.
+///
+/// # Errors
+/// [`Code::ColumnInvalid`] when the type is no point in time.
+pub fn mark_value(table: &TableInfo, column: &ColumnInfo) -> Result<&'static str> {
+    match Type::from_oid(column.base_type_oid) {
+        Some(Type::TIMESTAMPTZ) => Ok("now()"),
+        Some(Type::TIMESTAMP) => Ok("(now() AT TIME ZONE 'UTC')"),
+        Some(Type::DATE) => Ok("(now() AT TIME ZONE 'UTC')::date"),
+        _ => Err(Error::new(
+            Code::ColumnInvalid,
+            format!(
+                "column {} of table {} has type {}; a mark needs timestamp, timestamp with time zone or date",
+                column.name,
+                table.display_name(),
+                column.type_name
+            ),
+        )),
+    }
+}
+
+/// Prepares a session for marking.
+///
+/// # Errors
+/// Only what a broken session brings: any role may set these.
+pub async fn set_up_marker(client: &Client, statement: Duration, lock: Duration) -> Result<()> {
+    client
+        .batch_execute(&marker_settings_sql(statement, lock))
+        .await
+        .map_err(|error| failed("set up a marking session", error))
+}
+
+/// What [`set_up_marker`] sends.
+#[must_use]
+pub fn marker_settings_sql(statement: Duration, lock: Duration) -> String {
+    format!(
+        "-- A mark that a crash of the server forgets must not have been confirmed (fault 78: the role or the database
+-- may default to off).
+SET synchronous_commit = on;
+-- The statement is prepared once and its array says nothing to the planner: one plan serves all.
+SET plan_cache_mode = force_generic_plan;
+-- That plan may be made while the table is empty, or has no statistics yet; a sequential scan chosen then would be
+-- repeated for every batch of a table that has grown since.
+SET enable_seqscan = off;
+-- Row security must fail a mark, not hide the row from it.
+SET row_security = off;
+SET TimeZone = 'UTC';
+SET statement_timeout = {};
+SET lock_timeout = {};",
+        milliseconds(statement),
+        milliseconds(lock)
+    )
+}
+
+/// A duration as the server's timeout settings take it. At least 1, since 0 turns them off.
+fn milliseconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX).max(1)
+}

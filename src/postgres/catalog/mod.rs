@@ -1,0 +1,39 @@
+//! What outboxd asks of Postgres in SQL, and the little that it writes there.
+//!
+//! In: a connected `tokio_postgres::Client` (an ordinary session, not the replication one). Out: typed facts about the
+//! server ([`server`]), the slot ([`slots`]), the tables ([`tables`]), the publication ([`publications`]) and its
+//! [`Fingerprint`]; the rows that were there before the slot ([`backfill`]); the statements that mark rows ([`marks`])
+//! and the numbers for the metrics ([`monitor`]). Nothing here knows Kafka or decides anything: `check`, `setup` and
+//! `relay` do.
+//!
+//! Every query works on Postgres 15 to 18. A column that only later majors have is read through `to_jsonb(row)`,
+//! where an absent key is simply null.
+
+pub mod backfill;
+pub mod fingerprint;
+pub mod marks;
+pub mod monitor;
+pub mod names;
+pub mod publications;
+pub mod server;
+pub mod slots;
+pub mod tables;
+
+pub use fingerprint::Fingerprint;
+pub use publications::{PublicationInfo, PublishedTable};
+pub use server::ServerInfo;
+pub use slots::SlotInfo;
+pub use tables::{ColumnInfo, TableInfo, TableKind};
+
+use crate::{Code, Error};
+
+/// The error of a statement that was meant to do `what`.
+fn failed(what: &str, error: tokio_postgres::Error) -> Error {
+    use tokio_postgres::error::SqlState;
+    let code = match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Code::PostgresDenied,
+        Some(_) => Code::PostgresQueryFailed,
+        None => Code::PostgresUnavailable,
+    };
+    Error::new(code, format!("could not {what}")).because(error)
+}

@@ -1,0 +1,151 @@
+//! The numbers behind the metrics that only Postgres knows: the slot's lag and what waits in the tables.
+
+use std::time::Duration;
+
+use tokio_postgres::{
+    Client,
+    types::{PgLsn, Type},
+};
+
+use super::{TableInfo, failed, names::quote_ident};
+use crate::{
+    Code, Error, Lsn, Result,
+    config::{Columns, Mark},
+};
+
+/// Unpublished rows are counted up to this many: a count must not read a whole backlog every few seconds.
+pub const COUNT_LIMIT: u32 = 1_000_000;
+
+/// What the monitor saw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// `None` when there is no such slot.
+    pub slot: Option<SlotReading>,
+    /// `None` with `mark = "none"`, where the table does not tell, and when counting took too long.
+    pub backlog: Option<Backlog>,
+}
+
+/// The slot against the server's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotReading {
+    /// The end of the server's log.
+    pub current: Lsn,
+    /// What we confirmed.
+    pub confirmed_flush: Option<Lsn>,
+    /// Bytes of log after what we confirmed.
+    pub lag_bytes: u64,
+    /// Bytes of log that the slot keeps from removal.
+    pub retained_bytes: u64,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Somebody streams from it.
+    pub active: bool,
+}
+
+/// What waits in the tables.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backlog {
+    /// Unpublished rows, at most [`COUNT_LIMIT`] for each table.
+    pub rows: u64,
+    /// Age of the oldest one by its creation time; `None` when there is none, or no usable creation time.
+    pub oldest: Option<Duration>,
+}
+
+/// The monitor of one source: its statements, built once.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    slot: String,
+    backlog: Option<String>,
+}
+
+const SLOT: &str = "
+SELECT s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, s.active,
+       CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END
+FROM pg_replication_slots s WHERE s.slot_name = $1::text";
+
+impl Monitor {
+    /// A monitor of `slot` and of the unpublished rows of `tables`.
+    #[must_use]
+    pub fn new(slot: &str, tables: &[TableInfo], columns: &Columns, mark: Mark) -> Self {
+        let counts: Vec<_> = tables.iter().filter_map(|table| count_sql(table, columns, mark)).collect();
+        let backlog = (!counts.is_empty())
+            .then(|| format!("SELECT sum(n)::int8, max(age)::float8 FROM ({}) counted", counts.join(" UNION ALL ")));
+        Self { slot: slot.to_owned(), backlog }
+    }
+
+    /// Reads everything in one round trip. Counting is bounded by the session's statement_timeout; when it takes
+    /// longer, the slot's numbers are still given.
+    ///
+    /// # Errors
+    /// What a broken session or a missing privilege brings.
+    pub async fn read(&self, client: &Client) -> Result<Reading> {
+        // Both are sent before either is answered.
+        let slot = self.read_slot(client);
+        let backlog = self.read_backlog(client);
+        let (slot, backlog) = tokio::join!(slot, backlog);
+        Ok(Reading { slot: slot?, backlog: backlog? })
+    }
+
+    async fn read_slot(&self, client: &Client) -> Result<Option<SlotReading>> {
+        let rows = client
+            .query_typed(SLOT, &[(&self.slot, Type::TEXT)])
+            .await
+            .map_err(|error| failed(&format!("read the replication slot {}", self.slot), error))?;
+        Ok(rows.first().map(|row| {
+            let lsn = |index: usize| row.get::<_, Option<PgLsn>>(index).map(|lsn| Lsn(lsn.into()));
+            let current = lsn(4).unwrap_or_default();
+            let behind = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| current.bytes_since(lsn));
+            SlotReading {
+                current,
+                confirmed_flush: lsn(0),
+                lag_bytes: behind(lsn(0)),
+                retained_bytes: behind(lsn(1)),
+                wal_status: row.get(2),
+                active: row.get(3),
+            }
+        }))
+    }
+
+    async fn read_backlog(&self, client: &Client) -> Result<Option<Backlog>> {
+        use tokio_postgres::error::SqlState;
+        let Some(sql) = &self.backlog else { return Ok(None) };
+        let rows = match client.query_typed(sql, &[]).await {
+            Ok(rows) => rows,
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => return Ok(None),
+            Err(error) => return Err(failed("count the unpublished rows", error)),
+        };
+        let row = rows.first().ok_or_else(|| Error::new(Code::Internal, "an aggregate without a row"))?;
+        let seconds: Option<f64> = row.get(1);
+        Ok(Some(Backlog {
+            rows: row.get::<_, Option<i64>>(0).unwrap_or(0).unsigned_abs(),
+            oldest: seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
+        }))
+    }
+}
+
+/// The count of one table's unpublished rows and the age in seconds of the oldest.
+fn count_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Option<String> {
+    let unpublished = match mark {
+        Mark::None => return None,
+        Mark::Delete => "true".to_owned(),
+        Mark::Update => format!("{} IS NULL", quote_ident(&columns.published_at)),
+    };
+    let name = table.sql_name();
+    let age = age_sql(table, &columns.created_at)
+        .map_or_else(|| "NULL::float8".to_owned(), |age| format!("(SELECT {age} FROM {name} WHERE {unpublished})"));
+    Some(format!(
+        "SELECT (SELECT count(*) FROM (SELECT 1 FROM {name} WHERE {unpublished} LIMIT {COUNT_LIMIT}) some) AS n, {age} AS age"
+    ))
+}
+
+/// The age in seconds of the smallest `created_at`; a timestamp without zone is UTC (design, Records).
+fn age_sql(table: &TableInfo, created_at: &str) -> Option<String> {
+    let column = table.column(created_at)?;
+    let oldest = format!("min({})", quote_ident(&column.name));
+    let oldest = match Type::from_oid(column.base_type_oid)? {
+        Type::TIMESTAMPTZ => oldest,
+        Type::TIMESTAMP => format!("({oldest} AT TIME ZONE 'UTC')"),
+        _ => return None,
+    };
+    Some(format!("extract(epoch FROM clock_timestamp() - {oldest})::float8"))
+}

@@ -1,0 +1,156 @@
+//! The server as a whole: version, settings, the role, and where its log stands.
+
+use std::time::SystemTime;
+
+use tokio_postgres::{Client, types::PgLsn};
+
+use super::failed;
+use crate::{Lsn, Result};
+
+/// What a source needs to know about its server before anything else.
+#[derive(Debug, Clone)]
+pub struct ServerInfo {
+    /// `server_version_num`, for example 150018.
+    pub version: u32,
+    /// `server_version`, for example `15.18 (Debian 15.18-0+deb12u1)`.
+    pub version_text: String,
+    /// A standby.
+    pub in_recovery: bool,
+    /// When the postmaster started: a different value after a reconnect means that the server was restarted.
+    pub started: SystemTime,
+    /// `current_database()`.
+    pub database: String,
+    /// `server_encoding`.
+    pub encoding: String,
+    /// `wal_level`; decoding needs `logical`.
+    pub wal_level: String,
+    /// `max_replication_slots`.
+    pub max_replication_slots: i32,
+    /// Slots that exist.
+    pub replication_slots: i64,
+    /// `max_wal_senders`.
+    pub max_wal_senders: i32,
+    /// Walsenders that run.
+    pub wal_senders: i64,
+    /// `track_commit_timestamp`.
+    pub track_commit_timestamp: bool,
+    /// `synchronous_commit` of this session; the marker sets its own.
+    pub synchronous_commit: String,
+    /// `max_slot_wal_keep_size` in megabytes; -1 is no limit.
+    pub max_slot_wal_keep_mb: i64,
+    /// `idle_replication_slot_timeout` as shown (Postgres 18); `None` before, or when it is off.
+    pub idle_slot_timeout: Option<String>,
+    /// `synchronized_standby_slots` (Postgres 17); `None` before, or when it is empty.
+    pub synchronized_standby_slots: Option<String>,
+    /// The role that we are.
+    pub role: RoleInfo,
+}
+
+/// The session's role.
+#[derive(Debug, Clone)]
+pub struct RoleInfo {
+    /// `current_user`.
+    pub name: String,
+    /// Has the REPLICATION attribute.
+    pub replication: bool,
+    /// Is a superuser.
+    pub superuser: bool,
+    /// May create in the database: schemas and publications.
+    pub create_in_database: bool,
+}
+
+impl ServerInfo {
+    /// The major version, for example 15.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        self.version / 10_000
+    }
+
+    /// The minor version, for example 18.
+    #[must_use]
+    pub fn minor(&self) -> u32 {
+        self.version % 10_000
+    }
+}
+
+const SERVER: &str = "
+SELECT current_setting('server_version_num')::int4, current_setting('server_version'), pg_is_in_recovery(),
+       pg_postmaster_start_time(), current_database()::text, current_setting('server_encoding'),
+       current_setting('wal_level'), current_setting('max_replication_slots')::int4,
+       (SELECT count(*) FROM pg_replication_slots), current_setting('max_wal_senders')::int4,
+       (SELECT count(*) FROM pg_stat_replication), current_setting('track_commit_timestamp')::bool,
+       current_setting('synchronous_commit'),
+       (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
+       nullif(current_setting('idle_replication_slot_timeout', true), '0'),
+       nullif(current_setting('synchronized_standby_slots', true), ''),
+       r.rolname::text, r.rolreplication, r.rolsuper,
+       has_database_privilege(current_database(), 'CREATE')
+FROM pg_roles r WHERE r.rolname = current_user";
+
+/// The server, its settings and the role of this session, in one round trip.
+///
+/// # Errors
+/// Only what a broken session brings: every role may ask this.
+pub async fn server(client: &Client) -> Result<ServerInfo> {
+    let row = client.query_one(SERVER, &[]).await.map_err(|error| failed("read the server's settings", error))?;
+    Ok(ServerInfo {
+        version: row.get::<_, i32>(0).unsigned_abs(),
+        version_text: row.get(1),
+        in_recovery: row.get(2),
+        started: row.get(3),
+        database: row.get(4),
+        encoding: row.get(5),
+        wal_level: row.get(6),
+        max_replication_slots: row.get(7),
+        replication_slots: row.get(8),
+        max_wal_senders: row.get(9),
+        wal_senders: row.get(10),
+        track_commit_timestamp: row.get(11),
+        synchronous_commit: row.get(12),
+        max_slot_wal_keep_mb: row.get::<_, Option<i64>>(13).unwrap_or(-1),
+        idle_slot_timeout: row.get(14),
+        synchronized_standby_slots: row.get(15),
+        role: RoleInfo {
+            name: row.get(16),
+            replication: row.get(17),
+            superuser: row.get(18),
+            create_in_database: row.get(19),
+        },
+    })
+}
+
+/// When the postmaster started.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn postmaster_start_time(client: &Client) -> Result<SystemTime> {
+    let row = client
+        .query_one("SELECT pg_postmaster_start_time()", &[])
+        .await
+        .map_err(|error| failed("read the server's start time", error))?;
+    Ok(row.get(0))
+}
+
+/// The end of what the server has safely on disk: flushed on a primary, replayed on a standby (which decodes no
+/// further than that). A position beyond it belongs to another history.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
+    const FLUSHED: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
+                                       ELSE pg_current_wal_flush_lsn() END";
+    let row = client.query_one(FLUSHED, &[]).await.map_err(|error| failed("read the server's WAL position", error))?;
+    Ok(Lsn(row.get::<_, PgLsn>(0).into()))
+}
+
+/// The end of what the server has written, flushed or not; on a standby what it has received.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn current_lsn(client: &Client) -> Result<Lsn> {
+    const CURRENT: &str = "SELECT CASE WHEN pg_is_in_recovery()
+        THEN greatest(coalesce(pg_last_wal_receive_lsn(), '0/0'), coalesce(pg_last_wal_replay_lsn(), '0/0'))
+        ELSE pg_current_wal_lsn() END";
+    let row = client.query_one(CURRENT, &[]).await.map_err(|error| failed("read the server's WAL position", error))?;
+    Ok(Lsn(row.get::<_, PgLsn>(0).into()))
+}

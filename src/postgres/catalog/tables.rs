@@ -1,0 +1,385 @@
+//! The outbox tables: their columns, their indexes, their partition keys, and what our role may do with them.
+
+use tokio_postgres::{Client, Row};
+
+use super::{
+    failed,
+    names::{display_table, quote_qualified, quote_table},
+};
+use crate::{Code, Error, Result, config::TableName};
+
+/// An outbox table as the catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableInfo {
+    /// `pg_class.oid`; with `publish_via_partition_root` also the id in pgoutput's Relation message.
+    pub oid: u32,
+    /// Where it was found.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Ordinary or partitioned.
+    pub kind: TableKind,
+    /// Its rows are in the WAL; an unlogged or temporary table can be in no publication.
+    pub logged: bool,
+    /// Owning role: only this one (or a superuser) may put the table into a publication.
+    pub owner: String,
+    /// `fillfactor`; 100 unless set.
+    pub fillfactor: u8,
+    /// Live columns in attribute order, generated ones too.
+    pub columns: Vec<ColumnInfo>,
+    /// Every index.
+    pub indexes: Vec<IndexInfo>,
+    /// Enabled row triggers that fire for UPDATE or DELETE, so when a row is marked: (name, events).
+    pub marking_triggers: Vec<String>,
+    /// The partition key uses an expression; the columns in it are flagged like the others.
+    pub partition_expression: bool,
+}
+
+/// What kind of relation a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    /// A plain table, which may itself be a partition.
+    Ordinary,
+    /// The root (or an inner node) of a partition tree.
+    Partitioned,
+}
+
+/// A column of an outbox table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnInfo {
+    /// Its name.
+    pub name: String,
+    /// `attnum`.
+    pub attnum: i16,
+    /// `atttypid`, as in pgoutput's Relation message.
+    pub type_oid: u32,
+    /// `atttypmod`, -1 for none.
+    pub type_modifier: i32,
+    /// The type as a person writes it, with its modifier: `character varying(100)`.
+    pub type_name: String,
+    /// The type as a cast needs it, without modifier: a cast to `character(4)` would cut the value silently.
+    pub cast_name: String,
+    /// The type beneath a domain; else `type_oid`.
+    pub base_type_oid: u32,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// Has a default or is an identity column.
+    pub has_default: bool,
+    /// GENERATED ALWAYS AS: pgoutput leaves it out (Postgres 18 can be told otherwise).
+    pub generated: bool,
+    /// Part of the partition key at any level of the tree.
+    pub part_of_partition_key: bool,
+}
+
+/// An index of an outbox table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexInfo {
+    /// Its name.
+    pub name: String,
+    /// UNIQUE (or the primary key).
+    pub unique: bool,
+    /// The primary key.
+    pub primary: bool,
+    /// Valid and checked at once: neither half-built nor DEFERRABLE.
+    pub usable: bool,
+    /// Has a WHERE clause.
+    pub partial: bool,
+    /// Key columns by name; `None` where the key is an expression.
+    pub key: Vec<Option<String>>,
+    /// Every column that the index depends on: key, INCLUDE, expressions and WHERE. An UPDATE of any of them cannot be
+    /// heap-only. BRIN indexes, which do not prevent it since Postgres 16, stand here with no column.
+    pub depends_on: Vec<String>,
+}
+
+/// How well the id column tells rows apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdUniqueness {
+    /// A unique index on the id column alone, by this name.
+    Unique(String),
+    /// The table is partitioned and a unique index covers the id with partition key columns: the server cannot
+    /// promise more there.
+    WithPartitionKey(String),
+    /// None.
+    None,
+}
+
+/// The shape of a table as pgoutput's Relation message would give it, for rows that come from the backfill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelationShape {
+    /// Relation id.
+    pub oid: u32,
+    /// Namespace.
+    pub schema: String,
+    /// Relation name.
+    pub name: String,
+    /// Published columns in attribute order: (name, type oid).
+    pub columns: Vec<(String, u32)>,
+}
+
+/// What our role may do with a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TablePrivileges {
+    /// USAGE on the schema.
+    pub usage: bool,
+    /// SELECT on the whole table (system columns need that much).
+    pub select: bool,
+    /// UPDATE on the mark column; false when there is none.
+    pub update_mark: bool,
+    /// DELETE.
+    pub delete: bool,
+    /// Row security would hide rows from us.
+    pub row_security: bool,
+}
+
+impl TableInfo {
+    /// `"schema"."name"` for SQL.
+    #[must_use]
+    pub fn sql_name(&self) -> String {
+        quote_qualified(&self.schema, &self.name)
+    }
+
+    /// `schema.name` for a person.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The column of that name.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<&ColumnInfo> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The column of that name, which the configuration needs.
+    ///
+    /// # Errors
+    /// [`Code::ColumnInvalid`] when it is not there.
+    pub fn needed_column(&self, name: &str) -> Result<&ColumnInfo> {
+        self.column(name).ok_or_else(|| {
+            Error::new(Code::ColumnInvalid, format!("table {} has no column {name}", self.display_name()))
+        })
+    }
+
+    /// How well column `id` tells rows apart.
+    #[must_use]
+    pub fn id_uniqueness(&self, id: &str) -> IdUniqueness {
+        let unique = |index: &&IndexInfo| index.unique && index.usable && !index.partial;
+        let is_id = |part: &Option<String>| part.as_deref() == Some(id);
+        if let Some(index) =
+            self.indexes.iter().filter(unique).find(|index| index.key.len() == 1 && is_id(&index.key[0]))
+        {
+            return IdUniqueness::Unique(index.name.clone());
+        }
+        let partition_key = |part: &Option<String>| {
+            part.as_deref().and_then(|name| self.column(name)).is_some_and(|column| column.part_of_partition_key)
+        };
+        let covers = |index: &&IndexInfo| {
+            index.key.iter().any(is_id) && index.key.iter().all(|part| is_id(part) || partition_key(part))
+        };
+        match self.indexes.iter().filter(unique).find(covers) {
+            Some(index) if self.kind == TableKind::Partitioned => IdUniqueness::WithPartitionKey(index.name.clone()),
+            _ => IdUniqueness::None,
+        }
+    }
+
+    /// The indexes that keep an UPDATE of `column` from being heap-only.
+    pub fn indexes_over<'a>(&'a self, column: &'a str) -> impl Iterator<Item = &'a str> {
+        self.indexes
+            .iter()
+            .filter(move |index| index.depends_on.iter().any(|name| name == column))
+            .map(|index| index.name.as_str())
+    }
+
+    /// The shape that pgoutput would send: without generated columns unless `generated`, and with the columns of
+    /// `list` alone where the publication has a column list.
+    #[must_use]
+    pub fn relation_shape(&self, list: Option<&[i16]>, generated: bool) -> RelationShape {
+        // A generated column that a column list names is published (Postgres 18), listed columns being explicit.
+        let published = |column: &&ColumnInfo| match list {
+            Some(list) => list.contains(&column.attnum),
+            None => generated || !column.generated,
+        };
+        RelationShape {
+            oid: self.oid,
+            schema: self.schema.clone(),
+            name: self.name.clone(),
+            columns: self
+                .columns
+                .iter()
+                .filter(published)
+                .map(|column| (column.name.clone(), column.type_oid))
+                .collect(),
+        }
+    }
+}
+
+const TABLE: &str = "
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'p', pg_get_userbyid(c.relowner)::text,
+       coalesce((SELECT option_value::int4 FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor'), 100),
+       coalesce((SELECT p.partexprs IS NOT NULL FROM pg_partitioned_table p WHERE p.partrelid = c.oid), false),
+       ARRAY(SELECT t.tgname::text || ' (' || concat_ws(', ', CASE WHEN t.tgtype & 16 <> 0 THEN 'UPDATE' END,
+                                                        CASE WHEN t.tgtype & 8 <> 0 THEN 'DELETE' END) || ')'
+             FROM pg_trigger t
+             WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 24 <> 0
+             ORDER BY 1)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass($1)";
+
+// A partition may itself be partitioned, by other columns: the key of every level counts. That a table depends on the
+// columns of its own partition key is how the catalog records those of an expression too.
+const COLUMNS: &str = "
+SELECT a.attname::text, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod),
+       format_type(a.atttypid, -1), coalesce(nullif(t.typbasetype, 0), t.oid), a.attnotnull,
+       a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
+       a.attname IN (SELECT k.attname FROM pg_partition_tree($1::oid::regclass) tree
+                     JOIN pg_partitioned_table p ON p.partrelid = tree.relid
+                     JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = p.partrelid AND d.objsubid = 0
+                                     AND d.refclassid = d.classid AND d.refobjid = d.objid AND d.refobjsubid > 0
+                     JOIN pg_attribute k ON k.attrelid = p.partrelid AND k.attnum = d.refobjsubid)
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+const INDEXES: &str = "
+SELECT c.relname::text, i.indisunique, i.indisprimary, i.indisvalid AND i.indimmediate, i.indpred IS NOT NULL,
+       ARRAY(SELECT a.attname::text FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k(attnum, place)
+             LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum <> 0
+             ORDER BY k.place),
+       ARRAY(SELECT DISTINCT a.attname::text FROM pg_depend d
+             JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+             WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid = d.classid
+               AND d.refobjid = i.indrelid AND d.refobjsubid > 0
+               AND NOT (am.amname = 'brin' AND current_setting('server_version_num')::int4 >= 160000)
+             -- A UNIQUE or PRIMARY KEY constraint depends on the columns in place of its index.
+             UNION SELECT a.attname::text FROM pg_attribute a
+             WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[]) AND a.attnum > 0
+               AND NOT (am.amname = 'brin' AND current_setting('server_version_num')::int4 >= 160000)
+             ORDER BY 1)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
+WHERE i.indrelid = $1 ORDER BY NOT i.indisprimary, c.relname";
+
+/// The table, or `None` where there is no relation of that name. A name without schema is looked up along the
+/// session's search_path, as `regclass` does.
+///
+/// # Errors
+/// [`Code::TableMissing`] when the name is a view, a sequence or the like; [`Code::PostgresDenied`] when the role
+/// may not look into the schema.
+pub async fn find_table(client: &Client, table: &TableName) -> Result<Option<TableInfo>> {
+    let shown = display_table(table);
+    let what = format!("look up the table {shown}");
+    let Some(row) = client.query_opt(TABLE, &[&quote_table(table)]).await.map_err(|error| failed(&what, error))? else {
+        return Ok(None);
+    };
+    let kind = match row.get::<_, String>(3).as_str() {
+        "r" => TableKind::Ordinary,
+        "p" => TableKind::Partitioned,
+        other => {
+            let text = format!("{shown} is {}, not a table", relation_kind(other));
+            return Err(Error::new(Code::TableMissing, text));
+        }
+    };
+    let oid: u32 = row.get(0);
+    let columns = client.query(COLUMNS, &[&oid]).await.map_err(|error| failed(&what, error))?;
+    let indexes = client.query(INDEXES, &[&oid]).await.map_err(|error| failed(&what, error))?;
+    Ok(Some(TableInfo {
+        oid,
+        schema: row.get(1),
+        name: row.get(2),
+        kind,
+        logged: row.get(4),
+        owner: row.get(5),
+        fillfactor: u8::try_from(row.get::<_, i32>(6)).unwrap_or(100),
+        partition_expression: row.get(7),
+        marking_triggers: row.get(8),
+        columns: columns.iter().map(column_from_row).collect(),
+        indexes: indexes.iter().map(index_from_row).collect(),
+    }))
+}
+
+/// The table.
+///
+/// # Errors
+/// [`Code::TableMissing`] when there is none of that name, else as [`find_table`].
+pub async fn table(client: &Client, table: &TableName) -> Result<TableInfo> {
+    find_table(client, table).await?.ok_or_else(|| {
+        let found_by = if table.schema.is_some() { "" } else { " on the role's search_path" };
+        Error::new(Code::TableMissing, format!("there is no table {}{found_by}", display_table(table)))
+    })
+}
+
+/// All tables of a source, in configuration order.
+///
+/// # Errors
+/// As [`table`], for the first one that fails.
+pub async fn tables(client: &Client, names: &[TableName]) -> Result<Vec<TableInfo>> {
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        found.push(table(client, name).await?);
+    }
+    Ok(found)
+}
+
+/// What `role` may do with a table; `mark` is the column that is set when a row is published.
+///
+/// # Errors
+/// [`Code::PostgresQueryFailed`] when there is no such role.
+pub async fn privileges(client: &Client, role: &str, table: &TableInfo, mark: Option<&str>) -> Result<TablePrivileges> {
+    const PRIVILEGES: &str = "
+SELECT has_schema_privilege($1::name, c.relnamespace, 'USAGE'), has_table_privilege($1::name, c.oid, 'SELECT'),
+       coalesce((SELECT has_column_privilege($1::name, c.oid, a.attnum, 'UPDATE') FROM pg_attribute a
+                 WHERE a.attrelid = c.oid AND a.attname = $3 AND NOT a.attisdropped), false),
+       has_table_privilege($1::name, c.oid, 'DELETE'),
+       c.relrowsecurity
+         AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = $1)
+         AND (c.relforcerowsecurity OR NOT pg_has_role($1::name, c.relowner, 'USAGE'))
+FROM pg_class c WHERE c.oid = $2";
+    let what = format!("read the privileges of {role} on {}", table.display_name());
+    let row = client.query_one(PRIVILEGES, &[&role, &table.oid, &mark]).await.map_err(|error| failed(&what, error))?;
+    Ok(TablePrivileges {
+        usage: row.get(0),
+        select: row.get(1),
+        update_mark: row.get(2),
+        delete: row.get(3),
+        row_security: row.get(4),
+    })
+}
+
+fn column_from_row(row: &Row) -> ColumnInfo {
+    ColumnInfo {
+        name: row.get(0),
+        attnum: row.get(1),
+        type_oid: row.get(2),
+        type_modifier: row.get(3),
+        type_name: row.get(4),
+        cast_name: row.get(5),
+        base_type_oid: row.get(6),
+        not_null: row.get(7),
+        has_default: row.get(8),
+        generated: row.get(9),
+        part_of_partition_key: row.get(10),
+    }
+}
+
+fn index_from_row(row: &Row) -> IndexInfo {
+    IndexInfo {
+        name: row.get(0),
+        unique: row.get(1),
+        primary: row.get(2),
+        usable: row.get(3),
+        partial: row.get(4),
+        key: row.get(5),
+        depends_on: row.get(6),
+    }
+}
+
+/// `pg_class.relkind` in words.
+fn relation_kind(relkind: &str) -> &'static str {
+    match relkind {
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        "S" => "a sequence",
+        "i" | "I" => "an index",
+        "c" => "a composite type",
+        _ => "another kind of relation",
+    }
+}
