@@ -1,8 +1,11 @@
 //! Does the server that answers still hold the history whose rows were published? Asked at every START_REPLICATION, as
 //! a reconnect may reach a promoted standby or a restored copy (rules 4 and 18). Whatever differs halts the source.
 
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::position::Position;
-use crate::{Code, Error, Lsn};
+use crate::{Code, Error, Lsn, postgres::catalog::Fingerprint};
 
 /// What the server says of itself and of the slot, read while the slot is ours.
 #[derive(Debug, Clone)]
@@ -18,7 +21,7 @@ pub struct Server {
     /// The slot's `confirmed_flush_lsn`.
     pub confirmed_flush: Lsn,
     /// The fingerprint of the publication as it is now.
-    pub publication: serde_json::Value,
+    pub publication: Value,
 }
 
 /// Compares what was published with the server at hand.
@@ -47,19 +50,24 @@ pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
             format!("published up to {lsn}, but the slot was confirmed up to {}", server.confirmed_flush),
         ));
     }
-    if position.publication != server.publication {
-        return Err(publication_changed(&position.publication, &server.publication));
-    }
-    Ok(())
+    require_same_publication(&position.publication, &server.publication)
 }
 
-/// The halt when the publication is not the one through which rows were published.
-#[must_use]
-pub fn publication_changed(then: &serde_json::Value, now: &serde_json::Value) -> Error {
-    Error::new(
-        Code::PublicationChanged,
-        format!("rows were published through {then}, and the publication is now {now}"),
-    )
+/// Compares two fingerprints of the publication: what it no longer sends would be passed over in silence.
+///
+/// # Errors
+/// `publication-changed`, with what is different.
+pub fn require_same_publication(then: &Value, now: &Value) -> Result<(), Error> {
+    if then == now {
+        return Ok(());
+    }
+    let different = match (Fingerprint::deserialize(then), Fingerprint::deserialize(now)) {
+        (Ok(then), Ok(now)) => then.differences(&now),
+        _ if now.is_null() => vec!["the publication does not exist any more".to_owned()],
+        _ => vec![format!("it was {then} and is now {now}")],
+    };
+    // Names alone may differ: a renamed table loses nothing.
+    if different.is_empty() { Ok(()) } else { Err(Error::new(Code::PublicationChanged, different.join("; "))) }
 }
 
 fn compare_timelines(published_on: u32, lsn: Lsn, server: &Server) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use crate::{
     Code, Error, Lsn, Result,
     outbox::{Encoded, Records},
     pgoutput::{self, Insert, Message},
-    postgres::{StreamMessage, catalog::tables::TableInfo},
+    postgres::{StreamMessage, catalog::TableInfo},
 };
 
 /// The reading half of a session: state machine, encoder and the batch under construction.
@@ -50,6 +50,12 @@ impl Intake {
     pub fn new(machine: Machine, rows: Rows, tables: Vec<TableInfo>) -> Self {
         let (records, marks, counts) = (Records::default(), Marks::default(), Counts::default());
         Self { machine, records, marks, rows, tables, received: Lsn::ZERO, counts }
+    }
+
+    /// The source's tables.
+    #[must_use]
+    pub fn tables(&self) -> &[TableInfo] {
+        &self.tables
     }
 
     /// Highest LSN received, for the write position of the status.

@@ -5,16 +5,22 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio_postgres::Statement;
 
-use super::{marks::Marks, state::BatchId};
+use super::{marks::Marks, state::BatchId, supervisor::Context};
 use crate::{
     Code, Error, Result,
-    postgres::{SqlSession, catalog::marks::MarkStatement, sql_error},
+    postgres::{
+        SqlSession,
+        catalog::{TableInfo, marks},
+        sql_error,
+    },
 };
 
 /// Ids of one statement: enough to make the round trip cheap, few enough to keep row locks short.
 const STATEMENT_ROWS: usize = 2_000;
 
+#[derive(Default)]
 /// Marks to set, and the batches that are done with them.
 pub struct MarkJob {
     /// The batches, in stream order.
@@ -41,9 +47,9 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// Starts the task on a session that [`MarkStatement::prepare_session`] has prepared.
+    /// Starts the task.
     #[must_use]
-    pub fn start(session: SqlSession, statements: Vec<MarkStatement>) -> Self {
+    pub fn start(marking: MarkingSession) -> Self {
         // One job is under way and the session gathers the next: more would only wait.
         let (jobs, mut queue) = mpsc::channel::<MarkJob>(1);
         let (answers, done) = mpsc::channel(1);
@@ -51,13 +57,13 @@ impl Marker {
             loop {
                 let job = tokio::select! {
                     job = queue.recv() => job,
-                    error = session.closed() => {
+                    error = marking.session.closed() => {
                         let _ = answers.send(Err(error)).await;
                         return;
                     }
                 };
                 let Some(job) = job else { return };
-                let answer = mark(&session, &statements, job).await;
+                let answer = answer(&marking, job).await;
                 let failed = answer.is_err();
                 if answers.send(answer).await.is_err() || failed {
                     return;
@@ -96,42 +102,70 @@ impl Drop for Marker {
     }
 }
 
-async fn mark(session: &SqlSession, statements: &[MarkStatement], job: MarkJob) -> Result<Marked> {
+async fn answer(marking: &MarkingSession, job: MarkJob) -> Result<Marked> {
     let began = Instant::now();
-    mark_rows(session, statements, &job.marks).await?;
+    marking.mark(&job.marks).await?;
     Ok(Marked { batches: job.batches, rows: job.marks.len(), took: began.elapsed() })
 }
 
-/// Marks all rows, table by table, in statements of bounded size.
+/// A session with a prepared statement for each table.
+pub struct MarkingSession {
+    session: SqlSession,
+    statements: Vec<(String, Statement)>,
+}
+
+/// Opens a session to mark rows of these tables.
 ///
 /// # Errors
-/// A statement failed; marks made before it stay, and making them again does nothing.
-pub async fn mark_rows(session: &SqlSession, statements: &[MarkStatement], marks: &Marks) -> Result<()> {
-    let mut ids = Vec::with_capacity(marks.len().min(STATEMENT_ROWS));
-    for (table, statement) in (0_u16..).zip(statements) {
-        for (_, id) in marks.iter().filter(|(of, _)| *of == table) {
-            ids.push(id);
-            if ids.len() == STATEMENT_ROWS {
-                execute(session, statement, &ids).await?;
+/// The server cannot be reached, or the role may not mark.
+pub async fn marking_session(context: &Context, tables: &[TableInfo]) -> Result<MarkingSession> {
+    let source = &context.source;
+    let session = context.connect.sql("marker").await?;
+    marks::set_up_marker(&session, source.timeouts.statement, source.timeouts.lock).await?;
+    let mut statements = Vec::with_capacity(tables.len());
+    for table in tables {
+        if let Some(sql) = marks::mark_sql(table, &source.mapping.columns, source.mark)? {
+            let name = table.display_name();
+            let prepared = session.prepare(&sql).await;
+            let prepared = prepared.map_err(|error| sql_error(&format!("preparing the mark of {name}"), error))?;
+            statements.push((name, prepared));
+        }
+    }
+    Ok(MarkingSession { session, statements })
+}
+
+impl MarkingSession {
+    /// Marks all rows, table by table, in statements of bounded size.
+    ///
+    /// # Errors
+    /// A statement failed; marks made before it stay, and making them again does nothing.
+    pub async fn mark(&self, marks: &Marks) -> Result<()> {
+        let mut ids = Vec::with_capacity(marks.len().min(STATEMENT_ROWS));
+        for (table, statement) in (0_u16..).zip(&self.statements) {
+            for (_, id) in marks.iter().filter(|(of, _)| *of == table) {
+                ids.push(id);
+                if ids.len() == STATEMENT_ROWS {
+                    self.execute(statement, &ids).await?;
+                    ids.clear();
+                }
+            }
+            if !ids.is_empty() {
+                self.execute(statement, &ids).await?;
                 ids.clear();
             }
         }
-        if !ids.is_empty() {
-            execute(session, statement, &ids).await?;
-            ids.clear();
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-async fn execute(session: &SqlSession, statement: &MarkStatement, ids: &[&str]) -> Result<()> {
-    let context = || format!("marking rows of {}", statement.table());
-    session.execute(statement.prepared(), &[&ids]).await.map_err(|error| {
-        let error = sql_error(&context(), error);
-        match error.code() {
-            Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context()).because(error),
-            _ => error,
-        }
-    })?;
-    Ok(())
+    async fn execute(&self, (table, statement): &(String, Statement), ids: &[&str]) -> Result<()> {
+        let context = format!("marking rows of {table}");
+        self.session.execute(statement, &[&ids]).await.map_err(|error| {
+            let error = sql_error(&context, error);
+            match error.code() {
+                Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
+                _ => error,
+            }
+        })?;
+        Ok(())
+    }
 }

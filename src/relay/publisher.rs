@@ -201,7 +201,7 @@ fn publish_all(mut producer: Producer, jobs: &blocking::Receiver<Job>, events: &
     while let Ok(Job { batch, records, position }) = jobs.recv() {
         let began = Instant::now();
         let event = match producer.publish(&records, position.record()) {
-            Ok(()) => Event::Committed { batch, records, took: began.elapsed() },
+            Ok(_) => Event::Committed { batch, records, took: began.elapsed() },
             Err(failure) => {
                 let _ = events.blocking_send(Event::Failed { records, failure });
                 return;

@@ -3,6 +3,8 @@
 //! `start` takes the slot, fences the predecessor and reads the position, in that order; `stream` relays until
 //! something ends it. What must outlive a session, and may, is in [`Memory`].
 
+use std::time::SystemTime;
+
 use super::{rows::TooLarge, start::Start, stream::Stream, supervisor::Context};
 use crate::{Result, kafka::Batching, relay::startup::Step, telemetry::metrics::SourceState};
 
@@ -36,8 +38,8 @@ pub struct ServerLife {
     pub system_id: String,
     /// From IDENTIFY_SYSTEM.
     pub timeline: u32,
-    /// `pg_postmaster_start_time()` as the server prints it.
-    pub started: String,
+    /// `pg_postmaster_start_time()`.
+    pub started: SystemTime,
 }
 
 /// One session to be.
@@ -59,7 +61,7 @@ impl<'a> Session<'a> {
     pub async fn run(self) -> Result<End> {
         let Self { context, memory } = self;
         context.metrics.set_state(SourceState::Starting);
-        let mut start = Start::new(context, memory.batching);
+        let mut start = Start::new(context, memory);
         let started = tokio::select! {
             started = start.run() => started?,
             () = context.stopping() => return Ok(End::Stopped),

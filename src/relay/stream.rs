@@ -15,13 +15,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use super::{
-    compare::publication_changed,
+    compare::require_same_publication,
     intake::Intake,
-    marker::{MarkJob, Marked, Marker},
+    marker::{MarkJob, Marked, Marker, marking_session},
     marks::Marks,
     monitor::Monitor,
     position::Position,
+    publication::fingerprint,
     publisher::{Event, Job, Publisher},
+    report::Report,
     rows::Rows,
     session::{End, Memory, ServerLife},
     start::{Started, position_bytes},
@@ -33,7 +35,7 @@ use crate::{
     config::{Limits, Mark, Timeouts},
     kafka::{Batching, PublishFailure},
     outbox::{Encoder, Records},
-    postgres::{ReplicationStream, SqlSession, StandbyStatus, catalog::publications},
+    postgres::{ReplicationStream, SqlSession, StandbyStatus},
     telemetry::metrics::SourceState,
 };
 
@@ -46,6 +48,7 @@ const PUBLISH_QUEUE: usize = 8;
 /// A session at work.
 pub struct Stream<'a> {
     context: &'a Context,
+    report: Report,
     memory: &'a mut Memory,
     epoch: Instant,
     replication: ReplicationStream,
@@ -83,14 +86,15 @@ impl<'a> Stream<'a> {
         }
         let marker = match source.mark {
             Mark::None => None,
-            Mark::Update | Mark::Delete => Some(Marker::open(context, &tables).await?),
+            Mark::Update | Mark::Delete => Some(Marker::start(marking_session(context, &tables).await?)),
         };
-        let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic);
+        let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
         let rows = Rows::new(encoder, source.on_poison, memory.too_large.clone());
         let monitor = Monitor::start(context, &tables).await?;
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
         Ok(Self {
             context,
+            report: Report::new(context.metrics.clone()),
             memory,
             epoch: Instant::now(),
             replication: stream,
@@ -220,7 +224,6 @@ impl<'a> Stream<'a> {
         if self.marker.is_some() && rows > 0 {
             self.waiting.insert(batch, self.intake.marks.split_front(rows));
         }
-        self.context.metrics.in_flight_bytes(self.intake.machine.in_flight_bytes());
         let position = position_bytes(self.context, &self.position);
         self.publisher.publish(Job { batch, records, position })
     }
@@ -228,15 +231,15 @@ impl<'a> Stream<'a> {
     /// The fingerprint is compared before every idle advance: a publication that changed would pass rows over in
     /// silence.
     async fn require_same_publication(&self) -> Result<()> {
-        let now = publications::fingerprint(&self.sql, &self.context.source.publication).await?;
-        if now == self.position.publication { Ok(()) } else { Err(publication_changed(&self.position.publication, &now)) }
+        let now = fingerprint(&self.sql, &self.context.source.publication, self.intake.tables()).await?;
+        require_same_publication(&self.position.publication, &now)
     }
 
     fn published(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Committed { batch, mut records, took } => {
                 let oldest = self.intake.machine.oldest_unpublished();
-                self.context.metrics.committed(&records, took, oldest);
+                self.report.committed(&records, took, oldest);
                 records.clear();
                 self.spare.push(records);
                 self.intake.machine.committed(batch);
@@ -253,21 +256,22 @@ impl<'a> Stream<'a> {
 
     /// Remembers what the next session must know of a failure.
     fn failed(&mut self, records: &Records, failure: PublishFailure) -> Error {
-        if let PublishFailure::TooLarge { rows, certain, .. } = &failure {
+        if let PublishFailure::Rejected { rows, certain, .. } = &failure {
             self.memory.batching = Batching::OneByOne;
             if *certain {
-                for row in rows.iter().map(|&row| records.get(row)) {
-                    self.memory.too_large.insert((row.table, row.event_id.to_owned(), row.bytes));
+                for row in rows.iter().filter_map(|&row| records.get(row)) {
+                    let id = row.event_id.unwrap_or_default().to_owned();
+                    self.memory.too_large.insert((row.table, id, row.size()));
                 }
             }
         }
-        self.context.metrics.publish_failed(&failure);
+        self.report.failed(&failure);
         failure.into_error()
     }
 
     fn marked(&mut self, marked: &Marked) {
         self.marking = false;
-        self.context.metrics.marked(marked.rows, marked.took);
+        self.report.marked(marked);
         for batch in &marked.batches {
             self.intake.machine.marked(*batch);
         }
@@ -285,9 +289,7 @@ impl<'a> Stream<'a> {
     /// Tells metrics and status page where the source stands.
     fn report(&mut self) {
         let counts = self.intake.take_counts();
-        let machine = &self.intake.machine;
-        self.context.metrics.progress(&counts, machine.position().lsn, machine.oldest_unpublished());
-        self.context.metrics.in_flight_bytes(machine.in_flight_bytes());
+        self.report.progress(&self.intake.machine, &counts);
     }
 }
 

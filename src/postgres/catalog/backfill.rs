@@ -139,6 +139,12 @@ impl<'a> Backfill<'a> {
         Ok(Self { client })
     }
 
+    /// Goes on in a session that has imported the snapshot.
+    #[must_use]
+    pub fn resume(client: &'a Client) -> Self {
+        Self { client }
+    }
+
     /// Opens the cursor.
     ///
     /// # Errors

@@ -5,36 +5,27 @@ mod steps;
 use std::sync::Arc;
 
 use super::{
-    backfill::Backfill,
     compare::{Server, compare},
-    marker::mark_rows,
-    marks::Marks,
     position::{History, Phase, Position, Progress},
-    publisher::{PositionBytes, Producers},
-    session::ServerLife,
+    publisher::Producers,
+    session::{Memory, ServerLife},
     startup::{Fact, Policy, Startup, Step},
     supervisor::Context,
 };
+pub use steps::position_bytes;
 use crate::{
-    Code, Error, Lsn, Result,
-    config::{self, Mark},
-    kafka::{Batching, position_topic},
-    outbox::Records,
+    Code, Error, Lsn, Result, config,
     postgres::{
-        CreateSlot, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus, SystemIdentity,
-        catalog::{marks::MarkStatement, publications, slots, tables, tables::TableInfo},
+        ReplicationStream, SqlSession, SystemIdentity,
+        catalog::{TableInfo, server},
     },
     setup,
-    telemetry::metrics::SourceState,
 };
-
-/// Longest wait for the position topic's open transactions.
-const POSITION_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A start under way.
 pub struct Start<'a> {
     context: &'a Context,
-    batching: Batching,
+    memory: &'a Memory,
     startup: Startup,
     /// Catalog queries; also tells when the server shuts down.
     sql: Option<Arc<SqlSession>>,
@@ -78,13 +69,13 @@ pub struct Started {
 impl<'a> Start<'a> {
     /// Nothing is opened yet.
     #[must_use]
-    pub fn new(context: &'a Context, batching: Batching) -> Self {
+    pub fn new(context: &'a Context, memory: &'a Memory) -> Self {
         let source = &context.source;
         let policy =
             Policy { backfill: source.backfill == config::Backfill::Unpublished, auto_setup: source.auto_setup };
         Self {
             context,
-            batching,
+            memory,
             startup: Startup::new(policy),
             sql: None,
             lock: None,
@@ -167,7 +158,7 @@ impl<'a> Start<'a> {
             slot: context.source.slot.clone(),
             consistent_point,
         };
-        let started = slots::postmaster_start_time(&sql).await?;
+        let started = server::postmaster_start_time(&sql).await?;
         let life = ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
         Ok(Started {
             stream: replication.stream,

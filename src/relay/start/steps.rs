@@ -10,14 +10,15 @@ use crate::{
     outbox::Records,
     postgres::{
         CreateSlot, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus,
-        catalog::{marks::MarkStatement, publications, slots, tables},
+        catalog::{backfill as snapshot, slots, tables},
         sql_error,
     },
     relay::{
         backfill::Backfill,
-        marker::mark_rows,
+        marker::marking_session,
         marks::Marks,
         position::{History, Phase, Position, Progress},
+        publication::fingerprint,
         publisher::{PositionBytes, Producers},
         startup::Fact,
         supervisor::Context,
@@ -42,7 +43,9 @@ impl Start<'_> {
         let name = &self.context.source.slot;
         loop {
             let Some(slot) = slots::slot(self.sql()?, name).await? else { return Ok(Fact::SlotAbsent) };
-            slot.require_usable(name)?;
+            if let Some(reason) = slot.lost() {
+                return Err(Error::new(Code::SlotLost, format!("slot {name}: {reason}"))); // Rule 17.
+            }
             if !slot.active {
                 break;
             }
@@ -70,7 +73,8 @@ impl Start<'_> {
             Err(error) => return Err(error),
         };
         let slot = slots::slot(self.sql()?, &source.slot).await?;
-        let confirmed = slot.ok_or_else(|| Error::new(Code::SlotMissing, source.slot.clone()))?.confirmed_flush;
+        let confirmed = slot.and_then(|slot| slot.confirmed_flush)
+            .ok_or_else(|| Error::new(Code::SlotMissing, format!("slot {} is gone", source.slot)))?;
         self.replication = Some(Replication { stream, system, switches, backend_pid, confirmed });
         Ok(Fact::Done)
     }
@@ -98,7 +102,7 @@ impl Start<'_> {
     }
 
     pub(super) async fn init_producers(&mut self) -> Result<Fact> {
-        let (context, batching) = (self.context, self.batching);
+        let (context, batching) = (self.context, self.memory.batching);
         let fence = Producers::fence(&context.kafka, &context.source.name, batching);
         self.producers = Some(self.keeping_alive(fence).await?);
         Ok(Fact::Done)
@@ -132,8 +136,8 @@ impl Start<'_> {
         };
         let bytes = self.keeping_alive(read).await?;
         let position = bytes.map(|bytes| decode(&bytes)).transpose()?.map(Box::new);
-        self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
-        self.publication = publications::fingerprint(self.sql()?, &context.source.publication).await?;
+        self.tables = tables::tables(self.sql()?, &context.source.tables).await?;
+        self.publication = fingerprint(self.sql()?, &context.source.publication, &self.tables).await?;
         let slot_exists = slots::slot(self.sql()?, &context.source.slot).await?.is_some();
         Ok(Fact::Position { position, slot_exists })
     }
@@ -146,21 +150,15 @@ impl Start<'_> {
         for row in self.startup.position().map_or(&[][..], |position| &position.chunk) {
             marks.push(row.table, &row.id);
         }
-        let (session, statements) = self.marking_session().await?;
-        mark_rows(&session, &statements, &marks).await?;
+        marking_session(self.context, &self.tables).await?.mark(&marks).await?;
         Ok(Fact::Done)
     }
 
-    pub(super) async fn marking_session(&self) -> Result<(SqlSession, Vec<MarkStatement>)> {
-        let session = self.context.connect.sql("marker").await?;
-        let statements = MarkStatement::prepare_all(&session, &self.tables, &self.context.source).await?;
-        Ok((session, statements))
-    }
 
     /// Dropped on the session that holds the lock: whoever lost the lock can no longer drop a successor's slot.
     pub(super) async fn drop_slot(&mut self) -> Result<Fact> {
         let lock = self.lock.as_ref().ok_or_else(|| Error::new(Code::Internal, "dropping a slot without the lock"))?;
-        slots::drop_slot(lock, &self.context.source.slot).await?;
+        slots::drop_slot(lock, &self.context.source.slot, self.context.source.timeouts.lock).await?;
         Ok(Fact::Done)
     }
 
@@ -171,10 +169,10 @@ impl Start<'_> {
         let options =
             CreateSlot { export_snapshot: backfill, failover: source.failover, lock_timeout: source.timeouts.lock };
         let created = client.create_slot(&source.slot, options).await?;
-        if let Some(snapshot) = &created.snapshot {
+        if let Some(name) = &created.snapshot {
             // The snapshot lives until the connection's next command, so it is imported before the slot is taken.
             let session = self.context.connect.sql("backfill").await?;
-            Backfill::import(&session, snapshot).await?;
+            snapshot::Backfill::import(&session, name).await?;
             self.snapshot = Some(session);
         }
         self.own_slot(client).await?;
@@ -225,10 +223,12 @@ impl Start<'_> {
         let producers = self.producers.take().ok_or_else(missing)?;
         let marking = match self.context.source.mark {
             Mark::None => None,
-            Mark::Update | Mark::Delete => Some(self.marking_session().await?),
+            Mark::Update | Mark::Delete => Some(marking_session(self.context, &self.tables).await?),
         };
         let position = self.set_up_position(Phase::Backfill)?;
-        let backfill = Backfill { context: self.context, tables: &self.tables.clone(), snapshot, marking, position };
+        let too_large = self.memory.too_large.clone();
+        let tables = self.tables.clone();
+        let backfill = Backfill { context: self.context, tables: &tables, snapshot, marking, too_large, position };
         let producers = self.keeping_alive(backfill.run(producers)).await?;
         self.producers = Some(producers);
         self.lock = None; // From here on the slot is the mutex.
