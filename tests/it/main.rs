@@ -1,0 +1,3 @@
+//! Everything that runs against real servers, in one binary.
+
+mod kafka;
