@@ -1,1 +1,25 @@
-//! outbox
+//! From a row of an outbox table to a Kafka record. Pure: no socket, no clock, no thread.
+//!
+//! ```text
+//!   Relation ──▶ Encoder::bind ──▶ Binding: which column is the id, the payload, a part of the topic …
+//!                                     │
+//!   Insert's Tuple ──▶ Row ──▶ Event ─┴─▶ topic, key, envelope, headers ──▶ Draft ──▶ Records (one arena per batch)
+//!                       │ mark column set: passed over                        │
+//!                       └ cannot become a record: Poison ◀────────────────────┘ nothing left behind
+//!                            └─▶ encode_dead_letter
+//! ```
+//!
+//! What must hold:
+//! - a row gives one record, or is already marked, or is poison: never two records, never half a one;
+//! - the same row gives the same bytes whenever it is sent again, from the stream or from the backfill;
+//! - the payload's JSON text is spliced in unchanged: numbers keep every digit;
+//! - no column name is looked up and nothing is allocated for a row in the steady state.
+
+mod draft;
+mod encoder;
+mod poison;
+mod records;
+
+pub use encoder::{Encoded, Encoder};
+pub use poison::{Failure, Poison, PoisonReason};
+pub use records::{RecordRef, Records};

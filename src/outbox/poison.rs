@@ -1,0 +1,105 @@
+//! A row that cannot become a record, because of what it holds and nothing else: not the brokers, not the network. It
+//! would fail again the next time, so it is stopped at or set aside (`on_poison`).
+
+use std::fmt;
+
+use crate::Error;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal;)*) => {
+        /// Why a row cannot become a record; kebab-case in logs and in the header `outboxd_error_code`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum PoisonReason { $($(#[doc = $doc])* $name,)* }
+
+        impl PoisonReason {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The reason as it is printed.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The id column is NULL: the row could neither be told apart nor marked.
+    NullId = "null-id";
+    /// A column that the topic template names is NULL.
+    NullTopicColumn = "null-topic-column";
+    /// The topic template gives a name that Kafka does not allow or that is not for events.
+    TopicInvalid = "topic-invalid";
+    /// A column that the key template names beside others is NULL.
+    NullKeyColumn = "null-key-column";
+    /// `created_at` is infinite, before Christ or not a timestamp.
+    TimestampInvalid = "timestamp-invalid";
+    /// The payload cannot be what its column's type says.
+    PayloadInvalid = "payload-invalid";
+    /// A column that a header is made of cannot be read.
+    HeaderInvalid = "header-invalid";
+    /// A column that the envelope must have is NULL or empty.
+    AttributeMissing = "attribute-missing";
+    /// A column has characters that the envelope does not allow in an attribute.
+    AttributeInvalid = "attribute-invalid";
+    /// A column's value is not UTF-8, was not sent, or came in a binary form that has no known text.
+    ColumnUnreadable = "column-unreadable";
+    /// The record is larger than Kafka takes. The brokers' own, smaller limit is found when sending.
+    TooLarge = "too-large";
+}
+
+impl fmt::Display for PoisonReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A row that cannot become a record, and why. Shows names of columns and topics, never a payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Poison {
+    /// The stable reason.
+    pub reason: PoisonReason,
+    /// What is wrong with which column.
+    pub detail: String,
+}
+
+impl Poison {
+    /// A verdict on one row.
+    pub fn new(reason: PoisonReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+
+    /// The same finding, said of the part of the record that it spoils.
+    pub(super) fn as_reason(mut self, reason: PoisonReason) -> Self {
+        self.reason = reason;
+        self
+    }
+}
+
+/// Why a row was not encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The row's own fault: stop at it or set it aside.
+    #[error(transparent)]
+    Poison(#[from] Poison),
+    /// The stream's fault ([`crate::Code::PostgresProtocol`]): a row of a table that no Relation message described, or
+    /// one that does not fit the description. No other row can be trusted either.
+    #[error(transparent)]
+    Protocol(#[from] Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_kebab_case_and_unique() {
+        let mut seen = std::collections::HashSet::new();
+        for reason in PoisonReason::ALL {
+            assert!(seen.insert(reason.as_str()), "{reason} stands twice");
+            assert!(reason.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Messages written with `pg_logical_emit_message`.
+
+use super::{
+    put_name,
+    read::{DecodeError, Reader},
+};
+use crate::Lsn;
+
+/// `M`: a message from `pg_logical_emit_message`, when `messages` was asked for at START_REPLICATION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogicalMessage<'a> {
+    /// Part of a transaction; otherwise it may stand between transactions and releases no WAL by itself (rule 30).
+    pub transactional: bool,
+    /// Where it stands.
+    pub lsn: Lsn,
+    /// Whose it is.
+    pub prefix: &'a str,
+    /// What it says, any bytes.
+    pub content: &'a [u8],
+}
+
+impl<'a> LogicalMessage<'a> {
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let flags = reader.u8()?;
+        if flags > 1 {
+            return Err(reader.invalid("flags of a logical message", 1));
+        }
+        let lsn = reader.lsn()?;
+        let prefix = reader.name("prefix of a logical message")?;
+        let length = reader.count32("length of a logical message")?;
+        Ok(Self { transactional: flags == 1, lsn, prefix, content: reader.bytes(length)? })
+    }
+
+    /// Appends the message as the server would send it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(b'M');
+        out.push(u8::from(self.transactional));
+        out.extend_from_slice(&self.lsn.0.to_be_bytes());
+        put_name(out, self.prefix);
+        let length = i32::try_from(self.content.len()).unwrap_or(i32::MAX);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(self.content);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pgoutput::{Message, decode};
+
+    #[test]
+    fn a_message_from_the_wire_has_prefix_and_content() {
+        let bytes = b"M\x00\x00\x00\x00\x00\x01\x94\x22\x08beat\0\x00\x00\x00\x02hi";
+        let Ok(Message::Logical(message)) = decode(bytes) else { panic!("not a logical message") };
+        assert_eq!((message.transactional, message.prefix, message.content), (false, "beat", &b"hi"[..]));
+        assert_eq!(message.lsn, Lsn(0x194_2208));
+    }
+}
