@@ -1,6 +1,6 @@
 //! The rows that were unpublished when the slot was made, read in the slot's own snapshot (rule 14).
 //!
-//! In: an ordinary session, the name of the snapshot that creating the slot exported, and a [`BackfillQuery`]. Out:
+//! In: an ordinary session, the name of the snapshot that creating the slot exported, and the source's tables. Out:
 //! chunks of rows, of all tables of the source merged in one order, each value as the text that pgoutput would send
 //! for it. What must hold: the snapshot is imported before the replication session does anything else (the export
 //! ends with its next command), and memory is bounded by one chunk: the cursor's rows stay in the server.
@@ -16,11 +16,13 @@ use tokio_postgres::{
 use super::{
     TableInfo, failed,
     names::{quote_ident, quote_literal},
-    tables::RelationShape,
+    publications::{self, Membership},
+    server,
 };
 use crate::{
     Code, Error, Result,
-    config::{Columns, Mark},
+    config::{Mark, Source},
+    pgoutput::ColumnSchema,
 };
 
 /// Settings that decide how output functions write values. The replication session must have the same ones, else a
@@ -56,17 +58,6 @@ impl Order {
     }
 }
 
-/// A table to read, as the publication has it.
-#[derive(Debug, Clone)]
-pub struct BackfillTable {
-    /// The table.
-    pub table: TableInfo,
-    /// What the publication sends of it: the columns of each row that is read.
-    pub shape: RelationShape,
-    /// The publication's row filter: what the stream leaves out, the backfill leaves out too.
-    pub row_filter: Option<String>,
-}
-
 /// The query of a backfill.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackfillQuery {
@@ -76,29 +67,32 @@ pub struct BackfillQuery {
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackfillRow {
-    /// Index into the tables that the query was built of.
-    pub table: usize,
-    /// The values of the columns of that table's shape, in its order.
-    pub values: Vec<Option<Box<[u8]>>>,
+    /// Index of its table in configuration order.
+    pub table: u16,
+    /// The values of the columns of that table's [`TableInfo::relation_schema`], in its order: the text that pgoutput
+    /// would send. In a SQL_ASCII database it need not be UTF-8, which is the row's own poison.
+    pub columns: Vec<Option<Box<[u8]>>>,
 }
 
 impl BackfillQuery {
-    /// The query that reads the unpublished rows of `tables` in one order.
+    /// The query that reads the unpublished rows of `tables` in one order. `filters` are the publication's row filters,
+    /// one for each table: what the stream leaves out, the backfill leaves out too.
     ///
     /// # Errors
     /// [`Code::ColumnInvalid`] when a table lacks the mark column or the column to order by, or when the columns to
     /// order by have types that cannot be compared across the tables.
-    pub fn new(tables: &[BackfillTable], columns: &Columns, mark: Mark, order: &Order) -> Result<Self> {
-        let keys = order_keys(tables, &columns.created_at, order)?;
+    pub fn new(tables: &[TableInfo], filters: &[Option<String>], source: &Source, order: &Order) -> Result<Self> {
+        let keys = order_keys(tables, &source.mapping.columns.created_at, order)?;
         let mut parts = Vec::with_capacity(tables.len());
         for (index, table) in tables.iter().enumerate() {
-            parts.push(table_sql(index, table, columns, mark, &keys)?);
+            let condition = condition(table, filters.get(index).and_then(Option::as_deref), source)?;
+            parts.push(table_sql(index, table, &condition, &keys));
         }
         let places: Vec<_> =
-            (1..=keys.len()).map(|place| format!("outboxd_k{place} {}", keys[place - 1].direction)).collect();
-        let all = parts.join("\nUNION ALL\n");
+            keys.iter().enumerate().map(|(at, key)| format!("outboxd_k{} {}", at + 1, key.direction)).collect();
         // The table breaks ties between tables; within one the ctid has already.
-        Ok(Self { sql: format!("SELECT i, v FROM (\n{all}\n) o ORDER BY {}, i", places.join(", ")) })
+        let sql = format!("SELECT i, v FROM (\n{}\n) o ORDER BY {}, i", parts.join("\nUNION ALL\n"), places.join(", "));
+        Ok(Self { sql })
     }
 
     /// The text of the query.
@@ -108,20 +102,20 @@ impl BackfillQuery {
     }
 }
 
-/// An open backfill: a transaction in the slot's snapshot with a cursor. Dropping it without [`Backfill::finish`]
-/// leaves the transaction to the end of the session.
+/// An open backfill: a cursor in a transaction that sees the slot's snapshot. The transaction ends with the session,
+/// or with [`BackfillCursor::finish`].
 #[derive(Debug)]
-pub struct Backfill<'a> {
+pub struct BackfillCursor<'a> {
     client: &'a Client,
 }
 
-impl<'a> Backfill<'a> {
-    /// Imports the snapshot. Until this has returned, the session that exported it must stay as it is; afterwards it
-    /// may start to stream. Open the cursor next, on the same session.
+impl<'a> BackfillCursor<'a> {
+    /// Begins the transaction and imports the snapshot. Until this has returned, the session that exported it must stay
+    /// as it is; afterwards it may start to stream.
     ///
     /// # Errors
     /// What the server says, for example that the snapshot is gone.
-    pub async fn import(client: &'a Client, snapshot: &str) -> Result<Self> {
+    pub async fn import_snapshot(client: &Client, snapshot: &str) -> Result<()> {
         let mut sql = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};",
             quote_literal(snapshot)
@@ -135,30 +129,34 @@ impl<'a> Backfill<'a> {
             " SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
               SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;",
         );
-        client.batch_execute(&sql).await.map_err(|error| failed("import the snapshot of the slot", error))?;
+        client.batch_execute(&sql).await.map_err(|error| failed("import the snapshot of the slot", error))
+    }
+
+    /// Opens the cursor over the unpublished rows of a source, on the session of [`BackfillCursor::import_snapshot`].
+    ///
+    /// # Errors
+    /// As [`BackfillQuery::new`], and what the server says, for example that a right is missing.
+    pub async fn open(client: &'a Client, tables: &[TableInfo], source: &Source) -> Result<Self> {
+        let tracked = server::server(client).await?.track_commit_timestamp;
+        let order = Order::choose(source.backfill_order_by.as_deref(), tracked);
+        // In the same snapshot: the filters are those with which the slot begins.
+        let publication = publications::publication(client, &source.publication).await?;
+        let filter = |table: &TableInfo| match publication.as_ref().map(|publication| publication.membership(table)) {
+            Some(Membership::Listed(listed)) => listed.row_filter.clone(),
+            _ => None,
+        };
+        let filters: Vec<_> = tables.iter().map(filter).collect();
+        let query = BackfillQuery::new(tables, &filters, source, &order)?;
+        let declare = format!("DECLARE outboxd_backfill NO SCROLL CURSOR FOR {}", query.sql);
+        client.batch_execute(&declare).await.map_err(|error| failed("read the unpublished rows", error))?;
         Ok(Self { client })
     }
 
-    /// Goes on in a session that has imported the snapshot.
-    #[must_use]
-    pub fn resume(client: &'a Client) -> Self {
-        Self { client }
-    }
-
-    /// Opens the cursor.
-    ///
-    /// # Errors
-    /// What the server says, for example that a right is missing.
-    pub async fn open(&self, query: &BackfillQuery) -> Result<()> {
-        let sql = format!("DECLARE outboxd_backfill NO SCROLL CURSOR FOR {}", query.sql);
-        self.client.batch_execute(&sql).await.map_err(|error| failed("read the unpublished rows", error))
-    }
-
-    /// The next rows, at most `limit`; none at all means the end.
+    /// The next rows; fewer than `limit` mean the end.
     ///
     /// # Errors
     /// What the server says.
-    pub async fn fetch(&self, limit: usize) -> Result<Vec<BackfillRow>> {
+    pub async fn fetch(&mut self, limit: usize) -> Result<Vec<BackfillRow>> {
         let sql = format!("FETCH FORWARD {} FROM outboxd_backfill", limit.max(1));
         let rows =
             self.client.query_typed(&sql, &[]).await.map_err(|error| failed("read the unpublished rows", error))?;
@@ -174,8 +172,7 @@ impl<'a> Backfill<'a> {
     }
 }
 
-/// A value as the server sent it: in a SQL_ASCII database it need not be UTF-8, which is the row's own poison and
-/// must not end the backfill.
+/// A value as the server sent it.
 struct Raw(Box<[u8]>);
 
 impl<'a> FromSql<'a> for Raw {
@@ -189,10 +186,10 @@ impl<'a> FromSql<'a> for Raw {
 }
 
 fn backfill_row(row: &Row) -> Result<BackfillRow> {
-    let table: i32 = row.get(0);
     let values: Vec<Option<Raw>> = row.get(1);
-    let table = usize::try_from(table).map_err(|error| Error::new(Code::Internal, "backfill").because(error))?;
-    Ok(BackfillRow { table, values: values.into_iter().map(|value| value.map(|raw| raw.0)).collect() })
+    let table = u16::try_from(row.get::<_, i32>(0))
+        .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
+    Ok(BackfillRow { table, columns: values.into_iter().map(|value| value.map(|raw| raw.0)).collect() })
 }
 
 /// One key of the order: an expression over the table `t`, the same for all tables but for the column's cast.
@@ -210,12 +207,12 @@ enum KeyExpression {
 }
 
 /// The keys of the order, most significant first. Only what all tables have can order them together.
-fn order_keys(tables: &[BackfillTable], created_at: &str, order: &Order) -> Result<Vec<Key>> {
+fn order_keys(tables: &[TableInfo], created_at: &str, order: &Order) -> Result<Vec<Key>> {
     let mut keys = Vec::new();
     match order {
         Order::Column(name) => {
             for table in tables {
-                table.table.needed_column(name)?;
+                table.needed_column(name)?;
             }
             let cast = common_type(tables, name).ok_or_else(|| {
                 let text = format!("the tables have column {name} with types that cannot be put in one order");
@@ -231,7 +228,7 @@ fn order_keys(tables: &[BackfillTable], created_at: &str, order: &Order) -> Resu
         Order::Insertion => {}
     }
     if !matches!(order, Order::Column(_))
-        && tables.iter().all(|table| table.table.column(created_at).is_some())
+        && tables.iter().all(|table| table.column(created_at).is_some())
         && let Some(cast) = common_type(tables, created_at)
     {
         keys.push(Key { direction: "", expression: KeyExpression::Column(created_at.to_owned(), cast) });
@@ -247,8 +244,8 @@ fn order_keys(tables: &[BackfillTable], created_at: &str, order: &Order) -> Resu
 /// How to compare a column across tables: `Some(None)` as it is, since all have one type (then an index can serve);
 /// `Some(Some(type))` after a cast; `None` not at all.
 #[allow(clippy::option_option)]
-fn common_type(tables: &[BackfillTable], column: &str) -> Option<Option<&'static str>> {
-    let mut types = tables.iter().filter_map(|table| table.table.column(column)).map(|column| column.base_type_oid);
+fn common_type(tables: &[TableInfo], column: &str) -> Option<Option<&'static str>> {
+    let mut types = tables.iter().filter_map(|table| table.column(column)).map(|column| column.base_type_oid);
     let first = types.next()?;
     let all: Vec<u32> = std::iter::once(first).chain(types).collect();
     if all.iter().all(|oid| *oid == first) {
@@ -267,37 +264,39 @@ fn common_type(tables: &[BackfillTable], column: &str) -> Option<Option<&'static
     }
 }
 
-/// The part of one table: sorted on its own by the plain rows, so that large values stay out of the sort (they are
-/// fetched from TOAST only when a row is output) and the parts are merged.
-fn table_sql(index: usize, table: &BackfillTable, columns: &Columns, mark: Mark, keys: &[Key]) -> Result<String> {
+/// Which rows of a table are read.
+fn condition(table: &TableInfo, row_filter: Option<&str>, source: &Source) -> Result<String> {
     let mut conditions = Vec::new();
-    if mark == Mark::Update {
-        let column = table.table.needed_column(&columns.published_at)?;
+    if source.mark == Mark::Update {
+        let column = table.needed_column(&source.mapping.columns.published_at)?;
         conditions.push(format!("t.{} IS NULL", quote_ident(&column.name)));
     }
-    if let Some(filter) = &table.row_filter {
-        conditions.push(format!("({filter})"));
-    }
-    let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
+    conditions.extend(row_filter.map(|filter| format!("({filter})")));
+    Ok(if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") })
+}
+
+/// The part of one table: sorted on its own by the plain rows, so that large values stay out of the sort (they are
+/// fetched from TOAST only when a row is output) and the parts are merged.
+fn table_sql(index: usize, table: &TableInfo, condition: &str, keys: &[Key]) -> String {
     // `num_nulls` and not `IS NULL`, which is true of a composite value whose fields are all null.
-    let value = |(name, _): &(String, u32)| {
-        let column = format!("s.{}", quote_ident(name));
+    let value = |column: &ColumnSchema| {
+        let column = format!("s.{}", quote_ident(&column.name));
         format!("CASE WHEN num_nulls({column}) = 0 THEN format('%s', {column}) END")
     };
-    let values: Vec<_> = table.shape.columns.iter().map(value).collect();
-    let outer: Vec<_> = (1..=keys.len()).map(|place| format!("s.outboxd_k{place}")).collect();
-    let inner: Vec<_> =
-        keys.iter().enumerate().map(|(at, key)| format!("{} AS outboxd_k{}", key_sql(key), at + 1)).collect();
-    let order: Vec<_> =
-        keys.iter().enumerate().map(|(at, key)| format!("outboxd_k{} {}", at + 1, key.direction)).collect();
-    Ok(format!(
-        "(SELECT {index}::int4 AS i, ARRAY[{}]::text[] AS v, {} FROM (SELECT t.*, {} FROM {} t WHERE {condition} ORDER BY {} OFFSET 0) s)",
+    let values: Vec<_> = table.relation_schema().columns.iter().map(value).collect();
+    let numbered = || (1..).zip(keys);
+    let outer: Vec<_> = numbered().map(|(place, _)| format!("s.outboxd_k{place}")).collect();
+    let inner: Vec<_> = numbered().map(|(place, key)| format!("{} AS outboxd_k{place}", key_sql(key))).collect();
+    let order: Vec<_> = numbered().map(|(place, key)| format!("outboxd_k{place} {}", key.direction)).collect();
+    format!(
+        "(SELECT {index}::int4 AS i, ARRAY[{}]::text[] AS v, {}
+  FROM (SELECT t.*, {} FROM {} t WHERE {condition} ORDER BY {} OFFSET 0) s)",
         values.join(", "),
         outer.join(", "),
         inner.join(", "),
-        table.table.sql_name(),
+        table.sql_name(),
         order.join(", ")
-    ))
+    )
 }
 
 fn key_sql(key: &Key) -> String {

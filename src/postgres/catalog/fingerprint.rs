@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{PublicationInfo, TableInfo, publications::Membership};
 
-/// What a publication sends of a source's tables. Compare with `==` or [`Fingerprint::differences`]; names are kept for
-/// the words alone, since a renamed table loses nothing.
+/// What a publication sends of a source's tables. Names are not part of it, since a renamed table loses nothing: as
+/// JSON two fingerprints are the same text exactly when they are equal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// `pg_publication.oid`.
@@ -27,6 +27,8 @@ pub struct Fingerprint {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct TablePrint {
     oid: u32,
+    /// For the words alone.
+    #[serde(skip)]
     name: String,
     #[serde(flatten)]
     by: By,
@@ -82,6 +84,23 @@ impl Fingerprint {
         }
     }
 
+    /// The fingerprint as the position record holds it.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "plain structs with string keys always make a JSON value")]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a fingerprint is plain data")
+    }
+
+    /// What is different in `now` from a position record's fingerprint, in words; empty when nothing is. What cannot be
+    /// read differs as a whole.
+    #[must_use]
+    pub fn differences_from_json(then: &serde_json::Value, now: &Self) -> Vec<String> {
+        match Self::deserialize(then) {
+            Ok(then) => then.differences(now),
+            Err(error) => vec![format!("the position's fingerprint of the publication cannot be read ({error})")],
+        }
+    }
+
     /// What is different in `now`, in words; empty when nothing is.
     #[must_use]
     pub fn differences(&self, now: &Self) -> Vec<String> {
@@ -101,7 +120,8 @@ impl Fingerprint {
         for was in &self.tables {
             match now.tables.iter().find(|table| table.oid == was.oid) {
                 Some(table) => table_differences(was, table, self.publication != now.publication, &mut found),
-                None => found.push(gone(was, now)),
+                None => found
+                    .push(format!("the table with oid {} was dropped, or is no longer a table of the source", was.oid)),
             }
         }
         let added = now.tables.iter().filter(|table| !self.tables.iter().any(|was| was.oid == table.oid));
@@ -117,15 +137,6 @@ impl PartialEq for Fingerprint {
 }
 
 impl Eq for Fingerprint {}
-
-/// A table that the source had and has no longer.
-fn gone(was: &TablePrint, now: &Fingerprint) -> String {
-    if now.tables.iter().any(|table| table.name == was.name) {
-        format!("table {} (oid {}) was dropped and created again", was.name, was.oid)
-    } else {
-        format!("table {} (oid {}) is no longer one of the source's tables", was.name, was.oid)
-    }
-}
 
 fn table_differences(was: &TablePrint, now: &TablePrint, recreated: bool, found: &mut Vec<String>) {
     let name = &now.name;
@@ -199,7 +210,7 @@ mod tests {
         let text = serde_json::to_string(&fingerprint).unwrap();
         assert_eq!(
             text,
-            r#"{"pub":900,"ops":"insert","via_root":true,"generated":false,"tables":[{"oid":1,"name":"public.a","by":"table","row":11},{"oid":2,"name":"public.b","by":"table","row":12,"filter":"(id > 5)","columns":[1,2]},{"oid":3,"name":"s.c","by":"schema","row":77},{"oid":4,"name":"s.d","by":"all"}]}"#
+            r#"{"pub":900,"ops":"insert","via_root":true,"generated":false,"tables":[{"oid":1,"by":"table","row":11},{"oid":2,"by":"table","row":12,"filter":"(id > 5)","columns":[1,2]},{"oid":3,"by":"schema","row":77},{"oid":4,"by":"all"}]}"#
         );
         assert_eq!(serde_json::from_str::<Fingerprint>(&text).unwrap(), fingerprint);
     }
@@ -218,7 +229,10 @@ mod tests {
         let recreated = print(vec![listed(7, "public.a", 99), listed(2, "public.b", 12)]);
         assert_eq!(
             was.differences(&recreated),
-            ["table public.a (oid 1) was dropped and created again", "table public.a (oid 7) is new"]
+            [
+                "the table with oid 1 was dropped, or is no longer a table of the source",
+                "table public.a (oid 7) is new"
+            ]
         );
 
         let mut dropped = was.clone();

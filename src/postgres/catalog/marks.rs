@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, Statement, types::Type};
 
 use super::{ColumnInfo, TableInfo, failed, names::quote_ident};
 use crate::{
     Code, Error, Result,
-    config::{Columns, Mark},
+    config::{Columns, Mark, Source},
 };
 
 /// The statement that marks rows of one table, with one parameter: the ids as `text[]`. `None` when nothing is marked.
@@ -53,20 +53,48 @@ pub fn mark_value(table: &TableInfo, column: &ColumnInfo) -> Result<&'static str
     }
 }
 
-/// Prepares a session for marking.
-///
-/// # Errors
-/// Only what a broken session brings: any role may set these.
-pub async fn set_up_marker(client: &Client, statement: Duration, lock: Duration) -> Result<()> {
-    client
-        .batch_execute(&marker_settings_sql(statement, lock))
-        .await
-        .map_err(|error| failed("set up a marking session", error))
+/// The statement that marks rows of one table, prepared on the session that will run it.
+pub struct MarkStatement {
+    table: String,
+    prepared: Statement,
 }
 
-/// What [`set_up_marker`] sends.
-#[must_use]
-pub fn marker_settings_sql(statement: Duration, lock: Duration) -> String {
+impl MarkStatement {
+    /// Sets up a session for marking, and prepares the statement of each table in configuration order. None at all with
+    /// `mark = "none"`.
+    ///
+    /// # Errors
+    /// As [`mark_sql`], and what the server says, for example that a right is missing.
+    pub async fn prepare_all(client: &Client, tables: &[TableInfo], source: &Source) -> Result<Vec<Self>> {
+        client
+            .batch_execute(&settings_sql(source.timeouts.statement, source.timeouts.lock))
+            .await
+            .map_err(|error| failed("set up a marking session", error))?;
+        let mut statements = Vec::with_capacity(tables.len());
+        for table in tables {
+            let Some(sql) = mark_sql(table, &source.mapping.columns, source.mark)? else { continue };
+            let what = || format!("prepare the statement that marks rows of {}", table.display_name());
+            let prepared = client.prepare(&sql).await.map_err(|error| failed(&what(), error))?;
+            statements.push(Self { table: table.display_name(), prepared });
+        }
+        Ok(statements)
+    }
+
+    /// `schema.name`, for messages.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The statement; its one parameter is the ids as `text[]`.
+    #[must_use]
+    pub fn prepared(&self) -> &Statement {
+        &self.prepared
+    }
+}
+
+/// The settings of a marking session.
+fn settings_sql(statement: Duration, lock: Duration) -> String {
     format!(
         "-- A mark that a crash of the server forgets must not have been confirmed (fault 78: the role or the database
 -- may default to off).

@@ -28,8 +28,9 @@ pub struct SlotInfo {
     pub active_pid: Option<i32>,
     /// The oldest WAL that it keeps; `None` when it keeps none (never used, or lost).
     pub restart_lsn: Option<Lsn>,
-    /// What its consumer has confirmed; on a slot never used its consistent point.
-    pub confirmed_flush: Option<Lsn>,
+    /// What its consumer has confirmed; on a slot never used its consistent point. Zero while a slot is being made and
+    /// for a physical one.
+    pub confirmed_flush: Lsn,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
     /// Why the server invalidated it: `wal_removed`, `rows_removed`, `wal_level_insufficient`, `idle_timeout`
@@ -64,7 +65,7 @@ impl SlotInfo {
             active: row.get(3),
             active_pid: row.get(4),
             restart_lsn: lsn(5),
-            confirmed_flush: lsn(6),
+            confirmed_flush: lsn(6).unwrap_or(Lsn::ZERO),
             wal_status: row.get(7),
             invalidation_reason: row.get::<_, Option<String>>(8).or_else(|| conflict.then(|| "conflict".to_owned())),
             failover: row.get(10),
@@ -94,13 +95,15 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotInfo>> {
     Ok(row.as_ref().map(SlotInfo::from_row))
 }
 
-/// Drops the slot; one that does not exist counts as dropped. While somebody streams from it, tries again until
-/// `patience` has passed: a walsender whose client has gone takes a moment to notice.
+/// How long [`drop_slot`] waits for a walsender whose client has gone to notice it.
+const DROP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Drops the slot; one that does not exist counts as dropped. While somebody streams from it, tries again for 10 s.
 ///
 /// # Errors
-/// [`Code::SlotInUse`] when it is still in use after `patience`; what the server says otherwise.
-pub async fn drop_slot(client: &Client, name: &str, patience: Duration) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + patience;
+/// [`Code::SlotInUse`] when it is still in use then; what the server says otherwise.
+pub async fn drop_slot(client: &Client, name: &str) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + DROP_PATIENCE;
     loop {
         let Err(error) = client.query_typed("SELECT pg_drop_replication_slot($1)", &[(&name, Type::NAME)]).await else {
             return Ok(());

@@ -6,7 +6,11 @@ use super::{
     failed,
     names::{display_table, quote_qualified, quote_table},
 };
-use crate::{Code, Error, Result, config::TableName};
+use crate::{
+    Code, Error, Result,
+    config::{Source, TableName},
+    pgoutput::{ColumnSchema, RelationSchema},
+};
 
 /// An outbox table as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +63,7 @@ pub struct ColumnInfo {
     pub type_name: String,
     /// The type as a cast needs it, without modifier: a cast to `character(4)` would cut the value silently.
     pub cast_name: String,
-    /// The type beneath a domain; else `type_oid`.
+    /// The type beneath all domains; else `type_oid`.
     pub base_type_oid: u32,
     /// NOT NULL.
     pub not_null: bool,
@@ -101,19 +105,6 @@ pub enum IdUniqueness {
     WithPartitionKey(String),
     /// None.
     None,
-}
-
-/// The shape of a table as pgoutput's Relation message would give it, for rows that come from the backfill.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RelationShape {
-    /// Relation id.
-    pub oid: u32,
-    /// Namespace.
-    pub schema: String,
-    /// Relation name.
-    pub name: String,
-    /// Published columns in attribute order: (name, type oid).
-    pub columns: Vec<(String, u32)>,
 }
 
 /// What our role may do with a table.
@@ -190,25 +181,22 @@ impl TableInfo {
             .map(|index| index.name.as_str())
     }
 
-    /// The shape that pgoutput would send: without generated columns unless `generated`, and with the columns of
-    /// `list` alone where the publication has a column list.
+    /// The table as pgoutput's Relation message would show it, for rows that come from the backfill: without generated
+    /// columns, which pgoutput leaves out, and with the type beneath each domain, which it tells in a Type message.
     #[must_use]
-    pub fn relation_shape(&self, list: Option<&[i16]>, generated: bool) -> RelationShape {
-        // A generated column that a column list names is published (Postgres 18), listed columns being explicit.
-        let published = |column: &&ColumnInfo| match list {
-            Some(list) => list.contains(&column.attnum),
-            None => generated || !column.generated,
+    pub fn relation_schema(&self) -> RelationSchema {
+        let schema = |column: &ColumnInfo| ColumnSchema {
+            name: column.name.clone(),
+            type_oid: column.base_type_oid,
+            type_modifier: column.type_modifier,
+            key: false,
         };
-        RelationShape {
+        RelationSchema {
             oid: self.oid,
             schema: self.schema.clone(),
             name: self.name.clone(),
-            columns: self
-                .columns
-                .iter()
-                .filter(published)
-                .map(|column| (column.name.clone(), column.type_oid))
-                .collect(),
+            replica_identity: b'd',
+            columns: self.columns.iter().filter(|column| !column.generated).map(schema).collect(),
         }
     }
 }
@@ -229,7 +217,11 @@ WHERE c.oid = to_regclass($1)";
 // columns of its own partition key is how the catalog records those of an expression too.
 const COLUMNS: &str = "
 SELECT a.attname::text, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod),
-       format_type(a.atttypid, -1), coalesce(nullif(t.typbasetype, 0), t.oid), a.attnotnull,
+       format_type(a.atttypid, -1), 
+       (WITH RECURSIVE base(oid, beneath) AS (
+          SELECT t.oid, t.typbasetype
+          UNION ALL SELECT b.oid, b.typbasetype FROM base JOIN pg_type b ON b.oid = base.beneath)
+        SELECT oid FROM base WHERE beneath = 0), a.attnotnull,
        a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
        a.attname IN (SELECT k.attname FROM pg_partition_tree($1::oid::regclass) tree
                      JOIN pg_partitioned_table p ON p.partrelid = tree.relid
@@ -299,7 +291,7 @@ pub async fn find_table(client: &Client, table: &TableName) -> Result<Option<Tab
 ///
 /// # Errors
 /// [`Code::TableMissing`] when there is none of that name, else as [`find_table`].
-pub async fn table(client: &Client, table: &TableName) -> Result<TableInfo> {
+pub async fn resolve(client: &Client, table: &TableName) -> Result<TableInfo> {
     find_table(client, table).await?.ok_or_else(|| {
         let found_by = if table.schema.is_some() { "" } else { " on the role's search_path" };
         Error::new(Code::TableMissing, format!("there is no table {}{found_by}", display_table(table)))
@@ -309,11 +301,11 @@ pub async fn table(client: &Client, table: &TableName) -> Result<TableInfo> {
 /// All tables of a source, in configuration order.
 ///
 /// # Errors
-/// As [`table`], for the first one that fails.
-pub async fn tables(client: &Client, names: &[TableName]) -> Result<Vec<TableInfo>> {
-    let mut found = Vec::with_capacity(names.len());
-    for name in names {
-        found.push(table(client, name).await?);
+/// As [`resolve`], for the first one that fails.
+pub async fn resolve_all(client: &Client, source: &Source) -> Result<Vec<TableInfo>> {
+    let mut found = Vec::with_capacity(source.tables.len());
+    for name in &source.tables {
+        found.push(resolve(client, name).await?);
     }
     Ok(found)
 }
