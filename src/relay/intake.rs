@@ -14,7 +14,7 @@ use crate::{
     Code, Error, Lsn, Result,
     outbox::{Encoded, Records},
     pgoutput::{self, Insert, Message},
-    postgres::{StreamMessage, catalog::TableInfo},
+    postgres::{ServerError, StreamMessage, catalog::TableInfo},
 };
 
 /// The reading half of a session: state machine, encoder and the batch under construction.
@@ -85,17 +85,8 @@ impl Intake {
                 self.machine.keepalive(wal_end, reply_requested)?;
                 Ok(reply_requested)
             }
-            StreamMessage::Notice(text) => self.take_notice(text).map(|()| false),
+            StreamMessage::Notice(notice) => take_notice(&notice).map(|()| false),
         }
-    }
-
-    /// Postgres 18 goes on without a publication that is gone, and only says so: what it no longer sends would be lost.
-    fn take_notice(&self, text: &str) -> Result<()> {
-        if text.contains("skipped loading publication") {
-            return Err(Error::new(Code::PublicationChanged, text.to_owned()));
-        }
-        tracing::info!(notice = text, "the server says");
-        Ok(())
     }
 
     fn take_change(&mut self, data: &[u8], now: Duration) -> Result<()> {
@@ -152,4 +143,14 @@ impl Intake {
         self.counts.passed_over += 1;
         self.machine.passed_over();
     }
+}
+
+/// Postgres 18 goes on without a publication that is gone, and only says so: what it no longer sends would be lost.
+fn take_notice(notice: &ServerError) -> Result<()> {
+    // "skipped loading publication", in whatever language the server speaks.
+    if notice.routine.as_deref() == Some("LoadPublications") {
+        return Err(Error::new(Code::PublicationChanged, notice.to_string()));
+    }
+    tracing::info!(%notice, "the server says");
+    Ok(())
 }

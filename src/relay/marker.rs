@@ -5,14 +5,13 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio_postgres::Statement;
 
 use super::{marks::Marks, state::BatchId, supervisor::Context};
 use crate::{
     Code, Error, Result,
     postgres::{
         SqlSession,
-        catalog::{TableInfo, marks},
+        catalog::{TableInfo, marks::MarkStatement},
         sql_error,
     },
 };
@@ -111,7 +110,7 @@ async fn answer(marking: &MarkingSession, job: MarkJob) -> Result<Marked> {
 /// A session with a prepared statement for each table.
 pub struct MarkingSession {
     session: SqlSession,
-    statements: Vec<(String, Statement)>,
+    statements: Vec<MarkStatement>,
 }
 
 /// Opens a session to mark rows of these tables.
@@ -119,18 +118,8 @@ pub struct MarkingSession {
 /// # Errors
 /// The server cannot be reached, or the role may not mark.
 pub async fn marking_session(context: &Context, tables: &[TableInfo]) -> Result<MarkingSession> {
-    let source = &context.source;
     let session = context.connect.sql("marker").await?;
-    marks::set_up_marker(&session, source.timeouts.statement, source.timeouts.lock).await?;
-    let mut statements = Vec::with_capacity(tables.len());
-    for table in tables {
-        if let Some(sql) = marks::mark_sql(table, &source.mapping.columns, source.mark)? {
-            let name = table.display_name();
-            let prepared = session.prepare(&sql).await;
-            let prepared = prepared.map_err(|error| sql_error(&format!("preparing the mark of {name}"), error))?;
-            statements.push((name, prepared));
-        }
-    }
+    let statements = MarkStatement::prepare_all(&session, tables, &context.source).await?;
     Ok(MarkingSession { session, statements })
 }
 
@@ -157,9 +146,9 @@ impl MarkingSession {
         Ok(())
     }
 
-    async fn execute(&self, (table, statement): &(String, Statement), ids: &[&str]) -> Result<()> {
-        let context = format!("marking rows of {table}");
-        self.session.execute(statement, &[&ids]).await.map_err(|error| {
+    async fn execute(&self, statement: &MarkStatement, ids: &[&str]) -> Result<()> {
+        let context = format!("marking rows of {}", statement.table());
+        self.session.execute(statement.prepared(), &[&ids]).await.map_err(|error| {
             let error = sql_error(&context, error);
             match error.code() {
                 Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),

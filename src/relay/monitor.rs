@@ -9,7 +9,7 @@ use crate::{
         SqlSession,
         catalog::{TableInfo, monitor},
     },
-    telemetry::metrics::SourceMetrics,
+    telemetry::SourceMetrics,
 };
 
 /// How often it looks.

@@ -11,7 +11,7 @@ use super::{intake::Counts, marker::Marked, state::Machine};
 use crate::{
     kafka::PublishFailure,
     outbox::Records,
-    telemetry::metrics::{Outcome, SourceMetrics},
+    telemetry::{Outcome, SourceMetrics},
 };
 
 /// Topics whose counter is kept at hand; a source with more looks them up anew.

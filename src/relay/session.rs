@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use super::{rows::TooLarge, start::Start, stream::Stream, supervisor::Context};
-use crate::{Result, kafka::Batching, relay::startup::Step, telemetry::metrics::SourceState};
+use crate::{Result, kafka::Batching, relay::startup::Step, telemetry::SourceState};
 
 /// How a session ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

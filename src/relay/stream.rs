@@ -31,12 +31,12 @@ use super::{
     supervisor::Context,
 };
 use crate::{
-    Code, Error, Lsn, Result,
+    Code, Error, Result,
     config::{Limits, Mark, Timeouts},
     kafka::{Batching, PublishFailure},
     outbox::{Encoder, Records},
     postgres::{ReplicationStream, SqlSession, StandbyStatus},
-    telemetry::metrics::SourceState,
+    telemetry::SourceState,
 };
 
 /// Messages taken before events are looked at again.
@@ -131,7 +131,8 @@ impl<'a> Stream<'a> {
             }
             if give_up.is_some() && self.intake.machine.is_drained() {
                 self.send_status().await?;
-                self.replication.close().await;
+                // What matters was sent with the status.
+                let _ = self.replication.close().await;
                 tracing::info!(lsn = %self.intake.machine.confirmed(), "drained");
                 return Ok(End::Stopped);
             }

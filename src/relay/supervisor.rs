@@ -11,7 +11,7 @@ use crate::{
     Class, Error, Result,
     config::{Config, Kafka, Source},
     postgres::ConnectOptions,
-    telemetry::metrics::{Metrics, SourceMetrics, SourceState},
+    telemetry::{Metrics, SourceMetrics, SourceState},
 };
 
 /// The first pause of the backoff.
@@ -41,8 +41,9 @@ pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<b
     let mut sources = JoinSet::new();
     for source in &config.sources {
         let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
-            .with_timeouts(source.timeouts.connect, source.timeouts.statement)
-            .with_max_message_bytes(source.limits.message_bytes);
+            .connect_timeout(source.timeouts.connect)
+            .statement_timeout(source.timeouts.statement)
+            .max_message_bytes(source.limits.message_bytes);
         let context = Context {
             metrics: metrics.source(&source.name),
             position_topic: Arc::from(kafka.position_topic.as_str()),

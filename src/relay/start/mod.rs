@@ -36,7 +36,7 @@ pub struct Start<'a> {
     tables: Vec<TableInfo>,
     publication: serde_json::Value,
     /// The session whose transaction has imported the slot's snapshot.
-    snapshot: Option<SqlSession>,
+    snapshot: Option<Arc<SqlSession>>,
 }
 
 /// The replication connection, with what was learned when it was opened.

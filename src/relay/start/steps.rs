@@ -9,8 +9,8 @@ use crate::{
     kafka::position_topic,
     outbox::Records,
     postgres::{
-        CreateSlot, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus,
-        catalog::{backfill as snapshot, slots, tables},
+        CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus,
+        catalog::{backfill::BackfillCursor, slots, tables},
         sql_error,
     },
     relay::{
@@ -24,7 +24,7 @@ use crate::{
         supervisor::Context,
     },
     setup,
-    telemetry::metrics::SourceState,
+    telemetry::SourceState,
 };
 
 /// Longest wait for the open transactions of others on the position topic: Kafka aborts them after their timeout.
@@ -67,14 +67,13 @@ impl Start<'_> {
         let switches = history.iter().map(|switch| (switch.timeline, switch.switchpoint)).collect();
         let backend_pid = client.backend_pid();
         // Always from 0/0: the server resumes at its own confirmed position and sends again what is owed a mark.
-        let stream = match client.start_replication(&source.slot, &source.publication, Lsn::ZERO).await {
+        let stream = match client.start_replication(&source.slot, &source.publication, Lsn::ZERO, PluginOptions::default()).await {
             Ok(stream) => stream,
             Err(error) if error.code() == Code::SlotInUse => return Ok(Fact::TakenByAnother),
             Err(error) => return Err(error),
         };
         let slot = slots::slot(self.sql()?, &source.slot).await?;
-        let confirmed = slot.and_then(|slot| slot.confirmed_flush)
-            .ok_or_else(|| Error::new(Code::SlotMissing, format!("slot {} is gone", source.slot)))?;
+        let confirmed = slot.ok_or_else(|| Error::new(Code::SlotMissing, format!("slot {} is gone", source.slot)))?.confirmed_flush;
         self.replication = Some(Replication { stream, system, switches, backend_pid, confirmed });
         Ok(Fact::Done)
     }
@@ -82,7 +81,8 @@ impl Start<'_> {
     pub(super) async fn release_slot(&mut self) -> Result<Fact> {
         self.producers = None;
         if let Some(replication) = self.replication.take() {
-            replication.stream.close().await;
+            // The walsender ends either way.
+            let _ = replication.stream.close().await;
         }
         Ok(Fact::Done)
     }
@@ -136,7 +136,7 @@ impl Start<'_> {
         };
         let bytes = self.keeping_alive(read).await?;
         let position = bytes.map(|bytes| decode(&bytes)).transpose()?.map(Box::new);
-        self.tables = tables::tables(self.sql()?, &context.source.tables).await?;
+        self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
         self.publication = fingerprint(self.sql()?, &context.source.publication, &self.tables).await?;
         let slot_exists = slots::slot(self.sql()?, &context.source.slot).await?.is_some();
         Ok(Fact::Position { position, slot_exists })
@@ -158,7 +158,7 @@ impl Start<'_> {
     /// Dropped on the session that holds the lock: whoever lost the lock can no longer drop a successor's slot.
     pub(super) async fn drop_slot(&mut self) -> Result<Fact> {
         let lock = self.lock.as_ref().ok_or_else(|| Error::new(Code::Internal, "dropping a slot without the lock"))?;
-        slots::drop_slot(lock, &self.context.source.slot, self.context.source.timeouts.lock).await?;
+        slots::drop_slot(lock, &self.context.source.slot).await?;
         Ok(Fact::Done)
     }
 
@@ -168,12 +168,12 @@ impl Start<'_> {
         let mut client = self.context.connect.replication().await?;
         let options =
             CreateSlot { export_snapshot: backfill, failover: source.failover, lock_timeout: source.timeouts.lock };
-        let created = client.create_slot(&source.slot, options).await?;
+        let created = client.create_slot(&source.slot, &options).await?;
         if let Some(name) = &created.snapshot {
             // The snapshot lives until the connection's next command, so it is imported before the slot is taken.
             let session = self.context.connect.sql("backfill").await?;
-            snapshot::Backfill::import(&session, name).await?;
-            self.snapshot = Some(session);
+            BackfillCursor::import_snapshot(&session, name).await?;
+            self.snapshot = Some(Arc::new(session));
         }
         self.own_slot(client).await?;
         Ok(Fact::Slot { begins: created.consistent_point })
@@ -255,7 +255,7 @@ impl Start<'_> {
 
 async fn send_status(stream: &mut Option<(&mut ReplicationStream, Lsn)>) -> Result<()> {
     match stream {
-        Some((stream, confirmed)) => stream.send_status(StandbyStatus::flushed(*confirmed)).await,
+        Some((stream, confirmed)) => stream.send_status(StandbyStatus::at(*confirmed)).await,
         None => Ok(()),
     }
 }
