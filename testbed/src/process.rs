@@ -66,7 +66,8 @@ impl Account {
     }
 
     pub(crate) fn own(&self, path: &Path) -> Result<()> {
-        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid)).with_context(|| format!("chown {}", path.display()))
+        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
+            .with_context(|| format!("chown {}", path.display()))
     }
 }
 

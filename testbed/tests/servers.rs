@@ -65,7 +65,8 @@ async fn kafka_keeps_committed_records_through_stop_and_kill() -> Result<()> {
     produce("second", true).await?;
 
     let records = reader::read_committed(&kafka.brokers(), &[&topic]).await?;
-    let mut values: Vec<_> = records.iter().map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or(b""))).collect();
+    let mut values: Vec<_> =
+        records.iter().map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or(b""))).collect();
     values.sort();
     assert_eq!(values, ["first", "second"]);
     assert_eq!(reader::count_committed(&kafka.brokers(), &[&topic]).await?, 2);
@@ -80,6 +81,10 @@ fn write(brokers: &str, topic: &str, value: &str, commit: bool) -> Result<()> {
     producer.begin_transaction()?;
     producer.send(BaseRecord::to(topic).key("k").payload(value)).map_err(|(error, _)| error)?;
     producer.flush(within)?;
-    if commit { producer.commit_transaction(within)? } else { producer.abort_transaction(within)? }
+    if commit {
+        producer.commit_transaction(within)?
+    } else {
+        producer.abort_transaction(within)?
+    }
     Ok(())
 }

@@ -190,10 +190,7 @@ fn format(broker: &Broker, logs: &Path, index: usize) -> Result<()> {
     }
     // A directory id is 16 random bytes in base64url; letters and digits will do.
     let directory: String = (0..21).map(|_| fastrand::alphanumeric()).collect();
-    let meta = format!(
-        "version=1\ncluster.id={CLUSTER_ID}\nnode.id={}\ndirectory.id={directory}A\n",
-        index + 1
-    );
+    let meta = format!("version=1\ncluster.id={CLUSTER_ID}\nnode.id={}\ndirectory.id={directory}A\n", index + 1);
     fs::write(logs.join("meta.properties"), meta)?;
     Ok(())
 }

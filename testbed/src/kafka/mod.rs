@@ -3,8 +3,8 @@
 mod admin;
 mod broker;
 
-use crate::postgres::blocking;
 use crate::artifacts;
+use crate::postgres::blocking;
 use anyhow::{Context, Result, bail};
 use broker::{Broker, Ports};
 use std::time::Duration;

@@ -24,7 +24,18 @@ pub(super) fn generate(guard: &Guarded) -> Result<Certificates> {
     let dir = guard.subdir("tls")?;
     let path = |name: &str| dir.join(name);
     run(openssl()
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=testbed authority", "-keyout"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=testbed authority",
+            "-keyout",
+        ])
         .arg(path("ca.key"))
         .arg("-out")
         .arg(path("ca.crt")))?;
