@@ -134,9 +134,12 @@ async fn read_rows(client: &Client, tables: &[&str], mut marks: Option<&mut Audi
     Ok(rows)
 }
 
+/// Topic, partition and key: within these, order is promised.
+type Key<'a> = (&'a str, i32, Option<&'a [u8]>);
+
 fn judge_records<'a>(audit: &mut Audit, rows: &HashMap<String, Row>, records: &'a [Record]) -> HashSet<&'a str> {
     let mut seen: HashMap<&str, &Record> = HashMap::new();
-    let mut last: HashMap<(&str, i32, Option<&[u8]>), (i64, i64)> = HashMap::new();
+    let mut last: HashMap<Key<'_>, (i64, i64)> = HashMap::new();
     for record in records {
         let place = || format!("{}-{}@{}", record.topic, record.partition, record.offset);
         let Some(id) = record.header_str("event_id") else {

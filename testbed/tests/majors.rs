@@ -1,6 +1,7 @@
 //! Every major starts; TLS, standbys and restored disks are what they should be.
 
 use anyhow::Result;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use testbed::{Postgres, Version, eventually, workload};
 
@@ -16,7 +17,14 @@ async fn every_major_decodes_logically_with_tls() -> Result<()> {
         client.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')", &[]).await?;
         let ssl: String = client.query_one("SHOW ssl", &[]).await?.get(0);
         assert_eq!(ssl, "on");
-        assert!(server.certificates()?.ca.exists());
+        let handshake = Command::new("openssl")
+            .args(["s_client", "-starttls", "postgres", "-verify_return_error", "-verify_ip", "127.0.0.1", "-connect"])
+            .arg(format!("127.0.0.1:{}", server.port()?))
+            .arg("-CAfile")
+            .arg(&server.certificates()?.ca)
+            .stdin(Stdio::null())
+            .output()?;
+        assert!(handshake.status.success(), "{}", String::from_utf8_lossy(&handshake.stderr));
     }
     Ok(())
 }

@@ -62,9 +62,9 @@ impl Scene {
             }
             producer.flush(WITHIN)?;
             if commit {
-                producer.commit_transaction(WITHIN)?
+                producer.commit_transaction(WITHIN)?;
             } else {
-                producer.abort_transaction(WITHIN)?
+                producer.abort_transaction(WITHIN)?;
             }
             Ok(())
         })
