@@ -160,13 +160,13 @@ fn extra_headers(
 
 /// A column's text as a header value; NULL is null.
 fn text_header(cell: Cell<'_, '_>, draft: &mut Draft<'_>) -> Result<Span, Poison> {
-    let text = cell.text().map_err(|poison| poison.as_reason(PoisonReason::HeaderInvalid))?;
+    let text = cell.text().map_err(|poison| poison.with_reason(PoisonReason::HeaderInvalid))?;
     Ok(draft.put_text(text.as_deref()))
 }
 
 /// A column's text with booleans as `true` and `false`, as CloudEvents and Connect write them.
 fn attribute_text<'a>(cell: Cell<'_, 'a>) -> Result<Option<Text<'a>>, Poison> {
-    let text = cell.text().map_err(|poison| poison.as_reason(PoisonReason::HeaderInvalid))?;
+    let text = cell.text().map_err(|poison| poison.with_reason(PoisonReason::HeaderInvalid))?;
     Ok(match text {
         Some(text) if cell.kind == Kind::Bool => Some(Text::Borrowed(if &*text == "t" { "true" } else { "false" })),
         text => text,
