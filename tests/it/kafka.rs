@@ -448,6 +448,10 @@ async fn a_timestamp_that_the_broker_refuses_is_the_row_s_fault() {
     let mut rows = Rows::of(&source.topic, &["a", "b", "c"]);
     rows.0[1].timestamp = Some(4_102_444_800_000);
     let failure = source.producer().publish(&rows, source.position("1")).unwrap_err();
+    let PublishFailure::Rejected { rows: suspected, error, certain } = failure else { panic!("{failure:?}") };
+    assert!(suspected.contains(&1) && !certain && error.code() == Code::RowInvalid, "{suspected:?} {error}");
+
+    let failure = source.producer_with(Batching::OneByOne).publish(&rows, source.position("1")).unwrap_err();
     let PublishFailure::Rejected { rows, error, certain } = failure else { panic!("{failure:?}") };
     assert_eq!((rows, error.code(), certain), (vec![1], Code::RowInvalid, true));
 }
@@ -508,10 +512,20 @@ async fn at_least_once_publishes_without_a_transaction_in_the_same_format() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_login_is_told_apart_from_silence() {
-    let mut kafka_config = Source::on("127.0.0.1:1").config;
-    // A listener that speaks TLS to nobody: the broker's plain port refuses the handshake.
-    kafka_config.brokers = Kafka::shared().await.unwrap().brokers();
-    kafka_config.options = vec![("security.protocol".to_owned(), Secret::new("ssl".to_owned()))];
-    let error = topics::ping(&kafka_config, Duration::from_secs(2)).await.unwrap_err();
-    assert!(matches!(error.code(), Code::KafkaAuthFailed | Code::KafkaUnreachable), "{error}");
+    let mut config = Source::on(&Kafka::shared().await.unwrap().brokers()).config;
+    let login = |key: &str, value: &str| (key.to_owned(), Secret::new(value.to_owned()));
+    // A plain listener refuses every login.
+    config.options = vec![
+        login("security.protocol", "sasl_plaintext"),
+        login("sasl.mechanisms", "PLAIN"),
+        login("sasl.username", "outboxd"),
+        login("sasl.password", "wrong"),
+    ];
+    let started = Instant::now();
+    let error = topics::ping(&config, SOON).await.unwrap_err();
+    assert_eq!(error.code(), Code::KafkaAuthFailed, "{error}");
+    assert!(started.elapsed() < Duration::from_secs(5), "a refused login is told at once");
+    let producer = Producer::create(&config, "outboxd-x-0", Batching::Normal, Arc::default()).unwrap();
+    let error = producer.init_transactions(Duration::from_secs(2)).unwrap_err();
+    assert_eq!(error.code(), Code::KafkaAuthFailed, "{error}");
 }
