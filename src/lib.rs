@@ -12,5 +12,6 @@ pub mod postgres;
 pub mod relay;
 pub mod telemetry;
 
+pub use config::Config;
 pub use error::{Class, Code, Error, Result};
 pub use lsn::Lsn;
