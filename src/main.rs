@@ -1,3 +1,9 @@
 //! Arguments to command to exit code, nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    outboxd::cli::Cli::parse().execute()
+}
