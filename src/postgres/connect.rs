@@ -50,7 +50,7 @@ impl ConnectOptions {
             return Err(last);
         }
         let others: Vec<String> = failures.iter().map(|error| error.detail()).collect();
-        Err(last.about(format_args!("no host will do: {}", others.join("; "))))
+        Err(last.about(format_args!("{}; then", others.join("; "))))
     }
 
     async fn connect_to<S: Session>(&self, host: &Host, purpose: &str) -> Result<S> {

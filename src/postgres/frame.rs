@@ -9,6 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::transport::lost;
 use crate::{Code, Error, Result};
 
 /// Tag and length.
@@ -138,9 +139,7 @@ impl FrameBuffer {
             Poll::Ready(Ok(())) => {
                 Poll::Ready(Err(Error::new(Code::PostgresUnavailable, "the server closed the connection")))
             }
-            Poll::Ready(Err(cause)) => {
-                Poll::Ready(Err(Error::new(Code::PostgresUnavailable, "reading from the server").because(cause)))
-            }
+            Poll::Ready(Err(cause)) => Poll::Ready(Err(lost("reading from the server", cause))),
         }
     }
 

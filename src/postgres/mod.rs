@@ -37,6 +37,7 @@ mod timeline;
 mod tls;
 mod transport;
 mod url;
+mod verify;
 mod wire;
 
 pub use client::{CreateSlot, CreatedSlot, PluginOptions, ReplicationClient};

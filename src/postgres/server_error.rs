@@ -4,6 +4,7 @@
 
 use std::{error::Error as StdError, fmt};
 
+use super::transport::is_tls;
 use crate::{Code, Error};
 
 /// An error or notice as the server sent it. It is the cause of the [`Error`] made from it; see [`server_error`].
@@ -140,11 +141,13 @@ pub fn sql_error(context: &str, error: tokio_postgres::Error) -> Error {
         return ServerError::from(server).during(context);
     }
     let text = error.to_string();
-    let io = error.source().is_some_and(<dyn StdError>::is::<std::io::Error>);
+    let io = error.source().and_then(<dyn StdError>::downcast_ref::<std::io::Error>);
     // The library keeps its kinds to itself; its texts are the only door. A SCRAM failure has an io::Error inside.
     let code = if text.starts_with("authentication error") || text.starts_with("invalid configuration") {
         Code::PostgresAuthFailed
-    } else if error.is_closed() || io {
+    } else if io.is_some_and(is_tls) {
+        Code::PostgresTlsFailed
+    } else if error.is_closed() || io.is_some() {
         Code::PostgresUnavailable
     } else {
         Code::PostgresQueryFailed

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::transport::Transport;
+use super::transport::{Transport, lost};
 use crate::{Code, Error, Lsn, Result};
 
 /// CopyData's tag and length, then the update's own 34 bytes.
@@ -86,7 +86,7 @@ impl StatusSender {
     }
 
     async fn flush(&mut self) -> Result<()> {
-        let failed = |cause| Error::new(Code::PostgresUnavailable, "sending a status to the server").because(cause);
+        let failed = |cause| lost("sending a status to the server", cause);
         while self.unsent.has_remaining() {
             let sent = self.writer.write(&self.unsent).await.map_err(failed)?;
             if sent == 0 {

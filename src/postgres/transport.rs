@@ -30,10 +30,15 @@ pub(super) enum Stream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-impl Transport {
-    pub(super) fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
-    }
+/// The error about a connection that broke: TLS says its own reasons in the same way.
+pub(super) fn lost(doing: &str, cause: io::Error) -> Error {
+    let code = if is_tls(&cause) { Code::PostgresTlsFailed } else { Code::PostgresUnavailable };
+    Error::new(code, doing).because(cause)
+}
+
+/// Whether an I/O error is TLS's: a certificate refused, an alert from the other side.
+pub(super) fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// Opens a plain stream to one host, trying each of its addresses within the bound for one attempt.

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     frame::{Frame, FrameBuffer},
-    transport::Transport,
+    transport::{Transport, lost},
 };
 use crate::{Code, Error, Result};
 
@@ -31,7 +31,7 @@ impl Wire {
             Ok(()) => self.transport.flush().await,
             Err(cause) => Err(cause),
         };
-        sent.map_err(|cause| Error::new(Code::PostgresUnavailable, "writing to the server").because(cause))
+        sent.map_err(|cause| lost("writing to the server", cause))
     }
 
     /// The next message, waiting for it.
