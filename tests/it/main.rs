@@ -1,0 +1,4 @@
+//! Everything that runs against real servers, in one binary.
+
+mod catalog;
+mod sources;
