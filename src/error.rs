@@ -164,6 +164,13 @@ impl Error {
         self
     }
 
+    /// Says first to what it happened: `about: message`. Code and cause stay.
+    #[must_use]
+    pub fn about(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     /// The stable code.
     #[must_use]
     pub fn code(&self) -> Code {

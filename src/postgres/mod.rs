@@ -1,3 +1,49 @@
-//! postgres
+//! Postgres: the wire, and in [`catalog`] what is asked and written in SQL.
+//!
+//! ```text
+//!   URL ─▶ ConnectOptions ─┬─ replication() ─▶ ReplicationClient ─ start_replication() ─▶ ReplicationStream
+//!                          │                     slots, identity, history                  messages in, statuses out
+//!                          └─ sql(purpose) ──▶ SqlSession (tokio_postgres::Client)
+//! ```
+//!
+//! **In**: a connection URL and a password; commands; standby statuses. **Out**: what the server answers, and the
+//! messages of a slot, borrowed from the receive buffer; [`Error`](crate::Error)s that keep the server's own report.
+//!
+//! Both kinds of session go through one door (`connect`), so hosts, TLS, authentication and run-time parameters are
+//! the same for both. tokio-postgres has no replication mode; the replication client stands on postgres-protocol.
+//!
+//! What must hold:
+//! - no byte is lost and no message torn when a future is dropped, reading or writing;
+//! - no allocation and no copy per message in the stream; memory follows what has arrived, up to a bound, never what
+//!   a length field claims;
+//! - every wait has a bound, except [`ReplicationStream::fill`], for which the caller has keepalives;
+//! - no password in any error or debug output;
+//! - the slot's position is nobody's business here: what is confirmed is decided in `relay`.
+//!
+//! Pages of the PostgreSQL documentation: "Message Flow", "Message Formats", "SASL Authentication",
+//! "Streaming Replication Protocol", "Error and Notice Message Fields", and libpq's "Connection Strings".
 
 pub mod catalog;
+mod client;
+mod connect;
+mod frame;
+mod options;
+mod server_error;
+mod session;
+mod startup;
+mod status;
+mod stream;
+mod timeline;
+mod tls;
+mod transport;
+mod url;
+mod verify;
+mod wire;
+
+pub use client::{CreateSlot, CreatedSlot, PluginOptions, ReplicationClient};
+pub use options::ConnectOptions;
+pub use server_error::{ServerError, server_error, sql_error, sqlstate};
+pub use session::SqlSession;
+pub use status::{StandbyStatus, StatusSender, postgres_clock};
+pub use stream::{ReplicationReader, ReplicationStream, StreamMessage};
+pub use timeline::{SystemIdentity, TimelineSwitch};

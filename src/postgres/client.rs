@@ -1,0 +1,329 @@
+//! Commands on a replication connection, up to START_REPLICATION.
+//!
+//! Page: "Streaming Replication Protocol".
+
+use std::time::Duration;
+
+use postgres_protocol::{escape::escape_identifier, message::frontend};
+use tokio::time::timeout;
+
+use super::{
+    connect::Session,
+    options::ConnectOptions,
+    server_error::ServerError,
+    startup::{Greeting, start},
+    stream::ReplicationStream,
+    timeline::{SystemIdentity, TimelineSwitch, parse_history},
+    transport::Transport,
+    wire::{Wire, unexpected},
+};
+use crate::{Code, Error, Lsn, Result};
+
+/// A connection in replication mode, between commands.
+///
+/// Every command has a bound ([`ConnectOptions::statement_timeout`]); one that was cut off, by that or by dropping its
+/// future, leaves the connection unusable, and later commands say so.
+pub struct ReplicationClient {
+    wire: Wire,
+    greeting: Greeting,
+    bound: Duration,
+    /// An answer is still owed.
+    busy: bool,
+}
+
+/// How to create a slot.
+#[derive(Debug, Clone)]
+pub struct CreateSlot {
+    /// Export the snapshot of the consistent point. It lives until the next command on this connection, or its end.
+    pub export_snapshot: bool,
+    /// Synchronise the slot to standbys (Postgres 17+).
+    pub failover: bool,
+    /// Longest wait for one running transaction: creating a slot waits for all of them (rule 15).
+    pub lock_timeout: Duration,
+}
+
+/// A slot that was just created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedSlot {
+    /// Streaming from here misses nothing that the snapshot does not show.
+    pub consistent_point: Lsn,
+    /// For `SET TRANSACTION SNAPSHOT`.
+    pub snapshot: Option<String>,
+}
+
+/// What pgoutput is asked for besides the publication.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PluginOptions {
+    /// Column values in binary form (Postgres 14+).
+    pub binary: bool,
+    /// `pg_logical_emit_message` too (Postgres 14+).
+    pub messages: bool,
+    /// Only what was not itself replicated from elsewhere (Postgres 16+; rule 12).
+    pub origin_none: bool,
+}
+
+type Row = Vec<Option<Vec<u8>>>;
+
+impl Session for ReplicationClient {
+    async fn open(transport: Transport, options: &ConnectOptions, _purpose: &str) -> Result<Self> {
+        let (wire, greeting) = start(transport, options).await?;
+        let bound = if options.statement_timeout.is_zero() { Duration::MAX } else { options.statement_timeout };
+        Ok(Self { wire, greeting, bound, busy: false })
+    }
+
+    async fn is_writable(&mut self) -> Result<bool> {
+        let rows = self.simple_query("SHOW transaction_read_only").await?;
+        Ok(rows.first().and_then(|row| row.first()?.as_deref()) == Some("off"))
+    }
+}
+
+impl ReplicationClient {
+    /// Process id of the walsender.
+    #[must_use]
+    pub fn backend_pid(&self) -> i32 {
+        self.greeting.backend_pid
+    }
+
+    /// As `server_version_num`: 150018 is 15.18.
+    #[must_use]
+    pub fn server_version(&self) -> u32 {
+        self.greeting.server_version
+    }
+
+    /// Runs SQL and returns the rows of all its statements as text. (Bytes that are not UTF-8 are replaced.)
+    pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap_or_else(|error| lossy(error.as_bytes()));
+        let rows = self.command(sql, self.bound).await?;
+        Ok(rows.into_iter().map(|row| row.into_iter().map(|column| column.map(text)).collect()).collect())
+    }
+
+    /// Which cluster this is, and how far its log goes.
+    pub async fn identify_system(&mut self) -> Result<SystemIdentity> {
+        let rows = self.simple_query("IDENTIFY_SYSTEM").await?;
+        let mut columns = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
+        let (system_id, timeline, flushed) = (columns.next(), columns.next(), columns.next());
+        let identity = || {
+            Some(SystemIdentity {
+                system_id: system_id?,
+                timeline: timeline?.parse().ok()?,
+                flushed: flushed?.parse().ok()?,
+            })
+        };
+        identity().ok_or_else(|| malformed("IDENTIFY_SYSTEM"))
+    }
+
+    /// Where the timelines before `timeline` ended, oldest first; none before timeline 1.
+    pub async fn timeline_history(&mut self, timeline: u32) -> Result<Vec<TimelineSwitch>> {
+        if timeline <= 1 {
+            return Ok(Vec::new());
+        }
+        let rows = self.command(&format!("TIMELINE_HISTORY {timeline}"), self.bound).await?;
+        let content = rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten());
+        parse_history(&lossy(&content.ok_or_else(|| malformed("TIMELINE_HISTORY"))?))
+    }
+
+    /// Creates a logical slot for pgoutput.
+    ///
+    /// A running transaction that outlives `lock_timeout` fails it with SQLSTATE 55P03, and no slot is left; a name
+    /// that is taken with 42710; no free slot with `postgres-exhausted`. When our own bound (the lock timeout and one
+    /// statement timeout) or a broken connection ends the wait, the slot may come to be all the same.
+    pub async fn create_slot(&mut self, name: &str, options: &CreateSlot) -> Result<CreatedSlot> {
+        let lock_ms = options.lock_timeout.as_millis();
+        self.command(&format!("SET lock_timeout = {lock_ms}"), self.bound).await?;
+        let command = create_slot_command(name, options, self.server_version())?;
+        let bound = self.bound.saturating_add(options.lock_timeout);
+        let rows = self.command(&command, bound).await.map_err(|error| error.about(format_args!("slot {name}")))?;
+        let text = |column: Option<Vec<u8>>| column.map(|bytes| lossy(&bytes));
+        // slot_name, consistent_point, snapshot_name, output_plugin
+        let mut columns = rows.into_iter().next().unwrap_or_default().into_iter().skip(1).map(text);
+        let point = columns.next().flatten().and_then(|text| text.parse().ok());
+        Ok(CreatedSlot {
+            consistent_point: point.ok_or_else(|| malformed("CREATE_REPLICATION_SLOT"))?,
+            snapshot: columns.next().flatten(),
+        })
+    }
+
+    /// Drops a slot: `slot-in-use` while somebody streams from it, `slot-missing` when there is none.
+    pub async fn drop_slot(&mut self, name: &str) -> Result<()> {
+        let command = format!("DROP_REPLICATION_SLOT {}", escape_identifier(name));
+        let outcome = self.command(&command, self.bound).await;
+        outcome.map(drop).map_err(|error| error.about(format_args!("slot {name}")))
+    }
+
+    /// Takes the slot (it is the mutex: rule 1) and streams from it.
+    ///
+    /// With `start` 0/0 the server resumes at the slot's own confirmed position; a smaller `start` than that is
+    /// forwarded to it without a word. Fails with `slot-in-use`, `slot-missing`, `slot-lost`, `wal-level`,
+    /// `postgres-denied`. A missing publication shows only later, in the stream, as `publication-missing`.
+    pub async fn start_replication(
+        mut self,
+        slot: &str,
+        publication: &str,
+        start: Lsn,
+        options: PluginOptions,
+    ) -> Result<ReplicationStream> {
+        let command = start_command(slot, publication, start, options);
+        let started = self.run(&command, self.bound).await;
+        if started.map_err(|error| error.about(format_args!("slot {slot}")))?.is_some() {
+            return Err(Error::new(Code::PostgresProtocol, "START_REPLICATION ended without a stream"));
+        }
+        Ok(ReplicationStream::new(self.wire))
+    }
+
+    /// Says goodbye, so that the server logs no broken connection.
+    pub async fn close(mut self) {
+        let terminate = self.wire.send(|bytes| {
+            frontend::terminate(bytes);
+            Ok(())
+        });
+        drop(timeout(Duration::from_secs(1), terminate).await);
+    }
+
+    async fn command(&mut self, command: &str, bound: Duration) -> Result<Vec<Row>> {
+        self.run(command, bound).await?.ok_or_else(|| unexpected(b'W', "in answer to a query"))
+    }
+
+    /// One command within its bound; `None` when it began a stream.
+    async fn run(&mut self, command: &str, bound: Duration) -> Result<Option<Vec<Row>>> {
+        if self.busy {
+            let text = "an earlier command on this replication connection was cut off";
+            return Err(Error::new(Code::PostgresUnavailable, text));
+        }
+        self.busy = true;
+        let verb = command.split(' ').next().unwrap_or_default();
+        match timeout(bound, self.exchange(command, verb)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::new(Code::PostgresUnavailable, format!("{verb}: no answer in {} s", bound.as_secs()))),
+        }
+    }
+
+    async fn exchange(&mut self, command: &str, verb: &str) -> Result<Option<Vec<Row>>> {
+        self.wire.send(|bytes| frontend::query(command, bytes)).await?;
+        let mut rows = Vec::new();
+        let mut failure = None;
+        loop {
+            let frame = self.wire.receive().await?;
+            match frame.tag {
+                b'D' => rows.push(data_row(frame.body).ok_or_else(|| malformed(verb))?),
+                b'E' => {
+                    let error = ServerError::parse(frame.body);
+                    // After FATAL nothing follows.
+                    if error.severity == "FATAL" || error.severity == "PANIC" {
+                        return Err(error.during(verb));
+                    }
+                    failure.get_or_insert(error);
+                }
+                b'Z' => {
+                    self.busy = false;
+                    return failure.map_or(Ok(Some(rows)), |error: ServerError| Err(error.during(verb)));
+                }
+                // CopyBothResponse: `busy` stays, for the connection belongs to the stream now.
+                b'W' => return Ok(None),
+                // RowDescription, CommandComplete, EmptyQueryResponse, NoticeResponse, ParameterStatus
+                b'T' | b'C' | b'I' | b'N' | b'S' => {}
+                tag => return Err(unexpected(tag, &format!("in answer to {verb}"))),
+            }
+        }
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn malformed(command: &str) -> Error {
+    Error::new(Code::PostgresProtocol, format!("the answer to {command} is not as the protocol has it"))
+}
+
+/// DataRow: an Int16 count, then for each column an Int32 length (-1 is NULL) and the bytes.
+fn data_row(body: &[u8]) -> Option<Row> {
+    let (count, mut rest) = body.split_first_chunk()?;
+    let mut row = Row::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (length, after) = rest.split_first_chunk()?;
+        let length = i32::from_be_bytes(*length);
+        let (value, after) = after.split_at_checked(usize::try_from(length).unwrap_or(0))?;
+        row.push((length >= 0).then(|| value.to_vec()));
+        rest = after;
+    }
+    Some(row)
+}
+
+fn create_slot_command(name: &str, options: &CreateSlot, version: u32) -> Result<String> {
+    let mut command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ", escape_identifier(name));
+    if options.failover && version < 170_000 {
+        return Err(Error::new(Code::ConfigInvalid, "failover = true needs Postgres 17 or later"));
+    }
+    command.push_str(match (version >= 150_000, options.export_snapshot) {
+        (true, true) => "(SNAPSHOT 'export'",
+        (true, false) => "(SNAPSHOT 'nothing'",
+        (false, true) => "EXPORT_SNAPSHOT",
+        (false, false) => "NOEXPORT_SNAPSHOT",
+    });
+    if version >= 150_000 {
+        command.push_str(if options.failover { ", FAILOVER)" } else { ")" });
+    }
+    Ok(command)
+}
+
+fn start_command(slot: &str, publication: &str, start: Lsn, options: PluginOptions) -> String {
+    // publication_names is a list of identifiers inside a string. Protocol 1: whole transactions, in commit order
+    // (rule 20).
+    let publications = quoted(&escape_identifier(publication));
+    let slot = escape_identifier(slot);
+    let mut command =
+        format!("START_REPLICATION SLOT {slot} LOGICAL {start} (proto_version '1', publication_names {publications}");
+    for (wanted, option) in [
+        (options.binary, "binary 'true'"),
+        (options.messages, "messages 'true'"),
+        (options.origin_none, "origin 'none'"),
+    ] {
+        if wanted {
+            command.push_str(", ");
+            command.push_str(option);
+        }
+    }
+    command.push(')');
+    command
+}
+
+/// The replication grammar knows no `E''` strings: only quotes are doubled.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_created_in_the_servers_own_dialect() {
+        let plain = CreateSlot { export_snapshot: true, failover: false, lock_timeout: Duration::ZERO };
+        let failover = CreateSlot { export_snapshot: false, failover: true, ..plain.clone() };
+        let command = |options: &CreateSlot, version| create_slot_command("a\"b", options, version).unwrap();
+        let head = "CREATE_REPLICATION_SLOT \"a\"\"b\" LOGICAL pgoutput ";
+        assert_eq!(command(&plain, 140_000), format!("{head}EXPORT_SNAPSHOT"));
+        assert_eq!(command(&plain, 150_000), format!("{head}(SNAPSHOT 'export')"));
+        assert_eq!(command(&failover, 170_000), format!("{head}(SNAPSHOT 'nothing', FAILOVER)"));
+        assert_eq!(create_slot_command("s", &failover, 160_000).unwrap_err().code(), Code::ConfigInvalid);
+    }
+
+    #[test]
+    fn names_cannot_leave_their_quotes() {
+        let options = PluginOptions { binary: true, ..PluginOptions::default() };
+        assert_eq!(
+            start_command("s", "a'b\"c\\", Lsn(0x1_0000_0002), options),
+            "START_REPLICATION SLOT \"s\" LOGICAL 1/2 \
+             (proto_version '1', publication_names '\"a''b\"\"c\\\"', binary 'true')"
+        );
+    }
+
+    #[test]
+    fn a_row_is_read_and_a_cut_one_refused() {
+        let body = [0, 2, 0, 0, 0, 1, b'x', 255, 255, 255, 255];
+        assert_eq!(data_row(&body), Some(vec![Some(b"x".to_vec()), None]));
+        for end in 0..body.len() {
+            assert_eq!(data_row(&body[..end]), None);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What we tell the walsender: how far we are.
+//!
+//! Page: "Streaming Replication Protocol", Standby status update (F).
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf, BufMut, BytesMut};
+use postgres_protocol::message::frontend;
+use tokio::{
+    io::{AsyncWriteExt, WriteHalf},
+    time::timeout,
+};
+
+use super::transport::{Transport, lost};
+use crate::{Code, Error, Lsn, Result};
+
+/// CopyData's tag and length, then the update's own 34 bytes.
+const STATUS_BYTES: usize = 5 + 34;
+/// Microseconds from 1970-01-01 to 2000-01-01, where Postgres begins to count.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// A standby status update. The slot moves to `flushed`; nothing moves it backwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StandbyStatus {
+    /// Received.
+    pub written: Lsn,
+    /// Safe with us: the server may forget log before this (rule 7).
+    pub flushed: Lsn,
+    /// As `flushed` for a logical consumer; shown in pg_stat_replication.
+    pub applied: Lsn,
+    /// The server shall answer with a keepalive at once.
+    pub reply_requested: bool,
+}
+
+impl StandbyStatus {
+    /// The same position three times over, no answer wanted.
+    #[must_use]
+    pub fn at(position: Lsn) -> Self {
+        Self { written: position, flushed: position, applied: position, reply_requested: false }
+    }
+
+    /// Appends the whole CopyData message.
+    fn encode(self, now: SystemTime, out: &mut BytesMut) {
+        out.put_u8(b'd');
+        out.put_u32(STATUS_BYTES as u32 - 1);
+        out.put_u8(b'r');
+        for position in [self.written, self.flushed, self.applied] {
+            out.put_u64(position.0);
+        }
+        out.put_i64(postgres_clock(now));
+        out.put_u8(self.reply_requested.into());
+    }
+}
+
+/// Microseconds since 2000-01-01, as in `XLogData::clock`.
+#[must_use]
+pub fn postgres_clock(time: SystemTime) -> i64 {
+    let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    let since_1970 = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => micros(after),
+        Err(before) => -micros(before.duration()),
+    };
+    since_1970.saturating_sub(POSTGRES_EPOCH_US)
+}
+
+/// The writing half of a replication stream; it needs nothing of the reading half.
+///
+/// Cancel-safe: a future dropped in the middle of a message leaves the rest of it here, and the next call sends that
+/// first. A status of which no byte has left is replaced by a newer one, so no more than two are ever held.
+pub struct StatusSender {
+    pub(super) writer: WriteHalf<Transport>,
+    unsent: BytesMut,
+}
+
+impl StatusSender {
+    pub(super) fn new(writer: WriteHalf<Transport>) -> Self {
+        Self { writer, unsent: BytesMut::with_capacity(4 * STATUS_BYTES) }
+    }
+
+    /// Sends one update. Fails with `postgres-unavailable` when the connection is gone.
+    ///
+    /// Waits only if the server does not read, so bound it where that matters.
+    pub async fn send_status(&mut self, status: StandbyStatus) -> Result<()> {
+        replace_unsent(&mut self.unsent, status, SystemTime::now());
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let failed = |cause| lost("sending a status to the server", cause);
+        while self.unsent.has_remaining() {
+            let sent = self.writer.write(&self.unsent).await.map_err(failed)?;
+            if sent == 0 {
+                return Err(failed(std::io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.advance(sent);
+        }
+        // TLS may hold a record back.
+        self.writer.flush().await.map_err(failed)
+    }
+
+    /// Ends the stream and the session: CopyDone, Terminate, then nothing more. Gives up at `bound`.
+    pub async fn close(mut self, bound: Duration) -> Result<()> {
+        frontend::copy_done(&mut self.unsent);
+        frontend::terminate(&mut self.unsent);
+        let end = async {
+            self.flush().await?;
+            // The server may have been faster to hang up.
+            drop(self.writer.shutdown().await);
+            Ok(())
+        };
+        timeout(bound, end)
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Code::PostgresUnavailable, "the server does not read the end of copy")))
+    }
+}
+
+/// Keeps the tail of a message that has begun to leave, drops the one that has not, appends the new one.
+fn replace_unsent(unsent: &mut BytesMut, status: StandbyStatus, now: SystemTime) {
+    unsent.truncate(unsent.len() % STATUS_BYTES);
+    status.encode(now, unsent);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(946_684_801);
+
+    fn encoded(status: StandbyStatus) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        status.encode(SystemTime::UNIX_EPOCH + NOW, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_status_is_laid_out_as_the_protocol_page_says() {
+        let status = StandbyStatus { written: Lsn(3), flushed: Lsn(2), applied: Lsn(1), reply_requested: true };
+        let mut expected = vec![b'd', 0, 0, 0, 38, b'r'];
+        for number in [3_u64, 2, 1, 1_000_000] {
+            expected.extend(number.to_be_bytes());
+        }
+        expected.push(1);
+        assert_eq!(encoded(status)[..], expected);
+        assert_eq!(expected.len(), STATUS_BYTES);
+    }
+
+    #[test]
+    fn the_clock_counts_from_2000_either_way() {
+        assert_eq!(postgres_clock(SystemTime::UNIX_EPOCH), -POSTGRES_EPOCH_US);
+        assert_eq!(postgres_clock(SystemTime::UNIX_EPOCH - Duration::from_micros(1)), -POSTGRES_EPOCH_US - 1);
+    }
+
+    #[test]
+    fn a_status_cut_anywhere_is_finished_before_the_newest_one_and_none_piles_up() {
+        let [first, second, third] = [1, 2, 3].map(|lsn| StandbyStatus::at(Lsn(lsn)));
+        let now = SystemTime::UNIX_EPOCH + NOW;
+        for sent in 0..=STATUS_BYTES {
+            let mut unsent = encoded(first);
+            unsent.advance(sent);
+            replace_unsent(&mut unsent, second, now);
+            replace_unsent(&mut unsent, third, now);
+            let whole = encoded(first);
+            // Wholly unsent is wholly replaced.
+            let tail = if sent == 0 { &[] } else { &whole[sent..] };
+            assert_eq!(unsent[..], [tail, &encoded(third)].concat(), "{sent} bytes had left");
+        }
+    }
+}

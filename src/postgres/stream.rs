@@ -1,0 +1,252 @@
+//! The stream of a slot in CopyBoth mode: the hot path. No allocation and no copy per message.
+//!
+//! Page: "Streaming Replication Protocol" (XLogData, Primary keepalive message).
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    io::{ReadHalf, split},
+    time::timeout,
+};
+
+use super::{
+    frame::FrameBuffer,
+    server_error::ServerError,
+    status::{StandbyStatus, StatusSender},
+    transport::Transport,
+    wire::{Wire, unexpected},
+};
+use crate::{Code, Error, Lsn, Result};
+
+/// How long [`ReplicationStream::close`] waits for the server to let the slot go.
+const CLOSE_BOUND: Duration = Duration::from_secs(2);
+
+/// One message of the stream, borrowed from the receive buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum StreamMessage<'a> {
+    /// A piece of the output plugin's.
+    XLogData {
+        /// Where in the log it comes from; 0/0 for messages that have no place there.
+        wal_start: Lsn,
+        /// The same again for a logical slot.
+        wal_end: Lsn,
+        /// The server's clock when it was sent, microseconds since 2000-01-01.
+        clock: i64,
+        /// One pgoutput message.
+        data: &'a [u8],
+    },
+    /// A sign of life, and how far the server has decoded.
+    Keepalive {
+        /// Everything before it that concerns us has been sent.
+        wal_end: Lsn,
+        /// The server's clock when it was sent, microseconds since 2000-01-01.
+        clock: i64,
+        /// Answer at once: the server is about to stop, or about to give us up.
+        reply_requested: bool,
+    },
+    /// A warning or notice, such as Postgres 18's "skipped loading publication".
+    Notice(Box<ServerError>),
+}
+
+/// The reading half of a replication stream.
+pub struct ReplicationReader {
+    reader: ReadHalf<Transport>,
+    frames: FrameBuffer,
+}
+
+impl ReplicationReader {
+    /// Waits until at least one whole message is buffered, then takes whatever else has arrived. Cancel-safe.
+    ///
+    /// Returns at once while messages are left, so the loop is: `fill`, then [`Self::next_message`] until `None`.
+    /// Fails with `postgres-unavailable` when the connection ends, `postgres-protocol` for a message above the bound.
+    pub async fn fill(&mut self) -> Result<()> {
+        poll_fn(|cx| self.frames.poll_fill(&mut self.reader, cx)).await
+    }
+
+    /// Takes what has arrived without waiting for more; whether a whole message is buffered.
+    pub fn try_fill(&mut self) -> Result<bool> {
+        // Whoever waits next polls again with a waker of its own.
+        let cx = &mut Context::from_waker(Waker::noop());
+        while let Poll::Ready(more) = self.frames.poll_more(&mut self.reader, cx) {
+            if !more? {
+                break;
+            }
+        }
+        self.frames.is_ready()
+    }
+
+    /// Bytes received and not yet taken by [`Self::next_message`].
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.frames.buffered()
+    }
+
+    /// The next buffered message, `None` when another [`Self::fill`] is needed. Does no I/O.
+    ///
+    /// Fails with what the server reports: `postgres-unavailable` when it stops (57P01) or ends the stream,
+    /// `publication-missing`, `slot-lost` and the others that [`ServerError::code`] knows.
+    pub fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
+        while self.frames.peek()? == Some(b'S') {
+            // ParameterStatus: a reload of the configuration.
+            self.frames.next()?;
+        }
+        let Some(frame) = self.frames.next()? else { return Ok(None) };
+        match frame.tag {
+            b'd' => copy_data(frame.body).map(Some),
+            b'N' => Ok(Some(StreamMessage::Notice(Box::new(ServerError::parse(frame.body))))),
+            b'E' => Err(ServerError::parse(frame.body).during("streaming")),
+            // CopyDone; CommandComplete alone is how a stopping server says that it has sent everything.
+            b'c' | b'C' => Err(Error::new(Code::PostgresUnavailable, "the server ended the stream")),
+            tag => Err(unexpected(tag, "in the stream")),
+        }
+    }
+
+    /// Reads on and throws away until the server hangs up.
+    async fn drain(&mut self) {
+        while self.fill().await.is_ok() {
+            while let Ok(Some(_)) = self.frames.next() {}
+        }
+    }
+}
+
+fn copy_data(body: &[u8]) -> Result<StreamMessage<'_>> {
+    let message =
+        match body.split_first() {
+            Some((b'w', rest)) => three_numbers(rest).map(|(wal_start, wal_end, clock, data)| {
+                StreamMessage::XLogData { wal_start: Lsn(wal_start), wal_end: Lsn(wal_end), clock, data }
+            }),
+            Some((b'k', rest)) => match rest.len() {
+                17.. => {
+                    let (wal_end, rest) = rest.split_at(8);
+                    number(wal_end).zip(number(rest)).map(|(wal_end, clock)| StreamMessage::Keepalive {
+                        wal_end: Lsn(wal_end),
+                        clock: clock.cast_signed(),
+                        reply_requested: rest[8] != 0,
+                    })
+                }
+                _ => None,
+            },
+            Some((tag, _)) => return Err(unexpected(*tag, "inside CopyData")),
+            None => None,
+        };
+    message.ok_or_else(|| Error::new(Code::PostgresProtocol, "a message of the stream is cut off"))
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+fn three_numbers(bytes: &[u8]) -> Option<(u64, u64, i64, &[u8])> {
+    let (start, rest) = bytes.split_first_chunk()?;
+    let (end, rest) = rest.split_first_chunk()?;
+    let (clock, rest) = rest.split_first_chunk()?;
+    Some((u64::from_be_bytes(*start), u64::from_be_bytes(*end), i64::from_be_bytes(*clock), rest))
+}
+
+/// A stream in progress: both halves, for one task. [`Self::split`] takes them apart for two.
+///
+/// ```text
+/// loop {
+///     stream.fill().await?;                        // may be dropped in a select! at any time
+///     while let Some(message) = stream.next_message()? { … }
+///     stream.send_status(StandbyStatus::at(lsn)).await?;
+/// }
+/// ```
+///
+/// Dropping it hangs up without a word; the server then finds out at its next write and lets the slot go.
+pub struct ReplicationStream {
+    reader: ReplicationReader,
+    sender: StatusSender,
+}
+
+impl ReplicationStream {
+    pub(super) fn new(wire: Wire) -> Self {
+        let (reader, writer) = split(wire.transport);
+        Self { reader: ReplicationReader { reader, frames: wire.frames }, sender: StatusSender::new(writer) }
+    }
+
+    /// [`ReplicationReader::fill`]
+    pub async fn fill(&mut self) -> Result<()> {
+        self.reader.fill().await
+    }
+
+    /// [`ReplicationReader::try_fill`]
+    pub fn try_fill(&mut self) -> Result<bool> {
+        self.reader.try_fill()
+    }
+
+    /// [`ReplicationReader::buffered`]
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.reader.buffered()
+    }
+
+    /// [`ReplicationReader::next_message`]
+    pub fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
+        self.reader.next_message()
+    }
+
+    /// [`StatusSender::send_status`]
+    pub async fn send_status(&mut self, status: StandbyStatus) -> Result<()> {
+        self.sender.send_status(status).await
+    }
+
+    /// Two halves, so that one task can send statuses whatever the other one, which reads, waits for.
+    #[must_use]
+    pub fn split(self) -> (ReplicationReader, StatusSender) {
+        (self.reader, self.sender)
+    }
+
+    /// The halves of one stream together again, to close it.
+    #[must_use]
+    pub fn join(reader: ReplicationReader, sender: StatusSender) -> Self {
+        Self { reader, sender }
+    }
+
+    /// Ends the stream and waits, at most 2 s, until the server has hung up: by then it has let the slot go.
+    ///
+    /// An error means only that the server may hold the slot a little longer.
+    pub async fn close(self) -> Result<()> {
+        let Self { mut reader, sender } = self;
+        // Both at once: a server that is busy writing reads nothing until we read.
+        let end = async { tokio::join!(sender.close(CLOSE_BOUND), reader.drain()).0 };
+        timeout(CLOSE_BOUND, end)
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Code::PostgresUnavailable, "the server did not end the stream in time")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(tag: u8, numbers: &[u64]) -> Vec<u8> {
+        let mut body = vec![tag];
+        numbers.iter().for_each(|number| body.extend(number.to_be_bytes()));
+        body
+    }
+
+    #[test]
+    fn the_two_messages_are_laid_out_as_the_protocol_page_says() {
+        let mut body = numbers(b'w', &[1, 2, 3]);
+        body.extend(b"data");
+        let data = StreamMessage::XLogData { wal_start: Lsn(1), wal_end: Lsn(2), clock: 3, data: b"data" };
+        assert_eq!(copy_data(&body).unwrap(), data);
+
+        let mut body = numbers(b'k', &[1, u64::MAX]);
+        body.push(1);
+        let keepalive = StreamMessage::Keepalive { wal_end: Lsn(1), clock: -1, reply_requested: true };
+        assert_eq!(copy_data(&body).unwrap(), keepalive);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_unknown_is_an_error() {
+        for body in [vec![], numbers(b'w', &[1, 2]), numbers(b'k', &[1, 2]), b"x".to_vec()] {
+            assert_eq!(copy_data(&body).unwrap_err().code(), Code::PostgresProtocol, "{body:?}");
+        }
+    }
+}
