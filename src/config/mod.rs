@@ -1,7 +1,21 @@
 //! The configuration: the file as written (`file`), overlaid with flags and variables, becomes the configuration as
 //! validated, once, at the door. Nothing further in checks a string again.
 
+mod document;
+mod flags;
+mod kafka;
+mod load;
+mod names;
+mod section;
+mod show;
+mod source;
+#[cfg(test)]
+mod tests;
+mod url;
+
 use std::{net::SocketAddr, time::Duration};
+
+pub use flags::Flags;
 
 /// Everything `run` needs, validated.
 #[derive(Debug, Clone)]

@@ -1,0 +1,204 @@
+//! Flags and their variables: a whole sidecar without a file, or what differs from the file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::section::{Entry, Origin, Section, Value};
+use crate::{Code, Error, Result};
+
+/// What may be given on the command line or in the environment. A flag goes before its variable, a variable before
+/// the file, the file before the default.
+#[derive(Clone, Default, Args)]
+pub struct Flags {
+    /// The configuration file.
+    #[arg(long, short, env = "OUTBOXD_CONFIG", value_name = "FILE", help_heading = "Configuration")]
+    pub config: Option<PathBuf>,
+
+    /// Kafka's bootstrap servers, host:port with commas.
+    #[arg(long, env = "OUTBOXD_BROKERS", value_name = "HOST:PORT", help_heading = "Configuration")]
+    pub brokers: Option<String>,
+    /// exactly-once or at-least-once.
+    #[arg(long, env = "OUTBOXD_DELIVERY", value_name = "MODE", help_heading = "Configuration")]
+    pub delivery: Option<String>,
+    /// The compacted topic of the positions.
+    #[arg(long, env = "OUTBOXD_POSITION_TOPIC", value_name = "TOPIC", help_heading = "Configuration")]
+    pub position_topic: Option<String>,
+    /// A librdkafka option; repeat it, or put one a line into the variable.
+    #[arg(
+        long = "kafka-option",
+        env = "OUTBOXD_KAFKA_OPTIONS",
+        value_name = "KEY=VALUE",
+        value_delimiter = '\n',
+        hide_env_values = true,
+        help_heading = "Configuration"
+    )]
+    pub kafka_options: Vec<String>,
+    /// Address of /metrics, /livez, /readyz and /status, or off.
+    #[arg(long, env = "OUTBOXD_HTTP_LISTEN", value_name = "IP:PORT", help_heading = "Configuration")]
+    pub http_listen: Option<String>,
+    /// json or text.
+    #[arg(long, env = "OUTBOXD_LOG_FORMAT", value_name = "FORMAT", help_heading = "Configuration")]
+    pub log_format: Option<String>,
+    /// error, warn, info, debug, trace, or a filter such as info,outboxd::relay=debug.
+    #[arg(long, env = "OUTBOXD_LOG", value_name = "LEVEL", help_heading = "Configuration")]
+    pub log_level: Option<String>,
+
+    /// A source without a file.
+    #[command(flatten)]
+    pub source: SourceFlags,
+}
+
+/// One source without a file.
+#[derive(Clone, Default, Args)]
+#[command(next_help_heading = "A source without a file")]
+pub struct SourceFlags {
+    /// The database, postgres://user@host:5432/database?sslmode=verify-full.
+    #[arg(long, env = "OUTBOXD_SOURCE_URL", value_name = "URL", hide_env_values = true)]
+    pub source_url: Option<String>,
+    /// Its name in metrics, slot and publication [default: the database's].
+    #[arg(long, env = "OUTBOXD_SOURCE_NAME", value_name = "NAME")]
+    pub source_name: Option<String>,
+    /// A file that holds the password (OUTBOXD_PASSWORD holds it itself).
+    #[arg(long, env = "OUTBOXD_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<String>,
+    /// An outbox table; repeat it, or use commas.
+    #[arg(long = "table", env = "OUTBOXD_TABLES", value_name = "TABLE", value_delimiter = ',')]
+    pub tables: Vec<String>,
+    /// update, delete or none.
+    #[arg(long, env = "OUTBOXD_MARK", value_name = "HOW")]
+    pub mark: Option<String>,
+    /// unpublished or none.
+    #[arg(long, env = "OUTBOXD_BACKFILL", value_name = "WHAT")]
+    pub backfill: Option<String>,
+    /// Topic template [default: {aggregate_type}.events].
+    #[arg(long, env = "OUTBOXD_TOPIC", value_name = "TEMPLATE")]
+    pub topic: Option<String>,
+    /// Key template [default: {aggregate_id}].
+    #[arg(long, env = "OUTBOXD_KEY", value_name = "TEMPLATE")]
+    pub key: Option<String>,
+    /// event, payload, cloudevents, cloudevents-structured or debezium.
+    #[arg(long, env = "OUTBOXD_ENVELOPE", value_name = "ENVELOPE")]
+    pub envelope: Option<String>,
+    /// The source attribute of CloudEvents.
+    #[arg(long, env = "OUTBOXD_CLOUDEVENTS_SOURCE", value_name = "URI")]
+    pub cloudevents_source: Option<String>,
+    /// stop or dead-letter.
+    #[arg(long, env = "OUTBOXD_ON_POISON", value_name = "WHAT")]
+    pub on_poison: Option<String>,
+    /// Dead-letter topic template [default: {topic}.dead-letter].
+    #[arg(long, env = "OUTBOXD_DEAD_LETTER_TOPIC", value_name = "TEMPLATE")]
+    pub dead_letter_topic: Option<String>,
+    /// The replication slot [default: outboxd_<name>].
+    #[arg(long, env = "OUTBOXD_SLOT", value_name = "SLOT")]
+    pub slot: Option<String>,
+    /// The publication [default: outboxd_<name>].
+    #[arg(long, env = "OUTBOXD_PUBLICATION", value_name = "PUBLICATION")]
+    pub publication: Option<String>,
+}
+
+const URL: &str = "--source-url (OUTBOXD_SOURCE_URL)";
+const TABLES: &str = "--table (OUTBOXD_TABLES)";
+const BROKERS: &str = "--brokers (OUTBOXD_BROKERS)";
+const OPTIONS: &str = "--kafka-option (OUTBOXD_KAFKA_OPTIONS)";
+
+/// A key of `[[source]]`, the flag that stands for it, and its value.
+type Given<'a> = (&'static str, &'static str, Option<&'a String>);
+
+impl SourceFlags {
+    fn texts(&self) -> [Given<'_>; 13] {
+        [
+            ("name", "--source-name (OUTBOXD_SOURCE_NAME)", self.source_name.as_ref()),
+            ("url", URL, self.source_url.as_ref()),
+            ("password_file", "--password-file (OUTBOXD_PASSWORD_FILE)", self.password_file.as_ref()),
+            ("mark", "--mark (OUTBOXD_MARK)", self.mark.as_ref()),
+            ("backfill", "--backfill (OUTBOXD_BACKFILL)", self.backfill.as_ref()),
+            ("topic", "--topic (OUTBOXD_TOPIC)", self.topic.as_ref()),
+            ("key", "--key (OUTBOXD_KEY)", self.key.as_ref()),
+            ("envelope", "--envelope (OUTBOXD_ENVELOPE)", self.envelope.as_ref()),
+            (
+                "cloudevents_source",
+                "--cloudevents-source (OUTBOXD_CLOUDEVENTS_SOURCE)",
+                self.cloudevents_source.as_ref(),
+            ),
+            ("on_poison", "--on-poison (OUTBOXD_ON_POISON)", self.on_poison.as_ref()),
+            ("dead_letter_topic", "--dead-letter-topic (OUTBOXD_DEAD_LETTER_TOPIC)", self.dead_letter_topic.as_ref()),
+            ("slot", "--slot (OUTBOXD_SLOT)", self.slot.as_ref()),
+            ("publication", "--publication (OUTBOXD_PUBLICATION)", self.publication.as_ref()),
+        ]
+    }
+
+    /// Refuses what would be passed over beside a file.
+    pub(super) fn none_beside_a_file(&self) -> Result<()> {
+        let given = self.texts().into_iter().find_map(|(_, flag, value)| present(value).map(|_| flag));
+        let tables = self.tables.iter().any(|table| !table.is_empty()).then_some(TABLES);
+        given.or(tables).map_or(Ok(()), |flag| {
+            let text = format!("{flag} and --config exclude each other; the file's [[source]] describes the source");
+            Err(Error::new(Code::ConfigInvalid, text))
+        })
+    }
+
+    /// `[[source]]`, as if it had been written in a file.
+    pub(super) fn section(&self, password: Option<String>) -> Result<Section> {
+        let mut section = Section::new("[[source]]", Origin::Flag(URL));
+        for (key, flag, value) in self.texts() {
+            if let Some(value) = present(value) {
+                section.put(key, Value::Text(value.clone()), Origin::Flag(flag));
+            }
+        }
+        let tables = self.tables.iter().map(|table| table.trim()).filter(|table| !table.is_empty());
+        let entry = |table: &str| Entry { value: Value::Text(table.to_owned()), origin: Origin::Flag(TABLES) };
+        let tables: Vec<_> = tables.map(entry).collect();
+        if tables.is_empty() {
+            return Err(missing(TABLES));
+        }
+        section.put("tables", Value::List(tables), Origin::Flag(TABLES));
+        if let Some(password) = password.filter(|password| !password.is_empty()) {
+            section.put("password", Value::Text(password), Origin::Flag("OUTBOXD_PASSWORD"));
+        }
+        Ok(section)
+    }
+}
+
+impl Flags {
+    /// Writes the flags of the process and of the cluster over what the file says.
+    pub(super) fn overlay(&self, kafka: &mut Section, http: &mut Section, log: &mut Section) -> Result<()> {
+        let over = |section: &mut Section, key, flag, value: &Option<String>| {
+            if let Some(value) = present(value.as_ref()) {
+                section.put(key, Value::Text(value.clone()), Origin::Flag(flag));
+            }
+        };
+        over(kafka, "brokers", BROKERS, &self.brokers);
+        over(kafka, "delivery", "--delivery (OUTBOXD_DELIVERY)", &self.delivery);
+        over(kafka, "position_topic", "--position-topic (OUTBOXD_POSITION_TOPIC)", &self.position_topic);
+        over(http, "listen", "--http-listen (OUTBOXD_HTTP_LISTEN)", &self.http_listen);
+        over(log, "format", "--log-format (OUTBOXD_LOG_FORMAT)", &self.log_format);
+        over(log, "level", "--log-level (OUTBOXD_LOG)", &self.log_level);
+        let lines = self.kafka_options.iter().filter(|line| !line.trim().is_empty());
+        let mut options = kafka.table("options", "[kafka.options]")?;
+        for line in lines {
+            let Some((key, value)) = line.split_once('=') else {
+                let text = format!("{OPTIONS}: expected KEY=VALUE, such as security.protocol=sasl_ssl");
+                return Err(Error::new(Code::KafkaOptionInvalid, text));
+            };
+            options.put(key.trim(), Value::Text(value.trim().to_owned()), Origin::Flag(OPTIONS));
+        }
+        kafka.put("options", Value::Table(options.clone()), options.origin);
+        Ok(())
+    }
+}
+
+/// A variable set to nothing is one that is not set.
+pub(super) fn present(value: Option<&String>) -> Option<&String> {
+    value.filter(|value| !value.is_empty())
+}
+
+/// The error for a sidecar that lacks a flag.
+pub(super) fn missing(flag: &str) -> Error {
+    Error::new(Code::ConfigInvalid, format!("{flag} is missing; without --config a source needs it"))
+}
+
+/// The flag for the brokers, where no file names them.
+pub(super) fn missing_brokers() -> Error {
+    missing(BROKERS)
+}

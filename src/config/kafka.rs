@@ -1,0 +1,162 @@
+//! `[kafka]` as written → [`Kafka`].
+
+use std::time::Duration;
+
+use rdkafka::{ClientConfig, error::KafkaError};
+
+use super::{
+    Delivery, Kafka, Secret, names,
+    section::{Item, Section, Value, show_duration},
+};
+use crate::{Code, Error, Result};
+
+/// The keys of `[kafka]`.
+pub(super) const KEYS: &[&str] = &[
+    "brokers",
+    "delivery",
+    "position_topic",
+    "topic_partitions",
+    "topic_replication",
+    "transaction_timeout",
+    "delivery_timeout",
+    "options",
+];
+
+/// librdkafka options on which the guarantees stand, or that follow from a key of ours: the option, and what to do.
+const OWNED: &[(&str, &str)] = &[
+    ("acks", "outboxd always waits for all in-sync replicas; remove it"),
+    ("auto.commit.enable", "outboxd keeps its position in the position topic; remove it"),
+    ("auto.offset.reset", "outboxd reads the position topic from its beginning; remove it"),
+    ("bootstrap.servers", "use brokers in [kafka]"),
+    ("delivery.timeout.ms", "use delivery_timeout in [kafka]"),
+    ("enable.auto.commit", "outboxd keeps its position in the position topic; remove it"),
+    ("enable.idempotence", "every producer of outboxd is idempotent; remove it"),
+    ("enable.partition.eof", "outboxd reads the position topic to its high watermark; remove it"),
+    ("group.id", "outboxd joins no consumer group; remove it"),
+    ("isolation.level", "outboxd chooses it for each reader; remove it"),
+    ("max.in.flight", "the idempotent producer bounds it; remove it"),
+    ("max.in.flight.requests.per.connection", "the idempotent producer bounds it; remove it"),
+    ("message.send.max.retries", "the idempotent producer retries until delivery_timeout in [kafka]; use that"),
+    ("message.timeout.ms", "use delivery_timeout in [kafka]"),
+    ("metadata.broker.list", "use brokers in [kafka]"),
+    ("partitioner", "outboxd partitions as Java's producers do (murmur2_random); remove it"),
+    ("request.required.acks", "outboxd always waits for all in-sync replicas; remove it"),
+    ("retries", "the idempotent producer retries until delivery_timeout in [kafka]; use that"),
+    ("transaction.timeout.ms", "use transaction_timeout in [kafka]"),
+    ("transactional.id", "it follows from name in [[source]]; remove it"),
+];
+
+/// Reads the cluster.
+pub(super) fn read(mut section: Section) -> Result<Kafka> {
+    section.only(KEYS)?;
+    let brokers = section.text("brokers")?.ok_or_else(|| section.lacks("brokers"))?;
+    check_brokers(&brokers.value).map_err(|problem| brokers.refuse(problem))?;
+    let delivery = section
+        .choice("delivery", &[("exactly-once", Delivery::ExactlyOnce), ("at-least-once", Delivery::AtLeastOnce)])?;
+    let position_topic = section.text("position_topic")?;
+    if let Some(item) = &position_topic {
+        names::topic(&item.value).map_err(|problem| item.refuse(problem))?;
+    }
+    let place = section.origin.clone();
+    let options = section.table("options", "[kafka.options]")?;
+    let kafka = Kafka {
+        brokers: brokers.value,
+        delivery: delivery.map_or(Delivery::ExactlyOnce, |item| item.value),
+        position_topic: position_topic.map_or_else(|| "outboxd.positions".to_owned(), |item| item.value),
+        topic_partitions: number(&mut section, "topic_partitions", 100_000)?,
+        // The protocol counts replicas in 16 bits.
+        topic_replication: number(&mut section, "topic_replication", 32_767)?,
+        transaction_timeout: timeout(&mut section, "transaction_timeout", 60)?,
+        delivery_timeout: timeout(&mut section, "delivery_timeout", 30)?,
+        options: read_options(options)?,
+    };
+    // Rule 25: a record that is still being sent when its transaction times out could end up in the next one.
+    if kafka.delivery_timeout >= kafka.transaction_timeout {
+        return Err(Error::new(
+            Code::ConfigInvalid,
+            format!(
+                "{place}: delivery_timeout in [kafka] is {}, not below transaction_timeout, which is {}; allowed: less",
+                show_duration(kafka.delivery_timeout),
+                show_duration(kafka.transaction_timeout)
+            ),
+        ));
+    }
+    Ok(kafka)
+}
+
+fn number(section: &mut Section, key: &str, most: u32) -> Result<u32> {
+    // Within `most`, so within 32 bits.
+    section.count(key, 0, (0, most as usize)).map(|number| u32::try_from(number).unwrap_or(most))
+}
+
+fn timeout(section: &mut Section, key: &str, default: u64) -> Result<Duration> {
+    section.duration(key, Duration::from_secs(default), (Duration::from_secs(1), Duration::from_secs(86_400)))
+}
+
+fn check_brokers(brokers: &str) -> Result<(), String> {
+    let is_broker = |broker: &str| {
+        let address = broker.rsplit_once("://").map_or(broker, |(_, address)| address);
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.contains(':') || host.ends_with(']'));
+        let (host, port) = port.map_or((address, None), |(host, port)| (host, Some(port)));
+        !host.is_empty()
+            && !host.contains(|c: char| c.is_whitespace() || c == '/')
+            && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
+    };
+    if brokers.split(',').all(|broker| is_broker(broker.trim())) {
+        return Ok(());
+    }
+    Err(format!("found {brokers:?}; allowed: host:port, several with commas"))
+}
+
+fn read_options(section: Section) -> Result<Vec<(String, Secret)>> {
+    let mut options = Vec::new();
+    flatten(section, "", &mut options)?;
+    let mut seen: Vec<(String, Secret)> = Vec::with_capacity(options.len());
+    for (key, item) in options {
+        let refuse = |problem: String| item.refuse_as(Code::KafkaOptionInvalid, format!("{key:?}: {problem}"));
+        if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == key) {
+            return Err(refuse(format!("outboxd sets this option itself; {instead}")));
+        }
+        if seen.iter().any(|(other, _)| *other == key) {
+            return Err(refuse("stands twice".to_owned()));
+        }
+        let set = ClientConfig::new().set(&key, &item.value).create_native_config().map(|_| ());
+        set.map_err(|error| refuse(explain(&error, &key, &item.value)))?;
+        seen.push((key, Secret::new(item.value)));
+    }
+    Ok(seen)
+}
+
+/// `"ssl.ca.location" = …` and `ssl.ca.location = …` are the same option.
+fn flatten(mut section: Section, prefix: &str, options: &mut Vec<(String, Item<String>)>) -> Result<()> {
+    section.title = "[kafka.options]".to_owned();
+    let keys: Vec<_> = section.entries.iter().map(|(key, _)| key.clone()).collect();
+    for key in keys {
+        let name = format!("{prefix}{key}");
+        let Some(mut item) = section.take(&key) else { continue };
+        item.relabel("[kafka.options]");
+        let text = match &item.value {
+            Value::Table(table) => {
+                flatten(table.clone(), &format!("{name}."), options)?;
+                continue;
+            }
+            Value::Text(text) | Value::Other(_, text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            Value::Bool(bool) => bool.to_string(),
+            Value::List(_) => {
+                let problem = format!("{name:?}: found a list; expected a string, with commas where it is one");
+                return Err(item.refuse_as(Code::KafkaOptionInvalid, problem));
+            }
+        };
+        options.push((name, item.map(|_| text)));
+    }
+    Ok(())
+}
+
+/// librdkafka's own words, without a value that may be a secret.
+fn explain(error: &KafkaError, key: &str, value: &str) -> String {
+    let KafkaError::ClientConfig(_, text, ..) = error else { return error.to_string() };
+    let secret = ["password", "secret", "key", "pem", "config", "certificate"].iter().any(|word| key.contains(word));
+    let text = text.trim_end_matches('\0');
+    if secret && !value.is_empty() { text.replace(value, "***") } else { text.to_owned() }
+}

@@ -1,0 +1,198 @@
+//! The door: flags, variables and the file become the [`Config`], once.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Config, Flags, Http, Log, LogFormat, Source, document,
+    document::Lookup,
+    flags, kafka, names,
+    section::{Entry, Item, Origin, Section, Value},
+    source, url,
+};
+use crate::{Code, Error, Result};
+
+/// The tables at the top level.
+const KEYS: &[&str] = &["source", "kafka", "http", "log"];
+
+/// The keys of `[http]`.
+pub(super) const HTTP_KEYS: &[&str] = &["listen"];
+
+/// The keys of `[log]`.
+pub(super) const LOG_KEYS: &[&str] = &["format", "level"];
+
+impl Config {
+    /// Reads what the flags name, in the environment of this process.
+    ///
+    /// # Errors
+    ///
+    /// Class [`Config`](crate::Class::Config) for anything that cannot be read or does not make sense; the message
+    /// names the place, the key, what was found and what is allowed.
+    pub fn load(flags: &Flags) -> Result<Self> {
+        Self::load_with(flags, &|name| std::env::var(name).ok())
+    }
+
+    /// The same in a given environment.
+    pub(crate) fn load_with(flags: &Flags, env: Lookup<'_>) -> Result<Self> {
+        let written = match flags.config.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => {
+                flags.source.none_beside_a_file()?;
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    Error::new(Code::ConfigInvalid, format!("--config: cannot read {}", path.display())).because(error)
+                })?;
+                Written::from_file(path, &text, env)?
+            }
+            None => Written::from_flags(flags, env)?,
+        };
+        written.read(flags)
+    }
+
+    /// A file's text with the flags over it, for tests.
+    #[cfg(test)]
+    pub(crate) fn from_text(text: &str, flags: &Flags, env: Lookup<'_>) -> Result<Self> {
+        Written::from_file(Path::new("outboxd.toml"), text, env)?.read(flags)
+    }
+}
+
+/// The four tables as written.
+struct Written {
+    sources: Vec<Section>,
+    kafka: Section,
+    http: Section,
+    log: Section,
+    /// Relative paths start here.
+    folder: PathBuf,
+}
+
+impl Written {
+    fn from_file(path: &Path, text: &str, env: Lookup<'_>) -> Result<Self> {
+        let mut root = document::parse(path, text, env)?;
+        root.only(KEYS)?;
+        let sources = source_sections(root.take("source"), path)?;
+        Ok(Self {
+            sources,
+            kafka: root.table("kafka", "[kafka]")?,
+            http: root.table("http", "[http]")?,
+            log: root.table("log", "[log]")?,
+            folder: path.parent().unwrap_or(Path::new("")).to_owned(),
+        })
+    }
+
+    fn from_flags(flags: &Flags, env: Lookup<'_>) -> Result<Self> {
+        let Some(written) = flags::present(flags.source.source_url.as_ref()) else {
+            let text = "nothing says what to publish; give --config FILE, or --source-url, --table and --brokers";
+            return Err(Error::new(Code::ConfigInvalid, text));
+        };
+        let mut section = flags.source.section(env("OUTBOXD_PASSWORD"))?;
+        if flags::present(flags.source.source_name.as_ref()).is_none() {
+            let database = url::part(written).ok().and_then(|parted| parted.database);
+            let Some(database) = database else {
+                // An URL that cannot be read is reported where it is read.
+                return Err(match url::part(written) {
+                    Ok(_) => flags::missing("--source-name (OUTBOXD_SOURCE_NAME), or a database in --source-url,"),
+                    Err(problem) => Error::new(Code::ConfigInvalid, format!("{}: {problem}", section.origin)),
+                });
+            };
+            let origin = section.origin.clone();
+            section.put("name", Value::Text(names::source_from_database(&database)), origin);
+        }
+        if flags::present(flags.brokers.as_ref()).is_none() {
+            return Err(flags::missing_brokers());
+        }
+        let empty = |title| Section::new(title, Origin::Flag("the command line"));
+        Ok(Self {
+            sources: vec![section],
+            kafka: empty("[kafka]"),
+            http: empty("[http]"),
+            log: empty("[log]"),
+            folder: PathBuf::new(),
+        })
+    }
+
+    fn read(mut self, flags: &Flags) -> Result<Config> {
+        flags.overlay(&mut self.kafka, &mut self.http, &mut self.log)?;
+        let kafka = kafka::read(self.kafka)?;
+        let around = source::Around { folder: &self.folder, position_topic: &kafka.position_topic };
+        let mut names = HashSet::new();
+        let mut sources: Vec<Source> = Vec::with_capacity(self.sources.len());
+        for section in self.sources {
+            let place = section.origin.clone();
+            let source = source::read(section, &around)?;
+            // The name is the transactional.id and the key of the position: two of them would fence each other.
+            if !names.insert(source.name.clone()) {
+                let text = format!("{place}: name in [[source]]: {:?} stands twice", source.name);
+                return Err(Error::new(Code::ConfigInvalid, text));
+            }
+            sources.push(source);
+        }
+        Ok(Config { sources, kafka, http: http(self.http)?, log: log(self.log)? })
+    }
+}
+
+fn source_sections(item: Option<Item<Value>>, path: &Path) -> Result<Vec<Section>> {
+    let Some(item) = item else {
+        let text = format!("{}: no [[source]]; write one for each database", path.display());
+        return Err(Error::new(Code::ConfigInvalid, text));
+    };
+    let Value::List(entries) = &item.value else {
+        return Err(item.refuse("expected [[source]], in double brackets, since there may be several"));
+    };
+    let section = |entry: &Entry| match &entry.value {
+        Value::Table(section) => Ok(Section {
+            title: "[[source]]".to_owned(),
+            origin: entry.origin.clone(),
+            entries: section.entries.clone(),
+        }),
+        _ => Err(item.refuse("expected [[source]] tables")),
+    };
+    let sections = entries.iter().map(section).collect::<Result<Vec<_>>>()?;
+    // Before anything is read, so that a misspelt key is not reported as a missing one.
+    sections.iter().try_for_each(|section| section.only(source::KEYS))?;
+    if sections.is_empty() {
+        return Err(item.refuse("found an empty list; write [[source]] once for each database"));
+    }
+    Ok(sections)
+}
+
+fn http(mut section: Section) -> Result<Http> {
+    section.only(HTTP_KEYS)?;
+    let listen = match section.text("listen")? {
+        None => Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+        Some(item) if item.value == "off" => None,
+        Some(item) => Some(item.value.parse().map_err(|_| {
+            item.refuse(format!("found {:?}; allowed: \"off\", or IP:port such as \"0.0.0.0:9464\"", item.value))
+        })?),
+    };
+    Ok(Http { listen })
+}
+
+fn log(mut section: Section) -> Result<Log> {
+    section.only(LOG_KEYS)?;
+    let format = section
+        .choice("format", &[("auto", None), ("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))])?;
+    let level = section.text("level")?;
+    if let Some(item) = &level {
+        check_level(&item.value).map_err(|problem| item.refuse(problem))?;
+    }
+    Ok(Log {
+        format: format.and_then(|item| item.value),
+        level: level.map_or_else(|| "info".to_owned(), |item| item.value),
+    })
+}
+
+/// A word alone has to be a level: the filter itself would take `inof` for the name of a module, and be silent.
+fn check_level(filter: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |word: &str| LEVELS.contains(&word.trim().to_ascii_lowercase().as_str());
+    let legal = |part: &str| match part.rsplit_once('=') {
+        Some((target, level)) => !target.trim().is_empty() && is_level(level),
+        None => is_level(part),
+    };
+    if filter.split(',').all(legal) && tracing_subscriber::EnvFilter::try_new(filter).is_ok() {
+        return Ok(());
+    }
+    Err(format!("found {filter:?}; allowed: {}, or a filter such as \"info,outboxd::relay=debug\"", LEVELS.join(", ")))
+}

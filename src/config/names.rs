@@ -1,0 +1,236 @@
+//! The names of the outside world, checked once: tables as in SQL, topics as in Kafka, slots as in Postgres; and
+//! templates. Every function says what is wrong; its caller knows where it was written.
+
+use super::{TableName, Template, TemplatePart};
+
+/// NAMEDATALEN - 1.
+/// Source: PostgreSQL documentation, "Identifiers and Key Words".
+const IDENTIFIER_BYTES: usize = 63;
+
+/// Kafka's `Topic.MAX_NAME_LENGTH`.
+const TOPIC_BYTES: usize = 249;
+
+/// `name`, `schema.name`, with quotes where SQL would want them.
+///
+/// SQL folds an unquoted name to lower case, and a name with capitals written without quotes is more often meant as
+/// it stands; so it is refused, and nobody's table is looked for under another name.
+pub(super) fn table(text: &str) -> Result<TableName, String> {
+    let (first, rest) = identifier(text.trim())?;
+    let Some(rest) = rest.strip_prefix('.') else {
+        return if rest.is_empty() {
+            Ok(TableName { schema: None, name: first })
+        } else {
+            Err(format!("found {text:?}; allowed: a table as name or schema.name, quoted as in SQL where needed"))
+        };
+    };
+    let (second, rest) = identifier(rest)?;
+    if !rest.is_empty() {
+        return Err(format!("found {text:?}; allowed: a table as name or schema.name, without the database"));
+    }
+    Ok(TableName { schema: Some(first), name: second })
+}
+
+fn identifier(text: &str) -> Result<(String, &str), String> {
+    if let Some(quoted) = text.strip_prefix('"') {
+        let mut name = String::new();
+        let mut rest = quoted;
+        loop {
+            let end = rest.find('"').ok_or_else(|| format!("found {text:?}; a double quote is not closed"))?;
+            name.push_str(&rest[..end]);
+            rest = &rest[end + 1..];
+            // Two quotes within quotes are one.
+            let Some(after) = rest.strip_prefix('"') else { break };
+            name.push('"');
+            rest = after;
+        }
+        return column(&name).map(|()| (name, rest));
+    }
+    let end = text.find(|c: char| c == '.' || c.is_whitespace() || c == '"').unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    let legal = |c: char| c == '_' || c == '$' || c.is_ascii_digit() || c.is_ascii_lowercase() || !c.is_ascii();
+    if name.chars().any(|c| c.is_ascii_uppercase()) {
+        let lower = name.to_lowercase();
+        return Err(format!("found {name:?}; write '\"{name}\"' for a table with capitals, {lower:?} for one without"));
+    }
+    if name.starts_with(|c: char| c.is_ascii_digit() || c == '$') || !name.chars().all(legal) {
+        return Err(format!("found {name:?}; write '\"{name}\"' for a table with such characters"));
+    }
+    column(name).map(|()| (name.to_owned(), rest))
+}
+
+/// The name of a column, taken verbatim.
+pub(super) fn column(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > IDENTIFIER_BYTES || name.contains('\0') {
+        return Err(format!("found {name:?}; allowed: a name of 1 to {IDENTIFIER_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+/// The name of a source: short enough that slot `outboxd_<name>` is legal.
+pub(super) fn source(name: &str) -> Result<(), String> {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.is_empty() || name.len() > 54 || !name.bytes().all(legal) {
+        return Err(format!("found {name:?}; allowed: 1 to 54 characters of a-z, 0-9 and _"));
+    }
+    Ok(())
+}
+
+/// A source name out of a database's.
+pub(super) fn source_from_database(database: &str) -> String {
+    let legal = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' };
+    database.to_lowercase().chars().map(legal).take(54).collect()
+}
+
+/// `ReplicationSlotValidateName`.
+pub(super) fn slot(name: &str) -> Result<(), String> {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.is_empty() || name.len() > IDENTIFIER_BYTES || !name.bytes().all(legal) {
+        return Err(format!("found {name:?}; allowed: 1 to {IDENTIFIER_BYTES} characters of a-z, 0-9 and _"));
+    }
+    Ok(())
+}
+
+/// Whether Kafka allows the character in a topic's name.
+fn topic_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// `Topic.validate`.
+pub(super) fn topic(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > TOPIC_BYTES || name == "." || name == ".." || !name.chars().all(topic_character)
+    {
+        return Err(format!(
+            "found {name:?}; allowed: 1 to {TOPIC_BYTES} characters of a-z, A-Z, 0-9, '.', '_' and '-'"
+        ));
+    }
+    Ok(())
+}
+
+/// `text {column} text`; `{{` and `}}` are braces.
+pub(super) fn template(text: &str) -> Result<Template, String> {
+    let mut parts = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        literal.push_str(&rest[..at]);
+        let brace = &rest[at..=at];
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix(brace) {
+            literal.push_str(brace);
+            rest = after;
+            continue;
+        }
+        if brace == "}" {
+            return Err(format!("found {text:?}: \"}}\" without \"{{\"; write \"}}}}\" for the character itself"));
+        }
+        let end = rest
+            .find('}')
+            .ok_or_else(|| format!("found {text:?}: \"{{\" without \"}}\"; write \"{{{{\" for the character itself"))?;
+        let name = &rest[..end];
+        if name.is_empty() || name.contains('{') {
+            return Err(format!("found {text:?}: {{{name}}} does not name a column"));
+        }
+        if !literal.is_empty() {
+            parts.push(TemplatePart::Text(std::mem::take(&mut literal)));
+        }
+        parts.push(TemplatePart::Column(name.to_owned()));
+        rest = &rest[end + 1..];
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        parts.push(TemplatePart::Text(literal));
+    }
+    if parts.is_empty() {
+        return Err("found \"\"; allowed: text and {column} placeholders".to_owned());
+    }
+    Ok(Template { parts })
+}
+
+/// A template whose own text is fit for a topic's name. Rule 3: it must not be the topic of the positions.
+pub(super) fn topic_template(text: &str, position_topic: &str) -> Result<Template, String> {
+    let template = template(text)?;
+    if let [TemplatePart::Text(name)] = &template.parts[..] {
+        topic(name)?;
+        if name == position_topic {
+            return Err(format!("found {text:?}, which is the position topic; allowed: any other topic"));
+        }
+    }
+    for part in &template.parts {
+        if let TemplatePart::Text(literal) = part
+            && let Some(c) = literal.chars().find(|c| !topic_character(*c))
+        {
+            return Err(format!(
+                "found {text:?}: {c:?} cannot stand in a topic's name; allowed: a-z, A-Z, 0-9, '.', '_' and '-'"
+            ));
+        }
+    }
+    Ok(template)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(schema: Option<&str>, name: &str) -> TableName {
+        TableName { schema: schema.map(str::to_owned), name: name.to_owned() }
+    }
+
+    #[test]
+    fn tables_are_written_as_in_sql() {
+        assert_eq!(table("order_outbox"), Ok(name(None, "order_outbox")));
+        assert_eq!(table("app.order_outbox"), Ok(name(Some("app"), "order_outbox")));
+        assert_eq!(table("\"My Table\""), Ok(name(None, "My Table")));
+        assert_eq!(table("\"A.b\".\"c\"\"d\""), Ok(name(Some("A.b"), "c\"d")));
+        for text in ["", ".", "a.", ".a", "a.b.c", "a b", "\"a", "\"\"", "1a", "a-b", "a\"b\""] {
+            assert!(table(text).is_err(), "{text:?} was taken for a table");
+        }
+        assert_eq!(
+            table("OrderOutbox").unwrap_err(),
+            "found \"OrderOutbox\"; write '\"OrderOutbox\"' for a table with capitals, \"orderoutbox\" for one without"
+        );
+    }
+
+    #[test]
+    fn templates_are_text_and_columns() {
+        let parts = |text| template(text).unwrap().parts;
+        let text = |text: &str| TemplatePart::Text(text.to_owned());
+        let column = |column: &str| TemplatePart::Column(column.to_owned());
+        assert_eq!(parts("{aggregate_type}.events"), [column("aggregate_type"), text(".events")]);
+        assert_eq!(parts("a{b}{c}"), [text("a"), column("b"), column("c")]);
+        assert_eq!(parts("{{{a}}}"), [text("{"), column("a"), text("}")]);
+        assert_eq!(
+            template("{aggregate_type.events").unwrap_err(),
+            "found \"{aggregate_type.events\": \"{\" without \"}\"; write \"{{\" for the character itself"
+        );
+        assert_eq!(
+            template("a}").unwrap_err(),
+            "found \"a}\": \"}\" without \"{\"; write \"}}\" for the character itself"
+        );
+        assert_eq!(template("{}").unwrap_err(), "found \"{}\": {} does not name a column");
+        assert_eq!(template("{a{b}").unwrap_err(), "found \"{a{b}\": {a{b} does not name a column");
+        assert!(template("").is_err());
+    }
+
+    #[test]
+    fn topics_are_what_kafka_allows() {
+        let check = |text| topic_template(text, "outboxd.positions").map(|_| ());
+        assert_eq!(check("order.events"), Ok(()));
+        assert_eq!(
+            check("{a} events").unwrap_err(),
+            "found \"{a} events\": ' ' cannot stand in a topic's name; allowed: a-z, A-Z, 0-9, '.', '_' and '-'"
+        );
+        assert_eq!(
+            check("outboxd.positions").unwrap_err(),
+            "found \"outboxd.positions\", which is the position topic; allowed: any other topic"
+        );
+        assert!(check("..").is_err());
+        assert!(check(&"a".repeat(250)).is_err());
+    }
+
+    #[test]
+    fn a_source_name_comes_out_of_any_database_name() {
+        assert_eq!(source_from_database("Order-Service"), "order_service");
+        assert_eq!(source_from_database("é"), "_");
+        assert_eq!(source(&source_from_database(&"x".repeat(80))), Ok(()));
+    }
+}

@@ -1,0 +1,295 @@
+//! `[[source]]` as written → [`Source`].
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    Backfill, Columns, Envelope, Limits, Mapping, Mark, OnPoison, Secret, Source, TableName, Template, TemplatePart,
+    Timeouts, names,
+    section::{Item, Section, show_bytes},
+    url,
+};
+use crate::{Error, Result};
+
+/// The keys of `[[source]]`.
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "url",
+    "password",
+    "password_file",
+    "tables",
+    "slot",
+    "publication",
+    "failover",
+    "auto_setup",
+    "mark",
+    "backfill",
+    "backfill_order_by",
+    "topic",
+    "key",
+    "envelope",
+    "cloudevents_source",
+    "on_poison",
+    "dead_letter_topic",
+    "columns",
+    "headers",
+    "limits",
+    "timeouts",
+];
+
+/// The keys of `[source.columns]`.
+pub(super) const COLUMN_KEYS: &[&str] =
+    &["id", "aggregate_type", "aggregate_id", "event_type", "payload", "created_at", "published_at"];
+
+/// The keys of `[source.limits]`.
+pub(super) const LIMIT_KEYS: &[&str] = &[
+    "batch_rows",
+    "batch_bytes",
+    "linger",
+    "in_flight_bytes",
+    "unmarked_rows",
+    "backfill_chunk_rows",
+    "marker_connections",
+    "message_bytes",
+];
+
+/// The keys of `[source.timeouts]`.
+pub(super) const TIMEOUT_KEYS: &[&str] =
+    &["connect", "statement", "lock", "status", "idle_advance", "shutdown", "backoff_max"];
+
+/// Headers that every record has.
+const OWN_HEADERS: [&str; 5] = ["event_id", "event_type", "aggregate_type", "aggregate_id", "content-type"];
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a source is read with.
+pub(super) struct Around<'a> {
+    /// Relative paths start here.
+    pub(super) folder: &'a Path,
+    /// Rule 3: no row may be routed to it.
+    pub(super) position_topic: &'a str,
+}
+
+/// Reads one source, whose keys are known to be of [`KEYS`].
+pub(super) fn read(mut section: Section, around: &Around<'_>) -> Result<Source> {
+    let name = section.text("name")?.ok_or_else(|| section.lacks("name"))?;
+    names::source(&name.value).map_err(|problem| name.refuse(problem))?;
+    let (url, password) = connection(&mut section, around.folder)?;
+    let tables = tables(&mut section)?;
+    let by_default = format!("outboxd_{}", name.value);
+    let slot = checked(&mut section, "slot", names::slot)?.unwrap_or_else(|| by_default.clone());
+    let publication = checked(&mut section, "publication", names::column)?.unwrap_or(by_default);
+    let (mark, backfill) = marking(&mut section)?;
+    let mapping = mapping(&mut section, around)?;
+    let on_poison = section.choice("on_poison", &[("stop", OnPoison::Stop), ("dead-letter", OnPoison::DeadLetter)])?;
+    Ok(Source {
+        name: name.value,
+        url,
+        password,
+        tables,
+        slot,
+        publication,
+        failover: section.bool("failover", false)?,
+        auto_setup: section.bool("auto_setup", true)?,
+        mark,
+        backfill,
+        backfill_order_by: checked(&mut section, "backfill_order_by", names::column)?,
+        mapping,
+        on_poison: on_poison.map_or(OnPoison::Stop, |item| item.value),
+        limits: limits(section.table("limits", "[source.limits]")?)?,
+        timeouts: timeouts(section.table("timeouts", "[source.timeouts]")?)?,
+    })
+}
+
+/// A string that `check` accepts.
+fn checked(section: &mut Section, key: &str, check: fn(&str) -> Result<(), String>) -> Result<Option<String>> {
+    let Some(item) = section.text(key)? else { return Ok(None) };
+    check(&item.value).map_err(|problem| item.refuse(problem))?;
+    Ok(Some(item.value))
+}
+
+fn connection(section: &mut Section, folder: &Path) -> Result<(String, Option<Secret>)> {
+    let url = section.text("url")?.ok_or_else(|| section.lacks("url"))?;
+    let parted = url::part(&url.value).map_err(|problem| url.refuse(problem))?;
+    let written = section.text("password")?;
+    let file = section.text("password_file")?;
+    let twice = |item: &Item<String>, other| item.refuse(format!("the password is given twice, here and in {other}"));
+    if let Some(item) = &file {
+        if written.is_some() {
+            return Err(twice(item, "password"));
+        }
+        if parted.password.is_some() {
+            return Err(twice(item, "the URL"));
+        }
+    }
+    if let (Some(item), Some(_)) = (&written, &parted.password) {
+        return Err(twice(item, "the URL"));
+    }
+    let from_file = file.map(|item| password_file(&item, folder)).transpose()?;
+    let password = written.map(|item| item.value).or(from_file).or(parted.password);
+    Ok((parted.url, password.map(Secret::new)))
+}
+
+fn password_file(item: &Item<String>, folder: &Path) -> Result<String> {
+    let path = folder.join(&item.value);
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| item.refuse(format!("cannot read {}", path.display())).because(error))?;
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(item.refuse(format!("{} is empty; expected a password", path.display())));
+    }
+    Ok(password.to_owned())
+}
+
+fn tables(section: &mut Section) -> Result<Vec<TableName>> {
+    let list = section.texts("tables")?.ok_or_else(|| section.lacks("tables"))?;
+    let mut tables: Vec<TableName> = Vec::with_capacity(list.value.len());
+    for item in &list.value {
+        let table = names::table(&item.value).map_err(|problem| item.refuse(problem))?;
+        if tables.contains(&table) {
+            return Err(item.refuse(format!("{table} stands twice")));
+        }
+        tables.push(table);
+    }
+    if tables.is_empty() {
+        return Err(list.refuse("found an empty list; allowed: one table or more"));
+    }
+    Ok(tables)
+}
+
+fn marking(section: &mut Section) -> Result<(Mark, Backfill)> {
+    let mark = section.choice("mark", &[("update", Mark::Update), ("delete", Mark::Delete), ("none", Mark::None)])?;
+    let backfill = section.choice("backfill", &[("unpublished", Backfill::Unpublished), ("none", Backfill::None)])?;
+    let chosen = backfill.as_ref().map_or(Backfill::Unpublished, |item| item.value);
+    match mark {
+        // Without a mark nothing tells which rows of the table were published before.
+        Some(mark) if mark.value == Mark::None && chosen == Backfill::Unpublished => Err(mark.refuse(
+            "found \"none\" with backfill = \"unpublished\"; rows that are never marked cannot be told apart, so write backfill = \"none\" too",
+        )),
+        mark => Ok((mark.map_or(Mark::Update, |item| item.value), chosen)),
+    }
+}
+
+fn mapping(section: &mut Section, around: &Around<'_>) -> Result<Mapping> {
+    let columns = columns(section.table("columns", "[source.columns]")?)?;
+    let envelope = section.choice(
+        "envelope",
+        &[
+            ("event", Envelope::Event),
+            ("payload", Envelope::Payload),
+            ("cloudevents", Envelope::CloudEvents),
+            ("cloudevents-structured", Envelope::CloudEventsStructured),
+            ("debezium", Envelope::Debezium),
+        ],
+    )?;
+    let cloudevents_source = section.text("cloudevents_source")?;
+    if let Some(item) = cloudevents_source.as_ref().filter(|item| item.value.is_empty()) {
+        return Err(item.refuse("found \"\"; allowed: a URI reference, such as \"/orders\""));
+    }
+    if let (Some(item), None) = (&envelope, &cloudevents_source)
+        && matches!(item.value, Envelope::CloudEvents | Envelope::CloudEventsStructured)
+    {
+        return Err(item.refuse("CloudEvents need cloudevents_source, a URI reference such as \"/orders\""));
+    }
+    // The defaults follow renamed columns.
+    let column = |name: &str| TemplatePart::Column(name.to_owned());
+    let text = |text: &str| TemplatePart::Text(text.to_owned());
+    let topic = Template { parts: vec![column(&columns.aggregate_type), text(".events")] };
+    let key = Template { parts: vec![column(&columns.aggregate_id)] };
+    let dead_letter = Template { parts: vec![column("topic"), text(".dead-letter")] };
+    let to_topic = |text: &str| names::topic_template(text, around.position_topic);
+    Ok(Mapping {
+        topic: template(section, "topic", topic, to_topic)?,
+        key: template(section, "key", key, names::template)?,
+        dead_letter_topic: template(section, "dead_letter_topic", dead_letter, to_topic)?,
+        envelope: envelope.map_or(Envelope::Event, |item| item.value),
+        cloudevents_source: cloudevents_source.map(|item| item.value),
+        columns,
+        headers: headers(section.table("headers", "[source.headers]")?)?,
+    })
+}
+
+fn template(
+    section: &mut Section,
+    key: &str,
+    default: Template,
+    parse: impl Fn(&str) -> Result<Template, String>,
+) -> Result<Template> {
+    let Some(item) = section.text(key)? else { return Ok(default) };
+    parse(&item.value).map_err(|problem| item.refuse(problem))
+}
+
+fn columns(mut section: Section) -> Result<Columns> {
+    section.only(COLUMN_KEYS)?;
+    let mut column = |key: &str| -> Result<String> {
+        Ok(checked(&mut section, key, names::column)?.unwrap_or_else(|| key.to_owned()))
+    };
+    Ok(Columns {
+        id: column("id")?,
+        aggregate_type: column("aggregate_type")?,
+        aggregate_id: column("aggregate_id")?,
+        event_type: column("event_type")?,
+        payload: column("payload")?,
+        created_at: column("created_at")?,
+        published_at: column("published_at")?,
+    })
+}
+
+fn headers(section: Section) -> Result<Vec<(String, String)>> {
+    let mut headers = Vec::new();
+    for (header, column) in section.all_texts()? {
+        if OWN_HEADERS.contains(&header.as_str()) {
+            return Err(column.refuse("every record carries this header already; allowed: any other name"));
+        }
+        names::column(&column.value).map_err(|problem| column.refuse(problem))?;
+        headers.push((header, column.value));
+    }
+    Ok(headers)
+}
+
+fn limits(mut section: Section) -> Result<Limits> {
+    section.only(LIMIT_KEYS)?;
+    let place = section.origin.clone();
+    let section = &mut section;
+    let limits = Limits {
+        batch_rows: section.count("batch_rows", 10_000, (1, 1_000_000))?,
+        batch_bytes: section.bytes("batch_bytes", 16 << 20, (1 << 10, 1 << 30))?,
+        linger: section.duration("linger", Duration::ZERO, (Duration::ZERO, 10_000 * MS))?,
+        in_flight_bytes: section.bytes("in_flight_bytes", 48 << 20, (1 << 10, 64 << 30))?,
+        unmarked_rows: section.count("unmarked_rows", 100_000, (1, 100_000_000))?,
+        // The position carries the ids of a chunk, and has to fit a record of Kafka's default size.
+        backfill_chunk_rows: section.count("backfill_chunk_rows", 5_000, (1, 10_000))?,
+        marker_connections: section.count("marker_connections", 1, (1, 64))?,
+        // Postgres itself sends no message beyond 1 GiB.
+        message_bytes: section.bytes("message_bytes", 1 << 30, (1 << 20, 1 << 30))?,
+    };
+    let refuse = |problem: String| Error::new(crate::Code::ConfigInvalid, format!("{place}: {problem}"));
+    if limits.in_flight_bytes < limits.batch_bytes {
+        return Err(refuse(format!(
+            "in_flight_bytes in [source.limits] is {}, below batch_bytes, which is {}; allowed: at least as much",
+            show_bytes(limits.in_flight_bytes),
+            show_bytes(limits.batch_bytes)
+        )));
+    }
+    if limits.unmarked_rows < limits.batch_rows {
+        return Err(refuse(format!(
+            "unmarked_rows in [source.limits] is {}, below batch_rows, which is {}; allowed: at least as many",
+            limits.unmarked_rows, limits.batch_rows
+        )));
+    }
+    Ok(limits)
+}
+
+fn timeouts(mut section: Section) -> Result<Timeouts> {
+    section.only(TIMEOUT_KEYS)?;
+    let mut seconds = |key: &str, default: u64| section.duration(key, Duration::from_secs(default), (100 * MS, HOUR));
+    Ok(Timeouts {
+        connect: seconds("connect", 10)?,
+        statement: seconds("statement", 30)?,
+        lock: seconds("lock", 10)?,
+        status: seconds("status", 5)?,
+        idle_advance: seconds("idle_advance", 10)?,
+        shutdown: seconds("shutdown", 20)?,
+        backoff_max: seconds("backoff_max", 30)?,
+    })
+}
