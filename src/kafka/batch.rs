@@ -1,5 +1,7 @@
 //! What a producer needs of a batch.
 
+use crate::outbox::Records;
+
 /// Records in the order in which they are to be sent.
 pub trait Batch {
     /// Number of rows, those without a record among them.
@@ -32,4 +34,22 @@ pub struct Outgoing<'a, H> {
     pub partition: Option<i32>,
     /// Headers in order.
     pub headers: H,
+}
+
+impl Batch for Records {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn record(&self, index: usize) -> Option<Outgoing<'_, impl ExactSizeIterator<Item = Header<'_>>>> {
+        let record = self.get(index).filter(|record| !record.mark_only)?;
+        Some(Outgoing {
+            topic: record.topic,
+            key: record.key,
+            value: record.value,
+            timestamp: record.timestamp,
+            partition: record.partition,
+            headers: record.headers(),
+        })
+    }
 }

@@ -135,6 +135,8 @@ fn note(trouble: &Trouble, error: &KafkaError, reason: &str) {
 }
 
 fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    // "X is a producer property and will be ignored by this consumer": one set of options serves both.
+    let level = if facility == "CONFWARN" { RDKafkaLogLevel::Debug } else { level };
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
             tracing::warn!(target: "librdkafka", facility, "{line}");

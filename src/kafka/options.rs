@@ -155,8 +155,6 @@ pub(super) fn reader(kafka: &Kafka, client: &str, isolation: Isolation) -> Clien
             ("fetch.error.backoff.ms", "20"),
             ("retry.backoff.ms", "20"),
             ("retry.backoff.max.ms", "500"),
-            // The producer's options are not this client's, and it need not say so.
-            ("log.configuration.warnings", "false"),
         ],
     );
     user(&mut config, kafka);
@@ -181,7 +179,6 @@ pub(super) fn reader(kafka: &Kafka, client: &str, isolation: Isolation) -> Clien
 /// Options of a client that asks for metadata or creates topics.
 pub(super) fn admin(kafka: &Kafka) -> ClientConfig {
     let mut config = base(kafka, "outboxd-admin");
-    defaults(&mut config, &[("log.configuration.warnings", "false")]);
     user(&mut config, kafka);
     config.set("allow.auto.create.topics", "false");
     config
@@ -207,6 +204,8 @@ fn base(kafka: &Kafka, client: &str) -> ClientConfig {
             ("reconnect.backoff.max.ms", "2000"),
             // Kept connections are closed by the brokers after ten idle minutes: not worth an error each time.
             ("log.connection.close", "false"),
+            // KIP-714: metrics of ours for the brokers' operators; a connection and a request each start for nothing.
+            ("enable.metrics.push", "false"),
         ],
     );
     config
@@ -226,4 +225,76 @@ fn user(config: &mut ClientConfig, kafka: &Kafka) {
 
 fn millis(duration: Duration) -> String {
     duration.as_millis().clamp(1, i32::MAX as u128).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn kafka(options: &[(&str, &str)]) -> Kafka {
+        Kafka {
+            brokers: "127.0.0.1:9".to_owned(),
+            delivery: Delivery::ExactlyOnce,
+            position_topic: "outboxd.positions".to_owned(),
+            topic_partitions: 0,
+            topic_replication: 0,
+            transaction_timeout: Duration::from_secs(60),
+            delivery_timeout: Duration::from_secs(30),
+            options: options.iter().map(|&(key, value)| (key.to_owned(), Secret::new(value.to_owned()))).collect(),
+        }
+    }
+
+    #[test]
+    fn our_own_options_are_accepted_in_both_modes() {
+        for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
+            validate(&Kafka { delivery, ..kafka(&[]) }).unwrap();
+        }
+        validate(&kafka(&[("compression.type", "zstd"), ("linger.ms", "2"), ("security.protocol", "ssl")])).unwrap();
+    }
+
+    #[test]
+    fn every_owned_option_is_one_of_librdkafka_s_and_is_refused_with_what_to_do_instead() {
+        for (key, instead) in OWNED {
+            let error = validate(&kafka(&[(key, "1")])).unwrap_err();
+            assert_eq!(error.code(), Code::KafkaOptionInvalid);
+            assert!(error.detail().contains(instead), "{error}");
+            let judged = ClientConfig::new().set(*key, "").create_native_config().err().map(|error| error.to_string());
+            assert!(!judged.unwrap_or_default().contains("No such configuration property"), "{key}");
+        }
+    }
+
+    #[test]
+    fn librdkafka_judges_the_rest_and_no_value_is_shown() {
+        let cases = [
+            ("compresion.type", "lz4", "No such configuration property"),
+            ("linger.ms", "s3cret", "linger.ms"),
+            ("ssl.ca.location", "/no/such/s3cret.pem", "ssl.ca.location"),
+            ("max.in.flight", "50", "max.in.flight"),
+        ];
+        for (key, value, says) in cases {
+            let options = [(key, value), ("security.protocol", "ssl")];
+            let error = validate(&kafka(&options)).unwrap_err();
+            assert_eq!(error.code(), Code::KafkaOptionInvalid, "{key}");
+            assert!(error.detail().contains(says), "{error}");
+        }
+        let error = validate(&kafka(&[("linger.ms", "s3cret")])).unwrap_err();
+        assert!(!error.detail().contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_delivery_may_not_outlast_its_transaction() {
+        let slow = Kafka { delivery_timeout: Duration::from_secs(60), ..kafka(&[]) };
+        assert_eq!(validate(&slow).unwrap_err().code(), Code::ConfigInvalid);
+    }
+
+    #[test]
+    fn the_user_s_option_wins_over_a_default_and_never_over_a_guarantee() {
+        let config = producer(&kafka(&[("linger.ms", "7"), ("acks", "0")]), "outboxd-order-0", Batching::OneByOne);
+        assert_eq!(config.get("linger.ms"), Some("7"));
+        assert_eq!(config.get("acks"), Some("all"));
+        assert_eq!(config.get("client.id"), Some("outboxd-order"));
+        assert_eq!(config.get("batch.num.messages"), Some("1"));
+        assert_eq!(config.get("message.timeout.ms"), Some("30000"));
+    }
 }

@@ -360,7 +360,8 @@ fn cancelled() -> Error {
     Error::new(Code::KafkaTransactionFailed, "the batch was given up, as its session ends")
 }
 
-/// Rows whose own fault it is. Only a record that travelled alone, or that a broker has singled out, is certain.
+/// Rows whose own fault it is. A broker refuses a request as a whole, so only a record that travelled alone is certain,
+/// or one that librdkafka itself refused.
 fn rejected(failed: &[FailedDelivery], batching: Batching) -> Option<PublishFailure> {
     let (first, fault) = failed.iter().find_map(|failed| Some((failed, row_fault(failed.code)?)))?;
     let mut rows: Vec<Row> = failed.iter().filter(|f| row_fault(f.code) == Some(fault)).map(|f| f.row).collect();
@@ -370,10 +371,8 @@ fn rejected(failed: &[FailedDelivery], batching: Batching) -> Option<PublishFail
         // Not a row's fault: the position topic takes less than a position. Never dead-letter for that.
         return Some(PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, error.to_string())));
     }
-    // With per-record verdicts (KIP-467) the innocent of a request have a code of their own.
-    let singled_out = failed.iter().any(|failed| failed.code == RDKafkaErrorCode::InvalidDifferentRecord);
     let by_itself = matches!(first.code, RDKafkaErrorCode::InvalidTopic | RDKafkaErrorCode::UnknownPartition);
-    let certain = batching == Batching::OneByOne || singled_out || by_itself;
+    let certain = batching == Batching::OneByOne || by_itself;
     Some(PublishFailure::Rejected { rows, error, certain })
 }
 

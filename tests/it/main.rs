@@ -1,4 +1,5 @@
 //! Everything that runs against real servers, in one binary.
 
 mod catalog;
+mod kafka;
 mod sources;
