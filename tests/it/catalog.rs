@@ -3,14 +3,17 @@
 use outboxd::{
     Code, Lsn,
     config::{Mark, Source},
-    postgres::catalog::{
-        Fingerprint, TableInfo, TableKind,
-        backfill::{BackfillCursor, BackfillQuery, BackfillRow, Order},
-        marks::MarkStatement,
-        monitor::Monitor,
-        publications::{self, create_publication_sql},
-        server, slots,
-        tables::{self, IdUniqueness},
+    postgres::{
+        ConnectOptions, SqlSession,
+        catalog::{
+            Fingerprint, TableInfo, TableKind,
+            backfill::{BackfillCursor, BackfillQuery, BackfillRow, Order},
+            marks::MarkStatement,
+            monitor::Monitor,
+            publications::{self, create_publication_sql},
+            server, slots,
+            tables::{self, IdUniqueness},
+        },
     },
 };
 use testbed::{Postgres, Version, unique};
@@ -216,7 +219,7 @@ async fn a_publication_that_changed_has_another_fingerprint() {
 async fn backfilled(client: &Client, tables: &[TableInfo], source: &Source) -> Vec<(u16, Vec<Option<String>>)> {
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
     let snapshot: String = client.query_one("SELECT pg_export_snapshot()", &[]).await.unwrap().get(0);
-    let reader = other_session(client, source).await;
+    let reader = other_session(client).await;
     BackfillCursor::import_snapshot(&reader, &snapshot).await.unwrap();
     client.batch_execute("COMMIT").await.unwrap();
     let mut cursor = BackfillCursor::open(&reader, tables, source).await.unwrap();
@@ -235,11 +238,12 @@ async fn backfilled(client: &Client, tables: &[TableInfo], source: &Source) -> V
     }
 }
 
-/// A second session in the same database, as superuser.
-async fn other_session(client: &Client, _: &Source) -> Client {
+/// A second session in the same database, as superuser, with the settings of outboxd's sessions.
+async fn other_session(client: &Client) -> SqlSession {
     let database: String = client.query_one("SELECT current_database()::text", &[]).await.unwrap().get(0);
     let version = server::server(client).await.unwrap().major();
-    Postgres::shared(version.to_string().parse().unwrap()).await.unwrap().client(&database).await.unwrap()
+    let url = Postgres::shared(version.to_string().parse().unwrap()).await.unwrap().superuser_url(&database);
+    ConnectOptions::parse(&url, None).unwrap().sql("test").await.unwrap()
 }
 
 fn ids(rows: &[(u16, Vec<Option<String>>)]) -> Vec<String> {
@@ -270,11 +274,7 @@ async fn a_value_of_the_backfill_is_the_text_that_pgoutput_sends() {
              INSERT INTO t VALUES (2);
              SET bytea_output = 'hex'",
         ).await.unwrap();
-        // The session that decodes has the settings that our replication session sets.
-        let decoder = other_session(&client, &source).await;
-        for (name, value) in outboxd::postgres::catalog::backfill::OUTPUT_SETTINGS {
-            decoder.batch_execute(&format!("SET {name} = '{value}'")).await.unwrap();
-        }
+        let decoder = other_session(&client).await;
         let changes = "SELECT data FROM pg_logical_slot_get_binary_changes($1, NULL, NULL, 'proto_version', '1', 'publication_names', $2)";
         let messages = decoder.query(changes, &[slot, slot]).await.unwrap();
         let streamed: Vec<_> = messages.iter().filter_map(|row| inserted(row.get(0))).collect();
