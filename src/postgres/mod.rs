@@ -1,4 +1,4 @@
-//! The wire to Postgres.
+//! Postgres: the wire, and in [`catalog`] what is asked and written in SQL.
 //!
 //! ```text
 //!   URL ─▶ ConnectOptions ─┬─ replication() ─▶ ReplicationClient ─ start_replication() ─▶ ReplicationStream

@@ -5,7 +5,8 @@
 //! for it. What must hold: the snapshot is imported before the replication session does anything else (the export
 //! ends with its next command), and memory is bounded by one chunk: the cursor's rows stay in the server.
 //!
-//! Every value goes through its type's output function, as in pgoutput. A cast to text is not the same: `bool` would
+//! Every value goes through its type's output function, as in pgoutput, and under the same DateStyle, TimeZone and so on,
+//! which `ConnectOptions` sets for both kinds of session. A cast to text is not the same: `bool` would
 //! give `true` for `t`, and `character(n)` would lose its padding.
 
 use tokio_postgres::{
@@ -24,16 +25,6 @@ use crate::{
     config::{Mark, Source},
     pgoutput::ColumnSchema,
 };
-
-/// Settings that decide how output functions write values. The replication session must have the same ones, else a
-/// row would read differently depending on the way it came.
-pub const OUTPUT_SETTINGS: &[(&str, &str)] = &[
-    ("datestyle", "ISO, MDY"),
-    ("intervalstyle", "postgres"),
-    ("timezone", "UTC"),
-    ("extra_float_digits", "1"),
-    ("bytea_output", "hex"),
-];
 
 /// The order in which a backfill reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,18 +107,13 @@ impl<'a> BackfillCursor<'a> {
     /// # Errors
     /// What the server says, for example that the snapshot is gone.
     pub async fn import_snapshot(client: &Client, snapshot: &str) -> Result<()> {
-        let mut sql = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};",
-            quote_literal(snapshot)
-        );
-        for (name, value) in OUTPUT_SETTINGS {
-            sql.push_str(&format!(" SET LOCAL {name} = {};", quote_literal(value)));
-        }
         // Row security must fail a backfill, not hide rows from it. The whole result is wanted, not its first tenth.
         // While a chunk travels to Kafka this transaction idles, and the sort may well outlast a statement_timeout.
-        sql.push_str(
-            " SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
-              SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;",
+        let sql = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};
+             SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
+             SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;",
+            quote_literal(snapshot)
         );
         client.batch_execute(&sql).await.map_err(|error| failed("import the snapshot of the slot", error))
     }

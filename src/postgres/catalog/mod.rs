@@ -25,15 +25,10 @@ pub use server::ServerInfo;
 pub use slots::SlotInfo;
 pub use tables::{ColumnInfo, TableInfo, TableKind};
 
-use crate::{Code, Error};
+use super::sql_error;
+use crate::Error;
 
 /// The error of a statement that was meant to do `what`.
 fn failed(what: &str, error: tokio_postgres::Error) -> Error {
-    use tokio_postgres::error::SqlState;
-    let code = match error.code() {
-        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Code::PostgresDenied,
-        Some(_) => Code::PostgresQueryFailed,
-        None => Code::PostgresUnavailable,
-    };
-    Error::new(code, format!("could not {what}")).because(error)
+    sql_error(&format!("could not {what}"), error)
 }

@@ -134,7 +134,7 @@ fn count_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Option<String>
     let age = age_sql(table, &columns.created_at)
         .map_or_else(|| "NULL::float8".to_owned(), |age| format!("(SELECT {age} FROM {name} WHERE {unpublished})"));
     Some(format!(
-        "SELECT (SELECT count(*) FROM (SELECT 1 FROM {name} WHERE {unpublished} LIMIT {COUNT_LIMIT}) some) AS n, {age} AS age"
+        "SELECT (SELECT count(*) FROM (SELECT 1 FROM {name} WHERE {unpublished} LIMIT {COUNT_LIMIT}) waiting) AS n, {age} AS age"
     ))
 }
 

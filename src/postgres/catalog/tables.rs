@@ -213,8 +213,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass($1)";
 
-// A partition may itself be partitioned, by other columns: the key of every level counts. That a table depends on the
-// columns of its own partition key is how the catalog records those of an expression too.
+// A partition may itself be partitioned, by other columns: the key of every level counts. That a column depends on
+// its own table as a whole is how the catalog records it, for the columns of an expression too (StorePartitionKey in
+// catalog/heap.c).
 const COLUMNS: &str = "
 SELECT a.attname::text, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod),
        format_type(a.atttypid, -1), 
@@ -225,9 +226,9 @@ SELECT a.attname::text, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypi
        a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
        a.attname IN (SELECT k.attname FROM pg_partition_tree($1::oid::regclass) tree
                      JOIN pg_partitioned_table p ON p.partrelid = tree.relid
-                     JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = p.partrelid AND d.objsubid = 0
-                                     AND d.refclassid = d.classid AND d.refobjid = d.objid AND d.refobjsubid > 0
-                     JOIN pg_attribute k ON k.attrelid = p.partrelid AND k.attnum = d.refobjsubid)
+                     JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = p.partrelid AND d.objsubid > 0
+                                     AND d.refclassid = d.classid AND d.refobjid = d.objid AND d.refobjsubid = 0
+                     JOIN pg_attribute k ON k.attrelid = p.partrelid AND k.attnum = d.objsubid)
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 

@@ -1,0 +1,75 @@
+//! A source as the defaults of the configuration would have it.
+
+use std::time::Duration;
+
+use outboxd::config::{
+    Backfill, Columns, Envelope, Limits, Mapping, Mark, OnPoison, Source, TableName, Template, TemplatePart, Timeouts,
+};
+
+/// A source named `name` over tables of the search_path, or `schema.table`.
+pub(crate) fn source(name: &str, url: &str, tables: &[&str]) -> Source {
+    Source {
+        name: name.to_owned(),
+        url: url.to_owned(),
+        password: None,
+        tables: tables.iter().map(|table| table_name(table)).collect(),
+        slot: format!("outboxd_{name}"),
+        publication: format!("outboxd_{name}"),
+        failover: false,
+        auto_setup: false,
+        mark: Mark::Update,
+        backfill: Backfill::Unpublished,
+        backfill_order_by: None,
+        mapping: mapping(),
+        on_poison: OnPoison::Stop,
+        limits: Limits {
+            batch_rows: 10_000,
+            batch_bytes: 16 << 20,
+            linger: Duration::ZERO,
+            in_flight_bytes: 48 << 20,
+            unmarked_rows: 100_000,
+            backfill_chunk_rows: 5_000,
+            marker_connections: 1,
+            message_bytes: 1 << 30,
+        },
+        timeouts: Timeouts {
+            connect: Duration::from_secs(10),
+            statement: Duration::from_secs(30),
+            lock: Duration::from_secs(10),
+            status: Duration::from_secs(5),
+            idle_advance: Duration::from_secs(10),
+            shutdown: Duration::from_secs(20),
+            backoff_max: Duration::from_secs(30),
+        },
+    }
+}
+
+/// `name` or `schema.name`.
+pub(crate) fn table_name(text: &str) -> TableName {
+    match text.split_once('.') {
+        Some((schema, name)) => TableName { schema: Some(schema.to_owned()), name: name.to_owned() },
+        None => TableName { schema: None, name: text.to_owned() },
+    }
+}
+
+fn mapping() -> Mapping {
+    let column = |name: &str| TemplatePart::Column(name.to_owned());
+    let text = |text: &str| TemplatePart::Text(text.to_owned());
+    Mapping {
+        topic: Template { parts: vec![column("aggregate_type"), text(".events")] },
+        key: Template { parts: vec![column("aggregate_id")] },
+        envelope: Envelope::Event,
+        cloudevents_source: None,
+        columns: Columns {
+            id: "id".to_owned(),
+            aggregate_type: "aggregate_type".to_owned(),
+            aggregate_id: "aggregate_id".to_owned(),
+            event_type: "event_type".to_owned(),
+            payload: "payload".to_owned(),
+            created_at: "created_at".to_owned(),
+            published_at: "published_at".to_owned(),
+        },
+        headers: Vec::new(),
+        dead_letter_topic: Template { parts: vec![column("topic"), text(".dead-letter")] },
+    }
+}
