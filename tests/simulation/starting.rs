@@ -36,10 +36,7 @@ impl Instance {
     fn carry_out(&mut self, step: Step, env: &mut Env) -> Result<Option<Fact>, Error> {
         Ok(match step {
             Step::TakeSlot => Some(self.take_slot(env)),
-            Step::ReleaseSlot => {
-                self.release_slot(env);
-                Some(Fact::Done)
-            }
+            Step::ReleaseSlot => self.give_back_slot(env)?,
             Step::LockSource => {
                 self.sql(env)?;
                 self.session.lock = env.postgres.take_lock();
@@ -110,6 +107,20 @@ impl Instance {
             Take::InUse => Fact::TakenByAnother,
             Take::Absent => Fact::SlotAbsent,
         }
+    }
+
+    /// Closes the connection and waits for the server to see it.
+    fn give_back_slot(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
+        if self.session.progress == 0 {
+            self.session.progress = 1;
+            self.release_slot(env);
+        }
+        self.sql(env)?;
+        let is_free = env.postgres.slot.as_ref().is_none_or(|slot| slot.walsender.is_none());
+        if !is_free && env.random.chance(5) {
+            return Err(Error::new(Code::SlotInUse, "the slot did not become free in time"));
+        }
+        Ok(is_free.then_some(Fact::Done))
     }
 
     fn init_producer(&mut self, env: &mut Env) -> Option<Fact> {
