@@ -124,5 +124,4 @@ impl Backfill<'_> {
         }
         Ok(marks)
     }
-
 }

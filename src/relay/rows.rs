@@ -92,9 +92,7 @@ impl Rows {
         if poison.reason == PoisonReason::TooLarge || self.verdict_on_last(records).is_some() {
             // It does not fit either: headers and error, without the payload.
             let encoder = &self.encoder;
-            encoder
-                .encode_dead_letter_without_payload(row.relation, row.tuple, poison, records)
-                .map_err(into_error)?;
+            encoder.encode_dead_letter_without_payload(row.relation, row.tuple, poison, records).map_err(into_error)?;
         }
         Ok(())
     }

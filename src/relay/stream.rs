@@ -206,7 +206,8 @@ impl<'a> Stream<'a> {
                 }
             }
         }
-        if !self.marking && !self.owed.batches.is_empty()
+        if !self.marking
+            && !self.owed.batches.is_empty()
             && let Some(marker) = &self.marker
         {
             self.marking = true;
@@ -282,7 +283,9 @@ impl<'a> Stream<'a> {
         self.confirm = false;
         let flushed = self.intake.machine.confirmed();
         let written = self.intake.received().max(flushed);
-        self.replication.send_status(StandbyStatus { written, flushed, applied: flushed, reply_requested: false }).await?;
+        self.replication
+            .send_status(StandbyStatus { written, flushed, applied: flushed, reply_requested: false })
+            .await?;
         self.report();
         Ok(())
     }
@@ -315,4 +318,3 @@ fn bounds(limits: &Limits, timeouts: &Timeouts) -> Bounds {
 fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
 }
-

@@ -101,7 +101,9 @@ impl Checks {
         if rows.len() > self.bounds.batch_rows {
             self.fail(|| format!("G6: {} rows in one Kafka transaction", rows.len()));
         }
-        for part in rows.chunk_by(|a, b| postgres.rows[*a as usize].transaction == postgres.rows[*b as usize].transaction) {
+        for part in
+            rows.chunk_by(|a, b| postgres.rows[*a as usize].transaction == postgres.rows[*b as usize].transaction)
+        {
             let index = postgres.rows[part[0] as usize].transaction;
             let all = postgres.transactions[index].rows.clone();
             let to_publish = || all.clone().map(|row| &postgres.rows[row as usize]).filter(|row| !row.born_marked);
@@ -165,7 +167,9 @@ impl Checks {
             };
             if postgres.transactions[index].final_lsn < lsn {
                 let (name, times) = (&postgres.rows[open as usize].name, self.times_published(open));
-                self.fail(|| format!("rule 7: confirmed {lsn}, and {name} before it is not marked; published {times} times"));
+                self.fail(|| {
+                    format!("rule 7: confirmed {lsn}, and {name} before it is not marked; published {times} times")
+                });
             }
             break;
         }

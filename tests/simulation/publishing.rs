@@ -65,14 +65,15 @@ impl Instance {
     pub(crate) fn publish_on(&mut self, env: &mut Env) -> Result<Option<Publishing>, Error> {
         let Some(first) = self.session.publishing.front() else { return Ok(None) };
         // Rule 26: the next batch is sent once this one is acknowledged, by the other producer.
-        let second = self.session.publishing.get(1).is_some_and(|second| {
-            second.producer != first.producer && first.transactional && first.is_sent()
-        });
+        let second = self
+            .session
+            .publishing
+            .get(1)
+            .is_some_and(|second| second.producer != first.producer && first.transactional && first.is_sent());
         let which = usize::from(second && env.random.chance(50));
         let publishing = &mut self.session.publishing[which];
         let (producer, epoch) = (publishing.producer, self.epochs[publishing.producer]);
-        if publishing.transactional && !publishing.is_sent() && env.random.below(1000) < env.options.send_failures
-        {
+        if publishing.transactional && !publishing.is_sent() && env.random.below(1000) < env.options.send_failures {
             env.hit(Event::CommitFailed);
             return Err(Error::new(Code::KafkaTransactionFailed, "a record was not delivered"));
         }
@@ -101,7 +102,9 @@ impl Instance {
             }
             Stage::Ending => return self.wait_for_commit(env),
             Stage::Ended(result) => return self.ended(result, env),
-            Stage::Unacknowledged if !env.kafka.produces.iter().any(|produce| produce.serial == self.session.serial) => {
+            Stage::Unacknowledged
+                if !env.kafka.produces.iter().any(|produce| produce.serial == self.session.serial) =>
+            {
                 return Err(Error::new(Code::KafkaTransactionFailed, "no acknowledgement came"));
             }
             Stage::Queued if which == 0 => {

@@ -18,9 +18,7 @@ impl Instance {
     pub(crate) fn relay(&mut self, env: &mut Env) -> Result<(), Error> {
         match env.random.below(10) {
             0..4 => self.read(env)?,
-            4..6 => {
-                while self.act(env)? && env.random.chance(80) {}
-            }
+            4..6 => while self.act(env)? && env.random.chance(80) {},
             _ => {
                 if let Some(published) = self.publish_on(env)?
                     && let (Some(batch), Some(machine)) = (published.batch, &mut self.session.machine)
@@ -77,7 +75,7 @@ impl Instance {
             }
             Message::Row(number) => {
                 let row = &env.postgres.rows[number as usize];
-                match machine.row(|| Some(&row.name))? {
+                match machine.row(|id| id == row.name)? {
                     RowIs::Dropped => env.hit(Event::Dropped),
                     _ if row.born_marked => {
                         machine.passed_over();

@@ -12,7 +12,6 @@ use super::{
     startup::{Fact, Policy, Startup, Step},
     supervisor::Context,
 };
-pub use steps::position_bytes;
 use crate::{
     Code, Error, Lsn, Result, config,
     postgres::{
@@ -21,6 +20,7 @@ use crate::{
     },
     setup,
 };
+pub use steps::position_bytes;
 
 /// A start under way.
 pub struct Start<'a> {
@@ -159,7 +159,8 @@ impl<'a> Start<'a> {
             consistent_point,
         };
         let started = server::postmaster_start_time(&sql).await?;
-        let life = ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
+        let life =
+            ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
         Ok(Started {
             stream: replication.stream,
             sql,
