@@ -83,7 +83,7 @@ fn a_missing_key_is_named_with_its_section() {
 fn a_wrong_value_is_named_with_what_is_allowed() {
     for (line, expected) in [
         ("mark = \"updte\"", "mark in [[source]]: found \"updte\"; allowed: \"update\", \"delete\", \"none\""),
-        ("mark = 3", "mark in [[source]]: found 3; expected a string"),
+        ("mark = 3", "mark in [[source]]: found a number; expected a string, in quotes"),
         ("failover = \"yes\"", "failover in [[source]]: found \"yes\"; allowed: true, false"),
         ("slot = \"Order\"", "slot in [[source]]: found \"Order\"; allowed: 1 to 63 characters of a-z, 0-9 and _"),
         (
