@@ -46,7 +46,7 @@ const MESSAGES_AT_ONCE: usize = 4096;
 const PUBLISH_QUEUE: usize = 8;
 
 /// A session at work.
-pub struct Stream<'a> {
+pub(super) struct Stream<'a> {
     context: &'a Context,
     report: Report,
     memory: &'a mut Memory,
@@ -76,7 +76,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// The marker's session cannot be opened.
-    pub async fn new(context: &'a Context, memory: &'a mut Memory, started: Started) -> Result<Self> {
+    pub(super) async fn new(context: &'a Context, memory: &'a mut Memory, started: Started) -> Result<Self> {
         let source = &context.source;
         let Started { stream, sql, producers, tables, position, confirmed, life } = started;
         let bounds = bounds(&source.limits, &source.timeouts);
@@ -118,7 +118,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// Whatever ended it.
-    pub async fn run(mut self) -> Result<End> {
+    pub(super) async fn run(mut self) -> Result<End> {
         let timeouts = self.context.source.timeouts.clone();
         let mut status = tokio::time::interval(timeouts.status);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,7 +136,7 @@ impl<'a> Stream<'a> {
                 tracing::info!(lsn = %self.intake.machine.confirmed(), "drained");
                 return Ok(End::Stopped);
             }
-            if self.read_buffered().await? {
+            if self.read_buffered()? {
                 continue;
             }
             self.wait(&mut status, &mut give_up).await?;
@@ -144,7 +144,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes what is buffered, within reason. Returns whether there was any.
-    async fn read_buffered(&mut self) -> Result<bool> {
+    fn read_buffered(&mut self) -> Result<bool> {
         let now = self.epoch.elapsed();
         let mut taken = 0;
         while taken < MESSAGES_AT_ONCE && self.intake.machine.wants_input() {

@@ -58,7 +58,7 @@ pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<b
 }
 
 /// What every session of a source needs.
-pub struct Context {
+pub(super) struct Context {
     /// The source.
     pub source: Source,
     /// The cluster.
@@ -77,7 +77,7 @@ pub struct Context {
 
 impl Context {
     /// Resolves when the daemon is to stop.
-    pub async fn stopping(&self) {
+    pub(super) async fn stopping(&self) {
         let mut shutdown = self.shutdown.clone();
         // An error means that the sender is gone, which is a stop as well.
         let _ = shutdown.wait_for(|stop| *stop).await;

@@ -16,7 +16,7 @@ use crate::{
     relay::{
         backfill::Backfill,
         marker::marking_session,
-        marks::Marks,
+        marks::{MarkRow, Marks},
         position::{History, Phase, Position, Progress},
         publication::fingerprint,
         publisher::{PositionBytes, Producers},
@@ -53,6 +53,7 @@ impl Start<'_> {
                 break;
             }
             self.context.metrics.set_state(SourceState::Standby);
+            self.context.metrics.beat();
             tokio::select! {
                 () = tokio::time::sleep(STANDBY_POLL) => {}
                 error = self.sql()?.closed() => return Err(error),
@@ -162,7 +163,7 @@ impl Start<'_> {
         }
         let mut marks = Marks::default();
         for row in self.startup.position().map_or(&[][..], |position| &position.chunk) {
-            marks.push(row.table, &row.id);
+            marks.push(MarkRow { table: row.table, xid: 0, id: &row.id });
         }
         marking_session(self.context, &self.tables).await?.mark(&marks).await?;
         Ok(Fact::Done)
@@ -259,7 +260,10 @@ impl Start<'_> {
             tokio::select! {
                 done = &mut work => return done,
                 error = sql.closed() => return Err(error),
-                _ = tick.tick() => send_status(&mut stream).await?,
+                _ = tick.tick() => {
+                    send_status(&mut stream).await?;
+                    self.context.metrics.beat();
+                }
             }
         }
     }
@@ -273,7 +277,7 @@ async fn send_status(stream: &mut Option<(&mut ReplicationStream, Lsn)>) -> Resu
 }
 
 /// A position as a record of this source.
-pub fn position_bytes(context: &Context, position: &Position) -> PositionBytes {
+pub(crate) fn position_bytes(context: &Context, position: &Position) -> PositionBytes {
     PositionBytes {
         topic: Arc::clone(&context.position_topic),
         key: Arc::clone(&context.position_key),
