@@ -1,0 +1,250 @@
+//! The daemon under test as a child process, or any other binary.
+
+use crate::process::Guarded;
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use std::io::{BufRead, BufReader, Read};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// How it is to be run.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    program: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    config: Option<String>,
+    http: u16,
+}
+
+impl Builder {
+    /// An argument. `{config}` stands for the path of the configuration file, `{http}` for the HTTP address.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Several arguments.
+    #[must_use]
+    pub fn args(self, args: &[&str]) -> Self {
+        args.iter().fold(self, |builder, arg| builder.arg(arg))
+    }
+
+    /// An environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The text of the configuration file; `{http}` stands for the HTTP address.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = Some(text.to_owned());
+        self
+    }
+
+    /// `127.0.0.1:<free port>`, the same that `{http}` stands for.
+    #[must_use]
+    pub fn http_address(&self) -> String {
+        format!("127.0.0.1:{}", self.http)
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Result<Daemon> {
+        let guard = Guarded::new("daemon", None)?;
+        let config = guard.dir().join("config.toml");
+        let http = self.http_address();
+        if let Some(text) = &self.config {
+            std::fs::write(&config, text.replace("{http}", &http))?;
+        }
+        let daemon = Daemon { guard, builder: self, config, lines: Arc::default() };
+        daemon.launch()?;
+        Ok(daemon)
+    }
+}
+
+/// A running daemon. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    guard: Guarded,
+    builder: Builder,
+    config: PathBuf,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Daemon {
+    /// A binary: `env!("CARGO_BIN_EXE_outboxd")` in an integration test.
+    pub fn builder(program: impl AsRef<Path>) -> Result<Builder> {
+        Ok(Builder {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            config: None,
+            http: crate::ports::free()?,
+        })
+    }
+
+    /// Starts it again after its end, with the same arguments; its lines go on.
+    pub fn start_again(&self) -> Result<()> {
+        self.launch()
+    }
+
+    fn launch(&self) -> Result<()> {
+        let mut command = self.guard.server(&self.builder.program);
+        let config = self.config.to_string_lossy();
+        for arg in &self.builder.args {
+            command.arg(arg.replace("{config}", &config).replace("{http}", &self.builder.http_address()));
+        }
+        command.envs(self.builder.env.iter().map(|(name, value)| (name, value)));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.guard.launch(&mut command)?;
+        let (stdout, stderr) = self.guard.take_outputs();
+        self.collect(stdout.context("no stdout")?);
+        self.collect(stderr.context("no stderr")?);
+        Ok(())
+    }
+
+    fn collect(&self, output: impl Read + Send + 'static) {
+        let lines = self.lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+    }
+
+    /// The lines of stdout and stderr so far, as they arrived.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first line, past or to come, for which `wanted` holds.
+    pub async fn wait_for_line(&self, wanted: impl Fn(&str) -> bool, within: Duration) -> Result<String> {
+        self.wait_for_line_after(0, wanted, within).await
+    }
+
+    /// The same among the lines from number `after` on (`lines().len()` before the fault, say).
+    pub async fn wait_for_line_after(
+        &self,
+        after: usize,
+        wanted: impl Fn(&str) -> bool,
+        within: Duration,
+    ) -> Result<String> {
+        let started = Instant::now();
+        loop {
+            // Asked before looking, so that the last lines of a process that has ended are still seen.
+            let ended = self.guard.exited()?;
+            if let Some(line) = self.lines().into_iter().skip(after).find(|line| wanted(line)) {
+                return Ok(line);
+            }
+            if ended.is_some() && started.elapsed() > Duration::from_millis(500) {
+                bail!("it ended without that line; its output:\n{}", self.lines().join("\n"));
+            }
+            if started.elapsed() > within {
+                bail!("no such line within {within:?}; its output:\n{}", self.lines().join("\n"));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// SIGKILL, waited for.
+    pub fn kill9(&self) -> Result<()> {
+        self.guard.kill9()
+    }
+
+    /// SIGTERM.
+    pub fn term(&self) -> Result<()> {
+        self.guard.signal(Signal::SIGTERM)
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) -> Result<()> {
+        self.guard.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) -> Result<()> {
+        self.guard.signal(Signal::SIGCONT)
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&self) -> Result<bool> {
+        Ok(self.guard.exited()?.is_none())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(u32::try_from(self.guard.pid()?.as_raw())?)
+    }
+
+    /// Its status when it has ended.
+    pub async fn wait_status(&self, within: Duration) -> Result<ExitStatus> {
+        let status = self.guard.wait_exit(within).await;
+        status.with_context(|| format!("its output:\n{}", self.lines().join("\n")))
+    }
+
+    /// Its exit code when it has ended; an error when a signal ended it.
+    pub async fn wait_exit(&self, within: Duration) -> Result<i32> {
+        let status = self.wait_status(within).await?;
+        status.code().with_context(|| format!("it was ended by a signal: {status}"))
+    }
+
+    /// `127.0.0.1:<port>`.
+    #[must_use]
+    pub fn http_address(&self) -> String {
+        self.builder.http_address()
+    }
+
+    /// Status and body of `GET <path>`.
+    pub async fn http_get(&self, path: &str) -> Result<(u16, String)> {
+        http_get(self.builder.http, path).await
+    }
+
+    /// Memory that it occupies now, in bytes (VmRSS).
+    pub fn resident(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it ever occupied, in bytes (VmHWM).
+    pub fn peak_resident(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("it has ended")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+    }
+
+    /// Processor time that it has used, user and system.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        // The name in parentheses may hold spaces; utime and stime are fields 14 and 15, in ticks of 10 ms.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |i: usize| fields.get(i).context("short stat").and_then(|f| Ok(f.parse::<u64>()?));
+        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
+    }
+}
+
+/// Status and body of a `GET` on 127.0.0.1. HTTP/1.0, so that the body comes whole.
+pub async fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+    let exchange = async {
+        let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), exchange).await.context("no answer within 5 s")??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the header")?;
+    let status = head.split_whitespace().nth(1).context("no status line")?.parse()?;
+    Ok((status, body.to_owned()))
+}

@@ -1,0 +1,67 @@
+//! `cargo run -p testbed -- up`: servers to play with until Ctrl-C. `fetch`: download everything beforehand.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use testbed::{Kafka, Postgres, Version, artifacts};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Real Postgres and Kafka servers for developing and demonstrating outboxd.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Start servers, print how to reach them, stop them on Ctrl-C
+    Up {
+        /// Majors to start, 15 to 18; may be given several times
+        #[arg(long, default_value = "15")]
+        postgres: Vec<Version>,
+        /// Kafka brokers; 0 starts none
+        #[arg(long, default_value_t = 1)]
+        brokers: usize,
+    },
+    /// Download everything that the tests need
+    Fetch,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Action::Up { postgres, brokers } => up(&postgres, brokers).await,
+        Action::Fetch => {
+            for version in Version::ALL {
+                println!("postgres {}  {}", version.major(), version.install()?.display());
+            }
+            println!("kafka {}  {}", artifacts::KAFKA, artifacts::kafka()?.display());
+            Ok(())
+        }
+    }
+}
+
+async fn up(versions: &[Version], brokers: usize) -> Result<()> {
+    let mut servers = Vec::new();
+    for &version in versions {
+        let server = Postgres::start(version).await?;
+        let (number, url) = (version.major(), server.superuser_url("postgres"));
+        println!("postgres {number}: {url} (pid {}, log {})", server.pid()?, server.log_path()?.display());
+        println!("  export TESTBED_POSTGRES_URL={url}");
+        servers.push(server);
+    }
+    let kafka = if brokers == 0 { None } else { Some(Kafka::builder(brokers).start().await?) };
+    if let Some(kafka) = &kafka {
+        for i in 0..kafka.len() {
+            println!("kafka broker {i}: pid {}, log {}", kafka.pid(i)?, kafka.log_path(i)?.display());
+        }
+        println!("  export TESTBED_KAFKA_BROKERS={}", kafka.brokers());
+    }
+    println!("ready; Ctrl-C stops them");
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! The daemon's wrapper, shown with a shell in the daemon's place.
+
+use anyhow::Result;
+use std::time::Duration;
+use testbed::Daemon;
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn lines_signals_and_exit_codes_are_seen() -> Result<()> {
+    let script = r#"trap 'echo draining >&2; exit 3' TERM; cat "$0"; while :; do sleep 0.05; done"#;
+    let daemon =
+        Daemon::builder("/bin/sh")?.args(&["-c", script, "{config}"]).config("listen = \"{http}\"\n").start()?;
+    let line = daemon.wait_for_line(|line| line.contains("listen"), SOON).await?;
+    assert!(line.contains(&daemon.http_address()));
+    daemon.pause()?;
+    daemon.term()?;
+    assert!(daemon.wait_exit(Duration::from_millis(200)).await.is_err(), "a paused process handled a signal");
+    daemon.resume()?;
+    assert_eq!(daemon.wait_exit(SOON).await?, 3);
+    daemon.wait_for_line(|line| line == "draining", SOON).await?;
+
+    daemon.start_again()?;
+    assert!(daemon.resident()? > 0);
+    daemon.kill9()?;
+    assert!(!daemon.is_running()?);
+    Ok(())
+}
