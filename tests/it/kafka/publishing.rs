@@ -1,6 +1,7 @@
 //! Publishing a batch: all of it or nothing, and whose fault it was.
 
 use super::*;
+use testbed::proxy::Direction;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_published_batch_is_visible_with_its_headers_and_its_position() {
@@ -187,4 +188,40 @@ async fn at_least_once_publishes_without_a_transaction_in_the_same_format() {
     source.producer().publish(&Rows::of(&source.topic, &["c"]), source.position("2")).unwrap();
     assert_eq!(source.values().await, ["a", "b", "c"]);
     assert_eq!(source.read().await.unwrap().as_deref(), Some("2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_unknown_and_the_position_tells() {
+    let kafka = Kafka::builder(1).proxied().start().await.unwrap();
+    let mut source = Source::on(&kafka.proxied_brokers().unwrap());
+    source.config.delivery_timeout = Duration::from_secs(5);
+    position_topic::ensure(&source.config).await.unwrap();
+    kafka.create_topic(&source.topic, 1, &[]).await.unwrap();
+    let mut producer = source.producer();
+    producer.publish(&Rows::of(&source.topic, &["warm"]), source.position("1")).unwrap();
+
+    // Answers come late: the records are in the log when their acknowledgement and, after it, the commit is on its way.
+    let answers = Duration::from_millis(800);
+    kafka.proxy(0).unwrap().delay(Direction::ToClient, answers);
+    let started = Instant::now();
+    let publishing = tokio::task::spawn_blocking({
+        let (topic, position_topic, name) =
+            (source.topic.clone(), source.config.position_topic.clone(), source.name.clone());
+        move || {
+            let position = PositionRecord { topic: &position_topic, key: name.as_bytes(), value: b"2" };
+            producer.publish(&Rows::of(&topic, &["lost"]), position)
+        }
+    });
+    let direct = Source { config: Config { brokers: kafka.brokers(), ..source.config.clone() }, ..source };
+    let committed = async || match direct.read_within(Duration::from_millis(500)).await {
+        Ok(Some(position)) if position == "2" => Ok(()),
+        other => Err(anyhow::anyhow!("{other:?}")),
+    };
+    testbed::eventually(SOON, committed).await;
+    kafka.proxy(0).unwrap().refuse(true);
+    kafka.proxy(0).unwrap().reset();
+
+    let failure = publishing.await.unwrap().unwrap_err();
+    assert!(matches!(failure, PublishFailure::Unknown(_)), "{failure:?} after {:?}", started.elapsed());
+    assert_eq!(failure.error().code(), Code::KafkaCommitUnknown);
 }
