@@ -30,9 +30,8 @@ impl Grave {
     /// The codes with which a source may halt after it.
     pub(crate) fn may_halt_with(self) -> &'static [Code] {
         match self {
-            Self::Restore { with_slot: true } => &[Code::HistoryDiverged],
-            Self::Promote { with_slot: true } => &[Code::HistoryDiverged],
-            Self::Restore { with_slot: false } | Self::Promote { with_slot: false } => &[Code::SlotMissing],
+            // The copy may be from before the slot.
+            Self::Restore { .. } | Self::Promote { .. } => &[Code::HistoryDiverged, Code::SlotMissing],
             Self::DropSlot => &[Code::SlotMissing],
             Self::RecreateSlot | Self::AdvanceSlot => &[Code::SlotAhead],
             Self::DeletePositions => &[Code::PositionLost],

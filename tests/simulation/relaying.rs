@@ -19,6 +19,9 @@ impl Instance {
         match env.random.below(10) {
             0..4 => self.read(env)?,
             4..6 => {
+                if env.random.chance(10) {
+                    self.sql(env)?; // the marker notices that its session is gone
+                }
                 while self.act(env)? && env.random.chance(80) {}
             }
             _ => {
@@ -53,6 +56,7 @@ impl Instance {
             // A session acts after every message; here it may be late, as actions are only queued.
             if env.random.chance(60) {
                 while self.act(env)? {}
+                self.check_bounds(env);
             }
         }
         Ok(())
@@ -93,7 +97,6 @@ impl Instance {
                         env.hit(Event::Redelivered);
                     }
                 }
-                self.check_bounds(env);
             }
         }
         Ok(())
@@ -106,7 +109,7 @@ impl Instance {
         let marking: usize = self.session.batches.iter().map(|(_, rows)| rows.len()).sum();
         let (rows, bytes) = (self.session.building.len() + publishing + marking, machine.in_flight_bytes());
         let bounds = env.checks.bounds.clone();
-        if rows > bounds.unmarked_rows || bytes > bounds.in_flight_bytes + 30 {
+        if rows > bounds.unmarked_rows + bounds.batch_rows || bytes > bounds.in_flight_bytes + 30 {
             env.checks.fail(|| format!("G6: {rows} rows and {bytes} bytes in memory, and the bounds are {bounds:?}"));
         }
     }

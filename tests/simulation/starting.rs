@@ -177,6 +177,7 @@ impl Instance {
                 self.send_marks(Marks::Chunk, self.session.chunk.clone(), env)?;
             }
         }
+        self.sql(env)?;
         Ok(self.session.chunk.is_empty().then_some(Fact::Done))
     }
 
@@ -249,13 +250,13 @@ impl Instance {
             }
             return Ok(None);
         }
+        self.sql(env)?; // the sessions that imported the snapshot, and that mark
         if !self.session.chunk.is_empty() && env.bug != Some(Bug::ChunkBeforeMarks) {
             return Ok(None);
         }
         if self.session.snapshot.is_empty() {
             return Ok(Some(Fact::Done));
         }
-        self.sql(env)?; // the session that imported the snapshot
         let size = (1 + env.random.index(4)).min(self.session.snapshot.len());
         let chunk: Vec<RowNo> = self.session.snapshot.drain(..size).collect();
         let position = self.new_position(Phase::Backfill, &chunk, env);

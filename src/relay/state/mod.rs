@@ -35,7 +35,7 @@ use crate::{Code, Error, Lsn};
 /// so that the producer never waits for us; more would only hold memory.
 const MAX_PUBLISHING: usize = 3;
 
-/// Redelivered rows that are handed to the marker together.
+/// Redelivered rows that are handed to the marker together, at most; see [`Machine::hold_rows`].
 const HOLD_ROWS: usize = 1000;
 
 /// Bounds that the machine keeps.

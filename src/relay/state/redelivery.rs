@@ -74,11 +74,17 @@ impl Machine {
         !self.trusted && (self.proof.is_some() || part_is_owed)
     }
 
+    /// How many redelivered rows are handed to the marker together. Not more than may be in memory: rows that are not
+    /// handed over are never marked, and so would never make room.
+    fn hold_rows(&self) -> usize {
+        HOLD_ROWS.min(self.bounds.batch_rows)
+    }
+
     /// Queues the redelivered rows that have come together, where that is due, and lets the marker have them once the
     /// history is proved.
     pub(super) fn hold_redelivered(&mut self) {
         let part_is_complete = self.resumed_part_is_complete();
-        if self.building.redelivered && (self.building.rows >= HOLD_ROWS || part_is_complete) {
+        if self.building.redelivered && (self.building.rows >= self.hold_rows() || part_is_complete) {
             self.hold();
         }
         self.release_held();
