@@ -70,10 +70,7 @@ impl Instance {
             Step::WriteBackfill => self.write(Phase::Backfill, env)?,
             Step::Backfill => self.backfill(env)?,
             Step::WriteStreaming => self.write(Phase::Streaming, env)?,
-            Step::Stream => {
-                self.stream(env)?;
-                None
-            }
+            Step::Stream => self.stream(env)?,
             Step::StandBy => {
                 env.hit(Event::Standby);
                 self.hang_up(env);
@@ -264,7 +261,7 @@ impl Instance {
         Ok(None)
     }
 
-    fn stream(&mut self, env: &mut Env) -> Result<(), Error> {
+    fn stream(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
         self.sql(env)?;
         let Some(mut position) = self.session.position.clone() else {
             return Err(Error::new(Code::Internal, "there is no position to stream from"));
@@ -280,7 +277,9 @@ impl Instance {
             confirmed_flush: slot.confirmed,
             publication: env.postgres.publication.into(),
         };
-        compare(&position, &server)?;
+        if let Err(halt) = compare(&position, &server) {
+            return if self.holds_slot(env) { Err(halt) } else { Ok(Some(Fact::TakenByAnother)) };
+        }
         let mut machine =
             Machine::new(env.options.bounds.clone(), env.options.marks, position.progress.clone(), slot.confirmed);
         let is_proved = self.proved.as_ref() == Some(&(position.progress.clone(), env.postgres.incarnation));
@@ -292,6 +291,6 @@ impl Instance {
         position.phase = Phase::Streaming;
         self.session.position = Some(position);
         self.session.machine = Some(machine);
-        Ok(())
+        Ok(None)
     }
 }

@@ -38,6 +38,10 @@ const MAX_PUBLISHING: usize = 3;
 /// Redelivered rows that are handed to the marker together, at most; see [`Machine::hold_rows`].
 const HOLD_ROWS: usize = 1000;
 
+/// How much longer than the linger whole transactions may wait behind input that never pauses. Rows to publish fill a
+/// batch long before; a flood of rows to pass over never does.
+const BACKLOG_LINGER: Duration = Duration::from_millis(10);
+
 /// Bounds that the machine keeps.
 #[derive(Debug, Clone)]
 pub struct Bounds {
@@ -419,8 +423,9 @@ impl Machine {
     /// When [`Machine::next_action`] should be asked again although nothing happened.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let linger =
-            self.building.since.filter(|_| self.queue.publishing() == 0).map(|since| since + self.bounds.linger);
+        let patience = if self.input_drained { Duration::ZERO } else { BACKLOG_LINGER };
+        let since = self.building.since.filter(|_| self.queue.publishing() == 0);
+        let linger = since.map(|since| since + self.bounds.linger + patience);
         linger.into_iter().chain(self.idle_advance_due()).min()
     }
 
