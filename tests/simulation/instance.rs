@@ -75,6 +75,8 @@ pub(crate) struct Session {
     pub(crate) snapshot: VecDeque<RowNo>,
     pub(crate) chunk: Vec<RowNo>,
     pub(crate) draining: bool,
+    /// The transaction of the last redelivered row.
+    pub(crate) read_part: Option<usize>,
 }
 
 impl Session {
@@ -97,6 +99,7 @@ impl Session {
             snapshot: VecDeque::new(),
             chunk: Vec::new(),
             draining: false,
+            read_part: None,
         }
     }
 }

@@ -68,7 +68,10 @@ impl Instance {
         let Some(machine) = &mut self.session.machine else { return Ok(()) };
         match message {
             Message::Begin { final_lsn, xid, time } => machine.begin(final_lsn, xid, time),
-            Message::Commit { end_lsn } => machine.commit(end_lsn, now)?,
+            Message::Commit { end_lsn } => {
+                machine.commit(end_lsn, now)?;
+                self.session.read_part = None;
+            }
             Message::Keepalive { wal_end, reply_requested } => {
                 if reply_requested {
                     env.hit(Event::UrgentReply);
@@ -89,11 +92,15 @@ impl Instance {
                     }
                     RowIs::New => {
                         machine.published_row(row.bytes, &row.name)?;
+                        if self.session.read_part.take() == Some(row.transaction) {
+                            env.hit(Event::SplitResumed);
+                        }
                         self.session.building.push_back((number, false));
                     }
                     RowIs::Redelivered => {
                         machine.redelivered_row()?;
                         self.session.building.push_back((number, true));
+                        self.session.read_part = Some(row.transaction);
                         env.hit(Event::Redelivered);
                     }
                 }

@@ -97,7 +97,7 @@ impl Instance {
             from = position.progress.lsn;
         }
         match env.postgres.take_slot(self.number, from) {
-            Take::Taken { connection, .. } => {
+            Take::Taken { connection } => {
                 self.session.connection = Some(connection);
                 Fact::Done
             }
