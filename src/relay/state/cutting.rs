@@ -111,7 +111,12 @@ impl Machine {
 
     /// Rule 7: the end of the longest prefix that is published and marked, never backwards.
     pub(super) fn confirm(&mut self) {
-        let mut end = self.confirmed.max(self.queue.pop_done().unwrap_or(Lsn::ZERO));
+        let done = self.queue.pop_done().unwrap_or(Lsn::ZERO);
+        // A dropped row is neither marked nor queued: what follows it must come again, and so must not be confirmed.
+        if self.dropped && self.marks {
+            return;
+        }
+        let mut end = self.confirmed.max(done);
         if self.nothing_in_flight() && !self.owes_proof() {
             // Everything read is done, so an idle LSN that Kafka already carries may be confirmed.
             end = end.max(self.committed.lsn.min(self.read_to));
