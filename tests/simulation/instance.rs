@@ -127,8 +127,12 @@ impl Instance {
                     Some(_) => self.relay(env),
                     None => self.start_on(env),
                 };
-                if let Err(error) = done {
-                    self.end_session(&error, env);
+                match done {
+                    Err(error) if error.code() == Code::KafkaFenced && env.bug == Some(Bug::BareInitAfterFence) => {
+                        self.republish(env);
+                    }
+                    Err(error) => self.end_session(&error, env),
+                    Ok(()) => {}
                 }
             }
         }

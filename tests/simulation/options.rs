@@ -102,8 +102,8 @@ impl Options {
             _ => often,
         };
         let steps = random.between(100, 700);
-        let grave = random.chance(15).then(|| match random.below(9) {
-            0 | 1 => Grave::Restore { with_slot: true },
+        let grave = random.chance(20).then(|| match random.below(11) {
+            0 | 1 | 9 | 10 => Grave::Restore { with_slot: true },
             2 => Grave::Restore { with_slot: random.chance(50) },
             3 => Grave::Promote { with_slot: random.chance(70) },
             4 => Grave::DropSlot,

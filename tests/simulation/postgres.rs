@@ -317,6 +317,11 @@ impl Postgres {
         }
     }
 
+    /// Whether a copy is to be taken: the one there is, is mostly kept.
+    pub(crate) fn is_copy_due(&self, random: &mut Random) -> bool {
+        self.backup.is_none() || random.chance(30)
+    }
+
     /// Copies the disk.
     pub(crate) fn back_up(&mut self) {
         let mut slot = self.slot.clone();

@@ -9,7 +9,7 @@ use crate::{
     bugs::Bug,
     coverage::Event,
     instance::{Instance, Life},
-    postgres::{Marks, Message, RowNo},
+    postgres::{MarkRequest, Marks, Message, RowNo},
     schedule::{Env, trace},
 };
 
@@ -78,7 +78,9 @@ impl Instance {
                 }
                 machine.keepalive(wal_end, reply_requested)?;
                 let is_idle = self.session.batches.is_empty() && self.session.building.is_empty();
-                if env.bug == Some(Bug::ConfirmIdleWithoutPosition) && is_idle && self.session.publishing.is_empty() {
+                let is_ahead = wal_end > machine.confirmed() && !machine.in_transaction();
+                let bug = env.bug == Some(Bug::ConfirmIdleWithoutPosition) && is_idle && is_ahead;
+                if bug && self.session.publishing.is_empty() {
                     self.confirm(wal_end, env);
                 }
             }
@@ -142,7 +144,8 @@ impl Instance {
                     position.progress = progress;
                     position.chunk.clear();
                     if env.bug == Some(Bug::MarkBeforeCommit) && env.options.marks {
-                        self.send_marks(Marks::Batch(batch), rows.clone(), env)?;
+                        let (owner, what) = (self.number, Marks::Batch(batch));
+                        env.postgres.marks.push(MarkRequest { owner, serial: 0, what, rows: rows.clone(), applied: false });
                     }
                     self.publish(Some(batch), rows, position, env);
                 }

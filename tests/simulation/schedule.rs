@@ -349,7 +349,8 @@ impl World {
             4 if self.written < env.options.transactions => env.postgres.other_activity(&mut env.random),
             4 => {}
             5 => {
-                if env.options.grave.is_some() && env.grave.is_none() {
+                // An old copy is what hurts.
+                if env.options.grave.is_some() && env.grave.is_none() && env.postgres.is_copy_due(&mut env.random) {
                     env.postgres.back_up();
                 }
             }
