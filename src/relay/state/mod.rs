@@ -353,7 +353,7 @@ impl Machine {
         if self.open.is_some() {
             return Ok(()); // Rule 7: inside Begin..Commit it says nothing.
         }
-        if let Some(proof) = self.proof.filter(|proof| wal_end > proof.end_lsn) {
+        if let Some(proof) = self.proof.filter(|proof| wal_end >= proof.end_lsn) {
             return Err(diverged(format!("the published transaction {} at {} is gone", proof.xid, proof.end_lsn)));
         }
         if let Some(split) = self.split.as_ref().filter(|split| wal_end > split.final_lsn) {
