@@ -75,6 +75,8 @@ pub(crate) struct Session {
     pub(crate) snapshot: VecDeque<RowNo>,
     pub(crate) chunk: Vec<RowNo>,
     pub(crate) draining: bool,
+    /// The transaction of the last redelivered row.
+    pub(crate) read_part: Option<usize>,
 }
 
 impl Session {
@@ -97,6 +99,7 @@ impl Session {
             snapshot: VecDeque::new(),
             chunk: Vec::new(),
             draining: false,
+            read_part: None,
         }
     }
 }
@@ -124,8 +127,12 @@ impl Instance {
                     Some(_) => self.relay(env),
                     None => self.start_on(env),
                 };
-                if let Err(error) = done {
-                    self.end_session(&error, env);
+                match done {
+                    Err(error) if error.code() == Code::KafkaFenced && env.bug == Some(Bug::BareInitAfterFence) => {
+                        self.republish(env);
+                    }
+                    Err(error) => self.end_session(&error, env),
+                    Ok(()) => {}
                 }
             }
         }

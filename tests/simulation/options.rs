@@ -34,9 +34,8 @@ impl Grave {
     /// The codes with which a source may halt after it.
     pub(crate) fn may_halt_with(self) -> &'static [Code] {
         match self {
-            Self::Restore { with_slot: true } => &[Code::HistoryDiverged],
-            Self::Promote { with_slot: true } => &[Code::HistoryDiverged],
-            Self::Restore { with_slot: false } | Self::Promote { with_slot: false } => &[Code::SlotMissing],
+            // The copy may be from before the slot.
+            Self::Restore { .. } | Self::Promote { .. } => &[Code::HistoryDiverged, Code::SlotMissing],
             Self::DropSlot => &[Code::SlotMissing],
             Self::RecreateSlot | Self::AdvanceSlot => &[Code::SlotAhead],
             Self::DeletePositions => &[Code::PositionLost],
@@ -48,6 +47,8 @@ impl Grave {
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) steps: u64,
+    /// The faults begin only when the source is streaming.
+    pub(crate) starts_streaming: bool,
     pub(crate) exactly_once: bool,
     pub(crate) marks: bool,
     pub(crate) policy: Policy,
@@ -88,7 +89,7 @@ impl Options {
         let marks = random.chance(80);
         let batch_rows = usize::try_from(random.between(2, 8)).unwrap_or(3);
         let batch_bytes = usize::try_from(random.between(40, 400)).unwrap_or(100);
-        let unmarked_rows = usize::try_from(random.between(1, 30)).unwrap_or(10);
+        let unmarked_rows = usize::try_from(random.between(2, 30)).unwrap_or(10);
         let in_flight_bytes = usize::try_from(random.between(30, 600)).unwrap_or(100);
         let bounds = Bounds {
             batch_rows,
@@ -104,9 +105,9 @@ impl Options {
             1 => often / 4,
             _ => often,
         };
-        let steps = random.between(80, 500);
-        let grave = random.chance(15).then(|| match random.below(9) {
-            0 | 1 => Grave::Restore { with_slot: true },
+        let steps = random.between(100, 700);
+        let grave = random.chance(20).then(|| match random.below(11) {
+            0 | 1 | 9 | 10 => Grave::Restore { with_slot: true },
             2 => Grave::Restore { with_slot: random.chance(50) },
             3 => Grave::Promote { with_slot: random.chance(70) },
             4 => Grave::DropSlot,
@@ -117,6 +118,7 @@ impl Options {
         });
         Self {
             steps,
+            starts_streaming: random.chance(70),
             exactly_once,
             marks,
             policy: Policy { backfill: marks && random.chance(70), auto_setup: true },

@@ -100,6 +100,11 @@ impl Instance {
                 trace!(env, "{self}: commits {:?}", self.session.publishing[0]);
                 self.send_end(env);
             }
+            Stage::PositionSent if env.bug == Some(Bug::CommitOutOfOrder) => {
+                if self.session.publishing[0].stage == Stage::PositionSent {
+                    self.session.publishing.swap(0, 1);
+                }
+            }
             Stage::Ending => return self.wait_for_commit(env),
             Stage::Ended(result) => return self.ended(result, env),
             Stage::Unacknowledged
@@ -194,12 +199,7 @@ impl Instance {
         }
         match env.bug {
             Some(Bug::RepublishFromMemory) => {
-                for producer in 0..self.epochs.len() {
-                    self.epochs[producer] = env.kafka.init(producer);
-                }
-                for publishing in &mut self.session.publishing {
-                    publishing.stage = Stage::Queued;
-                }
+                self.republish(env);
                 Ok(None)
             }
             Some(Bug::KeepProducers) => {
@@ -207,6 +207,18 @@ impl Instance {
                 Err(error)
             }
             _ => Err(error),
+        }
+    }
+}
+
+impl Instance {
+    /// What no session may do: the same batches again, by producers that are fresh.
+    pub(crate) fn republish(&mut self, env: &mut Env) {
+        for producer in 0..self.epochs.len() {
+            self.epochs[producer] = env.kafka.init(producer);
+        }
+        for publishing in &mut self.session.publishing {
+            publishing.stage = Stage::Queued;
         }
     }
 }
