@@ -83,16 +83,17 @@ codes! {
     /// The publication or one of its tables is not the one whose rows were published so far.
     PublicationChanged = "publication-changed", Halt, "rows may have been passed over: see the runbook, then `outboxd recover`";
 
+    /// Something that `setup` makes is missing, and `auto_setup` is off.
+    SetupMissing = "setup-missing", Retry, "run `outboxd setup`, or set auto_setup = true";
+
     /// Another session streams from the slot: another instance leads.
     SlotInUse = "slot-in-use", Retry, "another instance leads; this one stands by";
     /// A slot exists no longer although rows were published through it.
     SlotMissing = "slot-missing", Halt, "the slot was dropped: see the runbook, then `outboxd recover`";
-    /// The slot is not the one through which rows were published (dropped and made again).
-    SlotRecreated = "slot-recreated", Halt, "the slot was dropped and made again: see the runbook, then `outboxd recover`";
     /// The server removed WAL that the slot still needed, or invalidated the slot.
     SlotLost = "slot-lost", Halt, "the server invalidated the slot (max_slot_wal_keep_size, idle_replication_slot_timeout): see the runbook, then `outboxd recover`";
-    /// The slot was advanced past what was published.
-    SlotAhead = "slot-ahead", Halt, "something else advanced the slot past the published position: see the runbook, then `outboxd recover`";
+    /// The slot was advanced past what was published, or dropped and made again.
+    SlotAhead = "slot-ahead", Halt, "something else advanced the slot past the published position, or made it anew: see the runbook, then `outboxd recover`";
     /// A slot exists but the position topic has no position for it.
     PositionLost = "position-lost", Halt, "the position topic was deleted or emptied: see the runbook, then `outboxd recover`";
     /// The position topic or a record in it cannot be what outboxd wrote.

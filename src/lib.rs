@@ -10,6 +10,7 @@ pub mod outbox;
 pub mod pgoutput;
 pub mod postgres;
 pub mod relay;
+pub mod setup;
 pub mod telemetry;
 
 pub use error::{Class, Code, Error, Result};

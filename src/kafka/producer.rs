@@ -37,9 +37,10 @@ const ABORT_WITHIN: Duration = Duration::from_secs(2);
 const VERDICTS_WITHIN: Duration = Duration::from_millis(100);
 
 /// How records share a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Batching {
     /// As librdkafka packs them.
+    #[default]
     Normal,
     /// Each alone, so that a refusal names its row. Slow: for finding the rows that a broker refuses.
     OneByOne,

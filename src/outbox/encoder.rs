@@ -1,8 +1,19 @@
-//! The encoder of one source.
+//! The encoder of one source: bindings by table, and the way of one row through them.
 
-use super::{Failure, Poison, Records};
+use std::{borrow::Cow, collections::HashMap};
+
+use super::{
+    binding::{Binding, Row},
+    cell::{Kind, Text},
+    draft::Draft,
+    envelope::Shape,
+    event::{Attributes, Event},
+    poison::{Failure, Poison, PoisonReason},
+    records::{HeaderNames, Records, Span},
+    template::{Rendering, check_topic, only_column, render},
+};
 use crate::{
-    Error,
+    Code, Error,
     config::{Mapping, Mark},
     pgoutput::{RelationSchema, Tuple, Type},
 };
@@ -17,48 +28,183 @@ pub enum Encoded {
 }
 
 /// Turns the rows of one source into records.
+///
+/// NULL in `created_at` (or, for the `debezium` envelope, a table without it) means the commit time of the row's
+/// transaction, which [`Encoder::begin`] brings: the same whenever the row is sent again. The backfill, which knows no
+/// commit time, calls it with the time of its snapshot.
 #[derive(Debug)]
-pub struct Encoder {}
+pub struct Encoder {
+    pub(super) mapping: Mapping,
+    mark: Mark,
+    pub(super) position_topic: String,
+    pub(super) shape: Shape,
+    pub(super) names: HeaderNames,
+    /// Kinds of types that are not built in, as the server named them.
+    kinds: HashMap<u32, Kind>,
+    /// Ordered by oid.
+    bindings: Vec<Binding>,
+    /// Microseconds since the Unix epoch.
+    pub(super) commit_time: i64,
+}
 
-#[allow(unused_variables, clippy::unused_self, clippy::needless_pass_by_value, clippy::todo, missing_docs)]
 impl Encoder {
+    /// An encoder without tables. `position_topic` is refused as a target (rule 3).
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`] when an envelope of CloudEvents has no `cloudevents_source` or a header `ce_…` whose name
+    /// is not allowed.
     pub fn new(mapping: &Mapping, mark: Mark, position_topic: &str) -> Result<Self, Error> {
-        todo!()
+        let shape = Shape::new(mapping)?;
+        let names = Shape::header_names(mapping);
+        Ok(Self {
+            mapping: mapping.clone(),
+            mark,
+            position_topic: position_topic.to_owned(),
+            shape,
+            names,
+            kinds: HashMap::new(),
+            bindings: Vec::new(),
+            commit_time: 0,
+        })
     }
+
+    /// Takes a Type message, which comes before the Relation that uses the type: a column of a domain over jsonb serves
+    /// as one of jsonb.
     pub fn learn(&mut self, r#type: &Type<'_>) {
-        todo!()
+        self.kinds.insert(r#type.oid, Kind::named(r#type));
     }
+
+    /// Takes a Relation message of table number `table` of the source. Also when the table changes in mid-stream; what
+    /// was bound before is then forgotten, even if the table cannot serve any more.
+    ///
+    /// # Errors
+    /// [`Code::ColumnInvalid`] when a column that the mapping needs is missing or has a type that cannot serve; names the
+    /// table, the column and the configuration key.
     pub fn bind(&mut self, relation: &RelationSchema, table: u16) -> Result<(), Error> {
-        todo!()
+        let place = self.bindings.binary_search_by_key(&relation.oid, |binding| binding.oid);
+        if let Ok(known) = place {
+            self.bindings.remove(known);
+        }
+        let kind_of = |oid: u32| self.kinds.get(&oid).copied().unwrap_or_else(|| Kind::of(oid));
+        let binding = Binding::new((&self.mapping, self.mark), (relation, table), &kind_of)?;
+        self.bindings.insert(place.unwrap_or_else(|place| place), binding);
+        Ok(())
     }
+
+    /// Whether a Relation message has bound this table.
+    #[must_use]
+    pub fn is_bound(&self, relation: u32) -> bool {
+        self.binding(relation).is_ok()
+    }
+
+    /// A transaction starts; `commit_time` in microseconds since the Unix epoch.
     pub fn begin(&mut self, commit_time: i64) {
-        todo!()
+        self.commit_time = commit_time;
     }
+
+    /// Appends the record of an inserted row.
+    ///
+    /// # Errors
+    /// [`Failure::Poison`] when the row cannot become a record, [`Failure::Protocol`] when the row does not fit its
+    /// Relation message. Nothing is left behind in `out`.
     pub fn encode(&self, relation: u32, row: &Tuple<'_>, out: &mut Records) -> Result<Encoded, Failure> {
-        todo!()
+        let row = self.row(relation, row)?;
+        if row.is_marked() {
+            return Ok(Encoded::AlreadyMarked);
+        }
+        let event = Event::read(&row, self.commit_time)?;
+        let mut draft = Draft::start(out, &self.names, row.binding.table);
+        self.topic(&row, &mut draft)?;
+        self.write(&row, &event, &mut draft)?;
+        draft.finish()?;
+        Ok(Encoded::Published)
     }
+
+    /// Appends a row that is to be marked and not to be published: it was published before (rule 10).
+    ///
+    /// # Errors
+    /// As [`Self::encode`]; the only poison is an id that is NULL or unreadable.
     pub fn marks_only(&self, relation: u32, row: &Tuple<'_>, out: &mut Records) -> Result<Encoded, Failure> {
-        todo!()
+        let row = self.row(relation, row)?;
+        if row.is_marked() {
+            return Ok(Encoded::AlreadyMarked);
+        }
+        let id = row.id()?;
+        let mut draft = Draft::start(out, &self.names, row.binding.table);
+        let id = draft.put_text(Some(&id));
+        draft.id(id);
+        draft.finish()?;
+        Ok(Encoded::Published)
     }
-    pub fn event_id<'a>(&self, relation: u32, row: &Tuple<'a>) -> Option<std::borrow::Cow<'a, str>> {
-        todo!()
+
+    /// The id column's text; `None` when it is NULL or unreadable, or the table is not bound. Borrowed from the row
+    /// unless the row came in binary form.
+    #[must_use]
+    pub fn event_id<'a>(&self, relation: u32, row: &Tuple<'a>) -> Option<Cow<'a, str>> {
+        match self.row(relation, row).ok()?.id().ok()? {
+            Text::Borrowed(id) => Some(Cow::Borrowed(id)),
+            printed @ Text::Printed(..) => Some(Cow::Owned(printed.to_string())),
+        }
     }
-    pub fn encode_dead_letter(
-        &self,
-        relation: u32,
-        row: &Tuple<'_>,
-        poison: &Poison,
-        out: &mut Records,
-    ) -> Result<(), Failure> {
-        todo!()
+
+    pub(super) fn row<'a>(&self, relation: u32, row: &Tuple<'a>) -> Result<Row<'_, 'a>, Error> {
+        Row::new(self.binding(relation)?, row)
     }
-    pub fn encode_dead_letter_without_payload(
-        &self,
-        relation: u32,
-        row: &Tuple<'_>,
-        poison: &Poison,
-        out: &mut Records,
-    ) -> Result<(), Failure> {
-        todo!()
+
+    /// Writes id, key, value, headers and timestamp.
+    pub(super) fn write(&self, row: &Row<'_, '_>, event: &Event<'_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
+        let attributes = event.write_attributes(draft);
+        draft.id(attributes.id);
+        draft.timestamp(Some(event.timestamp));
+        let key = Self::key(row, &attributes, draft)?;
+        draft.key(key);
+        self.shape.write((row, event), &attributes, draft)
+    }
+
+    /// Writes the key, unless it stands there already as an attribute.
+    pub(super) fn key(row: &Row<'_, '_>, attributes: &Attributes, draft: &mut Draft<'_>) -> Result<Span, Poison> {
+        let binding = row.binding;
+        if let Some(slot) = only_column(&binding.key) {
+            if Some(slot) == binding.aggregate_id {
+                return Ok(attributes.aggregate_id);
+            }
+            // A template of one column gives Kafka's null for NULL.
+            return Ok(draft.put_text(row.text(slot)?.as_deref()));
+        }
+        let at = draft.position();
+        let put = |text: &str| draft.out().extend_from_slice(text.as_bytes());
+        match render(&binding.key, "", |slot| row.text(slot), put) {
+            Ok(()) => Ok(draft.since(at)),
+            Err(Rendering::Poison(poison)) => Err(poison),
+            Err(Rendering::Null(slot)) => {
+                Err(row.cell(slot).poison(PoisonReason::NullKeyColumn, "of the key template is NULL"))
+            }
+        }
+    }
+
+    fn topic(&self, row: &Row<'_, '_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
+        let name = draft.topic_name();
+        name.clear();
+        Self::render_topic(row, name)?;
+        draft.topic(|name| check_topic(name, &self.position_topic))
+    }
+
+    pub(super) fn render_topic(row: &Row<'_, '_>, name: &mut String) -> Result<(), Poison> {
+        match render(&row.binding.topic, "", |slot| row.text(slot), |text| name.push_str(text)) {
+            Ok(()) => Ok(()),
+            Err(Rendering::Poison(poison)) => Err(poison),
+            Err(Rendering::Null(slot)) => {
+                Err(row.cell(slot).poison(PoisonReason::NullTopicColumn, "of the topic template is NULL"))
+            }
+        }
+    }
+
+    fn binding(&self, relation: u32) -> Result<&Binding, Error> {
+        let unbound = |_| {
+            let message = format!("a row of relation {relation}, which no Relation message has described");
+            Error::new(Code::PostgresProtocol, message)
+        };
+        let place = self.bindings.binary_search_by_key(&relation, |binding| binding.oid).map_err(unbound)?;
+        Ok(&self.bindings[place])
     }
 }

@@ -15,10 +15,21 @@
 //! - the payload's JSON text is spliced in unchanged: numbers keep every digit;
 //! - no column name is looked up and nothing is allocated for a row in the steady state.
 
+mod binding;
+mod cell;
+mod dead_letter;
 mod draft;
 mod encoder;
+mod envelope;
+mod event;
+mod json;
 mod poison;
 mod records;
+mod template;
+mod timestamp;
+
+#[cfg(test)]
+mod tests;
 
 pub use encoder::{Encoded, Encoder};
 pub use poison::{Failure, Poison, PoisonReason};

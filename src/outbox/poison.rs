@@ -72,7 +72,7 @@ impl Poison {
     }
 
     /// The same finding, said of the part of the record that it spoils.
-    pub(super) fn as_reason(mut self, reason: PoisonReason) -> Self {
+    pub(super) fn with_reason(mut self, reason: PoisonReason) -> Self {
         self.reason = reason;
         self
     }

@@ -1,1 +1,36 @@
-//! relay
+//! The relay: a source's rows from the replication stream to Kafka, and back again as marks.
+//!
+//! ```text
+//!             start: slot, fence, position                 (startup.rs decides, start/ does)
+//!               │            └─ backfill                    (backfill.rs)
+//!               ▼
+//!   walsender ─▶ intake ─▶ rows ─▶ batch ─▶ publisher ─▶ Kafka      records, and the position last
+//!                  │                           │
+//!                  └──── state machine ◀───────┤ committed
+//!                          │      ▲            ▼
+//!    Confirm(LSN) ◀────────┘      └──────── marker ─▶ UPDATE … SET published_at
+//! ```
+//!
+//! [`state`], [`startup`], [`compare`] and [`position`] know no socket, clock or thread; every rule about order lives
+//! there, and the simulation drives them. The rest is thin: each part does one thing and talks to the machine through
+//! one bounded channel. [`supervisor`] runs one session after another; nothing of a failed session is used again.
+
+mod backfill;
+pub mod compare;
+mod intake;
+mod marker;
+mod marks;
+mod monitor;
+pub mod position;
+mod publication;
+mod publisher;
+mod report;
+mod rows;
+mod session;
+mod start;
+pub mod startup;
+pub mod state;
+mod stream;
+mod supervisor;
+
+pub use supervisor::{Outcome, run};

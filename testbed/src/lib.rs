@@ -1,4 +1,37 @@
-//! testbed
+//! Real Postgres and Kafka servers for the tests, the benches and the demo of outboxd, and the judge of what it did.
+//!
+//! ```ignore
+//! let postgres = Postgres::shared(Version::V15).await?;           // or start(…) for one to stop, pause and kill
+//! let kafka = Kafka::shared().await?;
+//! let database = postgres.fresh_database("order").await?;
+//! let topic = kafka.fresh_topic("order.events", 3).await?;
+//! let client = postgres.client(&database).await?;
+//! workload::create_outbox(&client, "order_outbox").await?;
+//! let load = Load::builder(&postgres.url(&database), "order_outbox", "order").start();
+//! let daemon = Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&["run", "--config", "{config}"]).config(&text).start()?;
+//! daemon.wait_for_line(|line| line.contains("streaming"), Duration::from_secs(10)).await?;
+//! load.stop().await?;
+//! eventually(Duration::from_secs(30), async || match oracle::audit(&client, Expect::Tables(&["order_outbox"]),
+//!     &kafka.brokers(), &[&topic]).await { Ok(a) if a.is_clean() => Ok(()), other => Err(format!("{other:?}")) }).await;
+//! ```
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`postgres`] | [`Postgres`]: majors 15 to 18; settings, pg_hba lines, TLS; every way to stop; standbys, restored disks |
+//! | [`kafka`] | [`Kafka`]: KRaft, one broker or several; topics; stop, kill, pause each broker |
+//! | [`daemon`] | [`Daemon`]: the binary under test, its lines, signals, exit code, HTTP, memory and processor time |
+//! | [`proxy`] | [`Proxy`]: delay, hold, drop, cut, reset, slice, limit |
+//! | [`workload`] | the seed's outbox table, and [`Load`]: writers with rollbacks, savepoints and dying servers |
+//! | [`reader`] | what a `read_committed` consumer sees, at once or as it comes |
+//! | [`oracle`] | [`Audit`]: are the records exactly the rows, once each, in order, all marked? |
+//! | [`artifacts`] | downloads (Maven), cached in `$TESTBED_CACHE` or `target/testbed-cache` |
+//!
+//! **Nothing is left behind**, whatever way a test ends, `kill -9` included: see `process.rs`. As root, Postgres runs
+//! as `postgres` or `nobody`.
+//!
+//! **Shared servers** live until the test process ends and belong to no runtime, so every `#[tokio::test]` may use them.
+//! `TESTBED_POSTGRES_URL` (a superuser's) and `TESTBED_KAFKA_BROKERS` name running ones to use for them instead;
+//! `cargo run -p testbed -- up` starts such. Servers that a test starts for itself are always its own.
 
 #![forbid(unsafe_code)]
 

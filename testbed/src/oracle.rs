@@ -118,9 +118,7 @@ pub async fn audit_records(client: &Client, expect: Expect<'_>, records: &[Recor
 async fn read_rows(client: &Client, tables: &[&str], mut marks: Option<&mut Audit>) -> Result<HashMap<String, Row>> {
     let mut rows = HashMap::new();
     for &table in tables {
-        let query = format!(
-            "SELECT id::text, payload->>'seq', payload->>'tx', published_at IS NOT NULL FROM {table}"
-        );
+        let query = format!("SELECT id::text, payload->>'seq', payload->>'tx', published_at IS NOT NULL FROM {table}");
         for found in client.query(&query, &[]).await.with_context(|| format!("cannot read {table}"))? {
             let id: String = found.get(0);
             let seq: Option<String> = found.get(1);
@@ -136,9 +134,12 @@ async fn read_rows(client: &Client, tables: &[&str], mut marks: Option<&mut Audi
     Ok(rows)
 }
 
+/// Topic, partition and key: within these, order is promised.
+type Key<'a> = (&'a str, i32, Option<&'a [u8]>);
+
 fn judge_records<'a>(audit: &mut Audit, rows: &HashMap<String, Row>, records: &'a [Record]) -> HashSet<&'a str> {
     let mut seen: HashMap<&str, &Record> = HashMap::new();
-    let mut last: HashMap<(&str, i32, Option<&[u8]>), (i64, i64)> = HashMap::new();
+    let mut last: HashMap<Key<'_>, (i64, i64)> = HashMap::new();
     for record in records {
         let place = || format!("{}-{}@{}", record.topic, record.partition, record.offset);
         let Some(id) = record.header_str("event_id") else {
@@ -164,7 +165,9 @@ fn judge_records<'a>(audit: &mut Audit, rows: &HashMap<String, Row>, records: &'
             let (highest, offset) = last.get(&key).copied().unwrap_or((i64::MIN, -1));
             if seq < highest {
                 audit.out_of_order += 1;
-                audit.offend(|| format!("out of order: {} has seq {seq}, offset {offset} had {highest} ({id})", place()));
+                audit.offend(|| {
+                    format!("out of order: {} has seq {seq}, offset {offset} had {highest} ({id})", place())
+                });
             } else {
                 last.insert(key, (seq, record.offset));
             }

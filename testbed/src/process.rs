@@ -141,10 +141,10 @@ impl Guarded {
 
     pub(crate) fn launch(&self, command: &mut Command) -> Result<()> {
         let mut child = self.lock();
-        if let Some(running) = child.as_mut() {
-            if running.try_wait()?.is_none() {
-                bail!("the server in {} is running already", self.dir.display());
-            }
+        if let Some(running) = child.as_mut()
+            && running.try_wait()?.is_none()
+        {
+            bail!("the server in {} is running already", self.dir.display());
         }
         *child = Some(command.spawn().with_context(|| format!("cannot start {command:?}"))?);
         Ok(())

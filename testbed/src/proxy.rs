@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
@@ -38,6 +39,15 @@ struct Way {
     delay: Duration,
     slice: Option<usize>,
     bytes_per_second: Option<u64>,
+}
+
+impl Way {
+    /// How many bytes may be written at once: a tenth of a second's worth under a limit.
+    fn piece(self) -> usize {
+        let limited =
+            self.bytes_per_second.map_or(usize::MAX, |b| usize::try_from(b / 10).unwrap_or(usize::MAX).max(1));
+        self.slice.unwrap_or(usize::MAX).min(limited)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -181,11 +191,12 @@ async fn accept(
     }
 }
 
-async fn carry(client: TcpStream, server: TcpStream, faults: watch::Receiver<Faults>) {
+async fn carry(mut client: TcpStream, mut server: TcpStream, faults: watch::Receiver<Faults>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let generation = faults.borrow().generation;
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
+    // Borrowed halves: an owned one sends FIN when it is dropped, before any reset.
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
     let mut watching = faults.clone();
     let up = pump(&mut from_client, &mut to_server, faults.clone(), |f| f.to_server);
     let down = pump(&mut from_server, &mut to_client, faults, |f| f.to_client);
@@ -196,44 +207,42 @@ async fn carry(client: TcpStream, server: TcpStream, faults: watch::Receiver<Fau
         changed = watching.wait_for(|f| f.generation != generation) => changed.is_ok_and(|f| f.reset),
     };
     if reset {
-        for half in [&to_client, &to_server] {
-            let _ = half.as_ref().set_zero_linger();
-        }
+        let _ = (client.set_zero_linger(), server.set_zero_linger());
     }
 }
 
 async fn pump(
-    from: &mut tokio::net::tcp::OwnedReadHalf,
-    to: &mut tokio::net::tcp::OwnedWriteHalf,
+    from: &mut ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
     mut faults: watch::Receiver<Faults>,
     way: fn(&Faults) -> Way,
 ) -> Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let now = passing(&mut faults, way).await?;
-        // Small reads under a limit, so that a change of it is seen soon.
-        let most = now.bytes_per_second.map_or(buffer.len(), |b| usize::try_from(b / 10).unwrap_or(1).clamp(1, 65_536));
-        let read = from.read(&mut buffer[..most]).await?;
+        // Held bytes stay in the kernel, so that the sender feels it.
+        passing(&mut faults, way).await?;
+        let read = from.read(&mut buffer).await?;
         if read == 0 {
             return Ok(());
         }
-        // The fault may have been set while we waited for bytes.
+        // A fault may have been set while we waited for bytes.
         let now = passing(&mut faults, way).await?;
         if now.flow == Flow::Drop {
             continue;
         }
-        if !now.delay.is_zero() {
-            tokio::time::sleep(now.delay).await;
-        }
-        for chunk in buffer[..read].chunks(now.slice.unwrap_or(read)) {
-            to.write_all(chunk).await?;
-            if now.slice.is_some() {
-                // Let the receiver see the chunk by itself.
-                tokio::task::yield_now().await;
+        tokio::time::sleep(now.delay).await;
+        let mut rest = &buffer[..read];
+        while !rest.is_empty() {
+            // Asked for every piece, so that a change of the limits is seen soon.
+            let now = way(&faults.borrow());
+            let (piece, after) = rest.split_at(now.piece().min(rest.len()));
+            if let Some(limit) = now.bytes_per_second {
+                tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / limit as f64)).await;
             }
-        }
-        if let Some(limit) = now.bytes_per_second {
-            tokio::time::sleep(Duration::from_secs_f64(read as f64 / limit as f64)).await;
+            to.write_all(piece).await?;
+            // Let the receiver see the piece by itself.
+            tokio::task::yield_now().await;
+            rest = after;
         }
     }
 }

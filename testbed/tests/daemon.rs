@@ -9,7 +9,8 @@ const SOON: Duration = Duration::from_secs(5);
 #[tokio::test]
 async fn lines_signals_and_exit_codes_are_seen() -> Result<()> {
     let script = r#"trap 'echo draining >&2; exit 3' TERM; cat "$0"; while :; do sleep 0.05; done"#;
-    let daemon = Daemon::builder("/bin/sh")?.args(&["-c", script, "{config}"]).config("listen = \"{http}\"\n").start()?;
+    let daemon =
+        Daemon::builder("/bin/sh")?.args(&["-c", script, "{config}"]).config("listen = \"{http}\"\n").start()?;
     let line = daemon.wait_for_line(|line| line.contains("listen"), SOON).await?;
     assert!(line.contains(&daemon.http_address()));
     daemon.pause()?;

@@ -61,7 +61,11 @@ impl Scene {
                     .map_err(|(error, _)| error)?;
             }
             producer.flush(WITHIN)?;
-            if commit { producer.commit_transaction(WITHIN)? } else { producer.abort_transaction(WITHIN)? }
+            if commit {
+                producer.commit_transaction(WITHIN)?;
+            } else {
+                producer.abort_transaction(WITHIN)?;
+            }
             Ok(())
         })
         .await?
@@ -101,7 +105,10 @@ async fn each_fault_is_found_and_named() -> Result<()> {
     let mut writer = Postgres::shared(Version::V15).await?.client(scene.url.rsplit('/').next().unwrap_or("")).await?;
     let ids = workload::insert(&mut writer, "order_outbox", ("order", Uuid::new_v4()), 5).await?;
     let mut events = scene.events().await?;
-    assert_eq!(events.iter().map(|e| e.id.clone()).collect::<Vec<_>>(), ids.iter().map(Uuid::to_string).collect::<Vec<_>>());
+    assert_eq!(
+        events.iter().map(|e| e.id.clone()).collect::<Vec<_>>(),
+        ids.iter().map(Uuid::to_string).collect::<Vec<_>>()
+    );
 
     // Row 1 twice, row 3 before row 2, row 5 never, and one that nobody wrote.
     events.pop();

@@ -82,9 +82,50 @@ fn write(brokers: &str, topic: &str, value: &str, commit: bool) -> Result<()> {
     producer.send(BaseRecord::to(topic).key("k").payload(value)).map_err(|(error, _)| error)?;
     producer.flush(within)?;
     if commit {
-        producer.commit_transaction(within)?
+        producer.commit_transaction(within)?;
     } else {
-        producer.abort_transaction(within)?
+        producer.abort_transaction(within)?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn three_brokers_stay_whole_when_one_dies_and_clients_stay_behind_their_proxies() -> Result<()> {
+    let kafka = Kafka::builder(3).proxied().start().await?;
+    let topic = kafka.fresh_topic("orders", 3).await?;
+    let (brokers, name) = (kafka.proxied_brokers()?, topic.clone());
+    tokio::task::spawn_blocking(move || write(&brokers, &name, "all", true)).await??;
+    for i in 0..3 {
+        kafka.proxy(i)?.refuse(true);
+        kafka.proxy(i)?.cut();
+    }
+    let unreachable: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.proxied_brokers()?)
+        .set("transactional.id", "writer")
+        .create()?;
+    let refused = tokio::task::spawn_blocking(move || unreachable.init_transactions(Duration::from_secs(1)));
+    assert!(refused.await?.is_err(), "a client found a way around the proxies");
+
+    kafka.kill9(2)?;
+    let (brokers, name) = (kafka.brokers(), topic.clone());
+    tokio::task::spawn_blocking(move || write(&brokers, &name, "two", true)).await??;
+    kafka.restart(2).await?;
+    assert_eq!(reader::count_committed(&kafka.brokers(), &[&topic]).await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_with_a_live_controller_finishes_an_abort_after_its_death() -> Result<()> {
+    let kafka = Kafka::builder(1).separate_controller().start().await?;
+    let topic = kafka.fresh_topic("orders", 1).await?;
+    let produce = async |value: &'static str, commit: bool| -> Result<()> {
+        let (brokers, topic) = (kafka.brokers(), topic.clone());
+        tokio::task::spawn_blocking(move || write(&brokers, &topic, value, commit)).await?
+    };
+    produce("aborted", false).await?;
+    kafka.kill9(0)?;
+    kafka.restart(0).await?;
+    produce("committed", true).await?;
+    assert_eq!(reader::count_committed(&kafka.brokers(), &[&topic]).await?, 1);
     Ok(())
 }

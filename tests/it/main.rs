@@ -1,5 +1,9 @@
 //! Everything that runs against real servers, in one binary.
 
 mod catalog;
+mod cli;
+mod faults;
 mod kafka;
+mod relay;
+mod scene;
 mod sources;

@@ -2,6 +2,7 @@
 
 use super::Builder;
 use crate::process::Guarded;
+use crate::proxy::Proxy;
 use crate::{artifacts, ports};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -17,15 +18,29 @@ const CLUSTER_ID: &str = "dGVzdGJlZC1jbHVzdGVyMQ";
 /// The directory of the cluster's metadata log.
 const METADATA: &str = "__cluster_metadata-0";
 
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ports {
-    clients: u16,
-    controller: u16,
+/// What a node of the cluster does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Both,
+    Broker,
+    Controller,
 }
 
-impl Ports {
-    pub(super) fn free() -> Result<Self> {
-        Ok(Self { clients: ports::free()?, controller: ports::free()? })
+/// A node of the cluster to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node {
+    id: usize,
+    role: Role,
+    clients: u16,
+    controller: u16,
+    /// The listener behind the proxy and the port that the proxy has.
+    proxied: Option<(u16, u16)>,
+}
+
+impl Node {
+    pub(super) fn new(id: usize, role: Role, proxied: bool) -> Result<Self> {
+        let proxied = if proxied { Some((ports::free()?, ports::free()?)) } else { None };
+        Ok(Self { id, role, clients: ports::free()?, controller: ports::free()?, proxied })
     }
 }
 
@@ -34,26 +49,32 @@ pub(super) struct Broker {
     guard: Guarded,
     jars: PathBuf,
     jvm: Vec<String>,
-    ports: Ports,
+    node: Node,
+    proxy: Option<Proxy>,
 }
 
 impl Broker {
     /// A formatted directory, ready to be launched.
-    pub(super) fn prepare(jars: &Path, index: usize, cluster: &[Ports], builder: &Builder) -> Result<Self> {
+    pub(super) fn prepare(jars: &Path, node: Node, cluster: &[Node], builder: &Builder) -> Result<Self> {
         let guard = Guarded::new("kafka", None)?;
         let logs = guard.subdir("logs")?;
-        let broker = Self { guard, jars: jars.to_owned(), jvm: builder.jvm.clone(), ports: cluster[index] };
-        let mut text = properties(index, cluster, &logs);
+        let proxy = node.proxied.map(|(behind, port)| Proxy::listen(port, behind)).transpose()?;
+        let broker = Self { guard, jars: jars.to_owned(), jvm: builder.jvm.clone(), node, proxy };
+        let mut text = properties(node, cluster, &logs);
         for (name, value) in &builder.settings {
             let _ = writeln!(text, "{name}={value}");
         }
         fs::write(broker.properties_path(), text)?;
-        format(&broker, &logs, index)?;
+        format(&broker, &logs)?;
         Ok(broker)
     }
 
+    pub(super) fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
+    }
+
     pub(super) fn port(&self) -> u16 {
-        self.ports.clients
+        self.node.clients
     }
 
     pub(super) fn pid(&self) -> Result<u32> {
@@ -123,21 +144,39 @@ fn classpath(jars: &Path) -> String {
     format!("{}/*", jars.display())
 }
 
-fn properties(index: usize, cluster: &[Ports], logs: &Path) -> String {
-    let own = cluster[index];
-    let voters: Vec<String> =
-        cluster.iter().enumerate().map(|(i, p)| format!("{}@127.0.0.1:{}", i + 1, p.controller)).collect();
-    let replicas = cluster.len().min(3);
+fn properties(node: Node, cluster: &[Node], logs: &Path) -> String {
+    let voters: Vec<String> = cluster
+        .iter()
+        .filter(|n| n.role != Role::Broker)
+        .map(|n| format!("{}@127.0.0.1:{}", n.id, n.controller))
+        .collect();
+    let mut advertised = Vec::new();
+    let mut listeners = Vec::new();
+    if node.role != Role::Controller {
+        listeners.push(format!("PLAINTEXT://127.0.0.1:{}", node.clients));
+        advertised.push(format!("PLAINTEXT://127.0.0.1:{}", node.clients));
+        if let Some((behind, proxy)) = node.proxied {
+            listeners.push(format!("PROXIED://127.0.0.1:{behind}"));
+            advertised.push(format!("PROXIED://127.0.0.1:{proxy}"));
+        }
+    }
+    if node.role != Role::Broker {
+        listeners.push(format!("CONTROLLER://127.0.0.1:{}", node.controller));
+    }
+    let roles = match node.role {
+        Role::Both => "broker,controller",
+        Role::Broker => "broker",
+        Role::Controller => "controller",
+    };
+    let replicas = cluster.iter().filter(|n| n.role != Role::Controller).count().min(3);
     let in_sync = replicas.div_ceil(2);
-    format!(
-        "process.roles=broker,controller
+    let mut text = format!(
+        "process.roles={roles}
 node.id={id}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{clients}
+listeners={listeners}
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs={logs}
 auto.create.topics.enable=false
 offsets.topic.num.partitions=4
@@ -158,22 +197,25 @@ background.threads=2
 log.cleaner.dedupe.buffer.size=4194304
 log.index.size.max.bytes=1048576
 ",
-        id = index + 1,
+        id = node.id,
         voters = voters.join(","),
-        clients = own.clients,
-        controller = own.controller,
+        listeners = listeners.join(","),
         logs = logs.display(),
-    )
+    );
+    if node.role != Role::Controller {
+        let _ = writeln!(text, "advertised.listeners={}\ninter.broker.listener.name=PLAINTEXT", advertised.join(","));
+    }
+    text
 }
 
 /// What `kafka.tools.StorageTool format` does. The first snapshot that it writes (the feature levels) depends on Kafka's
 /// version alone, so the tool, a second of JVM, runs once per version and not for every broker.
-fn format(broker: &Broker, logs: &Path, index: usize) -> Result<()> {
+fn format(broker: &Broker, logs: &Path) -> Result<()> {
     let version = artifacts::KAFKA;
     let formatted = artifacts::once(&format!("kafka-{version}-formatted"), "Kafka's storage format", |dir| {
         let conf = dir.join("format.properties");
-        let any = Ports { clients: 1, controller: 2 };
-        fs::write(&conf, properties(0, &[any], &dir.join("logs")))?;
+        let any = Node { id: 1, role: Role::Both, clients: 1, controller: 2, proxied: None };
+        fs::write(&conf, properties(any, &[any], &dir.join("logs")))?;
         artifacts::run(
             Command::new("java")
                 .arg("-cp")
@@ -190,7 +232,7 @@ fn format(broker: &Broker, logs: &Path, index: usize) -> Result<()> {
     }
     // A directory id is 16 random bytes in base64url; letters and digits will do.
     let directory: String = (0..21).map(|_| fastrand::alphanumeric()).collect();
-    let meta = format!("version=1\ncluster.id={CLUSTER_ID}\nnode.id={}\ndirectory.id={directory}A\n", index + 1);
+    let meta = format!("version=1\ncluster.id={CLUSTER_ID}\nnode.id={}\ndirectory.id={directory}A\n", broker.node.id);
     fs::write(logs.join("meta.properties"), meta)?;
     Ok(())
 }

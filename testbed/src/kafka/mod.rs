@@ -5,8 +5,9 @@ mod broker;
 
 use crate::artifacts;
 use crate::postgres::blocking;
+use crate::proxy::Proxy;
 use anyhow::{Context, Result, bail};
-use broker::{Broker, Ports};
+use broker::{Broker, Node, Role};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -14,6 +15,8 @@ use tokio::sync::OnceCell;
 #[derive(Debug)]
 pub struct Kafka {
     brokers: Vec<Broker>,
+    /// A controller that is no broker, when the builder asked for one.
+    _controller: Option<Broker>,
     /// `TESTBED_KAFKA_BROKERS`.
     elsewhere: Option<String>,
 }
@@ -24,6 +27,8 @@ pub struct Builder {
     brokers: usize,
     settings: Vec<(String, String)>,
     jvm: Vec<String>,
+    proxied: bool,
+    separate_controller: bool,
 }
 
 impl Builder {
@@ -48,6 +53,23 @@ impl Builder {
         self
     }
 
+    /// A second listener of every broker behind a [`Proxy`] of its own: clients of [`Kafka::proxied_brokers`] stay
+    /// behind the proxies, for that is the address that the brokers tell them.
+    #[must_use]
+    pub fn proxied(mut self) -> Self {
+        self.proxied = true;
+        self
+    }
+
+    /// The controller in a process of its own, which is never stopped. A broker that is its own controller comes
+    /// back from SIGKILL with stale metadata and can then skip the markers of a transaction (Kafka 4.4: "Couldn't
+    /// find leader endpoint … likely deleted"); one with a live controller is fenced first.
+    #[must_use]
+    pub fn separate_controller(mut self) -> Self {
+        self.separate_controller = true;
+        self
+    }
+
     /// Starts the brokers and waits until they all answer.
     pub async fn start(self) -> Result<Kafka> {
         let jars = blocking(artifacts::kafka).await?;
@@ -60,14 +82,19 @@ impl Builder {
     }
 
     async fn try_start(&self, jars: &std::path::Path) -> Result<Option<Kafka>> {
-        let ports = (0..self.brokers).map(|_| Ports::free()).collect::<Result<Vec<_>>>()?;
+        let role = if self.separate_controller { Role::Broker } else { Role::Both };
+        let mut nodes = (1..=self.brokers).map(|id| Node::new(id, role, self.proxied)).collect::<Result<Vec<_>>>()?;
+        if self.separate_controller {
+            nodes.push(Node::new(100, Role::Controller, false)?);
+        }
         let mut brokers = Vec::new();
-        for index in 0..self.brokers {
-            let broker = Broker::prepare(jars, index, &ports, self)?;
+        for &node in &nodes {
+            let broker = Broker::prepare(jars, node, &nodes, self)?;
             broker.launch()?;
             brokers.push(broker);
         }
-        let kafka = Kafka { brokers, elsewhere: None };
+        let controller = if self.separate_controller { brokers.pop() } else { None };
+        let kafka = Kafka { brokers, _controller: controller, elsewhere: None };
         match kafka.wait_ready().await {
             Ok(()) => Ok(Some(kafka)),
             Err(_) if kafka.brokers.iter().any(Broker::found_its_port_taken) => Ok(None),
@@ -85,7 +112,7 @@ impl Kafka {
     /// A cluster of this many brokers. With three, the internal topics are replicated three times (min.isr 2).
     #[must_use]
     pub fn builder(brokers: usize) -> Builder {
-        Builder { brokers, settings: Vec::new(), jvm: Vec::new() }
+        Builder { brokers, settings: Vec::new(), jvm: Vec::new(), proxied: false, separate_controller: false }
     }
 
     /// One broker for all tests of the process; `TESTBED_KAFKA_BROKERS` names another to use instead. Never stop or
@@ -95,7 +122,7 @@ impl Kafka {
         SHARED
             .get_or_try_init(|| async {
                 match std::env::var("TESTBED_KAFKA_BROKERS") {
-                    Ok(brokers) => Ok(Self { brokers: Vec::new(), elsewhere: Some(brokers) }),
+                    Ok(brokers) => Ok(Self { brokers: Vec::new(), _controller: None, elsewhere: Some(brokers) }),
                     Err(_) => Self::start().await,
                 }
             })
@@ -108,6 +135,17 @@ impl Kafka {
         self.elsewhere.clone().unwrap_or_else(|| {
             self.brokers.iter().map(|b| format!("127.0.0.1:{}", b.port())).collect::<Vec<_>>().join(",")
         })
+    }
+
+    /// `bootstrap.servers` of those who are to go through the proxies; see [`Builder::proxied`].
+    pub fn proxied_brokers(&self) -> Result<String> {
+        let addresses = (0..self.len()).map(|i| Ok(self.proxy(i)?.address())).collect::<Result<Vec<_>>>()?;
+        Ok(addresses.join(","))
+    }
+
+    /// The proxy in front of broker `i`.
+    pub fn proxy(&self, i: usize) -> Result<&Proxy> {
+        self.broker(i)?.proxy().context("the cluster was built without proxied()")
     }
 
     /// How many brokers are ours.

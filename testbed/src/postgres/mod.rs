@@ -6,6 +6,7 @@ mod tls;
 mod version;
 
 pub use builder::Builder;
+pub use standby::Backup;
 pub use tls::Certificates;
 pub use version::Version;
 
@@ -90,14 +91,15 @@ impl Postgres {
         child.initdb(&builder).await?;
         child.launch_on_free_port().await?;
         let server = Self { place: Place::Child(Box::new(child)) };
-        let template = server.client("template1").await?;
-        template
-            .batch_execute(&format!(
-                "CREATE ROLE {ROLE} LOGIN REPLICATION; \
-                 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {ROLE}; \
+        server.client("postgres").await?.batch_execute(&format!("CREATE ROLE {ROLE} LOGIN REPLICATION")).await?;
+        // Kept per database: in the first one, and in the template of all others.
+        for database in ["postgres", "template1"] {
+            let rights = format!(
+                "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {ROLE}; \
                  ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO {ROLE};"
-            ))
-            .await?;
+            );
+            server.client(database).await?.batch_execute(&rights).await?;
+        }
         Ok(server)
     }
 

@@ -1,1 +1,109 @@
-//! Copies of a running or stopped server: standbys, and older disks put back.
+//! Copies of a server: base backups, streaming standbys, and older disks put back.
+//!
+//! Made through SQL and `cp`, because Maven's binaries come without `pg_basebackup`.
+
+use super::{Child, Place, Postgres};
+use crate::artifacts::run;
+use crate::process::{Account, Guarded};
+use anyhow::{Context, Result};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicU16;
+
+/// The data directory at one moment; its files go with the server that it was taken from.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    dir: PathBuf,
+}
+
+impl Postgres {
+    /// An online base backup: data, label, and no WAL of its own (the server keeps it, `wal_keep_size`).
+    pub async fn base_backup(&self) -> Result<Backup> {
+        let child = self.child()?;
+        let client = child.connect("postgres").await?;
+        let dir = child.guard.dir().join(crate::unique("backup"));
+        client.execute("SELECT pg_backup_start('testbed', true)", &[]).await?;
+        copy(&child.data_dir(), &dir)?;
+        let label = client.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await?;
+        // A backup does not contain the server's identity as a process, nor its slots (as pg_basebackup).
+        let _ = fs::remove_file(dir.join("postmaster.pid"));
+        empty(&dir.join("pg_replslot"))?;
+        fs::write(dir.join("backup_label"), label.get::<_, String>(0))?;
+        child.guard.own(&dir.join("backup_label"))?;
+        Ok(Backup { dir })
+    }
+
+    /// The disk of a stopped server as it is, slots and WAL included.
+    pub fn copy_disk(&self) -> Result<Backup> {
+        let child = self.child()?;
+        let dir = child.guard.dir().join(crate::unique("disk"));
+        copy(&child.data_dir(), &dir)?;
+        Ok(Backup { dir })
+    }
+
+    /// Puts a copy in the place of a stopped server's disk; [`Postgres::start_again`] then runs on it.
+    pub fn restore_disk(&self, backup: &Backup) -> Result<()> {
+        let data = self.child()?.data_dir();
+        fs::remove_dir_all(&data)?;
+        copy(&backup.dir, &data)
+    }
+
+    /// A streaming standby of this server, asynchronous, `settings` after the primary's own. `primary_slot_name` and
+    /// the like are the caller's to set. Promote it with [`Postgres::promote`].
+    pub async fn standby(&self, settings: &[(&str, &str)]) -> Result<Self> {
+        let primary = self.child()?;
+        primary.connect("postgres").await?.batch_execute("ALTER SYSTEM SET wal_keep_size = '1GB'").await?;
+        primary.connect("postgres").await?.batch_execute("SELECT pg_reload_conf()").await?;
+        let backup = self.base_backup().await?;
+        let guard = Guarded::new("standby", Account::unprivileged()?)?;
+        let data = guard.dir().join("data");
+        copy(&backup.dir, &data)?;
+        fs::remove_dir_all(&backup.dir)?;
+        let mut text = format!(
+            "\n# standby\nprimary_conninfo = 'host={} port={} user=postgres dbname=postgres application_name=standby'\n\
+             hot_standby_feedback = on\nunix_socket_directories = '{}'\n",
+            primary.socket_dir().display(),
+            primary.port(),
+            guard.dir().display()
+        );
+        for (name, value) in settings {
+            let _ = writeln!(text, "{name} = '{}'", value.replace('\'', "''"));
+        }
+        super::append(&data.join("postgresql.conf"), &text)?;
+        fs::write(data.join("standby.signal"), "")?;
+        guard.own(&data.join("standby.signal"))?;
+        let (install, certificates) = (primary.install.clone(), primary.certificates.clone());
+        let child = Child { guard, install, port: AtomicU16::new(0), certificates };
+        child.launch_on_free_port().await?;
+        Ok(Self { place: Place::Child(Box::new(child)) })
+    }
+
+    /// Ends recovery: a new timeline. Waited for.
+    pub async fn promote(&self) -> Result<()> {
+        let client = self.child()?.connect("postgres").await?;
+        let promoted: bool = client.query_one("SELECT pg_promote(true, 30)", &[]).await?.get(0);
+        anyhow::ensure!(promoted, "not promoted within 30 s");
+        Ok(())
+    }
+}
+
+/// Of a directory that may change underneath: a file that vanishes is no error in an online backup.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let vanished = |error: &anyhow::Error| {
+        let text = error.to_string();
+        text.lines().filter(|l| l.starts_with("cp:")).all(|l| l.contains("No such file"))
+    };
+    match run(Command::new("cp").arg("-a").arg(from).arg(to)) {
+        Err(error) if !vanished(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn empty(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        fs::remove_dir_all(entry?.path())?;
+    }
+    Ok(())
+}

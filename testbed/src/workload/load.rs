@@ -66,7 +66,11 @@ impl LoadBuilder {
         let committed = Arc::new(AtomicU64::new(0));
         let mut writers = JoinSet::new();
         for _ in 0..self.writers {
-            writers.spawn(Writer::new(self.clone(), stop.clone(), committed.clone()).run());
+            let writer = Writer::new(self.clone(), stop.clone(), committed.clone());
+            writers.spawn(async move {
+                // Said at once: whoever waits for progress would not ask for the result before.
+                writer.run().await.inspect_err(|error| eprintln!("testbed: a writer ended: {error:#}"))
+            });
         }
         Load { stop, committed, writers }
     }
@@ -144,7 +148,7 @@ struct Writer {
 
 /// A transaction whose end decides whether its rows count.
 struct Attempt {
-    xid: Option<String>,
+    tx: Uuid,
     rows: Vec<Row>,
     seqs: HashMap<Uuid, i64>,
 }
@@ -158,12 +162,12 @@ impl Writer {
     async fn run(mut self) -> Result<Loaded> {
         let mut client = self.connect().await?;
         while !self.stop.load(Ordering::Relaxed) && self.what.limit.is_none_or(|limit| self.done.transactions < limit) {
-            let mut attempt = Attempt { xid: None, rows: Vec::new(), seqs: self.seqs.clone() };
+            let mut attempt = Attempt { tx: Uuid::new_v4(), rows: Vec::new(), seqs: self.seqs.clone() };
             let committed = match self.write(&mut client, &mut attempt).await {
                 Ok(committed) => committed,
                 Err(_) if client.is_closed() => {
                     client = self.connect().await?;
-                    ended_committed(&client, attempt.xid.as_deref()).await?
+                    ended_committed(&client, attempt.tx).await?
                 }
                 Err(error) => return Err(error),
             };
@@ -186,9 +190,7 @@ impl Writer {
     async fn write(&self, client: &mut Client, attempt: &mut Attempt) -> Result<bool> {
         let (table, aggregate_type) = (&self.what.table, &self.what.aggregate_type);
         let mut transaction = client.transaction().await?;
-        let xid = transaction.query_one("SELECT pg_current_xact_id()::text", &[]).await?;
-        attempt.xid = Some(xid.get(0));
-        let tx = Uuid::new_v4();
+        transaction.execute("INSERT INTO testbed_witness VALUES ($1)", &[&attempt.tx]).await?;
         let rows = fastrand::u32(1..=self.what.max_rows);
         if fastrand::u8(..5) == 0 {
             let savepoint = transaction.savepoint("s").await?;
@@ -197,7 +199,7 @@ impl Writer {
             savepoint.rollback().await?;
         }
         attempt.rows = (1..=rows).map(|row| self.next_row(&mut attempt.seqs, row)).collect();
-        insert_rows(&transaction, table, aggregate_type, (tx, rows), &attempt.rows).await?;
+        insert_rows(&transaction, table, aggregate_type, (attempt.tx, rows), &attempt.rows).await?;
         if fastrand::u8(..10) == 0 {
             transaction.rollback().await?;
             return Ok(false);
@@ -229,15 +231,10 @@ impl Writer {
     }
 }
 
-/// How a transaction ended whose answer was lost.
-async fn ended_committed(client: &Client, xid: Option<&str>) -> Result<bool> {
-    let Some(xid) = xid else { return Ok(false) };
-    loop {
-        let row = client.query_one("SELECT pg_xact_status($1::text::xid8)", &[&xid]).await.context("pg_xact_status")?;
-        match row.get::<_, Option<&str>>(0) {
-            Some("committed") => return Ok(true),
-            Some("in progress") => tokio::time::sleep(Duration::from_millis(20)).await,
-            _ => return Ok(false),
-        }
-    }
+/// How a transaction ended whose answer was lost. The insert waits for it if it is still under way, finds its row if
+/// it was committed, and otherwise takes its place for good. (`pg_xact_status` cannot say: a crash forgets the ids of
+/// transactions that left no trace in the log and gives them out again.)
+async fn ended_committed(client: &Client, tx: Uuid) -> Result<bool> {
+    let taken = client.execute("INSERT INTO testbed_witness VALUES ($1) ON CONFLICT DO NOTHING", &[&tx]).await;
+    Ok(taken.context("testbed_witness")? == 0)
 }

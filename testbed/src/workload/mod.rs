@@ -30,7 +30,12 @@ pub async fn create_outbox(client: &Client, table: &str) -> Result<()> {
             CREATE INDEX ON {table} (created_at) WHERE published_at IS NULL;"
         ))
         .await?;
-    Ok(())
+    create_witness(client).await
+}
+
+/// The table by which [`Load`] knows how a commit ended whose answer was lost; [`create_outbox`] makes it too.
+pub async fn create_witness(client: &Client) -> Result<()> {
+    Ok(client.batch_execute("CREATE TABLE IF NOT EXISTS testbed_witness (tx UUID PRIMARY KEY)").await?)
 }
 
 /// `rows` rows of one aggregate in one transaction, `seq` going on from what the table has. Their ids, in order.

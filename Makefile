@@ -1,0 +1,48 @@
+# Every command of the README is a target here. CARGO_FLAGS is passed to each cargo call.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: help deps demo test check fmt clippy doc deny soak bench up clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+deps: ## install what Debian has to give: a C toolchain for librdkafka, Java and Maven for the test servers, Postgres 15
+	@./testbed/install-deps
+
+demo: deps ## three databases, 20,000 transactions, kill -9 and a broker restart on the way; ends with the audit
+	$(CARGO) build --release --bin outboxd
+	$(CARGO) run --release -p testbed --bin demo -- --outboxd target/release/outboxd
+
+test: deps ## all tests, on real Postgres and Kafka servers that they start themselves
+	$(CARGO) run -q -p testbed -- fetch
+	$(CARGO) test --workspace --all-targets
+
+check: fmt clippy doc deny ## formatting, lints, documentation, licences
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+deny: ## licences, sources and duplicate versions of all dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --offline check licenses bans sources
+
+soak: deps ## a million simulated schedules
+	OUTBOXD_SIM_SCHEDULES=1000000 $(CARGO) test --release --test simulation -- --nocapture
+
+bench: deps ## drain and latency beside pg_recvlogical; writes benches/results/
+	$(CARGO) build --release --bin outboxd
+	$(CARGO) run --release -p testbed --bin bench -- --outboxd target/release/outboxd
+
+up: deps ## a Postgres and a Kafka to play with; prints their addresses and stays until Ctrl-C
+	$(CARGO) run -p testbed -- up
+
+clean: ## remove what was built and downloaded
+	$(CARGO) clean

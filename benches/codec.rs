@@ -1,0 +1,126 @@
+//! The pure part of the hot path: a seed row from the wire to its record. `cargo bench --bench codec`.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark is not an interface, and may stop at once")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use outboxd::{
+    config::{Columns, Envelope, Mapping, Mark, Template, TemplatePart},
+    outbox::{Encoder, Records},
+    pgoutput::{ColumnSchema, Insert, Message, RelationSchema, Tuple, TupleWriter, decode},
+};
+
+const OID: u32 = 16_385;
+/// Rows of one batch: the memory of the arena is used again for each.
+const BATCH: usize = 2_000;
+
+const COLUMNS: [(&str, u32); 7] = [
+    ("id", 2950),
+    ("aggregate_type", 1043),
+    ("aggregate_id", 2950),
+    ("event_type", 1043),
+    ("payload", 3802),
+    ("created_at", 1114),
+    ("published_at", 1114),
+];
+
+const VALUES: [&str; 6] = [
+    "4d47e190-0402-4048-bc2c-89dd54343cdc",
+    "order",
+    "10711fa5-0000-4000-8000-000000000001",
+    "OrderCreated",
+    r#"{"total": 1500.00, "user_id": "0f0e0d0c-0b0a-4908-8706-050403020100", "order_id": "10711fa5-0000-4000-8000-000000000001", "order_number": "ORD-123456", "shipping_address": {"city": "Mumbai", "line1": "123 Main St", "line2": "Apt 4", "state": "Maharashtra", "pincode": "400001"}}"#,
+    "2024-01-15 10:30:00.123456",
+];
+
+fn insert() -> Vec<u8> {
+    let mut tuple = Vec::new();
+    let mut writer = TupleWriter::new();
+    writer.begin(&mut tuple);
+    for value in VALUES {
+        writer.text(&mut tuple, value.as_bytes());
+    }
+    writer.null(&mut tuple);
+    writer.finish(&mut tuple);
+    let mut message = Vec::new();
+    Insert { relation: OID, row: Tuple::parse(&tuple).unwrap() }.encode(&mut message);
+    message
+}
+
+fn encoder(envelope: Envelope, topic: Vec<TemplatePart>) -> Encoder {
+    let column = |name: &str| TemplatePart::Column(name.into());
+    let mapping = Mapping {
+        topic: Template { parts: topic },
+        key: Template { parts: vec![column("aggregate_id")] },
+        envelope,
+        cloudevents_source: Some("/outbox/order-service".into()),
+        columns: Columns {
+            id: "id".into(),
+            aggregate_type: "aggregate_type".into(),
+            aggregate_id: "aggregate_id".into(),
+            event_type: "event_type".into(),
+            payload: "payload".into(),
+            created_at: "created_at".into(),
+            published_at: "published_at".into(),
+        },
+        headers: Vec::new(),
+        dead_letter_topic: Template { parts: vec![column("topic"), TemplatePart::Text(".dead-letter".into())] },
+    };
+    let column = |(name, type_oid): (&str, u32)| ColumnSchema {
+        name: name.into(),
+        type_oid,
+        type_modifier: -1,
+        key: name == "id",
+    };
+    let mut encoder = Encoder::new(&mapping, Mark::Update, "outboxd.positions").unwrap();
+    let relation = RelationSchema {
+        oid: OID,
+        schema: "public".into(),
+        name: "order_outbox".into(),
+        replica_identity: b'd',
+        columns: COLUMNS.map(column).into(),
+    };
+    encoder.bind(&relation, 0).unwrap();
+    encoder
+}
+
+/// Decodes and encodes one batch.
+fn batch(encoder: &Encoder, message: &[u8], records: &mut Records) {
+    records.clear();
+    for _ in 0..BATCH {
+        let Ok(Message::Insert(insert)) = decode(black_box(message)) else { unreachable!("an Insert was written") };
+        encoder.encode(insert.relation, &insert.row, records).unwrap();
+    }
+}
+
+fn codec(criterion: &mut Criterion) {
+    let message = insert();
+    let events = |column: &str| vec![TemplatePart::Column(column.into()), TemplatePart::Text(".events".into())];
+
+    let mut group = criterion.benchmark_group("decode");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("insert", |bencher| bencher.iter(|| decode(black_box(&message)).is_ok()));
+    group.finish();
+
+    let mut group = criterion.benchmark_group("row");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let envelopes = [
+        ("event", Envelope::Event),
+        ("payload", Envelope::Payload),
+        ("cloudevents", Envelope::CloudEvents),
+        ("cloudevents-structured", Envelope::CloudEventsStructured),
+        ("debezium", Envelope::Debezium),
+    ];
+    for (name, envelope) in envelopes {
+        let (encoder, mut records) = (encoder(envelope, events("aggregate_type")), Records::new());
+        group.bench_function(name, |bencher| bencher.iter(|| batch(&encoder, &message, &mut records)));
+    }
+    let (fixed, mut records) =
+        (encoder(Envelope::Event, vec![TemplatePart::Text("order.events".into())]), Records::new());
+    group.bench_function("event, fixed topic", |bencher| bencher.iter(|| batch(&fixed, &message, &mut records)));
+    group.finish();
+}
+
+criterion_group!(benches, codec);
+criterion_main!(benches);

@@ -1,0 +1,259 @@
+//! Which column of a table is the id, the payload, a part of the topic: found by name once for each Relation message, so
+//! that a row is read by number.
+
+use super::{
+    cell::{Cell, Kind, Payload, Text},
+    poison::{Poison, PoisonReason},
+    template::Part,
+};
+use crate::{
+    Code, Error,
+    config::{Columns, Envelope, Mapping, Mark, Template, TemplatePart},
+    pgoutput::{Column, RelationSchema, Tuple},
+};
+
+/// A column that the mapping uses, by its number among those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot(u16);
+
+/// Slots that a row keeps at hand; those beyond are found by walking the tuple. A mapping with the seven columns, a few
+/// headers and a template or two stays below.
+const AT_HAND: usize = 16;
+
+const NO_SLOT: u16 = u16::MAX;
+
+/// One table's columns, bound to what they are for.
+#[derive(Debug)]
+pub(super) struct Binding {
+    pub(super) oid: u32,
+    /// Index of the table in the source's `tables`.
+    pub(super) table: u16,
+    /// `schema.table`, for messages.
+    label: String,
+    columns: Vec<BoundColumn>,
+    /// For each column of the table its slot, or [`NO_SLOT`].
+    slots: Vec<u16>,
+    pub(super) id: Slot,
+    pub(super) payload: Slot,
+    /// These three are `None` for the envelope that has no use for them.
+    pub(super) event_type: Option<Slot>,
+    pub(super) aggregate_type: Option<Slot>,
+    pub(super) aggregate_id: Option<Slot>,
+    created_at: Option<Slot>,
+    mark: Option<Slot>,
+    pub(super) topic: Vec<Part>,
+    pub(super) key: Vec<Part>,
+    pub(super) dead_letter_topic: Vec<Part>,
+    /// The columns of the extra headers, in configuration order.
+    pub(super) extras: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct BoundColumn {
+    name: Box<str>,
+    ordinal: usize,
+    kind: Kind,
+}
+
+/// One row, read by slot.
+#[derive(Debug)]
+pub(super) struct Row<'b, 'a> {
+    pub(super) binding: &'b Binding,
+    at_hand: [Column<'a>; AT_HAND],
+    tuple: Tuple<'a>,
+}
+
+/// Looks columns up by name and gives each that is used a slot.
+struct Binder<'s> {
+    relation: &'s RelationSchema,
+    label: String,
+    kind_of: &'s dyn Fn(u32) -> Kind,
+    columns: Vec<BoundColumn>,
+}
+
+impl Binding {
+    /// Binds a table as the server describes it. `kind_of` tells the kind of a type by its oid.
+    ///
+    /// # Errors
+    /// [`Code::ColumnInvalid`] when a column that the mapping needs is missing or has a type that cannot serve.
+    pub(super) fn new(
+        (mapping, mark): (&Mapping, Mark),
+        (relation, table): (&RelationSchema, u16),
+        kind_of: &dyn Fn(u32) -> Kind,
+    ) -> Result<Self, Error> {
+        let label = format!("{}.{}", relation.schema, relation.name);
+        let mut binder = Binder { relation, label, kind_of, columns: Vec::new() };
+        let Columns { id, aggregate_type, aggregate_id, event_type, payload, created_at, published_at } =
+            &mapping.columns;
+        // The Event Router's table has neither a type that is read nor, by default, a timestamp.
+        let router = mapping.envelope == Envelope::Debezium;
+        let id = binder.scalar(id, "columns.id")?;
+        let payload = binder.payload(payload)?;
+        let mut attribute = |name: &str, key: &str| {
+            if router { Ok(None) } else { binder.scalar(name, key).map(Some) }
+        };
+        let event_type = attribute(event_type, "columns.event_type")?;
+        let aggregate_type = attribute(aggregate_type, "columns.aggregate_type")?;
+        let aggregate_id = attribute(aggregate_id, "columns.aggregate_id")?;
+        let created_at = binder.created_at(created_at, router)?;
+        let mark = if mark == Mark::Update { Some(binder.slot(published_at, "columns.published_at")?) } else { None };
+        let topic = binder.template(&mapping.topic, "topic", false)?;
+        let key = binder.template(&mapping.key, "key", false)?;
+        let dead_letter_topic = binder.template(&mapping.dead_letter_topic, "dead_letter_topic", true)?;
+        let header = |(header, column): &(String, String)| binder.slot(column, &format!("headers.{header}"));
+        let extras = mapping.headers.iter().map(header).collect::<Result<_, _>>()?;
+        let mut slots = vec![NO_SLOT; relation.columns.len()];
+        for (slot, column) in (0..NO_SLOT).zip(&binder.columns) {
+            slots[column.ordinal] = slot;
+        }
+        Ok(Self {
+            oid: relation.oid,
+            table,
+            label: binder.label,
+            columns: binder.columns,
+            slots,
+            id,
+            payload,
+            event_type,
+            aggregate_type,
+            aggregate_id,
+            created_at,
+            mark,
+            topic,
+            key,
+            dead_letter_topic,
+            extras,
+        })
+    }
+}
+
+impl Binder<'_> {
+    /// The slot of a column; `key` is the configuration key that names it.
+    fn slot(&mut self, name: &str, key: &str) -> Result<Slot, Error> {
+        if let Some(slot) = self.columns.iter().position(|column| &*column.name == name) {
+            return Ok(slot_number(slot));
+        }
+        let Some(ordinal) = self.relation.columns.iter().position(|column| column.name == name) else {
+            let message = format!(
+                "table {} has no column {name:?}, which `{key}` of the source names: add it or name another",
+                self.label
+            );
+            return Err(Error::new(Code::ColumnInvalid, message));
+        };
+        let kind = (self.kind_of)(self.relation.columns[ordinal].type_oid);
+        self.columns.push(BoundColumn { name: name.into(), ordinal, kind });
+        Ok(slot_number(self.columns.len() - 1))
+    }
+
+    /// A column whose text can be an id, a name or a key.
+    fn scalar(&mut self, name: &str, key: &str) -> Result<Slot, Error> {
+        let slot = self.slot(name, key)?;
+        if self.kind(slot).is_document() {
+            return Err(self.unusable(slot, key, "a scalar such as uuid, text or bigint"));
+        }
+        Ok(slot)
+    }
+
+    fn payload(&mut self, name: &str) -> Result<Slot, Error> {
+        let slot = self.slot(name, "columns.payload")?;
+        if !self.kind(slot).is_payload() {
+            return Err(self.unusable(slot, "columns.payload", "jsonb, json, text, varchar or bytea"));
+        }
+        Ok(slot)
+    }
+
+    fn created_at(&mut self, name: &str, optional: bool) -> Result<Option<Slot>, Error> {
+        if optional && self.relation.columns.iter().all(|column| column.name != name) {
+            return Ok(None);
+        }
+        let slot = self.slot(name, "columns.created_at")?;
+        if !self.kind(slot).is_timestamp() {
+            return Err(self.unusable(slot, "columns.created_at", "timestamp or timestamptz"));
+        }
+        Ok(Some(slot))
+    }
+
+    fn template(&mut self, template: &Template, key: &str, dead_letter: bool) -> Result<Vec<Part>, Error> {
+        let part = |part: &TemplatePart| match part {
+            TemplatePart::Text(text) => Ok(Part::Text(text.as_str().into())),
+            TemplatePart::Column(name) if dead_letter && name == "topic" => Ok(Part::Topic),
+            TemplatePart::Column(name) => Ok(Part::Column(self.slot(name, key)?)),
+        };
+        template.parts.iter().map(part).collect()
+    }
+
+    fn kind(&self, slot: Slot) -> Kind {
+        self.columns.get(usize::from(slot.0)).map_or(Kind::Other, |column| column.kind)
+    }
+
+    fn unusable(&self, slot: Slot, key: &str, usable: &str) -> Error {
+        let name = self.columns.get(usize::from(slot.0)).map_or("", |column| &column.name);
+        let column = self.relation.columns.iter().find(|column| column.name == name);
+        let type_oid = column.map_or(0, |column| column.type_oid);
+        let message = format!(
+            "column {name:?} of table {}, which `{key}` of the source names, has the type with oid {type_oid}; it must be \
+             {usable}",
+            self.label
+        );
+        Error::new(Code::ColumnInvalid, message)
+    }
+}
+
+/// A table has at most 1,600 columns.
+fn slot_number(index: usize) -> Slot {
+    Slot(u16::try_from(index).unwrap_or(NO_SLOT))
+}
+
+impl<'b, 'a> Row<'b, 'a> {
+    /// Reads a row of the bound table.
+    ///
+    /// # Errors
+    /// [`Code::PostgresProtocol`] when it has another number of columns than its Relation message said.
+    pub(super) fn new(binding: &'b Binding, tuple: &Tuple<'a>) -> Result<Self, Error> {
+        if tuple.len() != binding.slots.len() {
+            let (has, described) = (tuple.len(), binding.slots.len());
+            let message = format!("a row of table {} has {has} columns, not the {described} described", binding.label);
+            return Err(Error::new(Code::PostgresProtocol, message));
+        }
+        let mut at_hand = [Column::Null; AT_HAND];
+        for (column, slot) in tuple.iter().zip(&binding.slots) {
+            if let Some(place) = at_hand.get_mut(usize::from(*slot)) {
+                *place = column;
+            }
+        }
+        Ok(Self { binding, at_hand, tuple: *tuple })
+    }
+
+    pub(super) fn cell(&self, slot: Slot) -> Cell<'b, 'a> {
+        // A slot is an index into `columns`: the binder gave it out.
+        let column = &self.binding.columns[usize::from(slot.0)];
+        let at_hand = self.at_hand.get(usize::from(slot.0)).copied();
+        let value = at_hand.or_else(|| self.tuple.get(column.ordinal)).unwrap_or(Column::Null);
+        Cell { name: &column.name, kind: column.kind, column: value }
+    }
+
+    /// A column's text; `None` is NULL.
+    pub(super) fn text(&self, slot: Slot) -> Result<Option<Text<'a>>, Poison> {
+        self.cell(slot).text()
+    }
+
+    /// The id column's text.
+    pub(super) fn id(&self) -> Result<Text<'a>, Poison> {
+        let cell = self.cell(self.binding.id);
+        cell.text()?.ok_or_else(|| cell.poison(PoisonReason::NullId, "is NULL: the event has no id"))
+    }
+
+    pub(super) fn payload(&self) -> Result<Payload<'a>, Poison> {
+        self.cell(self.binding.payload).payload()
+    }
+
+    /// When the event was created, microseconds since the Unix epoch; `None` when the row does not say.
+    pub(super) fn created_at(&self) -> Result<Option<i64>, Poison> {
+        self.binding.created_at.map_or(Ok(None), |slot| self.cell(slot).timestamp())
+    }
+
+    /// Whether the row was inserted with its mark set.
+    pub(super) fn is_marked(&self) -> bool {
+        self.binding.mark.is_some_and(|slot| !self.cell(slot).is_null())
+    }
+}

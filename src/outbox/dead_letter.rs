@@ -1,0 +1,116 @@
+//! The record of a row that cannot have its own: the original as far as it goes, and what was wrong.
+
+use super::{
+    binding::{Row, Slot},
+    draft::Draft,
+    encoder::Encoder,
+    envelope::names,
+    event::{Attributes, Event, record_timestamp},
+    poison::{Failure, Poison},
+    records::{Records, Span},
+    template::{FALLBACK_TOPIC, check_topic, render},
+};
+use crate::pgoutput::{Column, Tuple};
+
+impl Encoder {
+    /// Appends the dead letter of a row that [`Encoder::encode`] or a broker found to be poison: the record that it would
+    /// have been, or, where that fails, key, headers and the payload column's bytes as Postgres sent them; then the
+    /// headers `outboxd_error_code`, `outboxd_error` and `outboxd_topic` (the topic that it was meant for, null when that
+    /// is unknown).
+    ///
+    /// # Errors
+    /// [`Failure::Protocol`] as [`Encoder::encode`]; [`Failure::Poison`] only when the row is too large even so.
+    pub fn encode_dead_letter(
+        &self,
+        relation: u32,
+        row: &Tuple<'_>,
+        poison: &Poison,
+        out: &mut Records,
+    ) -> Result<(), Failure> {
+        let row = self.row(relation, row)?;
+        let mut draft = self.dead_letter(&row, out);
+        let whole = Event::read(&row, self.commit_time).and_then(|event| self.write(&row, &event, &mut draft));
+        if whole.is_err() {
+            draft.restart();
+            self.write_remains(&row, &mut draft);
+            let payload = match row.cell(row.binding.payload).column {
+                Column::Text(bytes) | Column::Binary(bytes) => draft.put(bytes),
+                Column::Null | Column::Unchanged => Span::NULL,
+            };
+            draft.value(payload);
+        }
+        write_error(&row, poison, &mut draft);
+        Ok(draft.finish()?)
+    }
+
+    /// The same without the payload, and so without `content-type`: for a row that is too large for the dead-letter topic
+    /// too.
+    ///
+    /// # Errors
+    /// As [`Self::encode_dead_letter`].
+    pub fn encode_dead_letter_without_payload(
+        &self,
+        relation: u32,
+        row: &Tuple<'_>,
+        poison: &Poison,
+        out: &mut Records,
+    ) -> Result<(), Failure> {
+        let row = self.row(relation, row)?;
+        let mut draft = self.dead_letter(&row, out);
+        self.write_remains(&row, &mut draft);
+        write_error(&row, poison, &mut draft);
+        Ok(draft.finish()?)
+    }
+
+    /// A draft that has its topic.
+    fn dead_letter<'r>(&self, row: &Row<'_, '_>, out: &'r mut Records) -> Draft<'r> {
+        let mut draft = Draft::start(out, &self.names, row.binding.table);
+        let intended = intended_topic(row).unwrap_or_default();
+        let name = draft.topic_name();
+        name.clear();
+        let rendered =
+            render(&row.binding.dead_letter_topic, &intended, |slot| row.text(slot), |text| name.push_str(text));
+        if rendered.is_err() || draft.topic(|name| check_topic(name, &self.position_topic)).is_err() {
+            let name = draft.topic_name();
+            name.clear();
+            name.push_str(FALLBACK_TOPIC);
+            // Legal by its own text, so it is not asked again.
+            let _ = draft.topic(|_| Ok(()));
+        }
+        draft
+    }
+
+    /// Writes id, key, headers and timestamp, each as far as it can be read.
+    fn write_remains(&self, row: &Row<'_, '_>, draft: &mut Draft<'_>) {
+        let text = |slot: Slot| row.text(slot).ok().flatten();
+        let mut attribute = |slot: Option<Slot>| draft.put_text(slot.and_then(text).as_deref());
+        let attributes = Attributes {
+            id: attribute(Some(row.binding.id)),
+            event_type: attribute(row.binding.event_type),
+            aggregate_type: attribute(row.binding.aggregate_type),
+            aggregate_id: attribute(row.binding.aggregate_id),
+        };
+        draft.id(attributes.id);
+        let time = row.created_at().ok().flatten().unwrap_or(self.commit_time);
+        draft.timestamp(Some(record_timestamp(time, self.commit_time)));
+        let key = Self::key(row, &attributes, draft).unwrap_or(Span::NULL);
+        draft.key(key);
+        self.shape.write_remaining_headers(row, &attributes, draft);
+    }
+}
+
+fn write_error(row: &Row<'_, '_>, poison: &Poison, draft: &mut Draft<'_>) {
+    let code = draft.put(poison.reason.as_str().as_bytes());
+    draft.header(names::ERROR_CODE, code);
+    let detail = draft.put(poison.detail.as_bytes());
+    draft.header(names::ERROR, detail);
+    let topic = draft.put_text(intended_topic(row).as_deref());
+    draft.header(names::TOPIC, topic);
+}
+
+/// The topic that the row was meant for, legal or not; `None` when a column of the template is NULL.
+fn intended_topic(row: &Row<'_, '_>) -> Option<String> {
+    let mut name = String::new();
+    Encoder::render_topic(row, &mut name).ok()?;
+    Some(name)
+}

@@ -1,0 +1,219 @@
+//! CloudEvents 1.0 over Kafka, in binary and in structured mode (`conformance/cloudevents.md`).
+//!
+//! id, type and time are the columns', subject is `aggregate_id` (left out when NULL or empty), source is configured,
+//! datacontenttype follows the payload column: `application/json`, `text/plain; charset=utf-8`, none for bytea. An extra
+//! header `ce_<name>` is an extension attribute: in binary mode the header, in structured mode the member `<name>`
+//! (int2, int4 and bool bare), in both left out when NULL or empty. So `partitionkey` is there only when configured,
+//! as `ce_partitionkey = "aggregate_id"`. The always-headers stand beside the attributes in both modes.
+
+use super::{
+    Source, attribute_headers, attribute_text, bare_payload, content_type, extra_names, names, text_header, time,
+};
+use crate::{
+    Code, Error,
+    config::{Envelope, Mapping},
+    outbox::{
+        binding::Slot,
+        cell::{Kind, Payload},
+        draft::Draft,
+        event::{Attributes, Event},
+        json,
+        poison::{Poison, PoisonReason},
+        records::Span,
+    },
+};
+
+const CORE: [&str; 8] = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"];
+
+/// What is configured for CloudEvents; empty for other envelopes.
+#[derive(Debug)]
+pub(super) struct Context {
+    source: String,
+    /// For each extra header the extension attribute that it is.
+    extensions: Vec<Option<Box<str>>>,
+}
+
+impl Context {
+    /// # Errors
+    /// [`Code::ConfigInvalid`] without a source, or when a header `ce_…` is not the name of an extension.
+    pub(super) fn new(mapping: &Mapping) -> Result<Self, Error> {
+        let used = matches!(mapping.envelope, Envelope::CloudEvents | Envelope::CloudEventsStructured);
+        if !used {
+            return Ok(Self { source: String::new(), extensions: Vec::new() });
+        }
+        let invalid = |message: String| Err(Error::new(Code::ConfigInvalid, message));
+        let Some(source) = mapping.cloudevents_source.clone().filter(|source| !source.is_empty()) else {
+            return invalid("`cloudevents_source` must be set for an envelope of CloudEvents".to_owned());
+        };
+        let mut extensions = Vec::with_capacity(mapping.headers.len());
+        for (header, _) in &mapping.headers {
+            let Some(name) = header.strip_prefix("ce_") else {
+                extensions.push(None);
+                continue;
+            };
+            let legal = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+            if !legal || CORE.contains(&name) {
+                let allowed = "an extension's name has only a-z and 0-9 and is not that of a core attribute";
+                return invalid(format!("header {header:?} cannot be an attribute of CloudEvents: {allowed}"));
+            }
+            extensions.push(Some(Box::from(name)));
+        }
+        Ok(Self { source, extensions })
+    }
+
+    /// Binary mode: attributes in `ce_` headers, the payload as the value.
+    pub(super) fn write_binary(
+        &self,
+        (row, event): Source<'_, '_, '_>,
+        attributes: &Attributes,
+        draft: &mut Draft<'_>,
+    ) -> Result<(), Poison> {
+        check(event)?;
+        let value = bare_payload(&event.payload, draft);
+        draft.value(value);
+        let version = draft.put(b"1.0");
+        draft.header(names::CE_SPECVERSION, version);
+        draft.header(names::CE_ID, attributes.id);
+        let source = draft.put(self.source.as_bytes());
+        draft.header(names::CE_SOURCE, source);
+        draft.header(names::CE_TYPE, attributes.event_type);
+        if subject(event).is_some() {
+            draft.header(names::CE_SUBJECT, attributes.aggregate_id);
+        }
+        let at = draft.position();
+        time(event, draft.out())?;
+        let moment = draft.since(at);
+        draft.header(names::CE_TIME, moment);
+        if let Some(media_type) = event.payload_type() {
+            content_type(media_type, draft);
+        }
+        attribute_headers(attributes, draft);
+        for ((name, extension), slot) in extra_names().zip(&self.extensions).zip(&row.binding.extras) {
+            let cell = row.cell(*slot);
+            if extension.is_none() {
+                let value = text_header(cell, draft)?;
+                draft.header(name, value);
+            } else if let Some(text) = attribute_text(cell)?.filter(|text| !text.is_empty()) {
+                check_string(&text, cell.name)?;
+                let value = draft.put(text.as_bytes());
+                draft.header(name, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Structured mode: the whole event as one JSON object.
+    pub(super) fn write_structured(
+        &self,
+        (row, event): Source<'_, '_, '_>,
+        attributes: &Attributes,
+        draft: &mut Draft<'_>,
+    ) -> Result<(), Poison> {
+        check(event)?;
+        let value = self.write_object((row, event), draft)?;
+        draft.value(value);
+        content_type("application/cloudevents+json", draft);
+        attribute_headers(attributes, draft);
+        for ((name, extension), slot) in extra_names().zip(&self.extensions).zip(&row.binding.extras) {
+            if extension.is_none() {
+                let value = text_header(row.cell(*slot), draft)?;
+                draft.header(name, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_object(&self, (row, event): Source<'_, '_, '_>, draft: &mut Draft<'_>) -> Result<Span, Poison> {
+        let at = draft.position();
+        let out = draft.out();
+        out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
+        json::string(&event.id, out);
+        out.extend_from_slice(br#","source":"#);
+        json::string(&self.source, out);
+        out.extend_from_slice(br#","type":"#);
+        json::string(event.required_type()?, out);
+        if let Some(media_type) = event.payload_type() {
+            out.extend_from_slice(br#","datacontenttype":"#);
+            json::string(media_type, out);
+        }
+        if let Some(subject) = subject(event) {
+            out.extend_from_slice(br#","subject":"#);
+            json::string(subject, out);
+        }
+        out.extend_from_slice(br#","time":""#);
+        time(event, out)?;
+        out.push(b'"');
+        for (extension, slot) in self.extensions.iter().zip(&row.binding.extras) {
+            if let Some(extension) = extension {
+                write_extension(extension, (row, *slot), out)?;
+            }
+        }
+        write_data(&event.payload, out);
+        out.push(b'}');
+        Ok(draft.since(at))
+    }
+}
+
+fn write_extension(
+    name: &str,
+    (row, slot): (&crate::outbox::binding::Row<'_, '_>, Slot),
+    out: &mut Vec<u8>,
+) -> Result<(), Poison> {
+    let cell = row.cell(slot);
+    let Some(text) = attribute_text(cell)?.filter(|text| !text.is_empty()) else { return Ok(()) };
+    check_string(&text, cell.name)?;
+    out.push(b',');
+    json::string(name, out);
+    out.push(b':');
+    // A bigint does not fit CloudEvents' Integer of 32 bits, so it travels as a string.
+    if matches!(cell.kind, Kind::Int2 | Kind::Int4 | Kind::Bool) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        json::string(&text, out);
+    }
+    Ok(())
+}
+
+/// `data` for documents and text, `data_base64` for bytes, neither for NULL.
+fn write_data(payload: &Payload<'_>, out: &mut Vec<u8>) {
+    match payload {
+        Payload::Null => {}
+        Payload::Json(_) | Payload::Text(_) => {
+            out.extend_from_slice(br#","data":"#);
+            super::json_payload(payload, out);
+        }
+        Payload::Bytes(_) => {
+            out.extend_from_slice(br#","data_base64":"#);
+            super::json_payload(payload, out);
+        }
+    }
+}
+
+/// The subject must not be empty, so it is rather left out.
+fn subject<'e>(event: &'e Event<'_>) -> Option<&'e str> {
+    event.aggregate_id.as_deref().filter(|subject| !subject.is_empty())
+}
+
+/// The attributes that must be there, and the characters that none may have.
+fn check(event: &Event<'_>) -> Result<(), Poison> {
+    for (what, text) in [("id", &*event.id), ("type", event.required_type()?)] {
+        if text.is_empty() {
+            return Err(Poison::new(PoisonReason::AttributeMissing, format!("the event {what} is empty")));
+        }
+        check_string(text, what)?;
+    }
+    check_string(subject(event).unwrap_or_default(), "subject")
+}
+
+/// The type String of CloudEvents has no control characters and no noncharacters.
+fn check_string(text: &str, what: &str) -> Result<(), Poison> {
+    let forbidden = |character: char| {
+        let code = u32::from(character);
+        character.is_control() || code & 0xFFFE == 0xFFFE || (0xFDD0..=0xFDEF).contains(&code)
+    };
+    if text.chars().any(forbidden) {
+        let detail = format!("{what} has a control character, which an attribute of CloudEvents must not have");
+        return Err(Poison::new(PoisonReason::AttributeInvalid, detail));
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! Debezium's Outbox Event Router with StringConverter for key and value and the default SimpleHeaderConverter
+//! (`conformance/eventrouter.md`, cases ER-01 and ER-08): the payload's text, one header `id`, then the placed columns.
+//! A bytea goes raw, as with ByteArrayConverter. Other converters, expansion, envelope placements, tracing and the router's
+//! renderings of numeric, time and array columns are not here yet.
+//!
+//! An id that is NULL, which the router publishes with a null header, is poison here: such a row cannot be marked.
+
+use super::{Source, attribute_text, bare_payload, extra_headers, names};
+use crate::outbox::{draft::Draft, event::Attributes, poison::Poison};
+
+pub(super) fn write(
+    (row, event): Source<'_, '_, '_>,
+    attributes: &Attributes,
+    draft: &mut Draft<'_>,
+) -> Result<(), Poison> {
+    let value = bare_payload(&event.payload, draft);
+    draft.value(value);
+    draft.header(names::ROUTER_ID, attributes.id);
+    extra_headers(row, draft, |cell, draft| Ok(draft.put_text(attribute_text(cell)?.as_deref())))
+}

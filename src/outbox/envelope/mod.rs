@@ -1,0 +1,207 @@
+//! The shapes of a record's value, and the headers that go with each. One file for each shape.
+//!
+//! | envelope | value | headers |
+//! |---|---|---|
+//! | `event` | `{"event_id":…,"event_type":…,"timestamp":…,"data":…}` | the always-headers, extras |
+//! | `payload` | the payload alone; NULL is a tombstone | the always-headers, extras |
+//! | `cloudevents` | the payload alone; NULL is a tombstone | `ce_…`, content-type, the other always-headers, extras |
+//! | `cloudevents-structured` | one JSON object | content-type, the other always-headers, extras |
+//! | `debezium` | the payload alone | `id`, extras |
+//!
+//! The always-headers are `event_id`, `event_type`, `aggregate_type`, `aggregate_id` and `content-type`, in this order;
+//! NULL in the column is null in the header. Extras are the configured (header, column) pairs, in configuration order.
+
+mod cloudevents;
+mod debezium;
+mod event;
+mod payload;
+
+use super::{
+    binding::Row,
+    cell::{Cell, Kind, Payload, Text},
+    draft::Draft,
+    event::{Attributes, Event},
+    json,
+    poison::{Poison, PoisonReason},
+    records::{HeaderNames, Span},
+};
+use crate::{
+    Error,
+    config::{Envelope, Mapping},
+};
+
+/// Numbers of the headers that have fixed names; the extras follow.
+pub(super) mod names {
+    pub(in super::super) const EVENT_ID: u16 = 0;
+    pub(in super::super) const EVENT_TYPE: u16 = 1;
+    pub(in super::super) const AGGREGATE_TYPE: u16 = 2;
+    pub(in super::super) const AGGREGATE_ID: u16 = 3;
+    pub(in super::super) const CONTENT_TYPE: u16 = 4;
+    pub(in super::super) const ROUTER_ID: u16 = 5;
+    pub(in super::super) const ERROR_CODE: u16 = 6;
+    pub(in super::super) const ERROR: u16 = 7;
+    pub(in super::super) const TOPIC: u16 = 8;
+    pub(in super::super) const CE_SPECVERSION: u16 = 9;
+    pub(in super::super) const CE_ID: u16 = 10;
+    pub(in super::super) const CE_SOURCE: u16 = 11;
+    pub(in super::super) const CE_TYPE: u16 = 12;
+    pub(in super::super) const CE_SUBJECT: u16 = 13;
+    pub(in super::super) const CE_TIME: u16 = 14;
+
+    /// By number.
+    pub(in super::super) const FIXED: [&str; 15] = [
+        "event_id",
+        "event_type",
+        "aggregate_type",
+        "aggregate_id",
+        "content-type",
+        "id",
+        "outboxd_error_code",
+        "outboxd_error",
+        "outboxd_topic",
+        "ce_specversion",
+        "ce_id",
+        "ce_source",
+        "ce_type",
+        "ce_subject",
+        "ce_time",
+    ];
+}
+
+/// The envelope of a source and what belongs to it.
+#[derive(Debug)]
+pub(in crate::outbox) struct Shape {
+    envelope: Envelope,
+    cloudevents: cloudevents::Context,
+}
+
+/// A row and what was read of it.
+type Source<'s, 'b, 'a> = (&'s Row<'b, 'a>, &'s Event<'a>);
+
+impl Shape {
+    pub(in crate::outbox) fn new(mapping: &Mapping) -> Result<Self, Error> {
+        Ok(Self { envelope: mapping.envelope, cloudevents: cloudevents::Context::new(mapping)? })
+    }
+
+    /// The names of all headers that the encoder can write, by number.
+    pub(in crate::outbox) fn header_names(mapping: &Mapping) -> HeaderNames {
+        let extras = mapping.headers.iter().map(|(header, _)| header.as_str());
+        names::FIXED.into_iter().chain(extras).map(Box::from).collect()
+    }
+
+    /// Writes the value and the headers.
+    pub(in crate::outbox) fn write(
+        &self,
+        source: Source<'_, '_, '_>,
+        attributes: &Attributes,
+        draft: &mut Draft<'_>,
+    ) -> Result<(), Poison> {
+        match self.envelope {
+            Envelope::Event => event::write(source, attributes, draft),
+            Envelope::Payload => payload::write(source, attributes, draft),
+            Envelope::CloudEvents => self.cloudevents.write_binary(source, attributes, draft),
+            Envelope::CloudEventsStructured => self.cloudevents.write_structured(source, attributes, draft),
+            Envelope::Debezium => debezium::write(source, attributes, draft),
+        }
+    }
+
+    /// Writes the headers of a row that could not be read whole: no content-type, and null for what cannot be read.
+    pub(in crate::outbox) fn write_remaining_headers(
+        &self,
+        row: &Row<'_, '_>,
+        attributes: &Attributes,
+        draft: &mut Draft<'_>,
+    ) {
+        if self.envelope == Envelope::Debezium {
+            draft.header(names::ROUTER_ID, attributes.id);
+        } else {
+            attribute_headers(attributes, draft);
+        }
+        for (name, slot) in extra_names().zip(&row.binding.extras) {
+            let text = row.text(*slot).ok().flatten();
+            let value = draft.put_text(text.as_deref());
+            draft.header(name, value);
+        }
+    }
+}
+
+/// Numbers of the extra headers' names, without end.
+fn extra_names() -> impl Iterator<Item = u16> {
+    // FIXED has fifteen names.
+    let first = u16::try_from(names::FIXED.len()).unwrap_or(u16::MAX);
+    first..
+}
+
+/// `event_id`, `event_type`, `aggregate_type`, `aggregate_id`.
+fn attribute_headers(attributes: &Attributes, draft: &mut Draft<'_>) {
+    draft.header(names::EVENT_ID, attributes.id);
+    draft.header(names::EVENT_TYPE, attributes.event_type);
+    draft.header(names::AGGREGATE_TYPE, attributes.aggregate_type);
+    draft.header(names::AGGREGATE_ID, attributes.aggregate_id);
+}
+
+fn content_type(media_type: &str, draft: &mut Draft<'_>) {
+    let value = draft.put(media_type.as_bytes());
+    draft.header(names::CONTENT_TYPE, value);
+}
+
+/// The configured headers; `value` makes a column's header value.
+fn extra_headers(
+    row: &Row<'_, '_>,
+    draft: &mut Draft<'_>,
+    value: impl Fn(Cell<'_, '_>, &mut Draft<'_>) -> Result<Span, Poison>,
+) -> Result<(), Poison> {
+    for (name, slot) in extra_names().zip(&row.binding.extras) {
+        let value = value(row.cell(*slot), draft)?;
+        draft.header(name, value);
+    }
+    Ok(())
+}
+
+/// A column's text as a header value; NULL is null.
+fn text_header(cell: Cell<'_, '_>, draft: &mut Draft<'_>) -> Result<Span, Poison> {
+    let text = cell.text().map_err(|poison| poison.with_reason(PoisonReason::HeaderInvalid))?;
+    Ok(draft.put_text(text.as_deref()))
+}
+
+/// A column's text with booleans as `true` and `false`, as CloudEvents and Connect write them.
+fn attribute_text<'a>(cell: Cell<'_, 'a>) -> Result<Option<Text<'a>>, Poison> {
+    let text = cell.text().map_err(|poison| poison.with_reason(PoisonReason::HeaderInvalid))?;
+    Ok(match text {
+        Some(text) if cell.kind == Kind::Bool => Some(Text::Borrowed(if &*text == "t" { "true" } else { "false" })),
+        text => text,
+    })
+}
+
+/// Writes the payload as it is; NULL is Kafka's null.
+fn bare_payload(payload: &Payload<'_>, draft: &mut Draft<'_>) -> Span {
+    match payload {
+        Payload::Null => Span::NULL,
+        Payload::Json(text) | Payload::Text(text) => draft.put(text.as_bytes()),
+        Payload::Bytes(bytes) => {
+            let at = draft.position();
+            bytes.write(draft.out());
+            draft.since(at)
+        }
+    }
+}
+
+/// Writes the payload as a JSON value: a document spliced in unchanged, text as a string, bytes as a base64 string.
+fn json_payload(payload: &Payload<'_>, out: &mut Vec<u8>) {
+    match payload {
+        Payload::Null => out.extend_from_slice(b"null"),
+        Payload::Json(text) => out.extend_from_slice(text.as_bytes()),
+        Payload::Text(text) => json::string(text, out),
+        Payload::Bytes(bytes) => {
+            out.push(b'"');
+            bytes.write_base64(out);
+            out.push(b'"');
+        }
+    }
+}
+
+/// Writes the event's time as RFC 3339.
+fn time(event: &Event<'_>, out: &mut Vec<u8>) -> Result<(), Poison> {
+    let invalid = |what| Poison::new(PoisonReason::TimestampInvalid, format!("the event's time {what}"));
+    super::timestamp::write_rfc3339(event.time, out).map_err(invalid)
+}

@@ -1,0 +1,103 @@
+//! Topic and key templates, bound to the columns of a table.
+
+use super::{
+    binding::Slot,
+    cell::Text,
+    poison::{Poison, PoisonReason},
+};
+
+/// Where a row goes that is so broken that not even its dead-letter topic can be named.
+pub(super) const FALLBACK_TOPIC: &str = "outboxd.dead-letter";
+
+/// Kafka's limit for the name of a topic, in bytes.
+const TOPIC_MAX_BYTES: usize = 249;
+
+/// A piece of a bound template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    Text(Box<str>),
+    Column(Slot),
+    /// `{topic}` in the dead-letter template: the topic that the row was meant for.
+    Topic,
+}
+
+/// The column that the template is, when it is exactly one.
+pub(super) fn only_column(parts: &[Part]) -> Option<Slot> {
+    match parts {
+        [Part::Column(slot)] => Some(*slot),
+        _ => None,
+    }
+}
+
+/// Checks that a record may go to a topic of this name. Source: Kafka, `org.apache.kafka.common.internals.Topic`;
+/// names that start with two underscores are the brokers' own, and the position topic is ours alone (rule 3).
+pub(super) fn check_topic(name: &str, position_topic: &str) -> Result<(), Poison> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let what = if name.is_empty() {
+        "is empty".to_owned()
+    } else if name.len() > TOPIC_MAX_BYTES {
+        format!("has {} bytes, more than {TOPIC_MAX_BYTES}", name.len())
+    } else if !name.bytes().all(legal) || name == "." || name == ".." {
+        "is not a legal name (letters, digits, '.', '_' and '-')".to_owned()
+    } else if name.starts_with("__") {
+        "is reserved for the brokers".to_owned()
+    } else if name == position_topic {
+        "is the position topic".to_owned()
+    } else {
+        return Ok(());
+    };
+    let mut shown: String = name.chars().take(64).collect();
+    if shown.len() < name.len() {
+        shown.push('…');
+    }
+    Err(Poison::new(PoisonReason::TopicInvalid, format!("topic {shown:?} {what}")))
+}
+
+/// Gives the template's text to `put`, piece by piece. `column` reads a column, `topic` is what `{topic}` stands for.
+pub(super) fn render<'a>(
+    parts: &[Part],
+    topic: &str,
+    column: impl Fn(Slot) -> Result<Option<Text<'a>>, Poison>,
+    mut put: impl FnMut(&str),
+) -> Result<(), Rendering> {
+    for part in parts {
+        match part {
+            Part::Text(text) => put(text),
+            Part::Topic => put(topic),
+            Part::Column(slot) => put(&column(*slot)?.ok_or(Rendering::Null(*slot))?),
+        }
+    }
+    Ok(())
+}
+
+/// Why a template gave no text.
+pub(super) enum Rendering {
+    /// This column is NULL.
+    Null(Slot),
+    /// A column cannot be read.
+    Poison(Poison),
+}
+
+impl From<Poison> for Rendering {
+    fn from(poison: Poison) -> Self {
+        Self::Poison(poison)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_what_kafka_allows_and_nothing_of_its_own_or_ours() {
+        let long = "x".repeat(249);
+        for name in ["order.events", "A-b_c.9", "...", "_x", &long] {
+            assert_eq!(check_topic(name, "outboxd.positions"), Ok(()), "{name}");
+        }
+        let longer = "x".repeat(250);
+        for name in ["", ".", "..", "a b", "a/b", "é", "__consumer_offsets", "outboxd.positions", &longer] {
+            let refused = check_topic(name, "outboxd.positions").unwrap_err();
+            assert_eq!(refused.reason, PoisonReason::TopicInvalid, "{name}");
+        }
+    }
+}

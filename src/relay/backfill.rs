@@ -1,0 +1,128 @@
+//! Rows from before the slot: read from the slot's own snapshot, published chunk by chunk, exactly once.
+//!
+//! ```text
+//!   snapshot ── FETCH ──▶ chunk n ──▶ Kafka: records + position(backfill, ids of chunk n) ──▶ marks of chunk n
+//!                            ▲                                                                   │
+//!                            └────────────────────── only then chunk n+1 ◀───────────────────────┘
+//! ```
+//!
+//! Because chunk n+1 is committed only after chunk n's marks are durable, at most one chunk can be published and
+//! unmarked, and the position names its rows. After a crash they are marked, the slot is made anew, and whatever is
+//! still unmarked is what its snapshot shows.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    marker::MarkingSession,
+    marks::Marks,
+    position::{Position, RowId},
+    publisher::Producers,
+    report::Report,
+    rows::{Row, Rows, TooLarge},
+    start::position_bytes,
+    supervisor::Context,
+};
+use crate::{
+    Code, Error, Result,
+    outbox::{Encoder, Records},
+    pgoutput::{Tuple, TupleWriter},
+    postgres::{
+        SqlSession,
+        catalog::{TableInfo, backfill::BackfillCursor},
+    },
+};
+
+/// Rows of one FETCH: few enough that large payloads stay within memory, enough that round trips cost little.
+const FETCH_ROWS: usize = 250;
+
+/// One backfill, on a session whose transaction has imported the slot's snapshot.
+pub struct Backfill<'a> {
+    /// The source.
+    pub context: &'a Context,
+    /// Its tables.
+    pub tables: &'a [TableInfo],
+    /// The snapshot.
+    pub snapshot: Arc<SqlSession>,
+    /// The session that marks; none with `mark = "none"`.
+    pub marking: Option<MarkingSession>,
+    /// Records that Kafka was seen to refuse.
+    pub too_large: TooLarge,
+    /// Position of phase `backfill` at the slot's consistent point.
+    pub position: Position,
+}
+
+impl Backfill<'_> {
+    /// Publishes and marks every unpublished row of the snapshot.
+    ///
+    /// # Errors
+    /// Whatever stopped it; the next start marks what was published and begins anew.
+    pub async fn run(mut self, mut producers: Producers) -> Result<Producers> {
+        let mut report = Report::new(self.context.metrics.clone());
+        let mut rows = self.rows()?;
+        let snapshot = Arc::clone(&self.snapshot);
+        let mut cursor = BackfillCursor::open(&snapshot, self.tables, &self.context.source).await?;
+        let (mut records, mut total) = (Records::default(), 0_usize);
+        loop {
+            let marks = self.next_chunk(&mut cursor, &mut rows, &mut records).await?;
+            if records.is_empty() {
+                tracing::info!(rows = total, "backfill done");
+                return Ok(producers);
+            }
+            self.position.chunk = marks.iter().map(|(table, id)| RowId { table, id: id.to_owned() }).collect();
+            let began = Instant::now();
+            let position = position_bytes(self.context, &self.position);
+            (producers, records) = producers.publish(records, position).await?;
+            report.committed(&records, began.elapsed(), None);
+            total += records.len();
+            records.clear();
+            if let Some(marking) = &self.marking {
+                marking.mark(&marks).await?;
+                self.context.metrics.rows_marked.inc_by(marks.len() as u64);
+            }
+            tracing::info!(rows = total, "backfilling");
+        }
+    }
+
+    fn rows(&self) -> Result<Rows> {
+        let source = &self.context.source;
+        let mut encoder = Encoder::new(&source.mapping, source.mark, &self.context.kafka.position_topic)?;
+        for (number, table) in (0_u16..).zip(self.tables) {
+            encoder.bind(&table.relation_schema(), number)?;
+        }
+        Ok(Rows::new(encoder, source.on_poison, self.too_large.clone()))
+    }
+
+    /// Reads rows until the chunk has its rows or its bytes, fetching few at a time, as one may be large.
+    async fn next_chunk(
+        &self,
+        cursor: &mut BackfillCursor<'_>,
+        rows: &mut Rows,
+        records: &mut Records,
+    ) -> Result<Marks> {
+        let limits = &self.context.source.limits;
+        let (mut marks, mut tuple, mut writer) = (Marks::default(), Vec::new(), TupleWriter::new());
+        while records.len() < limits.backfill_chunk_rows && records.bytes() < limits.batch_bytes {
+            let fetched = cursor.fetch(FETCH_ROWS).await?;
+            for row in &fetched {
+                tuple.clear();
+                writer.begin(&mut tuple);
+                for column in &row.columns {
+                    match column {
+                        Some(text) => writer.text(&mut tuple, text),
+                        None => writer.null(&mut tuple),
+                    }
+                }
+                let range = writer.finish(&mut tuple);
+                let tuple = Tuple::parse(&tuple[range])
+                    .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
+                let relation = self.tables[usize::from(row.table)].oid;
+                rows.append(Row { relation, tuple: &tuple }, records, &mut marks)?;
+            }
+            if fetched.len() < FETCH_ROWS {
+                break;
+            }
+        }
+        Ok(marks)
+    }
+
+}

@@ -1,0 +1,148 @@
+//! Does the server that answers still hold the history whose rows were published? Asked at every START_REPLICATION, as
+//! a reconnect may reach a promoted standby or a restored copy (rules 4 and 18). Whatever differs halts the source.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::position::Position;
+use crate::{Code, Error, Lsn, postgres::catalog::Fingerprint};
+
+/// What the server says of itself and of the slot, read while the slot is ours.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// From IDENTIFY_SYSTEM.
+    pub system_id: String,
+    /// From IDENTIFY_SYSTEM.
+    pub timeline: u32,
+    /// Flushed end of its log.
+    pub flushed: Lsn,
+    /// From TIMELINE_HISTORY: each earlier timeline and where it was left.
+    pub switches: Vec<(u32, Lsn)>,
+    /// The slot's `confirmed_flush_lsn`.
+    pub confirmed_flush: Lsn,
+    /// The fingerprint of the publication as it is now.
+    pub publication: Value,
+}
+
+/// Compares what was published with the server at hand.
+///
+/// # Errors
+/// One of the halting codes `system-changed`, `history-diverged`, `slot-ahead`, `publication-changed`.
+pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
+    let (history, lsn) = (&position.history, position.progress.lsn);
+    if history.system_id != server.system_id {
+        return Err(Error::new(
+            Code::SystemChanged,
+            format!("rows were published from system {}, and system {} answers", history.system_id, server.system_id),
+        ));
+    }
+    compare_timelines(history.timeline, lsn, server)?;
+    if lsn > server.flushed {
+        return Err(Error::new(
+            Code::HistoryDiverged,
+            format!("published up to {lsn}, but the server's log ends at {}", server.flushed),
+        ));
+    }
+    // The server forwards silently past what a client asks for, so a slot ahead of us would lose rows unseen (rule 4).
+    if server.confirmed_flush > lsn {
+        return Err(Error::new(
+            Code::SlotAhead,
+            format!("published up to {lsn}, but the slot was confirmed up to {}", server.confirmed_flush),
+        ));
+    }
+    require_same_publication(&position.publication, &server.publication)
+}
+
+/// Compares two fingerprints of the publication: what it no longer sends would be passed over in silence.
+///
+/// # Errors
+/// `publication-changed`, with what is different.
+pub fn require_same_publication(then: &Value, now: &Value) -> Result<(), Error> {
+    if then == now {
+        return Ok(());
+    }
+    let different = match (Fingerprint::deserialize(then), Fingerprint::deserialize(now)) {
+        (Ok(then), Ok(now)) => then.differences(&now),
+        _ if now.is_null() => vec!["the publication does not exist any more".to_owned()],
+        _ => vec![format!("it was {then} and is now {now}")],
+    };
+    // Names alone may differ: a renamed table loses nothing.
+    if different.is_empty() { Ok(()) } else { Err(Error::new(Code::PublicationChanged, different.join("; "))) }
+}
+
+fn compare_timelines(published_on: u32, lsn: Lsn, server: &Server) -> Result<(), Error> {
+    if published_on == server.timeline {
+        return Ok(());
+    }
+    let switch = server.switches.iter().find(|(timeline, _)| *timeline == published_on);
+    match switch {
+        Some((_, left)) if *left >= lsn => Ok(()),
+        Some((_, left)) => Err(Error::new(
+            Code::HistoryDiverged,
+            format!(
+                "published up to {lsn} on timeline {published_on}, which timeline {} left at {left}",
+                server.timeline
+            ),
+        )),
+        None => Err(Error::new(
+            Code::HistoryDiverged,
+            format!("published on timeline {published_on}, which timeline {} does not come from", server.timeline),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::position::{History, Phase, Progress};
+
+    fn given() -> (Position, Server) {
+        let history = History { system_id: "7".into(), timeline: 2, slot: "s".into(), consistent_point: Lsn(10) };
+        let progress = Progress { lsn: Lsn(100), commit: None, split: None };
+        let publication = serde_json::json!({"tables": [1]});
+        let position = Position::new(Phase::Streaming, progress, history, publication.clone());
+        let server = Server {
+            system_id: "7".into(),
+            timeline: 2,
+            flushed: Lsn(100),
+            switches: vec![(1, Lsn(50))],
+            confirmed_flush: Lsn(100),
+            publication,
+        };
+        (position, server)
+    }
+
+    fn code(change: impl FnOnce(&mut Position, &mut Server)) -> Option<Code> {
+        let (mut position, mut server) = given();
+        change(&mut position, &mut server);
+        compare(&position, &server).err().map(|error| error.code())
+    }
+
+    #[test]
+    fn the_same_history_may_be_streamed() {
+        assert_eq!(code(|_, _| ()), None);
+    }
+
+    #[test]
+    fn a_promoted_standby_is_taken_only_if_it_had_everything_that_was_published() {
+        let promote = |left: u64| {
+            move |_: &mut Position, server: &mut Server| {
+                server.timeline = 3;
+                server.switches.push((2, Lsn(left)));
+                server.flushed = Lsn(500);
+            }
+        };
+        assert_eq!(code(promote(100)), None);
+        assert_eq!(code(promote(99)), Some(Code::HistoryDiverged));
+        assert_eq!(code(|_, server| server.timeline = 4), Some(Code::HistoryDiverged));
+        assert_eq!(code(|position, _| position.history.timeline = 3), Some(Code::HistoryDiverged));
+    }
+
+    #[test]
+    fn every_other_difference_halts_with_its_code() {
+        assert_eq!(code(|_, server| server.system_id = "8".into()), Some(Code::SystemChanged));
+        assert_eq!(code(|_, server| server.flushed = Lsn(99)), Some(Code::HistoryDiverged));
+        assert_eq!(code(|_, server| server.confirmed_flush = Lsn(101)), Some(Code::SlotAhead));
+        assert_eq!(code(|_, server| server.publication = serde_json::json!({})), Some(Code::PublicationChanged));
+    }
+}

@@ -1,0 +1,156 @@
+//! From the bytes of a replication message to a record at the end of the building batch.
+//!
+//! What comes in is borrowed from the receive buffer, what goes out is appended to the batch's arena: nothing is
+//! allocated per row. The state machine says of each row whether it is new, owed a mark, or to be passed over.
+
+use std::time::Duration;
+
+use super::{
+    marks::Marks,
+    rows::{Row, Rows},
+    state::{Machine, RowIs},
+};
+use crate::{
+    Code, Error, Lsn, Result,
+    outbox::{Encoded, Records},
+    pgoutput::{self, Insert, Message},
+    postgres::{ServerError, StreamMessage, catalog::TableInfo},
+};
+
+/// The reading half of a session: state machine, encoder and the batch under construction.
+pub struct Intake {
+    /// What decides.
+    pub machine: Machine,
+    /// New rows of the building batch.
+    pub records: Records,
+    /// The same rows' ids, or those of redelivered rows.
+    pub marks: Marks,
+    rows: Rows,
+    tables: Vec<TableInfo>,
+    /// Highest LSN received.
+    received: Lsn,
+    /// What happened since [`Intake::take_counts`] was asked.
+    counts: Counts,
+}
+
+/// Rows by what became of them.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Published before; only their marks are made again.
+    pub redelivered: u64,
+    /// Went to the dead-letter topic.
+    pub dead_letters: u64,
+    /// Carried their mark already.
+    pub passed_over: u64,
+}
+
+impl Intake {
+    /// Resumes with the machine given.
+    #[must_use]
+    pub fn new(machine: Machine, rows: Rows, tables: Vec<TableInfo>) -> Self {
+        let (records, marks, counts) = (Records::default(), Marks::default(), Counts::default());
+        Self { machine, records, marks, rows, tables, received: Lsn::ZERO, counts }
+    }
+
+    /// The source's tables.
+    #[must_use]
+    pub fn tables(&self) -> &[TableInfo] {
+        &self.tables
+    }
+
+    /// Highest LSN received, for the write position of the status.
+    #[must_use]
+    pub fn received(&self) -> Lsn {
+        self.received
+    }
+
+    /// What was counted since the last call.
+    pub fn take_counts(&mut self) -> Counts {
+        Counts { dead_letters: self.rows.take_dead_letters(), ..std::mem::take(&mut self.counts) }
+    }
+
+    /// Takes one message of the stream. Returns whether the server asks for a reply at once.
+    ///
+    /// # Errors
+    /// The message is not pgoutput, a row is poison and `on_poison = "stop"`, or the history is not the published one.
+    pub fn take(&mut self, message: StreamMessage<'_>, now: Duration) -> Result<bool> {
+        match message {
+            StreamMessage::XLogData { wal_end, data, .. } => {
+                self.received = self.received.max(wal_end);
+                self.take_change(data, now)?;
+                Ok(false)
+            }
+            StreamMessage::Keepalive { wal_end, reply_requested, .. } => {
+                self.received = self.received.max(wal_end);
+                self.machine.keepalive(wal_end, reply_requested)?;
+                Ok(reply_requested)
+            }
+            StreamMessage::Notice(notice) => take_notice(&notice).map(|()| false),
+        }
+    }
+
+    fn take_change(&mut self, data: &[u8], now: Duration) -> Result<()> {
+        let message = pgoutput::decode(data)
+            .map_err(|error| Error::new(Code::PostgresProtocol, "decoding a pgoutput message").because(error))?;
+        match message {
+            Message::Begin(begin) => {
+                self.machine.begin(begin.final_lsn, begin.xid, begin.commit_time);
+                self.rows.encoder.begin(begin.commit_time);
+            }
+            Message::Insert(insert) => self.take_row(&insert)?,
+            Message::Commit(commit) => self.machine.commit(commit.end_lsn, now)?,
+            Message::Relation(relation) => {
+                let mut tables = (0_u16..).zip(&self.tables);
+                if let Some((table, _)) = tables.find(|(_, table)| table.oid == relation.oid) {
+                    self.rows.encoder.bind(&relation.to_schema(), table)?;
+                }
+            }
+            Message::Type(r#type) => self.rows.encoder.learn(&r#type),
+            // Rule 29: other changes of an outbox table are nothing to publish. Rule 30: nor are logical messages.
+            Message::Update(_)
+            | Message::Delete(_)
+            | Message::Truncate(_)
+            | Message::Origin(_)
+            | Message::Logical(_) => {}
+        }
+        Ok(())
+    }
+
+    fn take_row(&mut self, insert: &Insert<'_>) -> Result<()> {
+        let row = Row { relation: insert.relation, tuple: &insert.row };
+        match self.machine.row(|id| self.rows.is_event(row, id))? {
+            RowIs::New => match self.rows.append(row, &mut self.records, &mut self.marks)? {
+                Encoded::Published => {
+                    if let Some(record) = self.records.get(self.records.len() - 1) {
+                        self.machine.published_row(record.size(), record.event_id.unwrap_or_default())?;
+                    }
+                }
+                Encoded::AlreadyMarked => self.pass_over(),
+            },
+            RowIs::Redelivered => {
+                self.counts.redelivered += 1;
+                match self.rows.append_mark(row, &mut self.marks)? {
+                    Encoded::Published => self.machine.redelivered_row()?,
+                    Encoded::AlreadyMarked => self.pass_over(),
+                }
+            }
+            RowIs::Dropped => {}
+        }
+        Ok(())
+    }
+
+    fn pass_over(&mut self) {
+        self.counts.passed_over += 1;
+        self.machine.passed_over();
+    }
+}
+
+/// Postgres 18 goes on without a publication that is gone, and only says so: what it no longer sends would be lost.
+fn take_notice(notice: &ServerError) -> Result<()> {
+    // "skipped loading publication", in whatever language the server speaks.
+    if notice.routine.as_deref() == Some("LoadPublications") {
+        return Err(Error::new(Code::PublicationChanged, notice.to_string()));
+    }
+    tracing::info!(%notice, "the server says");
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! The producers of one source, and the thread that publishes batches with them.
+//!
+//! A batch goes in with the position that is published with it; the records come back for reuse once Kafka has
+//! committed both. The first failure is the last word: the thread ends, its producers are thrown away, and the session
+//! is rebuilt from the position in Kafka (rules 22 to 24).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc as blocking,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::state::BatchId;
+use crate::{
+    Code, Error, Result,
+    config::{Delivery, Kafka},
+    kafka::{Batching, PositionRecord, Producer, PublishFailure},
+    outbox::Records,
+};
+
+/// Transactional ids of a source: `outboxd-<source>-0` to `-2`. All are initialised at every start, whatever number is
+/// in use, so that a successor fences a predecessor that used more of them.
+const PRODUCERS: usize = 3;
+
+/// Bound of `init_transactions`: the broker may have to abort a predecessor's transaction first.
+const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The fenced-off right to publish for a source.
+pub struct Producers {
+    publishing: Producer,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Producers {
+    /// Creates and initialises all producers of the source; whoever published for it before is fenced from here on.
+    ///
+    /// # Errors
+    /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer instance fenced us.
+    pub async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
+        let (kafka, source) = (kafka.clone(), source.to_owned());
+        let task = tokio::task::spawn_blocking(move || Self::fence_blocking(&kafka, &source, batching));
+        task.await.map_err(|error| Error::new(Code::Internal, "initialising the producers").because(error))?
+    }
+
+    fn fence_blocking(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let transactional = Kafka { delivery: Delivery::ExactlyOnce, ..kafka.clone() };
+        let init = |number: usize| -> Result<Producer> {
+            let id = format!("outboxd-{source}-{number}");
+            let producer = Producer::create(&transactional, &id, batching, Arc::clone(&cancel))?;
+            producer.init_transactions(INIT_TIMEOUT)?;
+            Ok(producer)
+        };
+        let mut producers = thread::scope(|scope| {
+            let threads: Vec<_> = (0..PRODUCERS).map(|number| scope.spawn(move || init(number))).collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread.join().unwrap_or_else(|_| Err(Error::new(Code::Internal, "a producer's thread panicked")))
+                })
+                .collect::<Result<Vec<_>>>()
+        })?;
+        // One producer publishes; the others were initialised to fence, and cost threads and memory.
+        producers.truncate(1);
+        let mut publishing = producers.pop().ok_or_else(|| Error::new(Code::Internal, "no producer"))?;
+        if kafka.delivery == Delivery::AtLeastOnce {
+            publishing = Producer::create(kafka, &format!("outboxd-{source}"), batching, Arc::clone(&cancel))?;
+        }
+        Ok(Self { publishing, cancel })
+    }
+
+    /// Publishes a position alone, during set-up.
+    ///
+    /// # Errors
+    /// The transaction failed, is unknown, or a newer instance fenced us.
+    pub async fn publish(mut self, records: Records, position: PositionBytes) -> Result<(Self, Records)> {
+        let task = tokio::task::spawn_blocking(move || {
+            let outcome = self.publishing.publish(&records, position.record());
+            (self, records, outcome)
+        });
+        let (producers, records, outcome) =
+            task.await.map_err(|error| Error::new(Code::Internal, "publishing").because(error))?;
+        outcome.map_err(PublishFailure::into_error)?;
+        Ok((producers, records))
+    }
+
+    /// Starts the thread that publishes from here on. At most `queue` jobs wait for it.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn start(self, source: &str, queue: usize) -> Result<Publisher> {
+        let (jobs, job_queue) = blocking::sync_channel(queue);
+        let (event_queue, events) = mpsc::channel(queue);
+        let cancel = Arc::clone(&self.cancel);
+        let thread = thread::Builder::new()
+            .name(format!("publish-{source}"))
+            .spawn(move || publish_all(self.publishing, &job_queue, &event_queue))
+            .map_err(|error| Error::new(Code::Internal, "starting the publisher's thread").because(error))?;
+        Ok(Publisher { jobs: Some(jobs), events, cancel, thread: Some(thread) })
+    }
+}
+
+/// A position as it goes into the topic.
+#[derive(Debug, Clone)]
+pub struct PositionBytes {
+    /// The position topic.
+    pub topic: Arc<str>,
+    /// The source's name.
+    pub key: Arc<str>,
+    /// The encoded position.
+    pub value: Vec<u8>,
+}
+
+impl PositionBytes {
+    fn record(&self) -> PositionRecord<'_> {
+        PositionRecord { topic: &self.topic, key: self.key.as_bytes(), value: &self.value }
+    }
+}
+
+/// One Kafka transaction to be.
+pub struct Job {
+    /// Names it in the event that answers it.
+    pub batch: BatchId,
+    /// Its records; none for a position alone.
+    pub records: Records,
+    /// Its position, which goes last.
+    pub position: PositionBytes,
+}
+
+/// What became of a job.
+pub enum Event {
+    /// Records and position are committed.
+    Committed {
+        /// The job's batch.
+        batch: BatchId,
+        /// Its records, to be used again.
+        records: Records,
+        /// From the first record sent to the commit's answer.
+        took: Duration,
+    },
+    /// They are not, or nobody knows; the thread has ended.
+    Failed {
+        /// The job's records, some of which may be to blame.
+        records: Records,
+        /// What happened.
+        failure: PublishFailure,
+    },
+}
+
+/// The publishing thread, as the session sees it.
+pub struct Publisher {
+    jobs: Option<blocking::SyncSender<Job>>,
+    events: mpsc::Receiver<Event>,
+    cancel: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Publisher {
+    /// Queues a job; never blocks.
+    ///
+    /// # Errors
+    /// The queue is longer than the state machine promised, or the thread has ended.
+    pub fn publish(&self, job: Job) -> Result<()> {
+        let sent = self.jobs.as_ref().map(|jobs| jobs.try_send(job));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            // An ended thread has sent its reason, which the session will meet as an event.
+            Some(Err(blocking::TrySendError::Disconnected(_))) | None => Ok(()),
+            Some(Err(blocking::TrySendError::Full(_))) => {
+                Err(Error::new(Code::Internal, "more batches are being published than the state machine allows"))
+            }
+        }
+    }
+
+    /// The next event; cancel-safe.
+    ///
+    /// # Errors
+    /// The thread ended without a word.
+    pub async fn event(&mut self) -> Result<Event> {
+        self.events.recv().await.ok_or_else(|| Error::new(Code::Internal, "the publisher's thread ended"))
+    }
+}
+
+impl Drop for Publisher {
+    /// Interrupts what is under way. Its fate is then unknown, and the next start reads it from the topic. The thread
+    /// ends by itself within a poll interval; joining it here would block the runtime.
+    fn drop(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        drop(self.thread.take());
+    }
+}
+
+fn publish_all(mut producer: Producer, jobs: &blocking::Receiver<Job>, events: &mpsc::Sender<Event>) {
+    while let Ok(Job { batch, records, position }) = jobs.recv() {
+        let began = Instant::now();
+        let event = match producer.publish(&records, position.record()) {
+            Ok(_) => Event::Committed { batch, records, took: began.elapsed() },
+            Err(failure) => {
+                let _ = events.blocking_send(Event::Failed { records, failure });
+                return;
+            }
+        };
+        if events.blocking_send(event).is_err() {
+            return; // The session is gone.
+        }
+    }
+}

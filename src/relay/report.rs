@@ -1,0 +1,86 @@
+//! Where a source stands, as metrics and the status page tell it.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus::IntCounter;
+
+use super::{intake::Counts, marker::Marked, state::Machine};
+use crate::{
+    kafka::PublishFailure,
+    outbox::Records,
+    telemetry::{Outcome, SourceMetrics},
+};
+
+/// Topics whose counter is kept at hand; a source with more looks them up anew.
+const TOPICS_AT_HAND: usize = 1000;
+
+/// Keeps the metrics of one session.
+pub struct Report {
+    metrics: SourceMetrics,
+    topics: HashMap<String, IntCounter>,
+}
+
+impl Report {
+    /// On the handles of the source.
+    #[must_use]
+    pub fn new(metrics: SourceMetrics) -> Self {
+        Self { metrics, topics: HashMap::new() }
+    }
+
+    /// A Kafka transaction was committed. `oldest` is the commit time of its first row, microseconds since the Unix
+    /// epoch, where that is known.
+    pub fn committed(&mut self, records: &Records, took: Duration, oldest: Option<i64>) {
+        self.metrics.kafka_transaction(Outcome::Committed);
+        self.metrics.kafka_transaction_seconds.observe(took.as_secs_f64());
+        if let Some(oldest) = oldest.filter(|_| !records.is_empty()) {
+            self.metrics.publish_latency.observe(age(oldest));
+        }
+        for (topic, rows) in records.topics() {
+            if let Some(counter) = self.topics.get(topic) {
+                counter.inc_by(rows as u64);
+                continue;
+            }
+            let counter = self.metrics.events_published(topic);
+            counter.inc_by(rows as u64);
+            if self.topics.len() < TOPICS_AT_HAND {
+                self.topics.insert(topic.to_owned(), counter);
+            }
+        }
+    }
+
+    /// A Kafka transaction was not, or nobody knows.
+    pub fn failed(&self, failure: &PublishFailure) {
+        self.metrics.kafka_transaction(match failure {
+            PublishFailure::Unknown(_) => Outcome::Unknown,
+            PublishFailure::Fenced(_) | PublishFailure::Aborted(_) | PublishFailure::Rejected { .. } => {
+                Outcome::Aborted
+            }
+        });
+    }
+
+    /// Marks are durable.
+    pub fn marked(&self, marked: &Marked) {
+        self.metrics.rows_marked.inc_by(marked.rows as u64);
+        self.metrics.mark_latency.observe(marked.took.as_secs_f64());
+    }
+
+    /// Where the machine stands now, and what was counted since the last time.
+    pub fn progress(&self, machine: &Machine, counts: &Counts) {
+        self.metrics.rows_redelivered.inc_by(counts.redelivered);
+        self.metrics.dead_letters.inc_by(counts.dead_letters);
+        self.metrics.set_position(machine.position().lsn);
+        self.metrics.in_flight_bytes.set(i64::try_from(machine.in_flight_bytes()).unwrap_or(i64::MAX));
+        self.metrics.lag_seconds.set(machine.oldest_unpublished().map_or(0.0, age));
+        self.metrics.beat();
+    }
+}
+
+/// Seconds since a commit time, by this machine's clock; never negative, as two clocks may differ.
+fn age(commit_time: i64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = Duration::from_micros(u64::try_from(commit_time).unwrap_or_default());
+    now.saturating_sub(since).as_secs_f64()
+}

@@ -1,0 +1,143 @@
+//! A row becomes a record, or a dead letter, or the end of the source: the poison policy around the encoder.
+
+use std::collections::HashSet;
+
+use super::marks::Marks;
+use crate::{
+    Code, Error, Result,
+    config::OnPoison,
+    outbox::{Encoded, Encoder, Failure, Poison, PoisonReason, RecordRef, Records},
+    pgoutput::Tuple,
+};
+
+/// Records that Kafka was seen to refuse for their size: (table, event id, bytes). Kept while the process lives.
+pub type TooLarge = HashSet<(u16, String, usize)>;
+
+/// Encodes the rows of one source.
+pub struct Rows {
+    /// Knows the tables' columns.
+    pub encoder: Encoder,
+    on_poison: OnPoison,
+    too_large: TooLarge,
+    dead_letters: u64,
+    /// Where the id of a redelivered row is read.
+    scratch: Records,
+}
+
+impl Rows {
+    /// With the verdicts of earlier sessions.
+    #[must_use]
+    pub fn new(encoder: Encoder, on_poison: OnPoison, too_large: TooLarge) -> Self {
+        Self { encoder, on_poison, too_large, dead_letters: 0, scratch: Records::default() }
+    }
+
+    /// Appends the row's record, or its dead letter, to `records`, and its id to `marks`, unless its mark is set
+    /// already.
+    ///
+    /// # Errors
+    /// The row is poison, and `on_poison = "stop"`; or it is not a row of the table that was described.
+    pub fn append(&mut self, row: Row<'_>, records: &mut Records, marks: &mut Marks) -> Result<Encoded> {
+        let poison = match self.encoder.encode(row.relation, row.tuple, records) {
+            Ok(Encoded::AlreadyMarked) => return Ok(Encoded::AlreadyMarked),
+            Ok(Encoded::Published) => self.verdict_on_last(records),
+            Err(Failure::Poison(poison)) => Some(poison),
+            Err(Failure::Protocol(error)) => return Err(error),
+        };
+        if let Some(poison) = poison {
+            self.append_poison(row, &poison, records)?;
+        }
+        push_mark(last(records)?, marks);
+        Ok(Encoded::Published)
+    }
+
+    /// Appends the id of a row that was published before, unless its mark is set already.
+    ///
+    /// # Errors
+    /// It is not a row of the table that was described.
+    pub fn append_mark(&mut self, row: Row<'_>, marks: &mut Marks) -> Result<Encoded> {
+        self.scratch.clear();
+        match self.encoder.marks_only(row.relation, row.tuple, &mut self.scratch) {
+            Ok(Encoded::AlreadyMarked) => return Ok(Encoded::AlreadyMarked),
+            Ok(Encoded::Published) => push_mark(last(&self.scratch)?, marks),
+            Err(Failure::Poison(_)) => marks.push_none(), // It went out as a dead letter, and has no id to mark.
+            Err(Failure::Protocol(error)) => return Err(error),
+        }
+        Ok(Encoded::Published)
+    }
+
+    /// Whether the row is the event `id`; a row without an id goes by the empty one.
+    #[must_use]
+    pub fn is_event(&self, row: Row<'_>, id: &str) -> bool {
+        self.encoder.event_id(row.relation, row.tuple).as_deref().unwrap_or_default() == id
+    }
+
+    /// Dead letters since the last call.
+    pub fn take_dead_letters(&mut self) -> u64 {
+        std::mem::take(&mut self.dead_letters)
+    }
+
+    fn append_poison(&mut self, row: Row<'_>, poison: &Poison, records: &mut Records) -> Result<()> {
+        let id = self.encoder.event_id(row.relation, row.tuple).unwrap_or_default();
+        if self.on_poison == OnPoison::Stop {
+            let code = if poison.reason == PoisonReason::TooLarge { Code::RowTooLarge } else { Code::RowInvalid };
+            return Err(Error::new(code, format!("event {id:?}: {poison}")));
+        }
+        tracing::warn!(event_id = %id, reason = %poison, "dead letter");
+        self.dead_letters += 1;
+        let whole = match poison.reason {
+            PoisonReason::TooLarge => Ok(()),
+            _ => self.encoder.encode_dead_letter(row.relation, row.tuple, poison, records).map_err(into_error),
+        };
+        whole?;
+        if poison.reason == PoisonReason::TooLarge || self.verdict_on_last(records).is_some() {
+            // It does not fit either: headers and error, without the payload.
+            let encoder = &self.encoder;
+            encoder
+                .encode_dead_letter_without_payload(row.relation, row.tuple, poison, records)
+                .map_err(into_error)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the last record off again if Kafka is known to refuse it.
+    fn verdict_on_last(&self, records: &mut Records) -> Option<Poison> {
+        if self.too_large.is_empty() {
+            return None;
+        }
+        let row = records.get(records.len().checked_sub(1)?)?;
+        let key = (row.table, row.event_id.unwrap_or_default().to_owned(), row.size());
+        if !self.too_large.contains(&key) {
+            return None;
+        }
+        records.truncate(records.len() - 1);
+        Some(Poison::new(PoisonReason::TooLarge, format!("Kafka refused its {} bytes", key.2)))
+    }
+}
+
+/// A row and the table it is of.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// Oid of the relation as the stream names it.
+    pub relation: u32,
+    /// Its columns.
+    pub tuple: &'a Tuple<'a>,
+}
+
+fn into_error(failure: Failure) -> Error {
+    match failure {
+        Failure::Poison(poison) => Error::new(Code::RowInvalid, format!("no dead letter can be made: {poison}")),
+        Failure::Protocol(error) => error,
+    }
+}
+
+fn last(records: &Records) -> Result<RecordRef<'_>> {
+    let last = records.len().checked_sub(1).and_then(|last| records.get(last));
+    last.ok_or_else(|| Error::new(Code::Internal, "a row was encoded and left no record"))
+}
+
+fn push_mark(record: RecordRef<'_>, marks: &mut Marks) {
+    match record.event_id {
+        Some(id) => marks.push(record.table, id),
+        None => marks.push_none(),
+    }
+}

@@ -1,0 +1,173 @@
+//! Carries out the steps of [`Startup`] on real servers.
+
+mod steps;
+
+use std::sync::Arc;
+
+use super::{
+    compare::{Server, compare},
+    position::{History, Phase, Position, Progress},
+    publisher::Producers,
+    session::{Memory, ServerLife},
+    startup::{Fact, Policy, Startup, Step},
+    supervisor::Context,
+};
+pub use steps::position_bytes;
+use crate::{
+    Code, Error, Lsn, Result, config,
+    postgres::{
+        ReplicationStream, SqlSession, SystemIdentity,
+        catalog::{TableInfo, server},
+    },
+    setup,
+};
+
+/// A start under way.
+pub struct Start<'a> {
+    context: &'a Context,
+    memory: &'a Memory,
+    startup: Startup,
+    /// Catalog queries; also tells when the server shuts down.
+    sql: Option<Arc<SqlSession>>,
+    /// Holds the advisory lock during set-up.
+    lock: Option<SqlSession>,
+    replication: Option<Replication>,
+    producers: Option<Producers>,
+    tables: Vec<TableInfo>,
+    publication: serde_json::Value,
+    /// The session whose transaction has imported the slot's snapshot.
+    snapshot: Option<Arc<SqlSession>>,
+}
+
+/// The replication connection, with what was learned when it was opened.
+struct Replication {
+    stream: ReplicationStream,
+    system: SystemIdentity,
+    switches: Vec<(u32, Lsn)>,
+    backend_pid: i32,
+    confirmed: Lsn,
+}
+
+/// Everything that a stream stands on.
+pub struct Started {
+    /// Streaming from 0/0, that is from the server's own confirmed position.
+    pub stream: ReplicationStream,
+    /// For the catalog and the monitor.
+    pub sql: Arc<SqlSession>,
+    /// Initialised: the predecessor is fenced.
+    pub producers: Producers,
+    /// The source's tables.
+    pub tables: Vec<TableInfo>,
+    /// The position to go on from, with the history of the server at hand.
+    pub position: Position,
+    /// The slot's confirmed flush position.
+    pub confirmed: Lsn,
+    /// Which server this is.
+    pub life: ServerLife,
+}
+
+impl<'a> Start<'a> {
+    /// Nothing is opened yet.
+    #[must_use]
+    pub fn new(context: &'a Context, memory: &'a Memory) -> Self {
+        let source = &context.source;
+        let policy =
+            Policy { backfill: source.backfill == config::Backfill::Unpublished, auto_setup: source.auto_setup };
+        Self {
+            context,
+            memory,
+            startup: Startup::new(policy),
+            sql: None,
+            lock: None,
+            replication: None,
+            producers: None,
+            tables: Vec::new(),
+            publication: serde_json::Value::Null,
+            snapshot: None,
+        }
+    }
+
+    /// Walks to [`Step::Stream`] or [`Step::StandBy`].
+    ///
+    /// # Errors
+    /// Whatever stands in the way.
+    pub async fn run(&mut self) -> Result<Step> {
+        self.sql = Some(Arc::new(self.context.connect.sql("catalog").await?));
+        setup::require_server(self.sql()?).await?;
+        loop {
+            let step = self.startup.step();
+            tracing::debug!(?step, "starting");
+            if matches!(step, Step::Stream | Step::StandBy) {
+                return Ok(step);
+            }
+            let fact = self.carry_out(step).await?;
+            self.startup.report(fact)?;
+        }
+    }
+
+    async fn carry_out(&mut self, step: Step) -> Result<Fact> {
+        match step {
+            Step::TakeSlot => self.take_slot().await,
+            Step::ReleaseSlot => self.release_slot().await,
+            Step::LockSource => self.lock_source().await,
+            Step::InitProducers => self.init_producers().await,
+            Step::CheckOwnership => self.check_ownership().await,
+            Step::ReadPosition => self.read_position().await,
+            Step::MarkChunk => self.mark_chunk().await,
+            Step::WriteCreating => self.write(Phase::Creating).await,
+            Step::DropSlot => self.drop_slot().await,
+            Step::CreateSlot => self.create_slot().await,
+            Step::AdoptSlot => self.adopt_slot().await,
+            Step::WriteBackfill => self.write(Phase::Backfill).await,
+            Step::Backfill => self.backfill().await,
+            Step::WriteStreaming => self.write(Phase::Streaming).await,
+            Step::Stream | Step::StandBy => Ok(Fact::Done),
+        }
+    }
+
+    /// What the stream stands on, once the walk has ended at [`Step::Stream`].
+    ///
+    /// # Errors
+    /// The position and the server do not belong together; that halts.
+    pub async fn finish(self) -> Result<Started> {
+        let missing = || Error::new(Code::Internal, "the start ended without all it needs");
+        let context = self.context;
+        let (sql, producers) = (self.sql.ok_or_else(missing)?, self.producers.ok_or_else(missing)?);
+        let replication = self.replication.ok_or_else(missing)?;
+        let progress = if self.startup.is_setting_up() {
+            Progress { lsn: self.startup.begins(), ..Progress::default() }
+        } else {
+            let position = self.startup.position().ok_or_else(missing)?;
+            let server = Server {
+                system_id: replication.system.system_id.clone(),
+                timeline: replication.system.timeline,
+                flushed: replication.system.flushed,
+                switches: replication.switches,
+                confirmed_flush: replication.confirmed,
+                publication: self.publication.clone(),
+            };
+            compare(position, &server)?;
+            position.progress.clone()
+        };
+        let consistent_point = self.startup.position().map_or(self.startup.begins(), |position| {
+            if self.startup.is_setting_up() { self.startup.begins() } else { position.history.consistent_point }
+        });
+        let history = History {
+            system_id: replication.system.system_id.clone(),
+            timeline: replication.system.timeline,
+            slot: context.source.slot.clone(),
+            consistent_point,
+        };
+        let started = server::postmaster_start_time(&sql).await?;
+        let life = ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
+        Ok(Started {
+            stream: replication.stream,
+            sql,
+            producers,
+            tables: self.tables,
+            position: Position::new(Phase::Streaming, progress, history, self.publication),
+            confirmed: replication.confirmed,
+            life,
+        })
+    }
+}

@@ -1,0 +1,283 @@
+//! Each step of a start, as statements and calls.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use super::{Replication, Start};
+use crate::{
+    Code, Error, Lsn, Result,
+    config::Mark,
+    kafka::position_topic,
+    outbox::Records,
+    postgres::{
+        CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus,
+        catalog::{backfill::BackfillCursor, slots, tables},
+        sql_error,
+    },
+    relay::{
+        backfill::Backfill,
+        marker::marking_session,
+        marks::Marks,
+        position::{History, Phase, Position, Progress},
+        publication::fingerprint,
+        publisher::{PositionBytes, Producers},
+        startup::Fact,
+        supervisor::Context,
+    },
+    setup,
+    telemetry::SourceState,
+};
+
+/// Longest wait for the open transactions of others on the position topic: Kafka aborts them after their timeout.
+const POSITION_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How often a standby looks at the slot.
+const STANDBY_POLL: Duration = Duration::from_millis(500);
+
+impl Start<'_> {
+    pub(super) fn sql(&self) -> Result<&Arc<SqlSession>> {
+        self.sql.as_ref().ok_or_else(|| Error::new(Code::Internal, "no catalog session"))
+    }
+
+    /// Takes the slot; where another instance has it, waits here, cheaply, until it is free.
+    pub(super) async fn take_slot(&mut self) -> Result<Fact> {
+        let name = &self.context.source.slot;
+        loop {
+            let Some(slot) = slots::slot(self.sql()?, name).await? else { return Ok(Fact::SlotAbsent) };
+            if let Some(reason) = slot.lost() {
+                return Err(Error::new(Code::SlotLost, format!("slot {name}: {reason}"))); // Rule 17.
+            }
+            if !slot.active {
+                break;
+            }
+            self.context.metrics.set_state(SourceState::Standby);
+            tokio::select! {
+                () = tokio::time::sleep(STANDBY_POLL) => {}
+                error = self.sql()?.closed() => return Err(error),
+            }
+        }
+        self.context.metrics.set_state(SourceState::Starting);
+        let client = self.context.connect.replication().await?;
+        self.start_replication(client).await
+    }
+
+    async fn start_replication(&mut self, mut client: ReplicationClient) -> Result<Fact> {
+        let source = &self.context.source;
+        let system = client.identify_system().await?;
+        let history = client.timeline_history(system.timeline).await?;
+        let switches = history.iter().map(|switch| (switch.timeline, switch.switchpoint)).collect();
+        let backend_pid = client.backend_pid();
+        // Always from 0/0: the server resumes at its own confirmed position and sends again what is owed a mark.
+        let stream = match client.start_replication(&source.slot, &source.publication, Lsn::ZERO, PluginOptions::default()).await {
+            Ok(stream) => stream,
+            Err(error) if error.code() == Code::SlotInUse => return Ok(Fact::TakenByAnother),
+            Err(error) => return Err(error),
+        };
+        let slot = slots::slot(self.sql()?, &source.slot).await?;
+        let confirmed = slot.ok_or_else(|| Error::new(Code::SlotMissing, format!("slot {} is gone", source.slot)))?.confirmed_flush;
+        self.replication = Some(Replication { stream, system, switches, backend_pid, confirmed });
+        Ok(Fact::Done)
+    }
+
+    pub(super) async fn release_slot(&mut self) -> Result<Fact> {
+        self.producers = None;
+        if let Some(replication) = self.replication.take() {
+            // The walsender ends either way.
+            let _ = replication.stream.close().await;
+        }
+        Ok(Fact::Done)
+    }
+
+    pub(super) async fn lock_source(&mut self) -> Result<Fact> {
+        self.context.metrics.set_state(SourceState::Starting);
+        let session = self.context.connect.sql("setup").await?;
+        let locked = session
+            .query_one("SELECT pg_try_advisory_lock(hashtextextended('outboxd:' || $1, 0))", &[&self.context.source.name])
+            .await
+            .map_err(|error| sql_error("taking the advisory lock of the source", error))?;
+        if !locked.get::<_, bool>(0) {
+            return Ok(Fact::TakenByAnother);
+        }
+        self.lock = Some(session);
+        Ok(Fact::Done)
+    }
+
+    pub(super) async fn init_producers(&mut self) -> Result<Fact> {
+        let (context, batching) = (self.context, self.memory.batching);
+        let fence = Producers::fence(&context.kafka, &context.source.name, batching);
+        self.producers = Some(self.keeping_alive(fence).await?);
+        Ok(Fact::Done)
+    }
+
+    /// Rule 1: a late `init_transactions` may have fenced a newer instance; then it is for that one to go on.
+    pub(super) async fn check_ownership(&mut self) -> Result<Fact> {
+        let owned = match (&self.replication, &self.lock) {
+            (Some(replication), _) => {
+                let slot = slots::slot(self.sql()?, &self.context.source.slot).await?;
+                slot.is_some_and(|slot| slot.active_pid == Some(replication.backend_pid))
+            }
+            // A session advisory lock lives as long as its session answers.
+            (None, Some(lock)) => lock.simple_query("SELECT 1").await.is_ok(),
+            (None, None) => false,
+        };
+        Ok(if owned { Fact::Done } else { Fact::TakenByAnother })
+    }
+
+    pub(super) async fn read_position(&mut self) -> Result<Fact> {
+        let context = self.context;
+        if self.startup.is_setting_up() {
+            position_topic::ensure(&context.kafka).await?;
+            setup::ensure(self.sql()?, &context.source).await?;
+        }
+        let read = async {
+            if !position_topic::exists(&context.kafka).await? {
+                return Ok(None);
+            }
+            position_topic::read(&context.kafka, &context.source.name, regressed, POSITION_TIMEOUT).await
+        };
+        let bytes = self.keeping_alive(read).await?;
+        let position = bytes.map(|bytes| decode(&bytes)).transpose()?.map(Box::new);
+        self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
+        self.publication = fingerprint(self.sql()?, &context.source.publication, &self.tables).await?;
+        let slot_exists = slots::slot(self.sql()?, &context.source.slot).await?.is_some();
+        Ok(Fact::Position { position, slot_exists })
+    }
+
+    pub(super) async fn mark_chunk(&mut self) -> Result<Fact> {
+        if self.context.source.mark == Mark::None {
+            return Ok(Fact::Done);
+        }
+        let mut marks = Marks::default();
+        for row in self.startup.position().map_or(&[][..], |position| &position.chunk) {
+            marks.push(row.table, &row.id);
+        }
+        marking_session(self.context, &self.tables).await?.mark(&marks).await?;
+        Ok(Fact::Done)
+    }
+
+
+    /// Dropped on the session that holds the lock: whoever lost the lock can no longer drop a successor's slot.
+    pub(super) async fn drop_slot(&mut self) -> Result<Fact> {
+        let lock = self.lock.as_ref().ok_or_else(|| Error::new(Code::Internal, "dropping a slot without the lock"))?;
+        slots::drop_slot(lock, &self.context.source.slot).await?;
+        Ok(Fact::Done)
+    }
+
+    pub(super) async fn create_slot(&mut self) -> Result<Fact> {
+        let source = &self.context.source;
+        let backfill = source.backfill == crate::config::Backfill::Unpublished;
+        let mut client = self.context.connect.replication().await?;
+        let options =
+            CreateSlot { export_snapshot: backfill, failover: source.failover, lock_timeout: source.timeouts.lock };
+        let created = client.create_slot(&source.slot, &options).await?;
+        if let Some(name) = &created.snapshot {
+            // The snapshot lives until the connection's next command, so it is imported before the slot is taken.
+            let session = self.context.connect.sql("backfill").await?;
+            BackfillCursor::import_snapshot(&session, name).await?;
+            self.snapshot = Some(Arc::new(session));
+        }
+        self.own_slot(client).await?;
+        Ok(Fact::Slot { begins: created.consistent_point })
+    }
+
+    pub(super) async fn adopt_slot(&mut self) -> Result<Fact> {
+        let client = self.context.connect.replication().await?;
+        self.own_slot(client).await?;
+        let begins = self.replication.as_ref().map_or(Lsn::ZERO, |replication| replication.confirmed);
+        Ok(Fact::Slot { begins })
+    }
+
+    async fn own_slot(&mut self, client: ReplicationClient) -> Result<()> {
+        match self.start_replication(client).await? {
+            Fact::Done => Ok(()),
+            _ => Err(Error::new(Code::SlotInUse, "another session took the slot that was just made")),
+        }
+    }
+
+    /// Writes a position of the set-up.
+    pub(super) async fn write(&mut self, phase: Phase) -> Result<Fact> {
+        let position = self.set_up_position(phase)?;
+        let bytes = position_bytes(self.context, &position);
+        let producers = self.producers.take().ok_or_else(|| Error::new(Code::Internal, "no producers"))?;
+        let write = producers.publish(Records::default(), bytes);
+        let (producers, _) = self.keeping_alive(write).await?;
+        self.producers = Some(producers);
+        Ok(Fact::Done)
+    }
+
+    pub(super) fn set_up_position(&self, phase: Phase) -> Result<Position> {
+        let begins = self.startup.begins();
+        let (system_id, timeline) = match &self.replication {
+            Some(replication) => (replication.system.system_id.clone(), replication.system.timeline),
+            None => (String::new(), 0), // Phase `creating`: nothing was published, nothing is compared.
+        };
+        let history =
+            History { system_id, timeline, slot: self.context.source.slot.clone(), consistent_point: begins };
+        let progress = Progress { lsn: begins, ..Progress::default() };
+        Ok(Position::new(phase, progress, history, self.publication.clone()))
+    }
+
+    pub(super) async fn backfill(&mut self) -> Result<Fact> {
+        self.context.metrics.set_state(SourceState::Backfill);
+        let missing = || Error::new(Code::Internal, "a backfill without its slot");
+        let snapshot = self.snapshot.take().ok_or_else(missing)?;
+        let producers = self.producers.take().ok_or_else(missing)?;
+        let marking = match self.context.source.mark {
+            Mark::None => None,
+            Mark::Update | Mark::Delete => Some(marking_session(self.context, &self.tables).await?),
+        };
+        let position = self.set_up_position(Phase::Backfill)?;
+        let too_large = self.memory.too_large.clone();
+        let tables = self.tables.clone();
+        let backfill = Backfill { context: self.context, tables: &tables, snapshot, marking, too_large, position };
+        let producers = self.keeping_alive(backfill.run(producers)).await?;
+        self.producers = Some(producers);
+        self.lock = None; // From here on the slot is the mutex.
+        Ok(Fact::Done)
+    }
+
+    /// Waits for `work` while the walsender hears from us, and gives up at once when the server shuts down: it would
+    /// wait for our walsender to confirm what we cannot (rule 9).
+    async fn keeping_alive<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let sql = Arc::clone(self.sql()?);
+        let every = self.context.source.timeouts.status;
+        let mut stream = self.replication.as_mut().map(|replication| (&mut replication.stream, replication.confirmed));
+        let mut tick = tokio::time::interval(every);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                error = sql.closed() => return Err(error),
+                _ = tick.tick() => send_status(&mut stream).await?,
+            }
+        }
+    }
+}
+
+async fn send_status(stream: &mut Option<(&mut ReplicationStream, Lsn)>) -> Result<()> {
+    match stream {
+        Some((stream, confirmed)) => stream.send_status(StandbyStatus::at(*confirmed)).await,
+        None => Ok(()),
+    }
+}
+
+/// A position as a record of this source.
+pub fn position_bytes(context: &Context, position: &Position) -> PositionBytes {
+    PositionBytes {
+        topic: Arc::clone(&context.position_topic),
+        key: Arc::clone(&context.position_key),
+        value: position.encode(),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<Position> {
+    Position::decode(bytes)
+        .map_err(|error| Error::new(Code::PositionInvalid, "the newest record of this source").because(error))
+}
+
+fn regressed(older: &[u8], newer: &[u8]) -> bool {
+    match (Position::decode(older), Position::decode(newer)) {
+        (Ok(older), Ok(newer)) => older.regresses_to(&newer),
+        _ => false, // What cannot be read is refused as such, if it is the newest.
+    }
+}
+

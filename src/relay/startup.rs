@@ -1,0 +1,337 @@
+//! The order of a start, and of every rebuild after an error (rule 1), without I/O.
+//!
+//! ```text
+//!  TakeSlot ──taken──▶ InitProducers ─▶ CheckOwnership ─▶ ReadPosition ─▶ streaming? ─▶ Stream
+//!     │ in use: stand by                                       │
+//!     │ absent                                                 │ creating, backfill: give the slot back
+//!     ▼                                                        ▼
+//!  LockSource ─▶ InitProducers ─▶ CheckOwnership ─▶ ReadPosition ─▶ Backfill: MarkChunk
+//!     │ held by another: stand by                                 ─▶ WriteCreating ─▶ DropSlot ─▶ CreateSlot
+//!     │                                                           ─▶ WriteBackfill ─▶ Backfill
+//!     └───────────────────────────────────────────────────────────▶ WriteStreaming ─▶ Stream
+//! ```
+//!
+//! The slot is the mutex of a source that has one: whoever streams from it leads. Creating a slot does not hold it, so
+//! the set-up is under a session advisory lock; from there on `init_transactions` fences whoever was paused in it, since
+//! every step that cannot be taken back goes through Kafka first: `creating` before the slot is touched, `backfill`
+//! before its first row, the ids of a chunk with its records.
+//!
+//! `session.rs` carries the steps out and reports what it found; `tests/simulation` does so with models.
+
+use super::position::{Phase, Position};
+use crate::{Code, Error, Lsn};
+
+/// What is to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// `START_REPLICATION` on the source's slot.
+    TakeSlot,
+    /// Close the replication connection: the set-up must drop the slot or take it afresh.
+    ReleaseSlot,
+    /// Take the session advisory lock of the source.
+    LockSource,
+    /// `init_transactions` on all producers of the source.
+    InitProducers,
+    /// Is the slot (or the lock) still ours? A late `init_transactions` might have fenced a newer instance.
+    CheckOwnership,
+    /// Read the position, `read_committed`, to the high watermark.
+    ReadPosition,
+    /// Mark the rows of the last chunk of an interrupted backfill.
+    MarkChunk,
+    /// Write a position in phase `creating`.
+    WriteCreating,
+    /// Drop the slot, which nothing was published through.
+    DropSlot,
+    /// Create the slot, import its snapshot where there is a backfill, and stream from it without confirming.
+    CreateSlot,
+    /// Use the slot that is there: nothing was published through it, and there is no backfill. Take it by
+    /// `START_REPLICATION`.
+    AdoptSlot,
+    /// Write a position in phase `backfill` at the slot's consistent point.
+    WriteBackfill,
+    /// Publish the unpublished rows of the snapshot, chunk by chunk.
+    Backfill,
+    /// Write a position in phase `streaming` at the slot's consistent point (or where the adopted slot stands).
+    WriteStreaming,
+    /// Compare position, slot and history; then stream.
+    Stream,
+    /// Another instance leads: wait, then start again.
+    StandBy,
+}
+
+/// What came of the current step.
+#[derive(Debug)]
+pub enum Fact {
+    /// It is done.
+    Done,
+    /// The slot or the lock is another's.
+    TakenByAnother,
+    /// There is no such slot.
+    SlotAbsent,
+    /// The position, and whether a slot stands beside it.
+    Position {
+        /// The newest position of the source.
+        position: Option<Box<Position>>,
+        /// Whether the slot exists.
+        slot_exists: bool,
+    },
+    /// The slot was created or adopted: its stream begins here.
+    Slot {
+        /// `consistent_point`, or the adopted slot's `confirmed_flush`.
+        begins: Lsn,
+    },
+}
+
+/// How a source is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Publish the rows that were unpublished before the slot existed.
+    pub backfill: bool,
+    /// Create what is missing.
+    pub auto_setup: bool,
+}
+
+/// Walks through a start.
+#[derive(Debug)]
+pub struct Startup {
+    policy: Policy,
+    step: Step,
+    setting_up: bool,
+    position: Option<Box<Position>>,
+    slot_exists: bool,
+    begins: Lsn,
+}
+
+impl Startup {
+    /// At the first step.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        let (step, begins) = (Step::TakeSlot, Lsn::ZERO);
+        Self { policy, step, setting_up: false, position: None, slot_exists: false, begins }
+    }
+
+    /// What is to be done now.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    /// The position that was read.
+    #[must_use]
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_deref()
+    }
+
+    /// Where the created or adopted slot begins.
+    #[must_use]
+    pub fn begins(&self) -> Lsn {
+        self.begins
+    }
+
+    /// Whether the slot was set up in this start, so that its position is the one just written.
+    #[must_use]
+    pub fn is_setting_up(&self) -> bool {
+        self.setting_up
+    }
+
+    /// Takes what came of the current step, and moves on.
+    ///
+    /// # Errors
+    /// A person must act: the slot and the position do not belong together (rule 4).
+    pub fn report(&mut self, fact: Fact) -> Result<(), Error> {
+        self.step = match (self.step, fact) {
+            (Step::TakeSlot | Step::LockSource | Step::AdoptSlot | Step::CheckOwnership, Fact::TakenByAnother) => {
+                Step::StandBy
+            }
+            (Step::TakeSlot, Fact::SlotAbsent) => self.set_up(Step::LockSource),
+            (Step::ReleaseSlot, Fact::Done) => self.set_up(Step::LockSource),
+            (Step::TakeSlot | Step::LockSource, Fact::Done) => Step::InitProducers,
+            (Step::InitProducers, Fact::Done) => Step::CheckOwnership,
+            (Step::CheckOwnership, Fact::Done) => Step::ReadPosition,
+            (Step::ReadPosition, Fact::Position { position, slot_exists }) => {
+                self.position = position;
+                self.slot_exists = slot_exists;
+                self.decide()?
+            }
+            (Step::MarkChunk, Fact::Done) => Step::WriteCreating,
+            (Step::WriteCreating, Fact::Done) => self.after_creating(),
+            (Step::DropSlot, Fact::Done) => Step::CreateSlot,
+            (Step::CreateSlot, Fact::Slot { begins }) => {
+                self.begins = begins;
+                if self.policy.backfill { Step::WriteBackfill } else { Step::WriteStreaming }
+            }
+            (Step::AdoptSlot, Fact::Slot { begins }) => {
+                self.begins = begins;
+                Step::WriteStreaming
+            }
+            (Step::WriteBackfill, Fact::Done) => Step::Backfill,
+            (Step::Backfill, Fact::Done) => Step::WriteStreaming,
+            (Step::WriteStreaming, Fact::Done) => Step::Stream,
+            (step, fact) => {
+                return Err(Error::new(Code::Internal, format!("step {step:?} cannot end with {fact:?}")));
+            }
+        };
+        Ok(())
+    }
+
+    fn set_up(&mut self, step: Step) -> Step {
+        self.setting_up = true;
+        step
+    }
+
+    /// The position is read by the holder of the slot or of the lock: what now?
+    fn decide(&self) -> Result<Step, Error> {
+        let phase = self.position.as_ref().map(|position| position.phase);
+        match (phase, self.setting_up) {
+            (Some(Phase::Streaming), false) => Ok(Step::Stream),
+            (Some(Phase::Creating | Phase::Backfill), false) => Ok(Step::ReleaseSlot),
+            // Rule 4: what was published through this slot is known to nobody any more.
+            (None, false) => Err(self.position_lost()),
+            (None, true) if self.slot_exists => Err(self.position_lost()),
+            // Another instance finished the set-up before we had the lock.
+            (Some(Phase::Streaming), true) if self.slot_exists => Ok(Step::StandBy),
+            (Some(Phase::Streaming), true) => Err(self.slot_missing()),
+            (_, true) if !self.policy.auto_setup => {
+                Err(Error::new(Code::SetupMissing, "the slot does not exist and auto_setup is off"))
+            }
+            (None | Some(Phase::Creating), true) => Ok(Step::WriteCreating),
+            (Some(Phase::Backfill), true) => Ok(Step::MarkChunk),
+        }
+    }
+
+    fn after_creating(&self) -> Step {
+        match (self.slot_exists, self.policy.backfill) {
+            (true, true) => Step::DropSlot,
+            (true, false) if self.was_backfilling() => Step::DropSlot,
+            (true, false) => Step::AdoptSlot,
+            (false, _) => Step::CreateSlot,
+        }
+    }
+
+    /// An interrupted backfill has published rows that its slot will send again.
+    fn was_backfilling(&self) -> bool {
+        self.position.as_ref().is_some_and(|position| position.phase == Phase::Backfill)
+    }
+
+    fn position_lost(&self) -> Error {
+        Error::new(Code::PositionLost, "the slot exists, but the position topic holds no position for this source")
+    }
+
+    fn slot_missing(&self) -> Error {
+        let lsn = self.position.as_ref().map_or(Lsn::ZERO, |position| position.progress.lsn);
+        Error::new(Code::SlotMissing, format!("the source was published up to {lsn}, but its slot does not exist"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::position::{History, Progress};
+
+    fn position(phase: Phase) -> Fact {
+        with_slot(phase, true)
+    }
+
+    fn with_slot(phase: Phase, slot_exists: bool) -> Fact {
+        let history =
+            History { system_id: "1".into(), timeline: 1, slot: "outboxd_order".into(), consistent_point: Lsn(1) };
+        let position = Position::new(phase, Progress::default(), history, serde_json::Value::Null);
+        Fact::Position { position: Some(Box::new(position)), slot_exists }
+    }
+
+    fn walk(policy: Policy, facts: Vec<Fact>) -> (Vec<Step>, Result<(), Code>) {
+        let mut startup = Startup::new(policy);
+        let mut steps = vec![startup.step()];
+        for fact in facts {
+            if let Err(error) = startup.report(fact) {
+                return (steps, Err(error.code()));
+            }
+            steps.push(startup.step());
+        }
+        (steps, Ok(()))
+    }
+
+    const BACKFILL: Policy = Policy { backfill: true, auto_setup: true };
+    const NO_BACKFILL: Policy = Policy { backfill: false, auto_setup: true };
+
+    #[test]
+    fn the_position_is_read_only_with_the_slot_in_hand_and_the_predecessor_fenced() {
+        let (steps, result) = walk(BACKFILL, vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Streaming)]);
+        assert_eq!(result, Ok(()));
+        use Step::*;
+        assert_eq!(steps, [TakeSlot, InitProducers, CheckOwnership, ReadPosition, Stream]);
+    }
+
+    #[test]
+    fn a_first_start_writes_creating_before_it_makes_the_slot() {
+        let none = Fact::Position { position: None, slot_exists: false };
+        let made = Fact::Slot { begins: Lsn(7) };
+        let (steps, result) = walk(
+            BACKFILL,
+            vec![
+                Fact::SlotAbsent,
+                Fact::Done,
+                Fact::Done,
+                Fact::Done,
+                none,
+                Fact::Done,
+                made,
+                Fact::Done,
+                Fact::Done,
+                Fact::Done,
+            ],
+        );
+        assert_eq!(result, Ok(()));
+        use Step::*;
+        assert_eq!(
+            steps[4..],
+            [ReadPosition, WriteCreating, CreateSlot, WriteBackfill, Backfill, WriteStreaming, Stream]
+        );
+    }
+
+    #[test]
+    fn an_interrupted_backfill_marks_its_last_chunk_and_begins_anew() {
+        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill), Fact::Done];
+        facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)]);
+        facts.extend([Fact::Done, Fact::Done, Fact::Done]);
+        let (steps, result) = walk(BACKFILL, facts);
+        assert_eq!(result, Ok(()));
+        use Step::*;
+        assert_eq!(steps[4..6], [ReleaseSlot, LockSource]);
+        assert_eq!(steps[9..], [MarkChunk, WriteCreating, DropSlot, CreateSlot]);
+    }
+
+    #[test]
+    fn without_a_backfill_a_slot_in_creation_is_adopted() {
+        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Creating), Fact::Done];
+        facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Creating), Fact::Done]);
+        let (steps, result) = walk(NO_BACKFILL, facts);
+        assert_eq!(result, Ok(()));
+        assert_eq!(steps.last(), Some(&Step::AdoptSlot));
+    }
+
+    #[test]
+    fn a_lost_slot_or_position_halts() {
+        let ready = || vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done];
+        let mut facts = ready();
+        facts.push(with_slot(Phase::Streaming, false));
+        assert_eq!(walk(BACKFILL, facts).1, Err(Code::SlotMissing));
+        let mut facts = ready();
+        facts.push(Fact::Position { position: None, slot_exists: true });
+        assert_eq!(walk(BACKFILL, facts).1, Err(Code::PositionLost));
+        let facts = vec![Fact::Done, Fact::Done, Fact::Done, Fact::Position { position: None, slot_exists: true }];
+        assert_eq!(walk(BACKFILL, facts).1, Err(Code::PositionLost));
+    }
+
+    #[test]
+    fn where_another_leads_one_stands_by() {
+        for facts in [
+            vec![Fact::TakenByAnother],
+            vec![Fact::Done, Fact::Done, Fact::TakenByAnother],
+            vec![Fact::SlotAbsent, Fact::TakenByAnother],
+            vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, position(Phase::Streaming)],
+        ] {
+            assert_eq!(walk(BACKFILL, facts).0.last(), Some(&Step::StandBy));
+        }
+    }
+}

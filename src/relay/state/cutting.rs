@@ -1,0 +1,123 @@
+//! From rows to batches, and from done batches to what may be confirmed.
+
+use std::time::Duration;
+
+use super::{Action, Batch, Machine, Stage};
+use crate::{
+    Lsn,
+    relay::position::{Progress, Split},
+};
+
+/// A batch as it is cut.
+struct Cut {
+    rows: usize,
+    bytes: usize,
+    progress: Progress,
+    oldest: Option<i64>,
+}
+
+impl Machine {
+    pub(super) fn add_row(&mut self, bytes: usize, redelivered: bool) {
+        self.building.rows += 1;
+        self.building.bytes += bytes;
+        self.building.redelivered = redelivered;
+        if let Some(open) = &mut self.open {
+            open.carries_rows = true;
+            if !redelivered {
+                self.building.oldest.get_or_insert(open.time);
+            }
+        }
+    }
+
+    pub(super) fn rows_in_flight(&self) -> usize {
+        self.building.rows + self.queue.rows()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.building.rows >= self.bounds.batch_rows || self.building.bytes >= self.bounds.batch_bytes
+    }
+
+    pub(super) fn nothing_in_flight(&self) -> bool {
+        self.queue.is_empty() && self.building.rows == 0 && self.building.boundary.is_none() && self.open.is_none()
+    }
+
+    /// Cuts when the producer is idle and nothing more is waiting, or when a batch is full.
+    pub(super) fn cut_if_due(&mut self, now: Duration) {
+        if self.building.boundary.is_none() || self.building.redelivered {
+            return;
+        }
+        let lingered = self.building.since.is_none_or(|since| now >= since + self.bounds.linger);
+        let idle = self.queue.publishing() == 0 && ((self.input_drained && lingered) || !self.wants_input());
+        if idle || self.draining {
+            self.cut_whole_transactions();
+        }
+    }
+
+    /// Cuts the whole transactions off the building batch; rows of an open one stay.
+    pub(super) fn cut_whole_transactions(&mut self) {
+        let Some(boundary) = self.building.boundary.take() else { return };
+        let progress = Progress { lsn: boundary.commit.end_lsn, commit: Some(boundary.commit), split: None };
+        let (rows, bytes) = (boundary.rows, boundary.bytes);
+        let oldest = self.building.oldest.take();
+        self.building.rows -= rows;
+        self.building.bytes -= bytes;
+        self.building.since = None;
+        if self.building.rows > 0 {
+            self.building.oldest = self.open.as_ref().map(|open| open.time);
+        }
+        self.publish(Cut { rows, bytes, progress, oldest });
+    }
+
+    /// Cuts in the middle of a transaction that is larger than a batch (G3): resumable at the row.
+    pub(super) fn cut_split(&mut self, event_id: &str) {
+        let Some(open) = &self.open else { return };
+        let split = Split { final_lsn: open.final_lsn, xid: open.xid, rows: open.rows, event_id: event_id.to_owned() };
+        let progress = Progress { split: Some(split), ..self.cut.clone() };
+        let building = std::mem::take(&mut self.building);
+        self.publish(Cut { rows: building.rows, bytes: building.bytes, progress, oldest: building.oldest });
+    }
+
+    fn publish(&mut self, cut: Cut) {
+        let id = self.queue.next_id();
+        let Cut { rows, bytes, progress, oldest } = cut;
+        self.cut = progress.clone();
+        let (end, stage) = (progress.lsn, Stage::Publishing);
+        self.queue.push(Batch { id, stage, rows, bytes, end, progress: Some(progress.clone()), oldest });
+        self.actions.push_back(Action::Publish { batch: id, rows, progress });
+    }
+
+    /// When the position may next be advanced over log that holds nothing to publish, if there is such.
+    pub(super) fn idle_advance_due(&self) -> Option<Duration> {
+        let idle = !self.draining && self.read_to > self.cut.lsn && self.nothing_in_flight() && !self.owes_proof();
+        let last = if self.idle_urgent { None } else { self.last_position };
+        idle.then(|| last.map_or(Duration::ZERO, |last| last + self.bounds.idle_advance))
+    }
+
+    /// Rules 4 and 8: an idle stream advances, but the position in Kafka first.
+    pub(super) fn advance_if_idle(&mut self, now: Duration) {
+        if self.idle_advance_due().is_some_and(|due| now >= due) {
+            self.idle_urgent = false;
+            self.last_position = Some(now);
+            let progress = Progress { lsn: self.read_to, commit: self.cut.commit, split: None };
+            self.publish(Cut { rows: 0, bytes: 0, progress, oldest: None });
+        }
+    }
+
+    /// Something published has yet to come by again; until then an idle LSN would hide that it is gone.
+    pub(super) fn owes_proof(&self) -> bool {
+        self.proof.is_some() || self.split.is_some()
+    }
+
+    /// Rule 7: the end of the longest prefix that is published and marked, never backwards.
+    pub(super) fn confirm(&mut self) {
+        let mut end = self.confirmed.max(self.queue.pop_done().unwrap_or(Lsn::ZERO));
+        if self.nothing_in_flight() && !self.owes_proof() {
+            // Everything read is done, so an idle LSN that Kafka already carries may be confirmed.
+            end = end.max(self.committed.lsn.min(self.read_to));
+        }
+        if end > self.confirmed {
+            self.confirmed = end;
+            self.actions.push_back(Action::Confirm(end));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Rows that come again: they were published before this session, and only their marks may be owed.
+//!
+//! The server might have been restored from an older copy, and then "again" would be an illusion: new rows would lie
+//! where published ones were, and be marked without ever being published. So redelivered rows are held until the server
+//! has shown the very commit that was published last (end LSN, xid, time), or the very row at which a split transaction
+//! was cut. Anything else in its place halts the source with `history-diverged`.
+
+use super::{Action, Batch, Boundary, HOLD_ROWS, Kind, Machine, RowIs, Stage};
+use crate::{Code, Error, relay::position::CommitId};
+
+impl Machine {
+    pub(super) fn refuse_new_row_before_proof(&self) -> Result<(), Error> {
+        let Some(open) = &self.open else { return Ok(()) };
+        if let Some(proof) = self.proof {
+            return Err(diverged(format!(
+                "transaction {} at {} came before the published transaction {} at {}",
+                open.xid, open.final_lsn, proof.xid, proof.end_lsn
+            )));
+        }
+        match &self.split {
+            Some(split) if open.kind != Kind::Resumed => Err(diverged(format!(
+                "transaction {} at {} came before the published part of transaction {} at {}",
+                open.xid, open.final_lsn, split.xid, split.final_lsn
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn redelivered_commit(&mut self, commit: CommitId) -> Result<(), Error> {
+        if let Some(proof) = self.proof.filter(|proof| commit.end_lsn >= proof.end_lsn) {
+            if commit != proof {
+                return Err(diverged(format!(
+                    "found transaction {} ending at {} where transaction {} ending at {} was published",
+                    commit.xid, commit.end_lsn, proof.xid, proof.end_lsn
+                )));
+            }
+            self.proof = None;
+        }
+        self.read_to = self.read_to.max(commit.end_lsn);
+        if self.building.rows > 0 {
+            self.building.boundary = Some(Boundary { rows: self.building.rows, bytes: 0, commit });
+        }
+        if self.building.rows > 0 && self.committed.commit.is_some_and(|last| last == commit) {
+            self.hold(); // No row follows that was published whole.
+        }
+        self.hold_redelivered();
+        if self.dropped && !self.is_unproved() {
+            self.actions.push_back(Action::Reconnect);
+        }
+        Ok(())
+    }
+
+    pub(super) fn resumed_part_is_complete(&self) -> bool {
+        match (&self.open, &self.split) {
+            (Some(open), Some(split)) => open.kind == Kind::Resumed && open.rows == split.rows,
+            _ => false,
+        }
+    }
+
+    /// Redelivered rows are kept until the proof comes, within the bound; beyond it they are dropped and taken again.
+    pub(super) fn no_room_to_hold(&self) -> bool {
+        self.is_unproved() && self.rows_in_flight() >= self.bounds.unmarked_rows
+    }
+
+    pub(super) fn drop_row(&mut self) -> RowIs {
+        self.dropped = true;
+        self.hold_redelivered();
+        RowIs::Dropped
+    }
+
+    /// Whether the server has yet to show what was published last.
+    pub(super) fn is_unproved(&self) -> bool {
+        let part_is_owed = self.split.is_some() && !self.resumed_part_is_complete();
+        !self.trusted && (self.proof.is_some() || part_is_owed)
+    }
+
+    /// Queues the redelivered rows that have come together, where that is due, and lets the marker have them once the
+    /// history is proved.
+    pub(super) fn hold_redelivered(&mut self) {
+        let part_is_complete = self.resumed_part_is_complete();
+        if self.building.redelivered && (self.building.rows >= HOLD_ROWS || part_is_complete) {
+            self.hold();
+        }
+        self.release_held();
+        if part_is_complete && self.dropped {
+            self.actions.push_back(Action::Reconnect);
+        }
+    }
+
+    /// Moves the building batch of redelivered rows into the queue.
+    pub(super) fn hold(&mut self) {
+        let building = std::mem::take(&mut self.building);
+        let id = self.queue.next_id();
+        self.actions.push_back(Action::Hold { batch: id, rows: building.rows });
+        self.queue.push(Batch {
+            id,
+            stage: Stage::Held,
+            rows: building.rows,
+            bytes: 0,
+            end: building.boundary.map_or(self.confirmed, |boundary| boundary.commit.end_lsn),
+            progress: None,
+            oldest: None,
+        });
+    }
+
+    /// What was held before the last published commit came by may be marked from then on; what was held of a split
+    /// transaction, once its last published row came by.
+    pub(super) fn release_held(&mut self) {
+        let split_is_owed = self.open.as_ref().is_some_and(|open| open.kind == Kind::Resumed) && self.is_unproved();
+        if self.proof.is_some() || self.queue.is_none_held() || split_is_owed {
+            return;
+        }
+        for batch in self.queue.held() {
+            if self.marks {
+                self.queue.advance(batch, Stage::Marking);
+                self.actions.push_back(Action::Mark { batch });
+            } else {
+                self.queue.advance(batch, Stage::Done);
+            }
+        }
+        self.confirm();
+    }
+}
+
+pub(super) fn diverged(what: String) -> Error {
+    Error::new(Code::HistoryDiverged, what)
+}

@@ -1,0 +1,318 @@
+//! Relays the stream: feeds the state machine with what arrives, and carries out what it asks for.
+//!
+//! ```text
+//!   walsender ─▶ Intake (decode, encode, Machine) ─▶ Publisher thread ─▶ Kafka
+//!       ▲                     ▲    │                       │
+//!       │ status              │    └▶ Marker task          │ committed
+//!       └─────── Confirm ─────┴───────────┴── marked ◀─────┘
+//! ```
+//!
+//! One task owns all of it and waits in one place. Publishing and marking go on elsewhere, so neither can keep it from
+//! answering the server.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
+
+use super::{
+    compare::require_same_publication,
+    intake::Intake,
+    marker::{MarkJob, Marked, Marker, marking_session},
+    marks::Marks,
+    monitor::Monitor,
+    position::Position,
+    publication::fingerprint,
+    publisher::{Event, Job, Publisher},
+    report::Report,
+    rows::Rows,
+    session::{End, Memory, ServerLife},
+    start::{Started, position_bytes},
+    state::{Action, BatchId, Bounds, Machine},
+    supervisor::Context,
+};
+use crate::{
+    Code, Error, Result,
+    config::{Limits, Mark, Timeouts},
+    kafka::{Batching, PublishFailure},
+    outbox::{Encoder, Records},
+    postgres::{ReplicationStream, SqlSession, StandbyStatus},
+    telemetry::SourceState,
+};
+
+/// Messages taken before events are looked at again.
+const MESSAGES_AT_ONCE: usize = 4096;
+
+/// Batches that may wait for the publisher; the state machine allows fewer.
+const PUBLISH_QUEUE: usize = 8;
+
+/// A session at work.
+pub struct Stream<'a> {
+    context: &'a Context,
+    report: Report,
+    memory: &'a mut Memory,
+    epoch: Instant,
+    replication: ReplicationStream,
+    sql: Arc<SqlSession>,
+    intake: Intake,
+    publisher: Publisher,
+    marker: Option<Marker>,
+    marking: bool,
+    /// Ids of batches that are with the publisher or held.
+    waiting: BTreeMap<BatchId, Marks>,
+    /// What the marker gets next.
+    owed: MarkJob,
+    /// Record arenas to use again.
+    spare: Vec<Records>,
+    position: Position,
+    life: ServerLife,
+    /// Ends with the session.
+    _monitor: Monitor,
+    confirm: bool,
+    ended: Option<End>,
+}
+
+impl<'a> Stream<'a> {
+    /// Starts publisher, marker and monitor.
+    ///
+    /// # Errors
+    /// The marker's session cannot be opened.
+    pub async fn new(context: &'a Context, memory: &'a mut Memory, started: Started) -> Result<Self> {
+        let source = &context.source;
+        let Started { stream, sql, producers, tables, position, confirmed, life } = started;
+        let bounds = bounds(&source.limits, &source.timeouts);
+        let mut machine = Machine::new(bounds, source.mark != Mark::None, position.progress.clone(), confirmed);
+        if memory.trusted.take().is_some_and(|trusted| trusted == life) {
+            machine = machine.trust_history();
+        }
+        let marker = match source.mark {
+            Mark::None => None,
+            Mark::Update | Mark::Delete => Some(Marker::start(marking_session(context, &tables).await?)),
+        };
+        let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
+        let rows = Rows::new(encoder, source.on_poison, memory.too_large.clone());
+        let monitor = Monitor::start(context, &tables).await?;
+        tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
+        Ok(Self {
+            context,
+            report: Report::new(context.metrics.clone()),
+            memory,
+            epoch: Instant::now(),
+            replication: stream,
+            sql,
+            intake: Intake::new(machine, rows, tables),
+            publisher: producers.start(&source.name, PUBLISH_QUEUE)?,
+            marker,
+            marking: false,
+            waiting: BTreeMap::new(),
+            owed: MarkJob::default(),
+            spare: Vec::new(),
+            position,
+            life,
+            _monitor: monitor,
+            confirm: true, // The first status tells the server where we stand.
+            ended: None,
+        })
+    }
+
+    /// Relays until something ends it.
+    ///
+    /// # Errors
+    /// Whatever ended it.
+    pub async fn run(mut self) -> Result<End> {
+        let timeouts = self.context.source.timeouts.clone();
+        let mut status = tokio::time::interval(timeouts.status);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut give_up = None;
+        self.context.metrics.set_state(SourceState::Streaming);
+        loop {
+            self.carry_out().await?;
+            if let Some(end) = self.ended {
+                return Ok(end);
+            }
+            if give_up.is_some() && self.intake.machine.is_drained() {
+                self.send_status().await?;
+                // What matters was sent with the status.
+                let _ = self.replication.close().await;
+                tracing::info!(lsn = %self.intake.machine.confirmed(), "drained");
+                return Ok(End::Stopped);
+            }
+            if self.read_buffered().await? {
+                continue;
+            }
+            self.wait(&mut status, &mut give_up).await?;
+        }
+    }
+
+    /// Takes what is buffered, within reason. Returns whether there was any.
+    async fn read_buffered(&mut self) -> Result<bool> {
+        let now = self.epoch.elapsed();
+        let mut taken = 0;
+        while taken < MESSAGES_AT_ONCE && self.intake.machine.wants_input() {
+            let Some(message) = self.replication.next_message()? else {
+                self.intake.machine.input_drained();
+                break;
+            };
+            self.confirm |= self.intake.take(message, now)?;
+            taken += 1;
+        }
+        Ok(taken > 0)
+    }
+
+    /// Waits for the next thing to happen, whatever it is.
+    async fn wait(&mut self, status: &mut Interval, give_up: &mut Option<Instant>) -> Result<()> {
+        let wants_input = self.intake.machine.wants_input();
+        let wake = self.intake.machine.next_deadline().map(|deadline| self.epoch + deadline);
+        tokio::select! {
+            filled = self.replication.fill(), if wants_input => filled?,
+            event = self.publisher.event() => self.published(event?)?,
+            marked = marked(&mut self.marker) => self.marked(&marked?),
+            error = self.sql.closed() => return Err(error),
+            _ = status.tick() => self.confirm = true,
+            () = sleep_until(wake.unwrap_or_else(far_future)), if wake.is_some() => {}
+            () = self.context.stopping(), if give_up.is_none() => {
+                tracing::info!("draining");
+                self.intake.machine.drain();
+                *give_up = Some(Instant::now() + self.context.source.timeouts.shutdown);
+            }
+            () = sleep_until(give_up.unwrap_or_else(far_future)), if give_up.is_some() => {
+                return Err(Error::new(Code::ShutdownTimeout, "closing down with rows in flight"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the state machine asks for.
+    async fn carry_out(&mut self) -> Result<()> {
+        while let Some(action) = self.intake.machine.next_action(self.epoch.elapsed()) {
+            match action {
+                Action::Publish { batch, rows, progress } => {
+                    if rows == 0 {
+                        self.require_same_publication().await?;
+                    }
+                    self.position.progress = progress;
+                    self.publish(batch, rows)?;
+                }
+                Action::Hold { batch, rows } => {
+                    self.waiting.insert(batch, self.intake.marks.split_front(rows));
+                }
+                Action::Mark { batch } => {
+                    self.owed.batches.push(batch);
+                    self.owed.marks.append(&self.waiting.remove(&batch).unwrap_or_default());
+                }
+                Action::Confirm(_) => self.confirm = true,
+                Action::Reconnect => {
+                    self.memory.trusted = Some(self.life.clone());
+                    self.ended = Some(End::Again);
+                }
+            }
+        }
+        if !self.marking && !self.owed.batches.is_empty()
+            && let Some(marker) = &self.marker
+        {
+            self.marking = true;
+            marker.mark(std::mem::take(&mut self.owed))?;
+        }
+        if self.confirm {
+            self.send_status().await?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, batch: BatchId, rows: usize) -> Result<()> {
+        let mut records = self.spare.pop().unwrap_or_default();
+        self.intake.records.split_off_into(rows, &mut records);
+        std::mem::swap(&mut self.intake.records, &mut records);
+        if self.marker.is_some() && rows > 0 {
+            self.waiting.insert(batch, self.intake.marks.split_front(rows));
+        }
+        let position = position_bytes(self.context, &self.position);
+        self.publisher.publish(Job { batch, records, position })
+    }
+
+    /// The fingerprint is compared before every idle advance: a publication that changed would pass rows over in
+    /// silence.
+    async fn require_same_publication(&self) -> Result<()> {
+        let now = fingerprint(&self.sql, &self.context.source.publication, self.intake.tables()).await?;
+        require_same_publication(&self.position.publication, &now)
+    }
+
+    fn published(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Committed { batch, mut records, took } => {
+                let oldest = self.intake.machine.oldest_unpublished();
+                self.report.committed(&records, took, oldest);
+                records.clear();
+                self.spare.push(records);
+                self.intake.machine.committed(batch);
+                if self.memory.batching == Batching::OneByOne && self.intake.machine.in_flight_bytes() == 0 {
+                    // The batch that was too large is through: full speed again.
+                    self.memory.batching = Batching::Normal;
+                    self.ended = Some(End::Again);
+                }
+                Ok(())
+            }
+            Event::Failed { records, failure } => Err(self.failed(&records, failure)),
+        }
+    }
+
+    /// Remembers what the next session must know of a failure.
+    fn failed(&mut self, records: &Records, failure: PublishFailure) -> Error {
+        if let PublishFailure::Rejected { rows, certain, .. } = &failure {
+            self.memory.batching = Batching::OneByOne;
+            if *certain {
+                for row in rows.iter().filter_map(|&row| records.get(row)) {
+                    let id = row.event_id.unwrap_or_default().to_owned();
+                    self.memory.too_large.insert((row.table, id, row.size()));
+                }
+            }
+        }
+        self.report.failed(&failure);
+        failure.into_error()
+    }
+
+    fn marked(&mut self, marked: &Marked) {
+        self.marking = false;
+        self.report.marked(marked);
+        for batch in &marked.batches {
+            self.intake.machine.marked(*batch);
+        }
+    }
+
+    async fn send_status(&mut self) -> Result<()> {
+        self.confirm = false;
+        let flushed = self.intake.machine.confirmed();
+        let written = self.intake.received().max(flushed);
+        self.replication.send_status(StandbyStatus { written, flushed, applied: flushed, reply_requested: false }).await?;
+        self.report();
+        Ok(())
+    }
+
+    /// Tells metrics and status page where the source stands.
+    fn report(&mut self) {
+        let counts = self.intake.take_counts();
+        self.report.progress(&self.intake.machine, &counts);
+    }
+}
+
+async fn marked(marker: &mut Option<Marker>) -> Result<Marked> {
+    match marker {
+        Some(marker) => marker.done().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn bounds(limits: &Limits, timeouts: &Timeouts) -> Bounds {
+    Bounds {
+        batch_rows: limits.batch_rows,
+        batch_bytes: limits.batch_bytes,
+        linger: limits.linger,
+        in_flight_bytes: limits.in_flight_bytes,
+        unmarked_rows: limits.unmarked_rows,
+        idle_advance: timeouts.idle_advance,
+    }
+}
+
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
+}
+

@@ -1,0 +1,177 @@
+//! Keeps each source going: runs its sessions one after another, waits between them where something must heal, and
+//! halts a source where a person must act.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tracing::Instrument;
+
+use super::session::{End, Memory, Session};
+use crate::{
+    Class, Error, Result,
+    config::{Config, Kafka, Source},
+    postgres::ConnectOptions,
+    telemetry::{Metrics, SourceMetrics, SourceState},
+};
+
+/// The first pause of the backoff.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+
+/// A session that lived this long was healthy: the next failure starts the backoff anew.
+const HEALTHY: Duration = Duration::from_secs(30);
+
+/// How often a standby looks whether the slot is free; well within the takeover bound of 3 s.
+const STANDBY_POLL: Duration = Duration::from_millis(500);
+
+/// How the daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was told to stop, and everything in flight was finished.
+    Stopped,
+    /// Every source is halted: a person must act.
+    Halted,
+}
+
+/// Runs all sources until `shutdown` turns true or none is left.
+///
+/// # Errors
+/// A source's URL does not make sense, before anything is touched.
+pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<Outcome> {
+    let kafka = Arc::new(config.kafka.clone());
+    let mut sources = JoinSet::new();
+    for source in &config.sources {
+        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
+            .connect_timeout(source.timeouts.connect)
+            .statement_timeout(source.timeouts.statement)
+            .max_message_bytes(source.limits.message_bytes);
+        let context = Context {
+            metrics: metrics.source(&source.name),
+            position_topic: Arc::from(kafka.position_topic.as_str()),
+            position_key: Arc::from(source.name.as_str()),
+            source: source.clone(),
+            kafka: Arc::clone(&kafka),
+            connect,
+            shutdown: shutdown.clone(),
+        };
+        let span = tracing::info_span!("source", source = source.name);
+        sources.spawn(async move { context.supervise().await }.instrument(span));
+    }
+    while sources.join_next().await.is_some() {}
+    Ok(if *shutdown.borrow() { Outcome::Stopped } else { Outcome::Halted })
+}
+
+/// What every session of a source needs.
+pub struct Context {
+    /// The source.
+    pub source: Source,
+    /// The cluster.
+    pub kafka: Arc<Kafka>,
+    /// Where its position goes.
+    pub position_topic: Arc<str>,
+    /// The key of its position.
+    pub position_key: Arc<str>,
+    /// How to reach its Postgres.
+    pub connect: ConnectOptions,
+    /// Its metrics and its state as others see it.
+    pub metrics: SourceMetrics,
+    /// Turns true once, when the daemon is to stop.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// Resolves when the daemon is to stop.
+    pub async fn stopping(&self) {
+        let mut shutdown = self.shutdown.clone();
+        // An error means that the sender is gone, which is a stop as well.
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    }
+
+    async fn supervise(&self) {
+        let mut memory = Memory::default();
+        let mut backoff = Backoff::new(self.source.timeouts.backoff_max);
+        loop {
+            if *self.shutdown.borrow() {
+                return;
+            }
+            let began = Instant::now();
+            let ended = Session::new(self, &mut memory).run().await;
+            if began.elapsed() > HEALTHY {
+                backoff.reset();
+            }
+            let pause = match ended {
+                Ok(End::Stopped) => return,
+                Ok(End::Again) => Duration::ZERO,
+                Ok(End::StandBy) => {
+                    self.metrics.set_state(SourceState::Standby);
+                    STANDBY_POLL
+                }
+                Err(error) => match self.judge(&error, &mut backoff) {
+                    Some(pause) => pause,
+                    None => return,
+                },
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stopping() => return,
+            }
+        }
+    }
+
+    /// How long to wait after an error; none if the source halts.
+    fn judge(&self, error: &Error, backoff: &mut Backoff) -> Option<Duration> {
+        self.metrics.error(error);
+        let (code, detail, hint) = (error.code().as_str(), error.detail(), error.hint());
+        if matches!(error.class(), Class::Halt | Class::Config) {
+            tracing::error!(code, hint, "halted: {detail}");
+            self.metrics.set_state(SourceState::Halted);
+            return None;
+        }
+        let pause = backoff.next();
+        let retry_in = humantime::format_duration(Duration::from_millis(
+            u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+        ));
+        tracing::warn!(code, hint, %retry_in, "{detail}");
+        self.metrics.set_state(SourceState::Retrying);
+        Some(pause)
+    }
+}
+
+/// Doubling pauses with jitter, so that fifty sources do not come back at the same instant.
+struct Backoff {
+    next: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    fn new(max: Duration) -> Self {
+        Self { next: BACKOFF_MIN.min(max), max }
+    }
+
+    fn reset(&mut self) {
+        self.next = BACKOFF_MIN.min(self.max);
+    }
+
+    /// Between half of the current step and all of it.
+    fn next(&mut self) -> Duration {
+        let step = self.next;
+        self.next = (step * 2).min(self.max);
+        step.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_doubles_to_its_bound_and_starts_anew() {
+        let mut backoff = Backoff::new(Duration::from_secs(1));
+        for step in [200_u64, 400, 800, 1000, 1000] {
+            let pause = backoff.next();
+            let step = Duration::from_millis(step);
+            assert!(pause >= step / 2 && pause <= step, "{pause:?} is not within a step of {step:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= BACKOFF_MIN);
+    }
+}

@@ -1,0 +1,236 @@
+//! The main job, without faults: rows reach Kafka once, in order, together, and are marked.
+
+use anyhow::Result;
+use testbed::{Expect, Kafka, Load, Postgres, Version, eventually, reader, workload};
+
+use crate::scene::{Host, PATIENCE, Scene, wait_ready};
+
+#[tokio::test]
+async fn single_rows_reach_the_topic_once_and_are_marked() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let _daemon = scene.streaming().await?;
+    for _ in 0..50 {
+        scene.insert(1).await?;
+    }
+    scene.oracle().await?.assert_clean();
+    scene.wait_caught_up().await
+}
+
+#[tokio::test]
+async fn a_record_is_what_the_seed_documents() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let _daemon = scene.streaming().await?;
+    let (id, aggregate) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    let payload = r#"{"total": 1500.00, "order_id": "uuid", "order_number": "ORD-123456"}"#;
+    scene
+        .client
+        .execute(
+            "INSERT INTO order_outbox (id, aggregate_type, aggregate_id, event_type, payload, created_at) \
+             VALUES ($1, $2, $3, 'OrderCreated', $4::text::jsonb, '2024-01-15 10:30:00')",
+            &[&id, &scene.aggregate, &aggregate, &payload],
+        )
+        .await?;
+    scene.wait_records(1).await;
+    let records = reader::read_committed(&scene.kafka.brokers(), &[&scene.topic]).await?;
+    let record = &records[0];
+    let text = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert_eq!(text(&record.key), Some(aggregate.to_string()));
+    assert_eq!(
+        text(&record.value).as_deref(),
+        Some(
+            format!(
+                r#"{{"event_id":"{id}","event_type":"OrderCreated","timestamp":"2024-01-15T10:30:00Z","data":{payload}}}"#
+            )
+            // jsonb sorts keys by length, then by name.
+            .replace(payload, r#"{"total": 1500.00, "order_id": "uuid", "order_number": "ORD-123456"}"#)
+            .as_str()
+        )
+    );
+    let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+    assert_eq!(
+        headers,
+        [
+            ("event_id", Some(id.to_string())),
+            ("event_type", Some("OrderCreated".to_owned())),
+            ("aggregate_type", Some(scene.aggregate.clone())),
+            ("aggregate_id", Some(aggregate.to_string())),
+            ("content-type", Some("application/json".to_owned())),
+        ]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn concurrent_transactions_with_rollbacks_and_savepoints_keep_order_and_unity() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let _daemon = scene.streaming().await?;
+    let url = scene.postgres.superuser_url(&scene.database);
+    let load = Load::builder(&url, "order_outbox", &scene.aggregate).writers(6).max_rows(20).transactions(150).start();
+    let loaded = load.finished().await?;
+    assert!(loaded.rolled_back > 0, "the load has no rollbacks to prove anything with");
+    let audit = scene.oracle().await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, loaded.ids.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_of_several_tables_in_one_transaction_come_together() -> Result<()> {
+    let mut scene = Scene::shared().await?.with("tables = [\"order_outbox\", \"user_outbox\"]");
+    workload::create_outbox(&scene.client, "user_outbox").await?;
+    let publication = scene.slot();
+    scene.client.batch_execute(&format!("ALTER PUBLICATION {publication} ADD TABLE user_outbox")).await?;
+    let _daemon = scene.streaming().await?;
+    let aggregate = scene.aggregate.clone();
+    for seq in 1..=20_i64 {
+        let transaction = scene.client.transaction().await?;
+        for (row, table) in ["order_outbox", "user_outbox", "order_outbox"].into_iter().enumerate() {
+            let payload = format!(r#"{{"seq": {seq}, "tx": "t{seq}", "row": {}, "rows": 3}}"#, row + 1);
+            let insert = format!(
+                "INSERT INTO {table} (aggregate_type, aggregate_id, event_type, payload) \
+                 VALUES ($1, gen_random_uuid(), 'Changed', $2::text::jsonb)"
+            );
+            transaction.execute(&insert, &[&aggregate, &payload]).await?;
+        }
+        transaction.commit().await?;
+    }
+    scene.wait_marked("user_outbox").await;
+    scene.wait_marked("order_outbox").await;
+    let audit = scene.audit(Expect::Tables(&["order_outbox", "user_outbox"])).await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 60);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_transaction_of_100_000_rows_is_split_and_complete() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 100_000, 1_000).await?;
+    let audit = scene.oracle().await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 100_000);
+    let (_, metrics) = daemon.http_get("/metrics").await?;
+    let transactions = metric(&metrics, "outboxd_kafka_transactions_total{outcome=\"committed\"");
+    assert!(transactions >= 10.0, "{transactions} Kafka transactions cannot hold 100,000 rows of 10,000 at most");
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_from_before_the_slot_are_backfilled_once() -> Result<()> {
+    let mut scene = Scene::shared().await?.with("[source.limits]\nbackfill_chunk_rows = 100");
+    workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 1_000, 10).await?;
+    let daemon = scene.streaming().await?;
+    scene.insert(3).await?;
+    let audit = scene.oracle().await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 1_003);
+    drop(daemon);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_publishes_nothing_again() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    scene.insert(5).await?;
+    scene.oracle().await?.assert_clean();
+    for _ in 0..3 {
+        daemon.term()?;
+        assert_eq!(daemon.wait_exit(PATIENCE).await?, 0);
+        scene.insert(5).await?;
+        daemon.start_again()?;
+        wait_ready(&daemon).await;
+        scene.oracle().await?.assert_clean();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn deleting_marks_and_no_marks_publish_once_as_well() -> Result<()> {
+    for line in ["mark = \"delete\"", "mark = \"none\"\nbackfill = \"none\""] {
+        let mut scene = Scene::shared().await?.with(line);
+        let daemon = scene.streaming().await?;
+        let mut ids = Vec::new();
+        for rows in 1..=20 {
+            ids.extend(scene.insert(rows).await?);
+        }
+        scene.wait_records(ids.len() as u64).await;
+        daemon.kill9()?;
+        daemon.start_again()?;
+        wait_ready(&daemon).await;
+        ids.extend(scene.insert(1).await?);
+        scene.wait_records(ids.len() as u64).await;
+        scene.wait_caught_up().await?;
+        scene.audit(Expect::Ids(&ids)).await?.assert_clean();
+        let left: i64 = scene.client.query_one("SELECT count(*) FROM order_outbox", &[]).await?.get(0);
+        assert_eq!(left, if line.contains("delete") { 0 } else { ids.len() as i64 });
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn at_least_once_delivers_everything_too() -> Result<()> {
+    let mut scene = Scene::shared().await?.with_kafka("delivery = \"at-least-once\"");
+    let _daemon = scene.streaming().await?;
+    for rows in 1..=10 {
+        scene.insert(rows).await?;
+    }
+    // Without a crash there is no reason for a duplicate.
+    scene.oracle().await?.assert_clean();
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_idle_source_lets_go_of_the_log_that_others_write() -> Result<()> {
+    let scene = Scene::shared().await?.with("[source.timeouts]\nidle_advance = \"200ms\"\nstatus = \"200ms\"");
+    let _daemon = scene.streaming().await?;
+    scene.client.batch_execute("CREATE TABLE other (n int); INSERT INTO other SELECT generate_series(1, 1000)").await?;
+    scene.wait_caught_up().await
+}
+
+#[tokio::test]
+async fn every_major_of_postgres_is_served() -> Result<()> {
+    for version in [Version::V16, Version::V17, Version::V18] {
+        let postgres = Postgres::shared(version).await?;
+        let mut scene = Scene::on(Host::Shared(postgres), Host::Shared(Kafka::shared().await?)).await?;
+        workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 200, 10).await?;
+        let daemon = scene.streaming().await?;
+        for _ in 0..10 {
+            scene.insert(3).await?;
+        }
+        daemon.kill9()?;
+        daemon.start_again()?;
+        scene.insert(1).await?;
+        scene.oracle().await?.assert_clean();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_lag_is_exposed_and_falls_to_nothing() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    scene.insert(7).await?;
+    scene.oracle().await?.assert_clean();
+    eventually(PATIENCE, || async {
+        let (_, metrics) = daemon.http_get("/metrics").await?;
+        let published = metric(&metrics, "outboxd_events_published_total");
+        let marked = metric(&metrics, "outboxd_rows_marked_total");
+        let lag = metric(&metrics, "outboxd_replication_lag_seconds");
+        let unpublished = metric(&metrics, "outboxd_unpublished_rows");
+        anyhow::ensure!(
+            (published, marked, lag, unpublished) == (7.0, 7.0, 0.0, 0.0),
+            "published {published}, marked {marked}, lag {lag}, unpublished {unpublished}"
+        );
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+/// The value of the first series whose line begins so.
+pub fn metric(metrics: &str, begins: &str) -> f64 {
+    let line = metrics.lines().find(|line| line.starts_with(begins));
+    line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(f64::NAN)
+}
