@@ -13,5 +13,6 @@ pub mod relay;
 pub mod setup;
 pub mod telemetry;
 
+pub use config::Config;
 pub use error::{Class, Code, Error, Result};
 pub use lsn::Lsn;

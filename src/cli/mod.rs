@@ -1,1 +1,157 @@
-//! cli
+//! The command line: arguments → configuration → one command → exit code. One file for each command.
+
+mod check;
+mod run;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{Class, Code, Config, Error, Result, config::Flags};
+
+pub use run::Daemon;
+
+/// Carries the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
+#[derive(Parser)]
+#[command(
+    name = "outboxd",
+    version,
+    max_term_width = 120,
+    arg_required_else_help = true,
+    after_help = "Example:\n  outboxd check --config /etc/outboxd/outboxd.toml\n\n\
+                  Exit codes:\n  0  done\n  1  check found something, or the command failed\n  \
+                  2  bad arguments or configuration\n  3  halted: a person has to act"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Publish until SIGTERM or SIGINT, then drain.
+    #[command(after_help = "Examples:\n  outboxd run --config /etc/outboxd/outboxd.toml\n  \
+                            outboxd run --source-url postgres://outboxd@localhost/orders --table order_outbox --brokers kafka:9092")]
+    Run(#[command(flatten)] Flags),
+    /// Test every precondition and say what is missing.
+    #[command(after_help = "Example:\n  outboxd check --config /etc/outboxd/outboxd.toml")]
+    Check(#[command(flatten)] Flags),
+    /// Create what is missing: table, grants, publication, slot, topics.
+    #[command(after_help = "Example:\n  outboxd setup --config /etc/outboxd/outboxd.toml --dry-run")]
+    Setup(#[command(flatten)] setup::SetupArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    #[must_use]
+    pub fn execute(self) -> ExitCode {
+        self.outcome().unwrap_or_else(|error| {
+            eprintln!("{}", explain(&error));
+            exit_code(&error)
+        })
+    }
+
+    fn outcome(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Run(flags) => {
+                let config = Config::load(&flags)?;
+                on_runtime(run::run(config, run::relay))
+            }
+            Command::Check(flags) => {
+                let config = Config::load(&flags)?;
+                on_runtime(check::check(config))
+            }
+            Command::Setup(args) => {
+                let config = Config::load(&args.flags)?;
+                on_runtime(setup::setup(config, args.options()))
+            }
+        }
+    }
+}
+
+/// The runtime starts after the configuration has been found right, so that a wrong one costs no threads.
+fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Code::Internal, "cannot start threads").because(error))?;
+    let outcome = runtime.block_on(command);
+    // A thread within a library's call must not hold up the end of the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// `error[code]: message`, and the next step on a line of its own.
+fn explain(error: &Error) -> String {
+    format!("error[{}]: {}\n  hint: {}", error.code(), error.detail(), error.hint())
+}
+
+/// The contract of the exit codes: 2 and 3 tell systemd not to start again.
+fn exit_code(error: &Error) -> ExitCode {
+    ExitCode::from(match error.class() {
+        Class::Config => 2,
+        Class::Halt => 3,
+        Class::Retry | Class::Rebuild => 1,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example_and_no_secret_of_the_environment() {
+        let mut command = Cli::command();
+        for command in command.get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            let help = command.render_long_help().to_string();
+            assert!(help.contains(&format!("outboxd {name} --")), "{help}");
+            for argument in command.get_arguments() {
+                let carries_a_secret =
+                    ["source_url", "admin_url", "kafka_options"].contains(&argument.get_id().as_str());
+                assert!(
+                    !carries_a_secret || argument.is_hide_env_values_set(),
+                    "{} shows its variable",
+                    argument.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_sidecar_is_described_by_flags() {
+        let arguments = [
+            "outboxd",
+            "run",
+            "--source-url",
+            "postgres://u@db/shop",
+            "--table",
+            "a,b",
+            "--table",
+            "c",
+            "--brokers",
+            "k",
+        ];
+        let Command::Run(flags) = Cli::try_parse_from(arguments).map_err(|error| error.to_string()).unwrap().command
+        else {
+            panic!("not run");
+        };
+        assert_eq!(flags.source.tables, ["a", "b", "c"]);
+        assert_eq!(Config::load_with(&flags, &|_| None).unwrap().sources[0].name, "shop");
+    }
+
+    #[test]
+    fn an_error_is_shown_with_its_code_and_its_hint() {
+        let error = Error::new(Code::SlotMissing, "slot outboxd_order");
+        assert_eq!(
+            explain(&error),
+            "error[slot-missing]: slot outboxd_order\n  hint: the slot was dropped: see the runbook, then `outboxd recover`"
+        );
+    }
+}

@@ -1,1 +1,225 @@
-//! http
+//! `/metrics`, `/livez`, `/readyz` and `/status`: what a scraper, an orchestrator and a person ask a running daemon.
+//!
+//! Rule 33: readiness follows the stream, not the process. An instance that stands by, retries or has halted is alive
+//! and not ready.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{Code, Error, Result, telemetry::Metrics};
+
+/// A source whose supervisor has not moved for this long is stuck. Longer than any pause of the backoff by default.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// What is served.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The metrics, and the state of each source.
+    pub metrics: Metrics,
+    /// True once the daemon drains: it is not ready any more.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// Takes the address.
+///
+/// # Errors
+///
+/// [`Code::ConfigInvalid`]: the address is not this machine's, is taken, or may not be used.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let text = format!(
+            "listen in [http]: cannot listen on {address}; allowed: a free address of this machine, or \"off\""
+        );
+        Error::new(Code::ConfigInvalid, text).because(error)
+    })
+}
+
+/// Answers until `until` is done and the requests under way are answered.
+///
+/// # Errors
+///
+/// When the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    served: Served,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .with_state(served);
+    axum::serve(listener, routes).with_graceful_shutdown(until).await
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    match served.metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn livez(State(served): State<Served>) -> Response {
+    let stuck = served.metrics.stuck(STUCK_AFTER);
+    answer(stuck.is_empty(), &json!({ "live": stuck.is_empty(), "stuck": stuck }))
+}
+
+async fn readyz(State(served): State<Served>) -> Response {
+    let ready = is_ready(&served);
+    let states: Vec<_> = served
+        .metrics
+        .statuses()
+        .iter()
+        .map(|status| json!({ "source": status.source, "state": status.state }))
+        .collect();
+    answer(ready, &json!({ "ready": ready, "stopping": *served.stopping.borrow(), "sources": states }))
+}
+
+async fn status(State(served): State<Served>) -> Response {
+    let body = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": is_ready(&served),
+        "stopping": *served.stopping.borrow(),
+        "sources": served.metrics.statuses(),
+    });
+    answer(true, &body)
+}
+
+fn is_ready(served: &Served) -> bool {
+    let statuses = served.metrics.statuses();
+    !*served.stopping.borrow() && !statuses.is_empty() && statuses.iter().all(|status| status.state.is_ready())
+}
+
+fn answer(good: bool, body: &Value) -> Response {
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        task::JoinHandle,
+    };
+
+    use super::*;
+    use crate::{Lsn, telemetry::SourceState};
+
+    struct Server {
+        address: SocketAddr,
+        metrics: Metrics,
+        stopping: watch::Sender<bool>,
+        end: tokio::sync::oneshot::Sender<()>,
+        task: JoinHandle<std::io::Result<()>>,
+    }
+
+    async fn start() -> Server {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let metrics = Metrics::new();
+        let (stopping, receiver) = watch::channel(false);
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let served = Served { metrics: metrics.clone(), stopping: receiver };
+        let task = tokio::spawn(serve(listener, served, async {
+            let _ = ended.await;
+        }));
+        Server { address, metrics, stopping, end, task }
+    }
+
+    impl Server {
+        /// The status code, the headers and the body.
+        async fn get(&self, path: &str) -> (u16, String, String) {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            (head[9..12].parse().unwrap(), head.to_lowercase(), body.trim_end().to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_stream_of_every_source() {
+        let server = start().await;
+        assert_eq!(server.get("/readyz").await.0, 503);
+        let (order, user) = (server.metrics.source("order"), server.metrics.source("user"));
+        order.set_state(SourceState::Streaming);
+        user.set_state(SourceState::Standby);
+        let (code, _, body) = server.get("/readyz").await;
+        assert_eq!(code, 503);
+        assert_eq!(
+            body,
+            r#"{"ready":false,"sources":[{"source":"order","state":"streaming"},{"source":"user","state":"standby"}],"stopping":false}"#
+        );
+        user.set_state(SourceState::Streaming);
+        assert_eq!(server.get("/readyz").await.0, 200);
+        user.set_state(SourceState::Halted);
+        assert_eq!(server.get("/readyz").await.0, 503);
+        assert_eq!(server.get("/livez").await.0, 200);
+        user.set_state(SourceState::Streaming);
+        server.stopping.send(true).unwrap();
+        assert_eq!(server.get("/readyz").await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn metrics_are_in_the_text_format() {
+        let server = start().await;
+        server.metrics.source("order").rows_marked.inc_by(7);
+        let (code, head, body) = server.get("/metrics").await;
+        assert_eq!(code, 200);
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(body.contains("outboxd_rows_marked_total{source=\"order\"} 7"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn status_shows_the_last_error_with_its_hint() {
+        let server = start().await;
+        let order = server.metrics.source("order");
+        order.set_state(SourceState::Halted);
+        order.set_position(Lsn(16));
+        order.error(&Error::new(Code::SlotMissing, "slot outboxd_order"));
+        let (code, _, body) = server.get("/status").await;
+        assert_eq!(code, 200);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let source = &body["sources"][0];
+        assert_eq!((source["state"].as_str(), source["position"].as_str()), (Some("halted"), Some("0/10")));
+        assert_eq!(source["last_error"]["code"], "slot-missing");
+        assert_eq!(source["last_error"]["hint"], Code::SlotMissing.hint());
+        assert_eq!(server.get("/nothing").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_told_to() {
+        let server = start().await;
+        // An idle connection must not hold it up.
+        let _idle = TcpStream::connect(server.address).await.unwrap();
+        server.end.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), server.task).await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_a_configuration_error() {
+        let server = start().await;
+        let error = bind(server.address).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "config-invalid: listen in [http]: cannot listen on {}; allowed: a free address of this machine, or \
+                 \"off\": Address already in use (os error 98)",
+                server.address
+            )
+        );
+    }
+}

@@ -193,7 +193,7 @@ impl ReplicationClient {
         let verb = command.split(' ').next().unwrap_or_default();
         match timeout(bound, self.exchange(command, verb)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::new(Code::PostgresUnavailable, format!("{verb}: no answer in {} s", bound.as_secs()))),
+            Err(_) => Err(Error::new(Code::PostgresUnavailable, format!("{verb}: no answer in {bound:?}"))),
         }
     }
 

@@ -49,7 +49,7 @@ impl ConnectOptions {
         if failures.is_empty() {
             return Err(last);
         }
-        let others: Vec<String> = failures.iter().map(|error| error.detail()).collect();
+        let others: Vec<String> = failures.iter().map(Error::detail).collect();
         Err(last.about(format_args!("{}; then", others.join("; "))))
     }
 
@@ -65,11 +65,18 @@ impl ConnectOptions {
             }
             other => other?,
         };
-        if self.read_write && !session.is_writable().await? {
-            let text = format!("{host}: the server is read-only (target_session_attrs=read-write)");
-            return Err(Error::new(Code::PostgresUnavailable, text));
+        if !self.read_write {
+            return Ok(session);
         }
-        Ok(session)
+        match timeout(self.attempt_timeout(), session.is_writable()).await {
+            Ok(Ok(true)) => Ok(session),
+            Ok(Ok(false)) => {
+                let text = format!("{host}: the server is read-only (target_session_attrs=read-write)");
+                Err(Error::new(Code::PostgresUnavailable, text))
+            }
+            Ok(Err(error)) => Err(error.about(host)),
+            Err(_) => Err(silent(host)),
+        }
     }
 
     async fn attempt<S: Session>(&self, host: &Host, purpose: &str, mode: SslMode) -> Result<S> {
@@ -85,10 +92,12 @@ impl ConnectOptions {
         };
         match timeout(self.attempt_timeout(), login).await {
             Ok(outcome) => outcome.map_err(|error| error.about(host)),
-            Err(_) => {
-                let text = format!("{host}: the server took the connection and did not answer in time");
-                Err(Error::new(Code::PostgresUnreachable, text))
-            }
+            Err(_) => Err(silent(host)),
         }
     }
+}
+
+fn silent(host: &Host) -> Error {
+    let text = format!("{host}: the server took the connection and did not answer in time");
+    Error::new(Code::PostgresUnreachable, text)
 }

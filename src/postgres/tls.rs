@@ -5,9 +5,10 @@
 use std::{error::Error as _, path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig,
+    ClientConfig, InconsistentKeys,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use tokio::{
@@ -90,15 +91,23 @@ fn configuration(options: &TlsOptions) -> Result<ClientConfig> {
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match &options.identity {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|cause| unreadable("sslkey", key, cause))?;
-            let chain = certificates("sslcert", certificate)?;
-            builder.with_client_auth_cert(chain, key).map_err(|cause| refused("sslcert and sslkey").because(cause))?
-        }
+        Some((certificate, key)) => builder.with_client_cert_resolver(Arc::new(identity(certificate, key)?)),
     };
     // As libpq from 17 on: a server of another protocol cannot be mistaken for Postgres. Older servers ignore it.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok(config)
+}
+
+/// Our own certificate. Taken as it is: the check of it is the server's, and webpki refuses version 1.
+fn identity(certificate: &Path, key: &Path) -> Result<SingleCertAndKey> {
+    let failed = |cause: rustls::Error| refused("sslcert and sslkey").because(cause);
+    let chain = certificates("sslcert", certificate)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|cause| unreadable("sslkey", key, cause))?;
+    let pair = CertifiedKey::new(chain, ring::sign::any_supported_type(&key).map_err(failed)?);
+    match pair.keys_match() {
+        Err(cause @ rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(failed(cause)),
+        _ => Ok(SingleCertAndKey::from(pair)),
+    }
 }
 
 fn trusted(roots: &Roots) -> Result<Vec<CertificateDer<'static>>> {

@@ -38,7 +38,7 @@ pub(super) fn lost(doing: &str, cause: io::Error) -> Error {
 
 /// Whether an I/O error is TLS's: a certificate refused, an alert from the other side.
 pub(super) fn is_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
 }
 
 /// Opens a plain stream to one host, trying each of its addresses within the bound for one attempt.

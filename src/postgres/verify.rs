@@ -8,14 +8,16 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
-    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    crypto::{
+        WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+    },
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
 use x509_cert::{
     Certificate,
     der::{
-        Decode,
+        Decode, Encode,
         oid::db::{rfc4519::COMMON_NAME, rfc5280::ID_CE_SUBJECT_ALT_NAME},
     },
 };
@@ -104,7 +106,13 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        if ParsedCertificate::try_from(certificate).is_ok() {
+            return verify_tls13_signature(message, certificate, signature, &self.algorithms);
+        }
+        // webpki reads no version 1 certificate, which is what `openssl x509 -req` makes without an extension file.
+        let key = decode(certificate)?.tbs_certificate.subject_public_key_info.to_der();
+        let key = key.map_err(|_| CertificateError::BadEncoding)?;
+        verify_tls13_signature_with_raw_key(message, &key.into(), signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -130,7 +138,7 @@ fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Er
 /// By the alternative names; as in libpq by the common name where there are none at all (the certificate that the
 /// PostgreSQL manual shows how to make is such a one).
 fn check_name(end_entity: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
-    let outcome = verify_server_name(&ParsedCertificate::try_from(end_entity)?, name);
+    let outcome = ParsedCertificate::try_from(end_entity).and_then(|parsed| verify_server_name(&parsed, name));
     match outcome {
         Err(error) => {
             let by_common_name =

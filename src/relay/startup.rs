@@ -3,13 +3,17 @@
 //! ```text
 //!  TakeSlot ──taken──▶ InitProducers ─▶ CheckOwnership ─▶ ReadPosition ─▶ streaming? ─▶ Stream
 //!     │ in use: stand by                                       │
-//!     │ absent                                                 │ creating, backfill: give the slot back
+//!     │ absent                                                 │ creating, backfill: with the slot in hand
 //!     ▼                                                        ▼
 //!  LockSource ─▶ InitProducers ─▶ CheckOwnership ─▶ ReadPosition ─▶ Backfill: MarkChunk
-//!     │ held by another: stand by                                 ─▶ WriteCreating ─▶ DropSlot ─▶ CreateSlot
-//!     │                                                           ─▶ WriteBackfill ─▶ Backfill
+//!     │ held by another: stand by                                 ─▶ WriteCreating ─▶ ReleaseSlot ─▶ DropSlot
+//!     │                                                           ─▶ CreateSlot ─▶ WriteBackfill ─▶ Backfill
 //!     └───────────────────────────────────────────────────────────▶ WriteStreaming ─▶ Stream
 //! ```
+//!
+//! Whoever takes the slot fences all others before it knows the phase. So a set-up that finds a slot keeps it in hand
+//! for as long as it can, and gives it back only to drop or to adopt it; else instances that start together would fence
+//! each other out of the set-up for as long as they keep meeting.
 //!
 //! The slot is the mutex of a source that has one: whoever streams from it leads. Creating a slot does not hold it, so
 //! the set-up is under a session advisory lock; from there on `init_transactions` fences whoever was paused in it, since
@@ -26,9 +30,10 @@ use crate::{Code, Error, Lsn};
 pub enum Step {
     /// `START_REPLICATION` on the source's slot.
     TakeSlot,
-    /// Close the replication connection: the set-up must drop the slot or take it afresh.
+    /// Close the replication connection, and wait until the slot is free: the set-up is about to drop it or to take it
+    /// afresh.
     ReleaseSlot,
-    /// Take the session advisory lock of the source.
+    /// Take the session advisory lock of the source. The slot may be in hand; it stays so.
     LockSource,
     /// `init_transactions` on all producers of the source.
     InitProducers,
@@ -97,6 +102,8 @@ pub struct Startup {
     policy: Policy,
     step: Step,
     setting_up: bool,
+    /// [`Step::TakeSlot`] succeeded, and the slot was not given back.
+    has_slot: bool,
     position: Option<Box<Position>>,
     slot_exists: bool,
     begins: Lsn,
@@ -107,7 +114,7 @@ impl Startup {
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         let (step, begins) = (Step::TakeSlot, Lsn::ZERO);
-        Self { policy, step, setting_up: false, position: None, slot_exists: false, begins }
+        Self { policy, step, setting_up: false, has_slot: false, position: None, slot_exists: false, begins }
     }
 
     /// What is to be done now.
@@ -144,8 +151,11 @@ impl Startup {
                 Step::StandBy
             }
             (Step::TakeSlot, Fact::SlotAbsent) => self.set_up(Step::LockSource),
-            (Step::ReleaseSlot, Fact::Done) => self.set_up(Step::LockSource),
-            (Step::TakeSlot | Step::LockSource, Fact::Done) => Step::InitProducers,
+            (Step::TakeSlot, Fact::Done) => {
+                self.has_slot = true;
+                Step::InitProducers
+            }
+            (Step::LockSource, Fact::Done) => Step::InitProducers,
             (Step::InitProducers, Fact::Done) => Step::CheckOwnership,
             (Step::CheckOwnership, Fact::Done) => Step::ReadPosition,
             (Step::ReadPosition, Fact::Position { position, slot_exists }) => {
@@ -154,7 +164,11 @@ impl Startup {
                 self.decide()?
             }
             (Step::MarkChunk, Fact::Done) => Step::WriteCreating,
-            (Step::WriteCreating, Fact::Done) => self.after_creating(),
+            (Step::WriteCreating, Fact::Done) if self.has_slot => Step::ReleaseSlot,
+            (Step::WriteCreating | Step::ReleaseSlot, Fact::Done) => {
+                self.has_slot = false;
+                self.after_creating()
+            }
             (Step::DropSlot, Fact::Done) => Step::CreateSlot,
             (Step::CreateSlot, Fact::Slot { begins }) => {
                 self.begins = begins;
@@ -180,11 +194,11 @@ impl Startup {
     }
 
     /// The position is read by the holder of the slot or of the lock: what now?
-    fn decide(&self) -> Result<Step, Error> {
+    fn decide(&mut self) -> Result<Step, Error> {
         let phase = self.position.as_ref().map(|position| position.phase);
         match (phase, self.setting_up) {
             (Some(Phase::Streaming), false) => Ok(Step::Stream),
-            (Some(Phase::Creating | Phase::Backfill), false) => Ok(Step::ReleaseSlot),
+            (Some(Phase::Creating | Phase::Backfill), false) => Ok(self.set_up(Step::LockSource)),
             // Rule 4: what was published through this slot is known to nobody any more.
             (None, false) => Err(self.position_lost()),
             (None, true) if self.slot_exists => Err(self.position_lost()),
@@ -291,20 +305,20 @@ mod tests {
 
     #[test]
     fn an_interrupted_backfill_marks_its_last_chunk_and_begins_anew() {
-        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill), Fact::Done];
+        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)];
         facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)]);
-        facts.extend([Fact::Done, Fact::Done, Fact::Done]);
+        facts.extend([Fact::Done, Fact::Done, Fact::Done, Fact::Done]);
         let (steps, result) = walk(BACKFILL, facts);
         assert_eq!(result, Ok(()));
         use Step::*;
-        assert_eq!(steps[4..6], [ReleaseSlot, LockSource]);
-        assert_eq!(steps[9..], [MarkChunk, WriteCreating, DropSlot, CreateSlot]);
+        assert_eq!(steps[4..5], [LockSource]);
+        assert_eq!(steps[8..], [MarkChunk, WriteCreating, ReleaseSlot, DropSlot, CreateSlot]);
     }
 
     #[test]
     fn without_a_backfill_a_slot_in_creation_is_adopted() {
-        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Creating), Fact::Done];
-        facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Creating), Fact::Done]);
+        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Creating)];
+        facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Creating), Fact::Done, Fact::Done]);
         let (steps, result) = walk(NO_BACKFILL, facts);
         assert_eq!(result, Ok(()));
         assert_eq!(steps.last(), Some(&Step::AdoptSlot));

@@ -30,6 +30,9 @@ use crate::{
 /// Longest wait for the open transactions of others on the position topic: Kafka aborts them after their timeout.
 const POSITION_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How often the end of our own walsender is looked for.
+const RELEASE_POLL: Duration = Duration::from_millis(20);
+
 /// How often a standby looks at the slot.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
 
@@ -78,11 +81,15 @@ impl Start<'_> {
         Ok(Fact::Done)
     }
 
+    /// Gives the slot back and waits until its walsender has noticed.
     pub(super) async fn release_slot(&mut self) -> Result<Fact> {
-        self.producers = None;
         if let Some(replication) = self.replication.take() {
             // The walsender ends either way.
             let _ = replication.stream.close().await;
+        }
+        let name = &self.context.source.slot;
+        while slots::slot(self.sql()?, name).await?.is_some_and(|slot| slot.active) {
+            tokio::time::sleep(RELEASE_POLL).await;
         }
         Ok(Fact::Done)
     }
@@ -110,15 +117,15 @@ impl Start<'_> {
 
     /// Rule 1: a late `init_transactions` may have fenced a newer instance; then it is for that one to go on.
     pub(super) async fn check_ownership(&mut self) -> Result<Fact> {
-        let owned = match (&self.replication, &self.lock) {
-            (Some(replication), _) => {
-                let slot = slots::slot(self.sql()?, &self.context.source.slot).await?;
-                slot.is_some_and(|slot| slot.active_pid == Some(replication.backend_pid))
-            }
+        let mut owned = self.replication.is_some() || self.lock.is_some();
+        if let Some(replication) = &self.replication {
+            let slot = slots::slot(self.sql()?, &self.context.source.slot).await?;
+            owned &= slot.is_some_and(|slot| slot.active_pid == Some(replication.backend_pid));
+        }
+        if let Some(lock) = &self.lock {
             // A session advisory lock lives as long as its session answers.
-            (None, Some(lock)) => lock.simple_query("SELECT 1").await.is_ok(),
-            (None, None) => false,
-        };
+            owned &= lock.simple_query("SELECT 1").await.is_ok();
+        }
         Ok(if owned { Fact::Done } else { Fact::TakenByAnother })
     }
 

@@ -1,0 +1,228 @@
+//! What must hold, whatever happens: G1 to G6 of the design, and rule 4.
+//!
+//! The first violation of a schedule ends it.
+
+use outboxd::{
+    Lsn,
+    relay::{
+        position::{Phase, Position},
+        state::Bounds,
+    },
+};
+
+use crate::{
+    kafka::{self, Kafka},
+    postgres::{Postgres, Row, RowNo},
+};
+
+#[derive(Debug)]
+pub(crate) struct Checks {
+    pub(crate) violation: Option<String>,
+    exactly_once: bool,
+    marks: bool,
+    backfill: bool,
+    pub(crate) bounds: Bounds,
+    /// How often each row became visible.
+    published: Vec<u8>,
+    last_of_key: [Option<RowNo>; 8],
+    /// The newest position whose commit is decided.
+    pub(crate) position: Option<Box<Position>>,
+    /// So many transactions at the front of the log are published and marked.
+    settled: usize,
+    /// Without a backfill, nothing is owed of what was committed before the slot.
+    owed_from: Lsn,
+    /// A person advanced the slot this far: marks before it may never be made.
+    pub(crate) forgiven_before: Lsn,
+    /// The position topic was deleted: nothing can be said of rule 4 until there is a position again.
+    pub(crate) position_deleted: bool,
+}
+
+impl Checks {
+    pub(crate) fn new(exactly_once: bool, marks: bool, backfill: bool, bounds: Bounds) -> Self {
+        Self {
+            violation: None,
+            exactly_once,
+            marks,
+            backfill,
+            bounds,
+            published: Vec::new(),
+            last_of_key: [None; 8],
+            position: None,
+            settled: 0,
+            owed_from: Lsn::ZERO,
+            forgiven_before: Lsn::ZERO,
+            position_deleted: false,
+        }
+    }
+
+    pub(crate) fn fail(&mut self, what: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(what());
+        }
+    }
+
+    /// A Kafka transaction is decided, or records without one have landed.
+    pub(crate) fn visible(&mut self, transaction: &kafka::Transaction, postgres: &Postgres) {
+        let phase = transaction.position.as_ref().map(|position| position.phase);
+        self.published.resize(postgres.rows.len(), 0);
+        for &number in &transaction.rows {
+            let row = &postgres.rows[number as usize];
+            let times = &mut self.published[number as usize];
+            *times = times.saturating_add(1);
+            let times = *times;
+            if times > 1 && self.exactly_once {
+                self.fail(|| format!("G1: {} was published twice", row.name));
+            }
+            if row.born_marked {
+                self.fail(|| format!("{} was published although its mark was set at its insert", row.name));
+            }
+            let last = &mut self.last_of_key[usize::from(row.key)];
+            let behind = times == 1 && last.is_some_and(|last| last > number);
+            *last = (*last).max(Some(number));
+            if behind && phase != Some(Phase::Backfill) {
+                self.fail(|| format!("G2: {} was published behind a later row of its key {}", row.name, row.key));
+            }
+        }
+        if self.exactly_once {
+            if transaction.position.is_none() {
+                self.fail(|| format!("rule 3: {} rows were committed without a position", transaction.rows.len()));
+            }
+            if phase == Some(Phase::Streaming) {
+                self.whole(&transaction.rows, postgres);
+            }
+        }
+        if let Some(position) = &transaction.position {
+            self.positioned(position);
+        }
+    }
+
+    /// G3: whole transactions, unless one is as large as a batch.
+    fn whole(&mut self, rows: &[RowNo], postgres: &Postgres) {
+        if rows.len() > self.bounds.batch_rows {
+            self.fail(|| format!("G6: {} rows in one Kafka transaction", rows.len()));
+        }
+        for part in rows.chunk_by(|a, b| postgres.rows[*a as usize].transaction == postgres.rows[*b as usize].transaction) {
+            let index = postgres.rows[part[0] as usize].transaction;
+            let all = postgres.transactions[index].rows.clone();
+            let to_publish = || all.clone().map(|row| &postgres.rows[row as usize]).filter(|row| !row.born_marked);
+            let (count, bytes) = (to_publish().count(), to_publish().map(|row| row.bytes).sum::<usize>());
+            let is_large = count >= self.bounds.batch_rows || bytes >= self.bounds.batch_bytes;
+            if part.len() != count && !is_large {
+                self.fail(|| format!("G3: {} of {count} rows of a transaction became visible alone", part.len()));
+            }
+        }
+    }
+
+    fn positioned(&mut self, position: &Position) {
+        if let Some(old) = &self.position
+            && self.exactly_once
+            && old.regresses_to(position)
+        {
+            let (from, to) = (&old.progress, &position.progress);
+            let text = format!("rule 2: the position went back from {from:?} to {to:?}");
+            self.fail(|| text);
+        }
+        self.position_deleted = false;
+        let behind = self.position.as_ref().is_some_and(|old| old.regresses_to(position));
+        if !behind {
+            self.position = Some(Box::new(position.clone()));
+        }
+    }
+
+    pub(crate) fn position_lost(&mut self) {
+        self.position = None;
+        self.position_deleted = true;
+    }
+
+    /// An UPDATE sets the mark of a row.
+    pub(crate) fn marking(&mut self, number: RowNo, row: &Row) {
+        if self.times_published(number) == 0 {
+            self.fail(|| format!("G5: {} is marked, and Kafka does not hold it", row.name));
+        }
+    }
+
+    /// The server takes in a confirmed LSN.
+    pub(crate) fn confirming(&mut self, lsn: Lsn, before: Lsn, postgres: &Postgres) {
+        if lsn < before {
+            self.fail(|| format!("rule 7: confirmed {lsn} after {before}"));
+        }
+        if lsn > postgres.log_end {
+            self.fail(|| format!("rule 7: confirmed {lsn}, and the log ends at {}", postgres.log_end));
+        }
+        if !self.position_deleted {
+            let position = self.position.as_ref().filter(|position| position.phase == Phase::Streaming);
+            let published = position.map(|position| position.progress.lsn);
+            if published.is_none_or(|published| lsn > published) {
+                self.fail(|| format!("rule 4: confirmed {lsn}, and the position in Kafka is {published:?}"));
+            }
+        }
+        while let Some(&index) = postgres.log.get(self.settled) {
+            let rows = postgres.transactions[index].rows.clone();
+            let open = rows.clone().find(|&number| self.is_open(number, postgres));
+            let Some(open) = open else {
+                self.settled += 1;
+                continue;
+            };
+            if postgres.transactions[index].final_lsn < lsn {
+                let (name, times) = (&postgres.rows[open as usize].name, self.times_published(open));
+                self.fail(|| format!("rule 7: confirmed {lsn}, and {name} before it is not marked; published {times} times"));
+            }
+            break;
+        }
+    }
+
+    /// Without a backfill, rows from before the slot are nobody's business.
+    pub(crate) fn slot_created(&mut self, consistent_point: Lsn) {
+        if !self.backfill {
+            self.owed_from = consistent_point;
+            self.settled = 0;
+        }
+    }
+
+    /// The server was replaced by a copy.
+    pub(crate) fn restored(&mut self) {
+        self.settled = 0;
+    }
+
+    fn times_published(&self, number: RowNo) -> u8 {
+        self.published.get(number as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether the row must yet be published or marked.
+    fn is_open(&self, number: RowNo, postgres: &Postgres) -> bool {
+        let row = &postgres.rows[number as usize];
+        let final_lsn = postgres.transactions[row.transaction].final_lsn;
+        if row.born_marked || row.gone || final_lsn < self.owed_from {
+            return false;
+        }
+        let mark_is_owed = self.marks && !row.marked && final_lsn >= self.forgiven_before;
+        self.times_published(number) == 0 || mark_is_owed
+    }
+
+    /// The first row that is not published, or not marked.
+    pub(crate) fn first_open(&self, postgres: &Postgres) -> Option<RowNo> {
+        let end = u32::try_from(postgres.rows.len()).unwrap_or(0);
+        (0..end).find(|&number| self.is_open(number, postgres))
+    }
+
+    /// The whole log as a consumer reads it, once everything is quiet.
+    pub(crate) fn order_of_the_log(&mut self, kafka: &Kafka, postgres: &Postgres) {
+        let mut last: [Option<RowNo>; 8] = [None; 8];
+        let mut seen = vec![false; postgres.rows.len()];
+        for &(number, index) in &kafka.log {
+            let transaction = &kafka.transactions[index];
+            let is_backfill = transaction.position.as_ref().is_some_and(|position| position.phase == Phase::Backfill);
+            let counts = matches!(transaction.state, kafka::State::Committed | kafka::State::Prepared);
+            if !counts || is_backfill || std::mem::replace(&mut seen[number as usize], true) {
+                continue;
+            }
+            let row = &postgres.rows[number as usize];
+            let before = &mut last[usize::from(row.key)];
+            if before.is_some_and(|before| before > number) {
+                self.fail(|| format!("G2: {} lies in the log behind a later row of its key", row.name));
+                return;
+            }
+            *before = Some(number);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One instance of the daemon: what the session around the machines does, on models instead of sockets.
+//!
+//! A step is the smallest thing after which the process may die. The files beside this one hold its parts: `starting.rs`
+//! carries out the steps of a start, `relaying.rs` feeds the state machine and does what it asks, `publishing.rs` is the
+//! producer.
+
+use std::collections::VecDeque;
+
+use outboxd::{
+    Class, Code, Error, Lsn,
+    relay::{
+        position::{Position, Progress},
+        startup::{Policy, Startup, Step},
+        state::{BatchId, Machine},
+    },
+};
+
+use crate::{
+    bugs::Bug,
+    coverage::Event,
+    kafka::PRODUCERS,
+    postgres::{MarkRequest, Marks, Message, RowNo},
+    publishing::Publishing,
+    schedule::{Env, trace},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Down,
+    Up,
+    Paused,
+    Halted(Code),
+}
+
+/// What a process keeps from one session to the next.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) number: usize,
+    pub(crate) life: Life,
+    pub(crate) session: Session,
+    pub(crate) epochs: [u32; PRODUCERS],
+    /// What an earlier session of this process saw proved, and by which start of the server.
+    pub(crate) proved: Option<(Progress, u64)>,
+    /// For [`Bug::KeepProducers`].
+    pub(crate) keeps_producers: bool,
+    pub(crate) was_paused: bool,
+}
+
+/// From one start to the next error.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Tells answers to this session from answers to an earlier one.
+    pub(crate) serial: u64,
+    pub(crate) startup: Startup,
+    /// How far the current step of the start has come.
+    pub(crate) progress: usize,
+    /// The start of the server that the SQL sessions belong to.
+    pub(crate) incarnation: u64,
+    pub(crate) connection: Option<u64>,
+    /// What arrived and is not read yet; it can be read although the connection broke.
+    pub(crate) stream: VecDeque<Message>,
+    pub(crate) lock: Option<u64>,
+    /// What was read, before it was reported.
+    pub(crate) read: Option<Box<Position>>,
+    /// The position that this session writes on from.
+    pub(crate) position: Option<Box<Position>>,
+    pub(crate) machine: Option<Machine>,
+    /// Rows of the building batch, with whether they are redelivered.
+    pub(crate) building: VecDeque<(RowNo, bool)>,
+    /// Rows that wait for their mark.
+    pub(crate) batches: Vec<(BatchId, Vec<RowNo>)>,
+    pub(crate) publishing: VecDeque<Publishing>,
+    pub(crate) published_batches: usize,
+    /// Unpublished rows of the slot's snapshot.
+    pub(crate) snapshot: VecDeque<RowNo>,
+    pub(crate) chunk: Vec<RowNo>,
+    pub(crate) draining: bool,
+}
+
+impl Session {
+    fn new(serial: u64, policy: Policy, incarnation: u64) -> Self {
+        Self {
+            serial,
+            startup: Startup::new(policy),
+            progress: 0,
+            incarnation,
+            connection: None,
+            stream: VecDeque::new(),
+            lock: None,
+            read: None,
+            position: None,
+            machine: None,
+            building: VecDeque::new(),
+            batches: Vec::new(),
+            publishing: VecDeque::new(),
+            published_batches: 0,
+            snapshot: VecDeque::new(),
+            chunk: Vec::new(),
+            draining: false,
+        }
+    }
+}
+
+impl Instance {
+    pub(crate) fn new(number: usize, env: &mut Env) -> Self {
+        Self {
+            number,
+            life: Life::Down,
+            session: Session::new(env.serial(), env.options.policy, env.postgres.incarnation),
+            epochs: [0; PRODUCERS],
+            proved: None,
+            keeps_producers: false,
+            was_paused: false,
+        }
+    }
+
+    /// Something of what it could do next.
+    pub(crate) fn step(&mut self, env: &mut Env) {
+        match self.life {
+            Life::Paused | Life::Halted(_) => {}
+            Life::Down => self.start(env),
+            Life::Up => {
+                let done = match self.session.machine {
+                    Some(_) => self.relay(env),
+                    None => self.start_on(env),
+                };
+                if let Err(error) = done {
+                    self.end_session(&error, env);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, env: &mut Env) {
+        self.life = Life::Up;
+        self.was_paused = false;
+        self.session = Session::new(env.serial(), env.options.policy, env.postgres.incarnation);
+        trace!(env, "{self}: starts, session {}", self.session.serial);
+        if env.bug == Some(Bug::PositionBeforeSlot) {
+            self.session.read = env.kafka.read_position(false).ok().flatten().map(|position| Box::new(position.clone()));
+        }
+    }
+
+    /// The session is over: a person must act, or the next one starts after a while.
+    pub(crate) fn end_session(&mut self, error: &Error, env: &mut Env) {
+        trace!(env, "{self}: {error}");
+        if error.code() == Code::KafkaFenced {
+            env.hit(Event::Fenced);
+            if self.was_paused {
+                env.hit(Event::Zombie);
+            }
+        }
+        self.hang_up(env);
+        self.life = Life::Down;
+        if error.class() == Class::Halt {
+            self.life = Life::Halted(error.code());
+            env.coverage.halt(error.code());
+            env.halted(error);
+        }
+    }
+
+    /// The process dies. What it sent is still under way.
+    pub(crate) fn kill(&mut self, env: &mut Env) {
+        trace!(env, "{self}: is killed");
+        env.hit(Event::Crash);
+        if self.life == Life::Up && self.session.machine.is_none() {
+            env.hit(if self.session.startup.step() == Step::Backfill { Event::CrashInBackfill } else { Event::CrashInSetup });
+        }
+        self.hang_up(env);
+        self.life = Life::Down;
+        self.proved = None;
+        self.epochs = [0; PRODUCERS];
+        self.keeps_producers = false;
+    }
+
+    /// Closes all connections; the server may take a while to see it.
+    pub(crate) fn hang_up(&mut self, env: &mut Env) {
+        self.session.serial = env.serial();
+        self.release_slot(env);
+        if let Some(lock) = env.postgres.lock.as_mut().filter(|lock| Some(lock.session) == self.session.lock) {
+            lock.client_gone = true;
+        }
+        if env.random.chance(50) {
+            env.postgres.reap();
+        }
+        self.session.lock = None;
+        self.session.machine = None;
+    }
+
+    pub(crate) fn release_slot(&mut self, env: &mut Env) {
+        if let Some(walsender) = self.session.connection.take().and_then(|connection| env.postgres.walsender(connection)) {
+            walsender.client_gone = true;
+        }
+        self.session.stream.clear();
+    }
+
+    /// SQL sessions end with the server.
+    pub(crate) fn sql(&self, env: &Env) -> Result<(), Error> {
+        if self.session.incarnation == env.postgres.incarnation {
+            return Ok(());
+        }
+        Err(Error::new(Code::PostgresUnreachable, "the session ended with the server"))
+    }
+
+    /// Whether the server still counts the replication connection as ours.
+    pub(crate) fn holds_slot(&self, env: &mut Env) -> bool {
+        self.session.connection.is_some_and(|connection| env.postgres.walsender(connection).is_some())
+    }
+
+    pub(crate) fn send_marks(&mut self, what: Marks, rows: Vec<RowNo>, env: &mut Env) -> Result<(), Error> {
+        self.sql(env)?;
+        trace!(env, "{self}: marks {what:?} {rows:?}");
+        let (owner, serial) = (self.number, self.session.serial);
+        env.postgres.marks.push(MarkRequest { owner, serial, what, rows, applied: false });
+        Ok(())
+    }
+
+    /// The answer to an UPDATE.
+    pub(crate) fn marks_done(&mut self, what: Marks, env: &mut Env) {
+        trace!(env, "{self}: {what:?} is marked");
+        match what {
+            Marks::Batch(batch) => {
+                self.session.batches.retain(|(id, _)| *id != batch);
+                if let Some(machine) = &mut self.session.machine
+                    && env.bug != Some(Bug::ConfirmBeforeMark)
+                {
+                    machine.marked(batch);
+                }
+            }
+            Marks::Chunk => self.session.chunk.clear(),
+        }
+    }
+
+    pub(crate) fn confirm(&mut self, lsn: Lsn, env: &mut Env) {
+        trace!(env, "{self}: confirms {lsn}");
+        let connection = self.session.connection;
+        if let Some(walsender) = connection.and_then(|connection| env.postgres.walsender(connection)) {
+            walsender.inbox = Some(lsn);
+        }
+    }
+}
+
+impl std::fmt::Display for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "instance {}", self.number)
+    }
+}

@@ -1,0 +1,231 @@
+//! A model of Kafka: transactional ids with epochs, transactions, one log of records and one of positions.
+//!
+//! What it keeps to:
+//! - `init_transactions` bumps the epoch, aborts an open transaction and completes one whose commit was accepted; whoever
+//!   comes with an older epoch is fenced;
+//! - a commit is accepted first (from then on it is decided), and becomes readable later. Reading the position up to the
+//!   high watermark waits for every open transaction on its topic;
+//! - EndTxn names a producer and an epoch, not a transaction. One that was held up ends whatever is open when it arrives
+//!   (KAFKA-17754), and a second one for a transaction that is committed succeeds;
+//! - records lie in the order in which they were sent, whenever their transactions were committed;
+//! - without transactions, what one producer sent arrives in order or not at all (idempotence), perhaps after its death.
+
+use outboxd::relay::position::{Phase, Position};
+
+use crate::{postgres::RowNo, random::Random};
+
+/// Transactional ids of the source; all are initialised at a start, whatever number is in use.
+pub(crate) const PRODUCERS: usize = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Open,
+    /// The commit is decided and not yet readable.
+    Prepared,
+    Committed,
+    Aborted,
+}
+
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    pub(crate) state: State,
+    pub(crate) rows: Vec<RowNo>,
+    pub(crate) position: Option<Box<Position>>,
+}
+
+/// An EndTxn on its way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
+    pub(crate) producer: usize,
+    pub(crate) epoch: u32,
+    pub(crate) owner: usize,
+    pub(crate) serial: u64,
+}
+
+/// Records on their way, without a transaction.
+#[derive(Debug)]
+pub(crate) struct Produce {
+    pub(crate) owner: usize,
+    pub(crate) serial: u64,
+    pub(crate) rows: Vec<RowNo>,
+    pub(crate) position: Option<Box<Position>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Fenced,
+    /// CONCURRENT_TRANSACTIONS: the markers of the transaction before are not written yet.
+    Busy,
+    /// INVALID_TXN_STATE: nothing is open that could be ended.
+    Invalid,
+}
+
+#[derive(Debug)]
+pub(crate) struct Kafka {
+    pub(crate) epochs: [u32; PRODUCERS],
+    open: [Option<usize>; PRODUCERS],
+    last_was_commit: [bool; PRODUCERS],
+    pub(crate) transactions: Vec<Transaction>,
+    /// Rows with the transaction each belongs to, in the order of their offsets.
+    pub(crate) log: Vec<(RowNo, usize)>,
+    /// Transactions with a position, in the order of the positions' offsets; older ones are compacted away.
+    positions: Vec<usize>,
+    pub(crate) ends: Vec<End>,
+    pub(crate) produces: Vec<Produce>,
+    /// Somebody else's open transaction on the position topic.
+    pub(crate) foreign_open: bool,
+}
+
+impl Kafka {
+    pub(crate) fn new() -> Self {
+        Self {
+            epochs: [0; PRODUCERS],
+            open: [None; PRODUCERS],
+            last_was_commit: [false; PRODUCERS],
+            transactions: Vec::new(),
+            log: Vec::new(),
+            positions: Vec::new(),
+            ends: Vec::new(),
+            produces: Vec::new(),
+            foreign_open: false,
+        }
+    }
+
+    // ---- producers -------------------------------------------------------------------------------------------
+
+    /// `init_transactions`; the new epoch.
+    pub(crate) fn init(&mut self, producer: usize) -> u32 {
+        self.close_open(producer);
+        self.epochs[producer] += 1;
+        self.epochs[producer]
+    }
+
+    /// The coordinator aborts what stayed open for too long, and fences its producer.
+    pub(crate) fn time_out(&mut self, producer: usize) -> bool {
+        let is_open = self.open[producer].is_some_and(|open| self.transactions[open].state == State::Open);
+        if is_open {
+            self.init(producer);
+        }
+        is_open
+    }
+
+    pub(crate) fn send_rows(&mut self, producer: usize, epoch: u32, rows: &[RowNo]) -> Result<(), Refusal> {
+        let open = self.open_transaction(producer, epoch)?;
+        self.transactions[open].rows.extend_from_slice(rows);
+        self.log.extend(rows.iter().map(|&row| (row, open)));
+        Ok(())
+    }
+
+    pub(crate) fn send_position(&mut self, producer: usize, epoch: u32, position: Box<Position>) -> Result<(), Refusal> {
+        let open = self.open_transaction(producer, epoch)?;
+        self.transactions[open].position = Some(position);
+        self.positions.push(open);
+        Ok(())
+    }
+
+    /// An EndTxn arrives. The transaction that it decides, if any.
+    pub(crate) fn end(&mut self, end: End) -> Result<Option<usize>, Refusal> {
+        if end.epoch != self.epochs[end.producer] {
+            return Err(Refusal::Fenced);
+        }
+        match self.open[end.producer] {
+            Some(open) if self.transactions[open].state == State::Open => {
+                self.transactions[open].state = State::Prepared;
+                self.last_was_commit[end.producer] = true;
+                Ok(Some(open))
+            }
+            Some(_) => Ok(None),
+            None if self.last_was_commit[end.producer] => Ok(None),
+            None => Err(Refusal::Invalid),
+        }
+    }
+
+    /// The markers of a decided transaction are written: it is readable.
+    pub(crate) fn complete(&mut self, producer: usize) -> bool {
+        let prepared = self.open[producer].is_some_and(|open| self.transactions[open].state == State::Prepared);
+        if prepared {
+            self.close_open(producer);
+        }
+        prepared
+    }
+
+    fn open_transaction(&mut self, producer: usize, epoch: u32) -> Result<usize, Refusal> {
+        if epoch != self.epochs[producer] {
+            return Err(Refusal::Fenced);
+        }
+        if let Some(open) = self.open[producer] {
+            return if self.transactions[open].state == State::Open { Ok(open) } else { Err(Refusal::Busy) };
+        }
+        let open = self.transactions.len();
+        self.transactions.push(Transaction { state: State::Open, rows: Vec::new(), position: None });
+        self.open[producer] = Some(open);
+        Ok(open)
+    }
+
+    fn close_open(&mut self, producer: usize) {
+        let Some(open) = self.open[producer].take() else { return };
+        let transaction = &mut self.transactions[open];
+        let commit = transaction.state == State::Prepared;
+        transaction.state = if commit { State::Committed } else { State::Aborted };
+        self.last_was_commit[producer] = commit;
+    }
+
+    // ---- without transactions --------------------------------------------------------------------------------
+
+    /// Takes in the next of what one producer has under way; the transaction that stands for it.
+    pub(crate) fn land(&mut self, random: &mut Random) -> Option<(Produce, usize)> {
+        let chosen = random.index(self.produces.len());
+        let serial = self.produces.get(chosen)?.serial;
+        let first = self.produces.iter().position(|produce| produce.serial == serial)?;
+        let mut produce = self.produces.remove(first);
+        let index = self.transactions.len();
+        self.log.extend(produce.rows.iter().map(|&row| (row, index)));
+        if produce.position.is_some() {
+            self.positions.push(index);
+        }
+        let (rows, position) = (produce.rows.clone(), produce.position.take());
+        self.transactions.push(Transaction { state: State::Committed, rows, position });
+        Some((produce, index))
+    }
+
+    /// Loses all that one producer has under way.
+    pub(crate) fn lose(&mut self, random: &mut Random) -> Option<(usize, u64)> {
+        let chosen = random.index(self.produces.len());
+        let (owner, serial) = self.produces.get(chosen).map(|produce| (produce.owner, produce.serial))?;
+        self.produces.retain(|produce| produce.serial != serial);
+        Some((owner, serial))
+    }
+
+    // ---- the position ----------------------------------------------------------------------------------------
+
+    /// Reads the position to the high watermark, `read_committed`. `Err`: an open transaction is in the way.
+    ///
+    /// Without transactions nobody is fenced, and a dead instance's position may arrive behind its successor's; then
+    /// the furthest counts. That loses nothing: each instance publishes without gaps from a position it read.
+    pub(crate) fn read_position(&mut self, furthest: bool) -> Result<Option<&Position>, ()> {
+        let is_pending = |&index: &usize| matches!(self.transactions[index].state, State::Open | State::Prepared);
+        if self.foreign_open || self.positions.iter().any(is_pending) {
+            return Err(());
+        }
+        let transactions = &self.transactions;
+        self.positions.retain(|&index| transactions[index].state == State::Committed);
+        if !furthest && self.positions.len() > 1 {
+            self.positions.drain(..self.positions.len() - 1);
+        }
+        let read = |&index: &usize| transactions[index].position.as_deref();
+        let ahead = |old: &Position, new: &Position| {
+            old.phase == Phase::Streaming && new.phase == Phase::Streaming && new.progress.is_behind(&old.progress)
+        };
+        Ok(self.positions.iter().filter_map(read).reduce(|old, new| if ahead(old, new) { old } else { new }))
+    }
+
+    /// The newest position whatever became of its transaction: what a `read_uncommitted` consumer sees.
+    pub(crate) fn read_uncommitted(&self) -> Option<&Position> {
+        self.positions.last().and_then(|&index| self.transactions[index].position.as_deref())
+    }
+
+    /// The position topic is deleted, and made again by whoever writes to it next.
+    pub(crate) fn delete_positions(&mut self) {
+        self.positions.clear();
+    }
+}

@@ -1,0 +1,356 @@
+//! A model of Postgres: the log, the outbox table with its marks, one logical slot with its walsender, one advisory lock.
+//!
+//! What it keeps to, from the sources and the documentation of Postgres:
+//! - transactions are sent whole and in commit order; one is sent if its commit record starts at or behind the
+//!   `confirmed_flush` with which the walsender started (rule 6);
+//! - `confirmed_flush` is written to disk at a checkpoint only, so a crash takes it back; marks are durable;
+//! - a keepalive carries the end of what was read from the log, which may lie before `confirmed_flush` at first;
+//! - a slot has one walsender. That of a client that is gone lingers, and may still take in what the client sent;
+//! - a restored server goes on from the copy's LSN and xid, so that both are given out a second time.
+
+use std::collections::VecDeque;
+
+use outboxd::Lsn;
+
+use crate::random::Random;
+
+/// Rows are numbered in commit order, those of one transaction in insert order, over all histories.
+pub(crate) type RowNo = u32;
+
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// The event id.
+    pub(crate) name: String,
+    pub(crate) key: u8,
+    pub(crate) bytes: usize,
+    /// Index into [`Postgres::transactions`].
+    pub(crate) transaction: usize,
+    /// Inserted with its mark set: to be passed over.
+    pub(crate) born_marked: bool,
+    pub(crate) marked: bool,
+    /// It was committed in a history that is no more.
+    pub(crate) gone: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    pub(crate) xid: u32,
+    pub(crate) time: i64,
+    pub(crate) final_lsn: Lsn,
+    pub(crate) end_lsn: Lsn,
+    pub(crate) rows: std::ops::Range<RowNo>,
+}
+
+/// What a walsender sends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Message {
+    Begin { final_lsn: Lsn, xid: u32, time: i64 },
+    Row(RowNo),
+    Commit { end_lsn: Lsn },
+    Keepalive { wal_end: Lsn, reply_requested: bool },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Walsender {
+    pub(crate) connection: u64,
+    pub(crate) owner: usize,
+    /// Index into the log of the next transaction.
+    next: usize,
+    sent: Lsn,
+    /// What the client confirmed and the server has not taken in yet.
+    pub(crate) inbox: Option<Lsn>,
+    pub(crate) confirmed_before: Lsn,
+    pub(crate) client_gone: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Slot {
+    pub(crate) confirmed: Lsn,
+    /// What a crash goes back to.
+    saved: Lsn,
+    pub(crate) consistent_point: Lsn,
+    pub(crate) walsender: Option<Walsender>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lock {
+    pub(crate) session: u64,
+    pub(crate) client_gone: bool,
+}
+
+/// An `UPDATE … SET published_at` on its way. It can take effect after its client died.
+#[derive(Debug)]
+pub(crate) struct MarkRequest {
+    pub(crate) owner: usize,
+    /// Serial of the client's session, to tell whom the answer is for.
+    pub(crate) serial: u64,
+    pub(crate) what: Marks,
+    pub(crate) rows: Vec<RowNo>,
+    pub(crate) applied: bool,
+}
+
+/// What the rows are to the client that marks them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marks {
+    Batch(outboxd::relay::state::BatchId),
+    Chunk,
+}
+
+#[derive(Debug)]
+struct Backup {
+    log: usize,
+    log_end: Lsn,
+    next_xid: u32,
+    marked: Vec<bool>,
+    slot: Option<Slot>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Take {
+    Taken { connection: u64, confirmed: Lsn },
+    InUse,
+    Absent,
+}
+
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) transactions: Vec<Transaction>,
+    /// Committed transactions of the present history, in commit order.
+    pub(crate) log: Vec<usize>,
+    pub(crate) log_end: Lsn,
+    next_xid: u32,
+    pub(crate) slot: Option<Slot>,
+    pub(crate) lock: Option<Lock>,
+    pub(crate) marks: Vec<MarkRequest>,
+    /// Counts the starts of the server: no connection outlives one.
+    pub(crate) incarnation: u64,
+    pub(crate) timeline: u32,
+    pub(crate) switches: Vec<(u32, Lsn)>,
+    pub(crate) publication: u64,
+    connections: u64,
+    backup: Option<Backup>,
+}
+
+impl Postgres {
+    pub(crate) fn new() -> Self {
+        Self {
+            rows: Vec::new(),
+            transactions: Vec::new(),
+            log: Vec::new(),
+            log_end: Lsn(1000),
+            next_xid: 700,
+            slot: None,
+            lock: None,
+            marks: Vec::new(),
+            incarnation: 1,
+            timeline: 1,
+            switches: Vec::new(),
+            publication: 0,
+            connections: 0,
+            backup: None,
+        }
+    }
+
+    // ---- writers ---------------------------------------------------------------------------------------------
+
+    /// Commits a transaction of so many rows. Its xid was given out earlier than that of its neighbours, perhaps.
+    pub(crate) fn commit(&mut self, random: &mut Random, rows: u32, keys: u64, time: i64) {
+        self.log_end.0 += 8 * random.below(4);
+        self.next_xid += u32::try_from(random.below(3)).unwrap_or(0) + 2;
+        let first = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+        let all_marked = random.chance(3);
+        for number in first..first + rows {
+            let born_marked = all_marked || random.chance(6);
+            self.rows.push(Row {
+                name: format!("e{number}"),
+                key: u8::try_from(random.below(keys)).unwrap_or(0),
+                bytes: usize::try_from(random.between(1, 30)).unwrap_or(1),
+                transaction: self.transactions.len(),
+                born_marked,
+                marked: born_marked,
+                gone: false,
+            });
+        }
+        let final_lsn = self.log_end;
+        self.log_end.0 += 8 * random.between(1, 4);
+        self.log.push(self.transactions.len());
+        self.transactions.push(Transaction {
+            xid: self.next_xid - u32::try_from(random.below(2)).unwrap_or(0),
+            time,
+            final_lsn,
+            end_lsn: self.log_end,
+            rows: first..first + rows,
+        });
+    }
+
+    /// Log that holds nothing of ours: other tables, other databases, a rolled back transaction.
+    pub(crate) fn other_activity(&mut self, random: &mut Random) {
+        self.log_end.0 += 8 * random.between(1, 8);
+        self.next_xid += 1;
+    }
+
+    // ---- the slot --------------------------------------------------------------------------------------------
+
+    /// `START_REPLICATION` from `from`, which the server raises to its own confirmed position.
+    pub(crate) fn take_slot(&mut self, owner: usize, from: Lsn) -> Take {
+        let Some(slot) = &mut self.slot else { return Take::Absent };
+        if slot.walsender.is_some() {
+            return Take::InUse;
+        }
+        self.connections += 1;
+        let start = slot.confirmed.max(from);
+        let (log, transactions) = (&self.log, &self.transactions);
+        slot.walsender = Some(Walsender {
+            connection: self.connections,
+            owner,
+            next: log.partition_point(|&index| transactions[index].final_lsn < start),
+            // Decoding reads from restart_lsn, which lies before.
+            sent: Lsn(start.0.saturating_sub(64)),
+            inbox: None,
+            confirmed_before: slot.confirmed,
+            client_gone: false,
+        });
+        Take::Taken { connection: self.connections, confirmed: slot.confirmed }
+    }
+
+    pub(crate) fn walsender(&mut self, connection: u64) -> Option<&mut Walsender> {
+        self.slot.as_mut()?.walsender.as_mut().filter(|walsender| walsender.connection == connection)
+    }
+
+    /// Sends the next transaction, or a keepalive.
+    pub(crate) fn send(&mut self, random: &mut Random, to: &mut VecDeque<Message>) {
+        let Some(walsender) = self.slot.as_mut().and_then(|slot| slot.walsender.as_mut()) else { return };
+        let next = self.log.get(walsender.next).map(|&index| &self.transactions[index]);
+        if let Some(next) = next
+            && random.chance(75)
+        {
+            walsender.next += 1;
+            walsender.sent = next.end_lsn;
+            // pgoutput leaves out a transaction without rows since Postgres 15.
+            if next.rows.is_empty() && random.chance(50) {
+                return;
+            }
+            to.push_back(Message::Begin { final_lsn: next.final_lsn, xid: next.xid, time: next.time });
+            to.extend(next.rows.clone().map(Message::Row));
+            to.push_back(Message::Commit { end_lsn: next.end_lsn });
+            return;
+        }
+        if random.chance(70) {
+            walsender.sent = walsender.sent.max(next.map_or(self.log_end, |next| next.final_lsn));
+        }
+        to.push_back(Message::Keepalive { wal_end: walsender.sent, reply_requested: random.chance(10) });
+    }
+
+    /// Makes the slot; what is committed and unmarked before its consistent point is its snapshot.
+    pub(crate) fn create_slot(&mut self) -> Option<(Lsn, Vec<RowNo>)> {
+        if self.slot.is_some() {
+            return None;
+        }
+        self.log_end.0 += 8; // the record of the running transactions
+        let point = self.log_end;
+        self.slot = Some(Slot { confirmed: point, saved: point, consistent_point: point, walsender: None });
+        let unmarked = |row: &&RowNo| !self.rows[**row as usize].marked && !self.rows[**row as usize].gone;
+        let all: Vec<RowNo> = (0..u32::try_from(self.rows.len()).unwrap_or(0)).collect();
+        Some((point, all.iter().filter(unmarked).copied().collect()))
+    }
+
+    /// Drops the slot, unless a walsender is on it.
+    pub(crate) fn drop_slot(&mut self) -> bool {
+        let in_use = self.slot.as_ref().is_some_and(|slot| slot.walsender.is_some());
+        if !in_use {
+            self.slot = None;
+        }
+        !in_use
+    }
+
+    /// `pg_replication_slot_advance` by a person.
+    pub(crate) fn advance_slot(&mut self) -> bool {
+        match &mut self.slot {
+            Some(slot) if slot.walsender.is_none() => {
+                slot.confirmed = self.log_end;
+                slot.saved = self.log_end;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    // ---- sessions --------------------------------------------------------------------------------------------
+
+    pub(crate) fn take_lock(&mut self) -> Option<u64> {
+        if self.lock.is_some() {
+            return None;
+        }
+        self.connections += 1;
+        self.lock = Some(Lock { session: self.connections, client_gone: false });
+        Some(self.connections)
+    }
+
+    pub(crate) fn holds_lock(&self, session: Option<u64>) -> bool {
+        session.is_some() && self.lock.as_ref().map(|lock| lock.session) == session
+    }
+
+    /// The server notices that clients are gone.
+    pub(crate) fn reap(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.walsender.take_if(|walsender| walsender.client_gone);
+        }
+        self.lock.take_if(|lock| lock.client_gone);
+    }
+
+    // ---- faults ----------------------------------------------------------------------------------------------
+
+    pub(crate) fn checkpoint(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.saved = slot.confirmed;
+        }
+    }
+
+    pub(crate) fn crash(&mut self) {
+        self.incarnation += 1;
+        self.lock = None;
+        self.marks.clear();
+        if let Some(slot) = &mut self.slot {
+            slot.walsender = None;
+            slot.confirmed = slot.saved;
+        }
+    }
+
+    /// Copies the disk.
+    pub(crate) fn back_up(&mut self) {
+        let mut slot = self.slot.clone();
+        if let Some(slot) = &mut slot {
+            slot.walsender = None;
+            slot.confirmed = slot.saved;
+        }
+        self.backup = Some(Backup {
+            log: self.log.len(),
+            log_end: self.log_end,
+            next_xid: self.next_xid,
+            marked: self.rows.iter().map(|row| row.marked).collect(),
+            slot,
+        });
+    }
+
+    /// Puts the copy in place of the server: on a new timeline it is a promoted standby, else a restored disk.
+    pub(crate) fn restore(&mut self, promoted: bool, with_slot: bool) -> bool {
+        let Some(backup) = self.backup.take() else { return false };
+        self.crash();
+        self.log.truncate(backup.log);
+        self.log_end = backup.log_end;
+        self.next_xid = backup.next_xid;
+        self.slot = if with_slot { backup.slot } else { None };
+        for (number, row) in self.rows.iter_mut().enumerate() {
+            match backup.marked.get(number) {
+                Some(&marked) if !row.gone => row.marked = marked,
+                _ => row.gone = true,
+            }
+        }
+        if promoted {
+            self.switches.push((self.timeline, self.log_end));
+            self.timeline += 1;
+        }
+        true
+    }
+}

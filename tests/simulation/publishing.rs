@@ -1,0 +1,218 @@
+//! The producer of an instance: batches in order, one Kafka transaction each, two producers taking turns (rule 26), or
+//! without transactions the records first and the position after their acknowledgement.
+
+use outboxd::{
+    Code, Error,
+    relay::{position::Position, state::BatchId},
+};
+
+use crate::{
+    bugs::Bug,
+    coverage::Event,
+    instance::Instance,
+    kafka::{End, Produce, Refusal},
+    postgres::RowNo,
+    schedule::{Env, trace},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Queued,
+    /// Some of its rows were sent.
+    Part(usize),
+    /// All of its rows were sent, and acknowledged.
+    RowsSent,
+    /// Without transactions: sent and not acknowledged.
+    Unacknowledged,
+    /// The position was sent and acknowledged.
+    PositionSent,
+    /// EndTxn is under way.
+    Ending,
+    Ended(Result<(), Refusal>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Publishing {
+    /// None for what the start writes.
+    pub(crate) batch: Option<BatchId>,
+    pub(crate) rows: Vec<RowNo>,
+    pub(crate) position: Box<Position>,
+    pub(crate) producer: usize,
+    pub(crate) transactional: bool,
+    pub(crate) stage: Stage,
+    /// The commit was sent a second time: it is not known what the first request will do (rule 22).
+    pub(crate) slow: bool,
+}
+
+impl Publishing {
+    fn is_sent(&self) -> bool {
+        matches!(self.stage, Stage::PositionSent | Stage::Ending | Stage::Ended(_))
+    }
+}
+
+impl Instance {
+    pub(crate) fn publish(&mut self, batch: Option<BatchId>, rows: Vec<RowNo>, position: Box<Position>, env: &mut Env) {
+        let producer = self.session.published_batches % env.options.producers;
+        self.session.published_batches += 1;
+        self.session.position = Some(position.clone());
+        // The set-up is fenced in either mode: `creating` and `backfill` must not be written by a zombie.
+        let transactional = env.options.exactly_once || batch.is_none();
+        let (stage, slow) = (Stage::Queued, false);
+        self.session.publishing.push_back(Publishing { batch, rows, position, producer, transactional, stage, slow });
+    }
+
+    /// One step of one of the batches under way. Whether the first of them became committed.
+    pub(crate) fn publish_on(&mut self, env: &mut Env) -> Result<Option<Publishing>, Error> {
+        let Some(first) = self.session.publishing.front() else { return Ok(None) };
+        // Rule 26: the next batch is sent once this one is acknowledged, by the other producer.
+        let second = self.session.publishing.get(1).is_some_and(|second| {
+            second.producer != first.producer && first.transactional && first.is_sent()
+        });
+        let which = usize::from(second && env.random.chance(50));
+        let publishing = &mut self.session.publishing[which];
+        let (producer, epoch) = (publishing.producer, self.epochs[publishing.producer]);
+        if publishing.transactional && !publishing.is_sent() && env.random.below(1000) < env.options.send_failures
+        {
+            env.hit(Event::CommitFailed);
+            return Err(Error::new(Code::KafkaTransactionFailed, "a record was not delivered"));
+        }
+        match publishing.stage {
+            Stage::Queued | Stage::Part(_) if publishing.transactional => {
+                if which == 1 {
+                    env.hit(Event::Pipelined);
+                }
+                let sent = if let Stage::Part(sent) = publishing.stage { sent } else { 0 };
+                let rest = publishing.rows.len() - sent;
+                let more = if env.random.chance(70) { rest } else { env.random.index(rest + 1) };
+                let result = env.kafka.send_rows(producer, epoch, &publishing.rows[sent..sent + more]);
+                if accepted(result)? {
+                    publishing.stage = if more == rest { Stage::RowsSent } else { Stage::Part(sent + more) };
+                }
+            }
+            Stage::RowsSent if publishing.transactional => {
+                if accepted(env.kafka.send_position(producer, epoch, publishing.position.clone()))? {
+                    publishing.stage = Stage::PositionSent;
+                }
+            }
+            Stage::PositionSent if which == 0 => {
+                publishing.stage = Stage::Ending;
+                trace!(env, "{self}: commits {:?}", self.session.publishing[0]);
+                self.send_end(env);
+            }
+            Stage::Ending => return self.wait_for_commit(env),
+            Stage::Ended(result) => return self.ended(result, env),
+            Stage::Unacknowledged if !env.kafka.produces.iter().any(|produce| produce.serial == self.session.serial) => {
+                return Err(Error::new(Code::KafkaTransactionFailed, "no acknowledgement came"));
+            }
+            Stage::Queued if which == 0 => {
+                let rows = publishing.rows.clone();
+                publishing.stage = Stage::Unacknowledged;
+                self.send_loose(rows, None, env);
+            }
+            Stage::RowsSent if which == 0 => {
+                let position = Some(publishing.position.clone());
+                publishing.stage = Stage::Unacknowledged;
+                publishing.slow = true; // the position's turn
+                self.send_loose(Vec::new(), position, env);
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn send_end(&mut self, env: &mut Env) {
+        let producer = self.session.publishing[0].producer;
+        let (epoch, owner, serial) = (self.epochs[producer], self.number, self.session.serial);
+        env.kafka.ends.push(End { producer, epoch, owner, serial });
+    }
+
+    fn send_loose(&mut self, rows: Vec<RowNo>, position: Option<Box<Position>>, env: &mut Env) {
+        let (owner, serial) = (self.number, self.session.serial);
+        env.kafka.produces.push(Produce { owner, serial, rows, position });
+    }
+
+    /// The broker acknowledged what was sent without a transaction.
+    pub(crate) fn acknowledged(&mut self) {
+        if let Some(first) = self.session.publishing.front_mut()
+            && first.stage == Stage::Unacknowledged
+        {
+            first.stage = if first.slow { Stage::Ended(Ok(())) } else { Stage::RowsSent };
+        }
+    }
+
+    /// The answer to an EndTxn.
+    pub(crate) fn end_answered(&mut self, result: Result<(), Refusal>) {
+        if let Some(first) = self.session.publishing.front_mut()
+            && first.stage == Stage::Ending
+        {
+            first.stage = Stage::Ended(result);
+        }
+    }
+
+    /// The commit's answer is late: wait on, send it again, or give up.
+    fn wait_for_commit(&mut self, env: &mut Env) -> Result<Option<Publishing>, Error> {
+        let chance = env.random.below(1000);
+        if chance < env.options.commit_retries {
+            env.hit(Event::CommitSlow);
+            trace!(env, "{self}: sends the commit again");
+            self.session.publishing[0].slow = true;
+            self.send_end(env);
+        } else if chance < env.options.commit_retries + env.options.commit_timeouts || !self.awaits_end(env) {
+            return self.failed(Error::new(Code::KafkaCommitUnknown, "no answer to the commit"), env);
+        }
+        Ok(None)
+    }
+
+    fn awaits_end(&self, env: &Env) -> bool {
+        env.kafka.ends.iter().any(|end| end.serial == self.session.serial)
+    }
+
+    fn ended(&mut self, result: Result<(), Refusal>, env: &mut Env) -> Result<Option<Publishing>, Error> {
+        match result {
+            Ok(()) => {}
+            Err(Refusal::Fenced) => return Err(Error::new(Code::KafkaFenced, "the producer is fenced")),
+            Err(_) => {
+                env.hit(Event::CommitFailed);
+                return self.failed(Error::new(Code::KafkaTransactionFailed, "the commit was refused"), env);
+            }
+        }
+        // Rule 22: a commit that was slow may have left a request under way, and it must find another epoch.
+        let keeps = env.bug == Some(Bug::KeepProducers);
+        if self.session.publishing[0].slow && self.session.publishing[0].transactional && !keeps {
+            return Err(Error::new(Code::KafkaTransactionFailed, "the commit was slow"));
+        }
+        Ok(self.session.publishing.pop_front())
+    }
+
+    /// Rules 22 to 24: nothing in memory can be trusted; the position will tell.
+    pub(crate) fn failed(&mut self, error: Error, env: &mut Env) -> Result<Option<Publishing>, Error> {
+        if error.code() == Code::KafkaCommitUnknown {
+            env.hit(Event::CommitUnknown);
+        }
+        match env.bug {
+            Some(Bug::RepublishFromMemory) => {
+                for producer in 0..self.epochs.len() {
+                    self.epochs[producer] = env.kafka.init(producer);
+                }
+                for publishing in &mut self.session.publishing {
+                    publishing.stage = Stage::Queued;
+                }
+                Ok(None)
+            }
+            Some(Bug::KeepProducers) => {
+                self.keeps_producers = true;
+                Err(error)
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+fn accepted(result: Result<(), Refusal>) -> Result<bool, Error> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Refusal::Busy) => Ok(false),
+        Err(Refusal::Fenced) => Err(Error::new(Code::KafkaFenced, "the producer is fenced")),
+        Err(Refusal::Invalid) => Err(Error::new(Code::KafkaTransactionFailed, "the transaction is not open")),
+    }
+}

@@ -1,0 +1,211 @@
+//! Feeds the state machine from the stream, and does what it asks for.
+
+use outboxd::{
+    Code, Error, Lsn,
+    relay::state::{Action, RowIs},
+};
+
+use crate::{
+    bugs::Bug,
+    coverage::Event,
+    instance::{Instance, Life},
+    postgres::{Marks, Message, RowNo},
+    schedule::{Env, trace},
+};
+
+impl Instance {
+    /// One of the things that a session does beside each other.
+    pub(crate) fn relay(&mut self, env: &mut Env) -> Result<(), Error> {
+        match env.random.below(10) {
+            0..4 => self.read(env)?,
+            4..6 => {
+                while self.act(env)? && env.random.chance(80) {}
+            }
+            _ => {
+                if let Some(published) = self.publish_on(env)?
+                    && let (Some(batch), Some(machine)) = (published.batch, &mut self.session.machine)
+                {
+                    if env.options.marks && !published.rows.is_empty() {
+                        self.session.batches.push((batch, published.rows));
+                    }
+                    machine.committed(batch);
+                }
+            }
+        }
+        self.stop_if_drained(env);
+        Ok(())
+    }
+
+    fn read(&mut self, env: &mut Env) -> Result<(), Error> {
+        for _ in 0..=env.random.below(8) {
+            let Some(machine) = &mut self.session.machine else { return Ok(()) };
+            if !machine.wants_input() {
+                return Ok(());
+            }
+            let Some(message) = self.session.stream.pop_front() else {
+                machine.input_drained();
+                if self.holds_slot(env) {
+                    return Ok(());
+                }
+                return Err(Error::new(Code::PostgresUnreachable, "the replication connection ended"));
+            };
+            self.take_in(message, env)?;
+            // A session acts after every message; here it may be late, as actions are only queued.
+            if env.random.chance(60) {
+                while self.act(env)? {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, message: Message, env: &mut Env) -> Result<(), Error> {
+        trace!(env, "{self}: reads {message:?}");
+        let now = env.now;
+        let Some(machine) = &mut self.session.machine else { return Ok(()) };
+        match message {
+            Message::Begin { final_lsn, xid, time } => machine.begin(final_lsn, xid, time),
+            Message::Commit { end_lsn } => machine.commit(end_lsn, now)?,
+            Message::Keepalive { wal_end, reply_requested } => {
+                if reply_requested {
+                    env.hit(Event::UrgentReply);
+                }
+                machine.keepalive(wal_end, reply_requested)?;
+                let is_idle = self.session.batches.is_empty() && self.session.building.is_empty();
+                if env.bug == Some(Bug::ConfirmIdleWithoutPosition) && is_idle && self.session.publishing.is_empty() {
+                    self.confirm(wal_end, env);
+                }
+            }
+            Message::Row(number) => {
+                let row = &env.postgres.rows[number as usize];
+                match machine.row(|| Some(&row.name))? {
+                    RowIs::Dropped => env.hit(Event::Dropped),
+                    _ if row.born_marked => {
+                        machine.passed_over();
+                        env.hit(Event::PassedOver);
+                    }
+                    RowIs::New => {
+                        machine.published_row(row.bytes, &row.name)?;
+                        self.session.building.push_back((number, false));
+                    }
+                    RowIs::Redelivered => {
+                        machine.redelivered_row()?;
+                        self.session.building.push_back((number, true));
+                        env.hit(Event::Redelivered);
+                    }
+                }
+                self.check_bounds(env);
+            }
+        }
+        Ok(())
+    }
+
+    /// G6: rows and bytes in memory.
+    fn check_bounds(&self, env: &mut Env) {
+        let Some(machine) = &self.session.machine else { return };
+        let publishing: usize = self.session.publishing.iter().map(|publishing| publishing.rows.len()).sum();
+        let marking: usize = self.session.batches.iter().map(|(_, rows)| rows.len()).sum();
+        let (rows, bytes) = (self.session.building.len() + publishing + marking, machine.in_flight_bytes());
+        let bounds = env.checks.bounds.clone();
+        if rows > bounds.unmarked_rows || bytes > bounds.in_flight_bytes + 30 {
+            env.checks.fail(|| format!("G6: {rows} rows and {bytes} bytes in memory, and the bounds are {bounds:?}"));
+        }
+    }
+
+    /// Carries out one action. Whether there was one.
+    fn act(&mut self, env: &mut Env) -> Result<bool, Error> {
+        let now = env.now;
+        let Some(machine) = &mut self.session.machine else { return Ok(false) };
+        let Some(action) = machine.next_action(now) else { return Ok(false) };
+        trace!(env, "{self}: {action:?}");
+        match action {
+            Action::Publish { batch, rows, progress } => {
+                let rows = self.take_rows(rows, false, env);
+                env.hit_times(Event::RowsPublished, rows.len());
+                if progress.split.is_some() {
+                    env.hit(Event::Split);
+                }
+                if rows.is_empty() {
+                    env.hit(Event::IdleAdvance);
+                }
+                if let Some(position) = &self.session.position {
+                    let mut position = position.clone();
+                    position.progress = progress;
+                    position.chunk.clear();
+                    if env.bug == Some(Bug::MarkBeforeCommit) && env.options.marks {
+                        self.send_marks(Marks::Batch(batch), rows.clone(), env)?;
+                    }
+                    self.publish(Some(batch), rows, position, env);
+                }
+            }
+            Action::Hold { batch, rows } => {
+                let rows = self.take_rows(rows, true, env);
+                env.hit_times(Event::Held, rows.len());
+                // Without marks nothing follows a Hold.
+                if env.options.marks {
+                    self.session.batches.push((batch, rows));
+                }
+            }
+            Action::Mark { batch } => {
+                let rows = self.session.batches.iter().find(|(id, _)| *id == batch).map(|(_, rows)| rows.clone());
+                let Some(rows) = rows else {
+                    return Err(Error::new(Code::Internal, "a batch to mark that was neither published nor held"));
+                };
+                self.send_marks(Marks::Batch(batch), rows, env)?;
+                if env.bug == Some(Bug::ConfirmBeforeMark)
+                    && let Some(machine) = &mut self.session.machine
+                {
+                    machine.marked(batch);
+                }
+            }
+            Action::Confirm(lsn) => self.confirm(lsn, env),
+            Action::Reconnect => {
+                env.hit(Event::Reconnect);
+                // Marks under way are waited for, or not.
+                if let Some(machine) = &self.session.machine {
+                    self.proved = Some((machine.position().clone(), self.session.incarnation));
+                }
+                return Err(Error::new(Code::PostgresUnreachable, "reconnects to take the dropped rows again"));
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first rows of the building batch: all of one kind.
+    fn take_rows(&mut self, count: usize, redelivered: bool, env: &mut Env) -> Vec<RowNo> {
+        let count_there = self.session.building.len();
+        if count > count_there {
+            env.checks.fail(|| format!("{count} rows are asked for, and {count_there} were read"));
+        }
+        let rows: Vec<(RowNo, bool)> = self.session.building.drain(..count.min(count_there)).collect();
+        if rows.iter().any(|(_, kind)| *kind != redelivered) {
+            env.checks.fail(|| format!("redelivered and new rows in one batch: {rows:?}"));
+        }
+        rows.into_iter().map(|(row, _)| row).collect()
+    }
+
+    pub(crate) fn drain(&mut self, env: &mut Env) {
+        if self.life != Life::Up || self.session.machine.is_none() {
+            return;
+        }
+        trace!(env, "{self}: is told to stop");
+        self.session.draining = true;
+        if let Some(machine) = &mut self.session.machine {
+            machine.drain();
+        }
+    }
+
+    fn stop_if_drained(&mut self, env: &mut Env) {
+        let Some(machine) = &self.session.machine else { return };
+        if self.session.draining && machine.is_drained() {
+            env.hit(Event::Drained);
+            let confirmed: Lsn = machine.confirmed();
+            trace!(env, "{self}: stops, confirmed {confirmed}");
+            if !self.session.publishing.is_empty() {
+                env.checks.fail(|| "drained with batches under way".to_owned());
+            }
+            self.hang_up(env);
+            self.life = Life::Down;
+            self.proved = None;
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The steps of a start, carried out.
+
+use std::collections::VecDeque;
+
+use outboxd::{
+    Code, Error, Lsn,
+    relay::{
+        compare::{Server, compare},
+        position::{History, Phase, Position, Progress, RowId},
+        startup::{Fact, Step},
+        state::Machine,
+    },
+};
+
+use crate::{
+    bugs::Bug,
+    coverage::Event,
+    instance::{Instance, Life},
+    kafka::PRODUCERS,
+    postgres::{Marks, RowNo, Take},
+    schedule::{Env, trace},
+};
+
+impl Instance {
+    /// Goes a little further with the current step of the start.
+    pub(crate) fn start_on(&mut self, env: &mut Env) -> Result<(), Error> {
+        let step = self.session.startup.step();
+        if let Some(fact) = self.carry_out(step, env)? {
+            trace!(env, "{self}: {step:?}: {fact:?}");
+            self.session.progress = 0;
+            self.session.startup.report(fact)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, step: Step, env: &mut Env) -> Result<Option<Fact>, Error> {
+        Ok(match step {
+            Step::TakeSlot => Some(self.take_slot(env)),
+            Step::ReleaseSlot => self.give_back_slot(env)?,
+            Step::LockSource => {
+                self.sql(env)?;
+                self.session.lock = env.postgres.take_lock();
+                Some(if self.session.lock.is_some() { Fact::Done } else { Fact::TakenByAnother })
+            }
+            Step::InitProducers => self.init_producer(env),
+            Step::CheckOwnership => {
+                self.sql(env)?;
+                let ours = self.is_ours(env);
+                if !ours {
+                    env.hit(Event::NotOurs);
+                }
+                Some(if ours { Fact::Done } else { Fact::TakenByAnother })
+            }
+            Step::ReadPosition => self.read_position(env)?,
+            Step::MarkChunk => self.mark_chunk(env)?,
+            Step::WriteCreating => self.write(Phase::Creating, env)?,
+            Step::DropSlot => self.drop_slot(env)?,
+            Step::CreateSlot => self.create_slot(env)?,
+            Step::AdoptSlot => {
+                env.hit(Event::Adopted);
+                match self.take_slot(env) {
+                    Fact::Done => {
+                        let begins = env.postgres.slot.as_ref().map_or(Lsn::ZERO, |slot| slot.confirmed);
+                        Some(Fact::Slot { begins })
+                    }
+                    Fact::SlotAbsent => return Err(Error::new(Code::SetupMissing, "the slot is gone")),
+                    fact => Some(fact),
+                }
+            }
+            Step::WriteBackfill => self.write(Phase::Backfill, env)?,
+            Step::Backfill => self.backfill(env)?,
+            Step::WriteStreaming => self.write(Phase::Streaming, env)?,
+            Step::Stream => {
+                self.stream(env)?;
+                None
+            }
+            Step::StandBy => {
+                env.hit(Event::Standby);
+                self.hang_up(env);
+                self.life = Life::Down;
+                None
+            }
+        })
+    }
+
+    /// Whether the server counts the slot (or, in a set-up, the lock) as ours.
+    fn is_ours(&self, env: &mut Env) -> bool {
+        if self.session.startup.is_setting_up() {
+            env.postgres.holds_lock(self.session.lock)
+        } else {
+            self.holds_slot(env)
+        }
+    }
+
+    fn take_slot(&mut self, env: &mut Env) -> Fact {
+        let mut from = Lsn::ZERO;
+        if env.bug == Some(Bug::StreamFromPosition)
+            && let Ok(Some(position)) = env.kafka.read_position(false)
+        {
+            from = position.progress.lsn;
+        }
+        match env.postgres.take_slot(self.number, from) {
+            Take::Taken { connection, .. } => {
+                self.session.connection = Some(connection);
+                Fact::Done
+            }
+            Take::InUse => Fact::TakenByAnother,
+            Take::Absent => Fact::SlotAbsent,
+        }
+    }
+
+    /// Closes the connection and waits for the server to see it.
+    fn give_back_slot(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
+        if self.session.progress == 0 {
+            self.session.progress = 1;
+            self.release_slot(env);
+        }
+        self.sql(env)?;
+        let is_free = env.postgres.slot.as_ref().is_none_or(|slot| slot.walsender.is_none());
+        if !is_free && env.random.chance(5) {
+            return Err(Error::new(Code::SlotInUse, "the slot did not become free in time"));
+        }
+        Ok(is_free.then_some(Fact::Done))
+    }
+
+    fn init_producer(&mut self, env: &mut Env) -> Option<Fact> {
+        let producer = self.session.progress;
+        if env.bug == Some(Bug::NoFencing) {
+            self.epochs[producer] = env.kafka.epochs[producer];
+        } else if !self.keeps_producers {
+            self.epochs[producer] = env.kafka.init(producer);
+        }
+        self.session.progress += 1;
+        if self.session.progress < PRODUCERS {
+            return None;
+        }
+        self.keeps_producers = false;
+        Some(Fact::Done)
+    }
+
+    /// First the position, then whether the slot exists: two questions to two servers, and anything in between.
+    fn read_position(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
+        if self.session.progress == 0 {
+            let read = match env.bug {
+                Some(Bug::ReadUncommittedPosition) => Ok(env.kafka.read_uncommitted()),
+                _ => env.kafka.read_position(!env.options.exactly_once),
+            };
+            let Ok(position) = read else {
+                env.hit(Event::ReadBlocked);
+                if env.random.chance(5) {
+                    return Err(Error::new(Code::KafkaUnreachable, "an open transaction is in the way"));
+                }
+                return Ok(None);
+            };
+            if env.bug != Some(Bug::PositionBeforeSlot) {
+                self.session.read = position.map(|position| Box::new(position.clone()));
+            }
+            self.session.position = self.session.read.clone();
+            self.session.progress = 1;
+            return Ok(None);
+        }
+        self.sql(env)?;
+        let position = self.session.read.take();
+        Ok(Some(Fact::Position { position, slot_exists: env.postgres.slot.is_some() }))
+    }
+
+    fn mark_chunk(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
+        if self.session.progress == 0 {
+            env.hit(Event::BackfillAgain);
+            self.session.progress = 1;
+            let chunk = self.session.startup.position().map(|position| position.chunk.as_slice()).unwrap_or_default();
+            self.session.chunk = chunk.iter().filter_map(|row| row.id.parse().ok()).collect();
+            if env.bug == Some(Bug::SkipMarkChunk) {
+                self.session.chunk.clear();
+            }
+            if !self.session.chunk.is_empty() {
+                self.send_marks(Marks::Chunk, self.session.chunk.clone(), env)?;
+            }
+        }
+        Ok(self.session.chunk.is_empty().then_some(Fact::Done))
+    }
+
+    /// Writes a position of the set-up, in its own transaction.
+    fn write(&mut self, phase: Phase, env: &mut Env) -> Result<Option<Fact>, Error> {
+        if self.session.progress == 0 {
+            self.session.progress = 1;
+            let position = self.new_position(phase, &[], env);
+            self.publish(None, Vec::new(), position, env);
+            return Ok(None);
+        }
+        Ok(self.publish_on(env)?.map(|_| Fact::Done))
+    }
+
+    fn new_position(&self, phase: Phase, chunk: &[RowNo], env: &Env) -> Box<Position> {
+        let lsn = self.session.startup.begins();
+        let progress = Progress { lsn, commit: None, split: None };
+        let history = History {
+            system_id: "1".to_owned(),
+            timeline: env.postgres.timeline,
+            slot: "s".to_owned(),
+            consistent_point: lsn,
+        };
+        let mut position = Position::new(phase, progress, history, env.postgres.publication.into());
+        position.chunk = chunk.iter().map(|row| RowId { table: 0, id: row.to_string() }).collect();
+        Box::new(position)
+    }
+
+    /// In the session that holds the lock: where the lock is lost, so is the right to drop.
+    fn drop_slot(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
+        self.sql(env)?;
+        if !env.postgres.holds_lock(self.session.lock) {
+            return Err(Error::new(Code::PostgresUnreachable, "the session that held the lock is gone"));
+        }
+        if !env.postgres.drop_slot() {
+            return Err(Error::new(Code::SlotInUse, "a walsender is still on the slot"));
+        }
+        env.hit(Event::SlotDropped);
+        Ok(Some(Fact::Done))
+    }
+
+    fn create_slot(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
+        if self.session.progress == 0 {
+            self.sql(env)?;
+            let Some((consistent_point, snapshot)) = env.postgres.create_slot() else {
+                return Err(Error::new(Code::SlotInUse, "another instance made the slot"));
+            };
+            env.checks.slot_created(consistent_point);
+            self.session.snapshot = VecDeque::from(snapshot);
+            self.session.progress = 1;
+            return Ok(None);
+        }
+        self.sql(env)?;
+        match self.take_slot(env) {
+            Fact::Done => {
+                let begins = env.postgres.slot.as_ref().map_or(Lsn::ZERO, |slot| slot.consistent_point);
+                Ok(Some(Fact::Slot { begins }))
+            }
+            _ => Err(Error::new(Code::SlotInUse, "another instance took the slot")),
+        }
+    }
+
+    /// Chunk by chunk: published, marked, and only then the next.
+    fn backfill(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
+        if !self.session.publishing.is_empty() {
+            if let Some(published) = self.publish_on(env)? {
+                env.hit(Event::Chunk);
+                self.session.chunk = published.rows;
+                self.send_marks(Marks::Chunk, self.session.chunk.clone(), env)?;
+            }
+            return Ok(None);
+        }
+        if !self.session.chunk.is_empty() && env.bug != Some(Bug::ChunkBeforeMarks) {
+            return Ok(None);
+        }
+        if self.session.snapshot.is_empty() {
+            return Ok(Some(Fact::Done));
+        }
+        self.sql(env)?; // the session that imported the snapshot
+        let size = (1 + env.random.index(4)).min(self.session.snapshot.len());
+        let chunk: Vec<RowNo> = self.session.snapshot.drain(..size).collect();
+        let position = self.new_position(Phase::Backfill, &chunk, env);
+        self.publish(None, chunk, position, env);
+        Ok(None)
+    }
+
+    fn stream(&mut self, env: &mut Env) -> Result<(), Error> {
+        self.sql(env)?;
+        let Some(mut position) = self.session.position.clone() else {
+            return Err(Error::new(Code::Internal, "there is no position to stream from"));
+        };
+        let Some(slot) = &env.postgres.slot else {
+            return Err(Error::new(Code::PostgresUnreachable, "the slot is gone with the connection"));
+        };
+        let server = Server {
+            system_id: "1".to_owned(),
+            timeline: env.postgres.timeline,
+            flushed: env.postgres.log_end,
+            switches: env.postgres.switches.clone(),
+            confirmed_flush: slot.confirmed,
+            publication: env.postgres.publication.into(),
+        };
+        compare(&position, &server)?;
+        let mut machine =
+            Machine::new(env.options.bounds.clone(), env.options.marks, position.progress.clone(), slot.confirmed);
+        let is_proved = self.proved.as_ref() == Some(&(position.progress.clone(), env.postgres.incarnation));
+        if is_proved || env.bug == Some(Bug::TrustRestoredServer) {
+            machine = machine.trust_history();
+        }
+        trace!(env, "{self}: streams from {:?}, confirmed {}", position.progress, slot.confirmed);
+        position.history.timeline = env.postgres.timeline;
+        position.phase = Phase::Streaming;
+        self.session.position = Some(position);
+        self.session.machine = Some(machine);
+        Ok(())
+    }
+}
