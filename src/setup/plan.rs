@@ -163,7 +163,8 @@ impl Plan {
                 Mark::None => ("", true),
             };
             let usage = ("grant-usage", has.is_some_and(|has| has.usage));
-            let select = ("grant-select", has.is_some_and(|has| has.select));
+            // Streaming takes no right on the table; backfill, marks and metrics read it.
+            let select = ("grant-select", source.mark == Mark::None || has.is_some_and(|has| has.select));
             let missing = [usage, select, mark].into_iter().filter(|(_, granted)| !granted);
             let sql = missing.map(|(name, _)| filled(name, &words)).collect::<Result<Vec<_>>>()?;
             let what = format!("rights of role {} on table {}", facts.role.name, table.display_name());

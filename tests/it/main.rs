@@ -6,4 +6,5 @@ mod faults;
 mod kafka;
 mod relay;
 mod scene;
+mod setup;
 mod sources;
