@@ -72,6 +72,8 @@ codes! {
     PostgresQueryFailed = "postgres-query-failed", Retry, "the message carries the server's SQLSTATE and text; outboxd keeps trying";
     /// The role lacks a right.
     PostgresDenied = "postgres-denied", Retry, "run `outboxd setup --admin-url …`, or grant what the message names: LOGIN REPLICATION, SELECT on the table, UPDATE on the mark column";
+    /// The server is of a major version that outboxd does not know how to work with.
+    PostgresTooOld = "postgres-too-old", Halt, "outboxd needs Postgres 15 or later: upgrade the server";
     /// The server does not write what logical decoding needs.
     WalLevel = "wal-level", Halt, "set wal_level = logical in postgresql.conf and restart the server, then start outboxd again";
     /// A configured table does not exist (yet).

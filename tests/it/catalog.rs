@@ -1,5 +1,7 @@
 //! The catalog's questions against real servers, and what the backfill reads.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use outboxd::{
     Code, Lsn,
     config::{Mark, Source},
@@ -10,11 +12,11 @@ use outboxd::{
             backfill::{BackfillCursor, BackfillQuery, BackfillRow, Order},
             marks::MarkStatement,
             monitor::Monitor,
-            publications::{self, create_publication_sql},
-            server, slots,
+            publications, server, slots,
             tables::{self, IdUniqueness},
         },
     },
+    setup::migrations,
 };
 use testbed::{Postgres, Version, unique};
 use tokio_postgres::Client;
@@ -55,7 +57,8 @@ async fn every_major_answers_the_same_questions() {
         assert_eq!(publications::publication(&client, &source.publication).await.unwrap(), None);
         let missing = publications::fingerprint(&client, &source.publication, &[table.clone()]).await.unwrap_err();
         assert_eq!(missing.code(), Code::PublicationMissing);
-        client.batch_execute(&create_publication_sql(&source.publication, &[table.sql_name()])).await.unwrap();
+        let words = [("publication", source.publication.as_str()), ("tables", &table.sql_name())];
+        client.batch_execute(&migrations::statement("create-publication", &words).unwrap()).await.unwrap();
         let publication = publications::publication(&client, &source.publication).await.unwrap().unwrap();
         assert_eq!((publication.operations().as_str(), publication.via_root), ("insert", true));
         assert_eq!(publication.tables[0].table_oid, table.oid);

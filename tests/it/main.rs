@@ -8,4 +8,5 @@ mod faults;
 mod kafka;
 mod relay;
 mod scene;
+mod setup;
 mod sources;

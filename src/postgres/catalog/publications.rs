@@ -1,8 +1,8 @@
-//! Publications: what the server would send us, read from the catalog, and the statements that make one.
+//! Publications: what the server would send us, read from the catalog.
 
 use tokio_postgres::{Client, Row};
 
-use super::{Fingerprint, TableInfo, failed, names::quote_ident};
+use super::{Fingerprint, TableInfo, failed};
 use crate::{Code, Error, Result};
 
 /// A publication as the catalog has it.
@@ -162,21 +162,4 @@ fn table_from_row(row: &Row) -> PublishedTable {
         row_filter: row.get(4),
         columns: row.get::<_, bool>(6).then(|| row.get(5)),
     }
-}
-
-/// The statement that makes a publication of these tables (given quoted). Rule 11: only INSERT. A partitioned table
-/// is published under its own name, whatever partition a row went to.
-#[must_use]
-pub fn create_publication_sql(name: &str, tables: &[String]) -> String {
-    format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
-        quote_ident(name),
-        tables.join(", ")
-    )
-}
-
-/// The statement that adds tables (given quoted) to a publication. Rule 16: only while the source is drained.
-#[must_use]
-pub fn add_tables_sql(name: &str, tables: &[String]) -> String {
-    format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), tables.join(", "))
 }

@@ -1,0 +1,137 @@
+//! Carrying out a plan, or printing it.
+
+use std::io::{self, Write};
+
+use tokio_postgres::Client;
+
+use super::plan::{Plan, SlotStep, SqlStep, Step};
+use crate::{
+    Code, Error, Result,
+    config::{Kafka, Source},
+    kafka::{position_topic, topics},
+    postgres::{sql_error, sqlstate},
+};
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// One line each, in order.
+    pub reports: Vec<Report>,
+    /// The slot is to be made by whoever called: everything before it is there.
+    pub slot: Option<SlotStep>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// What became of one thing.
+#[derive(Debug)]
+pub enum Report {
+    /// It was there.
+    Present(String),
+    /// It was made.
+    Made(String),
+    /// A dry run: it would be made, by these statements.
+    Would(Step),
+    /// A person has to make it; the reason is why we could not.
+    Left(Step, String),
+}
+
+impl Outcome {
+    /// A plan that is only shown.
+    #[must_use]
+    pub fn dry(plan: Plan) -> Self {
+        let mut reports: Vec<_> = plan.present.into_iter().map(Report::Present).collect();
+        reports.extend(plan.steps.into_iter().map(Report::Would));
+        Self { reports, slot: None, notes: plan.notes }
+    }
+
+    /// Something is left for a person.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.reports.iter().any(|report| matches!(report, Report::Left(..)))
+    }
+
+    /// Writes one line for each thing, with the SQL below what is not made, then the notes.
+    ///
+    /// # Errors
+    /// `out` cannot be written to.
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        for report in &self.reports {
+            match report {
+                Report::Present(what) => writeln!(out, "  exists   {what}")?,
+                Report::Made(what) => writeln!(out, "  created  {what}")?,
+                Report::Would(step) => {
+                    writeln!(out, "  missing  {}", step.what())?;
+                    print_sql(step, out)?;
+                }
+                Report::Left(step, why) => {
+                    writeln!(out, "  left     {}: {why}", step.what())?;
+                    print_sql(step, out)?;
+                }
+            }
+        }
+        self.notes.iter().try_for_each(|note| writeln!(out, "  note     {note}"))
+    }
+}
+
+fn print_sql(step: &Step, out: &mut dyn Write) -> io::Result<()> {
+    let Step::Sql(step) = step else { return Ok(()) };
+    for statement in &step.sql {
+        let indented = statement.replace('\n', "\n             ");
+        writeln!(out, "             {indented};")?;
+    }
+    Ok(())
+}
+
+/// Makes what the plan names, on this session and this cluster. What the session's role may not do, and what depends
+/// on that, is left; anything else that fails ends it.
+///
+/// # Errors
+/// Whatever is neither a missing right nor the consequence of one.
+pub async fn execute(client: &Client, plan: Plan, source: &Source, kafka: &Kafka) -> Result<Outcome> {
+    let mut outcome = Outcome { notes: plan.notes, ..Outcome::default() };
+    outcome.reports.extend(plan.present.into_iter().map(Report::Present));
+    for step in plan.steps {
+        let made = match &step {
+            Step::Sql(sql) => run_sql(client, sql, source).await,
+            Step::PositionTopic(_) => position_topic::ensure(kafka).await,
+            Step::Topic(topic) => topics::create(kafka, vec![topic.clone()]).await,
+            Step::Slot(slot) if outcome.is_incomplete() => {
+                let text = format!("slot {} comes after what is left above", slot.slot);
+                outcome.reports.push(Report::Left(step, text));
+                continue;
+            }
+            Step::Slot(slot) => {
+                outcome.slot = Some(slot.clone());
+                continue;
+            }
+        };
+        outcome.reports.push(match made {
+            Ok(()) => Report::Made(step.what()),
+            Err(error) if is_left(&error, outcome.is_incomplete()) => Report::Left(step, error.detail()),
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(outcome)
+}
+
+/// Whether a person has to do it: a right is missing, or what was left before is.
+fn is_left(error: &Error, already: bool) -> bool {
+    match error.code() {
+        Code::PostgresDenied | Code::KafkaDenied => true,
+        // 42704: a role that was left; 3F000: a schema.
+        Code::TableMissing | Code::PublicationMissing => already,
+        _ => already && matches!(sqlstate(error), Some("42704" | "3F000")),
+    }
+}
+
+/// Runs the statements of one step, all or none, waiting for no lock longer than the source allows.
+///
+/// # Errors
+/// What the server says.
+pub async fn run_sql(client: &Client, step: &SqlStep, source: &Source) -> Result<()> {
+    let lock = i32::try_from(source.timeouts.lock.as_millis()).unwrap_or(i32::MAX).max(1);
+    // Several statements in one simple query are one transaction.
+    let sql = format!("SET LOCAL lock_timeout = {lock}; {}", step.sql.join(";\n"));
+    client.batch_execute(&sql).await.map_err(|error| sql_error(&format!("could not create {}", step.what), error))
+}

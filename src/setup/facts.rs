@@ -1,0 +1,196 @@
+//! What there is already: read in SQL and from Kafka, judged in [`plan`](super::plan).
+
+use tokio_postgres::Client;
+
+use crate::{
+    Error, Result,
+    config::{Mark, Source, TableName, Template, TemplatePart},
+    kafka::topics,
+    postgres::{
+        catalog::{
+            PublicationInfo, TableInfo,
+            names::{display_table, quote_ident, quote_qualified},
+            publications, slots, tables,
+            tables::TablePrivileges,
+        },
+        sql_error,
+    },
+    relay::position::Phase,
+};
+
+/// What there is of a source in Postgres.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The daemon's role.
+    pub role: Role,
+    /// The database.
+    pub database: String,
+    /// The source's tables, in configuration order.
+    pub tables: Vec<TableFact>,
+    /// The publication.
+    pub publication: Option<PublicationInfo>,
+    /// Whether there is a slot of the source's name.
+    pub slot_exists: bool,
+}
+
+/// The daemon's role.
+#[derive(Debug, Clone)]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// `None`: it does not exist.
+    pub rights: Option<RoleRights>,
+}
+
+/// What a role may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleRights {
+    /// LOGIN and REPLICATION, or a superuser.
+    pub replication: bool,
+    /// CONNECT on the database.
+    pub connect: bool,
+}
+
+/// A table of the source.
+#[derive(Debug, Clone)]
+pub enum TableFact {
+    /// It is there; the rights are those of the daemon's role, `None` when that does not exist.
+    Found(Box<TableInfo>, Option<TablePrivileges>),
+    /// It is not.
+    Missing(MissingTable),
+}
+
+/// Where a missing table would be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingTable {
+    /// Configured, or the first of the search_path.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Whether the schema is there.
+    pub schema_exists: bool,
+}
+
+impl TableFact {
+    /// `"schema"."name"`.
+    #[must_use]
+    pub fn sql_name(&self) -> String {
+        match self {
+            Self::Found(table, _) => table.sql_name(),
+            Self::Missing(missing) => quote_qualified(&missing.schema, &missing.name),
+        }
+    }
+
+    /// `schema.name`.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        match self {
+            Self::Found(table, _) => table.display_name(),
+            Self::Missing(missing) => format!("{}.{}", missing.schema, missing.name),
+        }
+    }
+
+    /// `"schema"`.
+    #[must_use]
+    pub fn sql_schema(&self) -> String {
+        quote_ident(match self {
+            Self::Found(table, _) => &table.schema,
+            Self::Missing(missing) => &missing.schema,
+        })
+    }
+}
+
+/// What there is of the source in Kafka.
+#[derive(Debug, Clone, Default)]
+pub struct KafkaFacts {
+    /// Whether the position topic is there.
+    pub position_topic: bool,
+    /// Topics whose names follow from the configuration alone, and whether they are there.
+    pub topics: Vec<(String, bool)>,
+    /// The phase of the source's position, if it has one.
+    pub phase: Option<Phase>,
+}
+
+/// Reads what there is of `source`, for the daemon's `role`, through any session in its database.
+///
+/// # Errors
+/// What a broken session or a missing right brings.
+pub async fn read(client: &Client, source: &Source, role: &str) -> Result<Facts> {
+    const ROLE: &str = "
+SELECT r.rolsuper OR (r.rolreplication AND r.rolcanlogin), has_database_privilege(r.oid, current_database(), 'CONNECT')
+FROM pg_roles r WHERE r.rolname = $1::text";
+    let failed = |error| sql_error(&format!("could not read the role {role}"), error);
+    let rights = client.query_opt(ROLE, &[&role]).await.map_err(failed)?;
+    let rights = rights.map(|row| RoleRights { replication: row.get(0), connect: row.get(1) });
+    let database: String = client.query_one("SELECT current_database()::text", &[]).await.map_err(failed)?.get(0);
+    let mark = (source.mark == Mark::Update).then_some(source.mapping.columns.published_at.as_str());
+    let mut found = Vec::with_capacity(source.tables.len());
+    for name in &source.tables {
+        found.push(match tables::find_table(client, name).await? {
+            None => TableFact::Missing(missing(client, name).await?),
+            Some(table) if rights.is_none() => TableFact::Found(Box::new(table), None),
+            Some(table) => {
+                let privileges = tables::privileges(client, role, &table, mark).await?;
+                TableFact::Found(Box::new(table), Some(privileges))
+            }
+        });
+    }
+    Ok(Facts {
+        role: Role { name: role.to_owned(), rights },
+        database,
+        tables: found,
+        publication: publications::publication(client, &source.publication).await?,
+        slot_exists: slots::slot(client, &source.slot).await?.is_some(),
+    })
+}
+
+async fn missing(client: &Client, name: &TableName) -> Result<MissingTable> {
+    const SCHEMA: &str = "
+SELECT coalesce($1::text, current_schema()::text, 'public'),
+       EXISTS (SELECT FROM pg_namespace WHERE nspname = coalesce($1::text, current_schema()::text, 'public'))";
+    let row = client
+        .query_one(SCHEMA, &[&name.schema])
+        .await
+        .map_err(|error| sql_error(&format!("could not look up the schema of table {}", display_table(name)), error))?;
+    Ok(MissingTable { schema: row.get(0), name: name.name.clone(), schema_exists: row.get(1) })
+}
+
+/// The topics of a source whose names follow from the configuration alone.
+#[must_use]
+pub fn constant_topics(source: &Source) -> Vec<String> {
+    let mapping = &source.mapping;
+    let topic = constant(&mapping.topic, None);
+    let mut names: Vec<_> = topic.iter().cloned().collect();
+    if source.on_poison == crate::config::OnPoison::DeadLetter {
+        names.extend(constant(&mapping.dead_letter_topic, topic.as_deref()));
+    }
+    names.dedup();
+    names
+}
+
+/// A template without columns, rendered; `topic` stands for `{topic}`.
+fn constant(template: &Template, topic: Option<&str>) -> Option<String> {
+    let text = |part: &TemplatePart| match part {
+        TemplatePart::Text(text) => Some(text.clone()),
+        TemplatePart::Column(name) if name == "topic" => topic.map(str::to_owned),
+        TemplatePart::Column(_) => None,
+    };
+    template.parts.iter().map(text).collect()
+}
+
+/// Which of the source's constant topics and of the position topic are there.
+///
+/// # Errors
+/// As [`topics::describe`].
+pub async fn read_topics(kafka: &crate::config::Kafka, source: &Source) -> Result<KafkaFacts, Error> {
+    let names = constant_topics(source);
+    let mut asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    asked.push(&kafka.position_topic);
+    let found = topics::describe(kafka, &asked, topics::TIMEOUT).await?;
+    let exists = |name: &str| found.get(name).is_some_and(Option::is_some);
+    Ok(KafkaFacts {
+        position_topic: exists(&kafka.position_topic),
+        topics: names.iter().map(|name| (name.clone(), exists(name))).collect(),
+        phase: None,
+    })
+}

@@ -1,0 +1,332 @@
+//! From what there is to what is to be done: typed steps in order, each with its SQL or its topic. Pure.
+//!
+//! The order is that of dependence: role, table, rights, publication, and only then the slot (rule 13), then topics.
+
+use std::collections::BTreeSet;
+
+use super::{
+    facts::{Facts, KafkaFacts, MissingTable, TableFact},
+    migrations::statement,
+};
+use crate::{
+    Code, Error, Result,
+    config::{Backfill, Columns, Kafka, Mark, Source, Template, TemplatePart},
+    kafka::topics::NewTopic,
+    postgres::catalog::{names::quote_ident, publications::Membership},
+    relay::position::Phase,
+};
+
+/// What is to be done for one source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What is there already, in words.
+    pub present: Vec<String>,
+    /// What is missing, in the order in which it is made.
+    pub steps: Vec<Step>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// One thing to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// SQL, all statements or none.
+    Sql(SqlStep),
+    /// The slot, and a position in phase `streaming` at its consistent point. Only with `backfill = "none"`.
+    Slot(SlotStep),
+    /// The compacted topic of the positions.
+    PositionTopic(String),
+    /// A topic for records.
+    Topic(NewTopic),
+}
+
+/// Statements that make one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlStep {
+    /// What they make.
+    pub what: String,
+    /// In order, without semicolons.
+    pub sql: Vec<String>,
+}
+
+/// The slot to be made, on a replication session of the daemon's own role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotStep {
+    /// Its name.
+    pub slot: String,
+    /// As a failover slot.
+    pub failover: bool,
+}
+
+impl Step {
+    /// What it makes.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Sql(step) => step.what.clone(),
+            Self::Slot(step) => format!("replication slot {}", step.slot),
+            Self::PositionTopic(name) => format!("topic {name} for positions (1 partition, compacted)"),
+            Self::Topic(topic) => format!("topic {}{}", topic.name, partitions(topic)),
+        }
+    }
+}
+
+fn partitions(topic: &NewTopic) -> String {
+    let count = |number: u32, what: &str| match number {
+        0 => format!("{what} by the broker's default"),
+        number => format!("{number} {what}"),
+    };
+    format!(" ({}, {})", count(topic.partitions, "partitions"), count(topic.replication, "replicas"))
+}
+
+impl Plan {
+    /// The plan for `source`.
+    ///
+    /// # Errors
+    /// [`Code::SlotMissing`] when rows were published through a slot that is gone: `setup` never makes that again.
+    /// [`Code::PublicationChanged`] when a table is not in the publication while there is a slot: rows may have been
+    /// passed over.
+    pub fn new(facts: &Facts, topics: &KafkaFacts, source: &Source, kafka: &Kafka) -> Result<Self> {
+        let mut plan = Self::for_postgres(facts, source)?;
+        plan.slot(facts, topics, source)?;
+        plan.topics(topics, source, kafka);
+        Ok(plan)
+    }
+
+    /// The plan's SQL alone.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], for the publication.
+    pub fn for_postgres(facts: &Facts, source: &Source) -> Result<Self> {
+        let mut plan = Self::default();
+        plan.role(facts)?;
+        for table in &facts.tables {
+            plan.table(table, source)?;
+        }
+        plan.grants(facts, source)?;
+        plan.publication(facts, source)?;
+        Ok(plan)
+    }
+
+    fn sql(&mut self, what: impl Into<String>, sql: Vec<String>) {
+        self.steps.push(Step::Sql(SqlStep { what: what.into(), sql }));
+    }
+
+    fn role(&mut self, facts: &Facts) -> Result<()> {
+        let role = quote_ident(&facts.role.name);
+        let name = &facts.role.name;
+        match facts.role.rights {
+            None => {
+                self.sql(format!("role {name}"), vec![statement("create-role", &[("role", &role)])?]);
+                self.notes.push(format!("role {name} has no password yet: set one with \\password {name} in psql"));
+            }
+            Some(rights) if !rights.replication => {
+                let sql = vec![statement("allow-replication", &[("role", &role)])?];
+                self.sql(format!("LOGIN REPLICATION of role {name}"), sql);
+            }
+            Some(_) => self.present.push(format!("role {name} with REPLICATION")),
+        }
+        if !facts.role.rights.is_some_and(|rights| rights.connect) {
+            let words = [("database", quote_ident(&facts.database)), ("role", role)];
+            self.sql(format!("CONNECT of role {name}"), vec![filled("grant-connect", &words)?]);
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, table: &TableFact, source: &Source) -> Result<()> {
+        let name = table.display_name();
+        match table {
+            TableFact::Found(..) => self.present.push(format!("table {name}")),
+            TableFact::Missing(missing) => {
+                self.sql(format!("table {name}"), create_table(missing, table, source)?);
+                self.notes.push(format!("table {name}: grant INSERT to the role of the service that writes events"));
+            }
+        }
+        Ok(())
+    }
+
+    fn grants(&mut self, facts: &Facts, source: &Source) -> Result<()> {
+        for table in &facts.tables {
+            let has = match table {
+                TableFact::Found(_, privileges) => *privileges,
+                TableFact::Missing(_) => None,
+            };
+            let words = [
+                ("schema", table.sql_schema()),
+                ("table", table.sql_name()),
+                ("role", quote_ident(&facts.role.name)),
+                ("published_at", quote_ident(&source.mapping.columns.published_at)),
+            ];
+            let mark = match source.mark {
+                Mark::Update => ("grant-update", has.is_some_and(|has| has.update_mark)),
+                Mark::Delete => ("grant-delete", has.is_some_and(|has| has.delete)),
+                Mark::None => ("", true),
+            };
+            let usage = ("grant-usage", has.is_some_and(|has| has.usage));
+            // Streaming takes no right on the table; backfill, marks and metrics read it.
+            let select = ("grant-select", source.mark == Mark::None || has.is_some_and(|has| has.select));
+            let missing = [usage, select, mark].into_iter().filter(|(_, granted)| !granted);
+            let sql = missing.map(|(name, _)| filled(name, &words)).collect::<Result<Vec<_>>>()?;
+            let what = format!("rights of role {} on table {}", facts.role.name, table.display_name());
+            if sql.is_empty() {
+                self.present.push(what);
+            } else {
+                self.sql(what, sql);
+            }
+        }
+        Ok(())
+    }
+
+    fn publication(&mut self, facts: &Facts, source: &Source) -> Result<()> {
+        let name = &source.publication;
+        let quoted = quote_ident(name);
+        let list = |tables: &[&TableFact]| tables.iter().map(|table| table.sql_name()).collect::<Vec<_>>().join(", ");
+        let Some(publication) = &facts.publication else {
+            let words = [("publication", quoted), ("tables", list(&facts.tables.iter().collect::<Vec<_>>()))];
+            self.sql(format!("publication {name}"), vec![filled("create-publication", &words)?]);
+            return Ok(());
+        };
+        self.present.push(format!("publication {name}"));
+        let absent: Vec<_> = facts
+            .tables
+            .iter()
+            .filter(|table| match table {
+                TableFact::Found(table, _) => publication.membership(table) == Membership::Absent,
+                TableFact::Missing(_) => !publication.all_tables,
+            })
+            .collect();
+        if absent.is_empty() {
+            return Ok(());
+        }
+        if facts.slot_exists {
+            let names: Vec<_> = absent.iter().map(|table| table.display_name()).collect();
+            let text = format!(
+                "publication {name} lacks {} while slot {} exists: rows written until now would never be published",
+                names.join(", "),
+                source.slot
+            );
+            return Err(Error::new(Code::PublicationChanged, text));
+        }
+        let words = [("publication", quoted), ("tables", list(&absent))];
+        self.sql(format!("tables of publication {name}"), vec![filled("add-tables", &words)?]);
+        Ok(())
+    }
+
+    fn slot(&mut self, facts: &Facts, topics: &KafkaFacts, source: &Source) -> Result<()> {
+        let name = &source.slot;
+        if facts.slot_exists {
+            self.present.push(format!("replication slot {name}"));
+            return Ok(());
+        }
+        if matches!(topics.phase, Some(Phase::Backfill | Phase::Streaming)) {
+            let text = format!("slot {name} does not exist, but rows were published through it");
+            return Err(Error::new(Code::SlotMissing, text));
+        }
+        match source.backfill {
+            Backfill::None => {
+                let step = SlotStep { slot: name.clone(), failover: source.failover };
+                self.steps.push(Step::Slot(step));
+            }
+            Backfill::Unpublished => self.notes.push(format!(
+                "replication slot {name} is made by `outboxd run`, which reads the unpublished rows in its snapshot"
+            )),
+        }
+        Ok(())
+    }
+
+    fn topics(&mut self, topics: &KafkaFacts, source: &Source, kafka: &Kafka) {
+        let position = &kafka.position_topic;
+        if topics.position_topic {
+            self.present.push(format!("topic {position} for positions"));
+        } else {
+            self.steps.push(Step::PositionTopic(position.clone()));
+        }
+        for (name, exists) in &topics.topics {
+            if *exists {
+                self.present.push(format!("topic {name}"));
+                continue;
+            }
+            self.steps.push(Step::Topic(NewTopic {
+                name: name.clone(),
+                partitions: kafka.topic_partitions,
+                replication: kafka.topic_replication,
+                configs: Vec::new(),
+            }));
+        }
+        let columns = template_columns(&source.mapping.topic);
+        if !columns.is_empty() {
+            self.notes.push(format!(
+                "the topics of \"{}\" depend on {}: they cannot be known here. The brokers create them when \
+                 auto.create.topics.enable is on; create them yourself where it is off",
+                display_template(&source.mapping.topic),
+                columns.join(", ")
+            ));
+        }
+    }
+}
+
+fn filled(name: &str, words: &[(&str, String)]) -> Result<String> {
+    let words: Vec<_> = words.iter().map(|(word, value)| (*word, value.as_str())).collect();
+    statement(name, &words)
+}
+
+fn create_table(missing: &MissingTable, table: &TableFact, source: &Source) -> Result<Vec<String>> {
+    let columns = &source.mapping.columns;
+    let more: String = more_columns(source).iter().map(|name| format!(",\n    {} text", quote_ident(name))).collect();
+    // Postgres cuts names at 63 bytes; the index is looked up by nobody.
+    let index: String = format!("idx_{}_unpublished", missing.name).chars().take(60).collect();
+    let words = [
+        ("schema", table.sql_schema()),
+        ("table", table.sql_name()),
+        ("index", quote_ident(&index)),
+        ("id", quote_ident(&columns.id)),
+        ("aggregate_type", quote_ident(&columns.aggregate_type)),
+        ("aggregate_id", quote_ident(&columns.aggregate_id)),
+        ("event_type", quote_ident(&columns.event_type)),
+        ("payload", quote_ident(&columns.payload)),
+        ("created_at", quote_ident(&columns.created_at)),
+        ("published_at", quote_ident(&columns.published_at)),
+        ("more_columns", more),
+    ];
+    let mut sql = Vec::new();
+    if !missing.schema_exists {
+        sql.push(filled("create-schema", &words)?);
+    }
+    sql.push(filled("create-table", &words)?);
+    if source.mark == Mark::Update {
+        sql.push(filled("create-index", &words)?);
+    }
+    Ok(sql)
+}
+
+/// Columns that templates, headers or the backfill's order name beyond the outbox's own.
+fn more_columns(source: &Source) -> BTreeSet<String> {
+    let mapping = &source.mapping;
+    let templates = [&mapping.topic, &mapping.key, &mapping.dead_letter_topic];
+    let mut names: BTreeSet<String> = templates.into_iter().flat_map(template_columns).collect();
+    names.extend(mapping.headers.iter().map(|(_, column)| column.clone()));
+    names.extend(source.backfill_order_by.clone());
+    names.remove("topic");
+    let Columns { id, aggregate_type, aggregate_id, event_type, payload, created_at, published_at } = &mapping.columns;
+    for own in [id, aggregate_type, aggregate_id, event_type, payload, created_at, published_at] {
+        names.remove(own);
+    }
+    names
+}
+
+fn template_columns(template: &Template) -> Vec<String> {
+    let column = |part: &TemplatePart| match part {
+        TemplatePart::Column(name) => Some(name.clone()),
+        TemplatePart::Text(_) => None,
+    };
+    template.parts.iter().filter_map(column).collect()
+}
+
+/// The template as it was written.
+fn display_template(template: &Template) -> String {
+    let part = |part: &TemplatePart| match part {
+        TemplatePart::Column(name) => format!("{{{name}}}"),
+        TemplatePart::Text(text) => text.clone(),
+    };
+    template.parts.iter().map(part).collect()
+}
