@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use super::{rows::TooLarge, start::Start, stream::Stream, supervisor::Context};
+use super::{position::Progress, rows::TooLarge, start::Start, stream::Stream, supervisor::Context};
 use crate::{Result, kafka::Batching, relay::startup::Step, telemetry::SourceState};
 
 /// How a session ended without an error.
@@ -22,9 +22,9 @@ pub(super) enum End {
 /// What the next session of this process may know from the last.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// The server, as it was when it had shown the last published commit; rows were dropped for lack of room meanwhile,
-    /// and come again.
-    pub trusted: Option<ServerLife>,
+    /// The server, as it was when it had shown what was published up to this position; rows were dropped for lack of
+    /// room meanwhile, and come again.
+    pub trusted: Option<(ServerLife, Progress)>,
     /// After a batch that Kafka found too large: its records one by one, to learn which of them is.
     pub batching: Batching,
     /// The records that were.

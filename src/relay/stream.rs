@@ -81,7 +81,7 @@ impl<'a> Stream<'a> {
         let Started { stream, sql, producers, tables, position, confirmed, life } = started;
         let bounds = bounds(&source.limits, &source.timeouts);
         let mut machine = Machine::new(bounds, source.mark != Mark::None, position.progress.clone(), confirmed);
-        if memory.trusted.take().is_some_and(|trusted| trusted == life) {
+        if memory.trusted.take().is_some_and(|trusted| trusted == (life.clone(), position.progress.clone())) {
             machine = machine.trust_history();
         }
         let marker = match source.mark {
@@ -201,7 +201,8 @@ impl<'a> Stream<'a> {
                 }
                 Action::Confirm(_) => self.confirm = true,
                 Action::Reconnect => {
-                    self.memory.trusted = Some(self.life.clone());
+                    let position = self.intake.machine.position().clone();
+                    self.memory.trusted = Some((self.life.clone(), position));
                     self.ended = Some(End::Again);
                 }
             }

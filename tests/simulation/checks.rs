@@ -218,7 +218,11 @@ impl Checks {
             let transaction = &kafka.transactions[index];
             let is_backfill = transaction.position.as_ref().is_some_and(|position| position.phase == Phase::Backfill);
             let counts = matches!(transaction.state, kafka::State::Committed | kafka::State::Prepared);
-            if !counts || is_backfill || postgres.rows[number as usize].gone || std::mem::replace(&mut seen[number as usize], true) {
+            if !counts
+                || is_backfill
+                || postgres.rows[number as usize].gone
+                || std::mem::replace(&mut seen[number as usize], true)
+            {
                 continue;
             }
             let row = &postgres.rows[number as usize];

@@ -97,12 +97,38 @@ impl<'a> Start<'a> {
         loop {
             let step = self.startup.step();
             tracing::debug!(?step, "starting");
-            if matches!(step, Step::Stream | Step::StandBy) {
-                return Ok(step);
-            }
-            let fact = self.carry_out(step).await?;
+            let fact = match step {
+                Step::StandBy => return Ok(step),
+                Step::Stream => match self.compare() {
+                    Ok(()) => return Ok(step),
+                    // A successor confirms past the position that we read: a difference is ours to judge only as long as
+                    // the slot is.
+                    Err(halt) => match self.check_ownership().await? {
+                        Fact::TakenByAnother => Fact::TakenByAnother,
+                        _ => return Err(halt),
+                    },
+                },
+                _ => self.carry_out(step).await?,
+            };
             self.startup.report(fact)?;
         }
+    }
+
+    /// Holds the position that was read against the server; one that was just written needs no comparison.
+    fn compare(&self) -> Result<()> {
+        let (Some(position), Some(replication)) = (self.startup.position(), &self.replication) else { return Ok(()) };
+        if self.startup.is_setting_up() {
+            return Ok(());
+        }
+        let server = Server {
+            system_id: replication.system.system_id.clone(),
+            timeline: replication.system.timeline,
+            flushed: replication.system.flushed,
+            switches: replication.switches.clone(),
+            confirmed_flush: replication.confirmed,
+            publication: self.publication.clone(),
+        };
+        compare(position, &server)
     }
 
     async fn carry_out(&mut self, step: Step) -> Result<Fact> {
@@ -134,24 +160,15 @@ impl<'a> Start<'a> {
         let context = self.context;
         let (sql, producers) = (self.sql.ok_or_else(missing)?, self.producers.ok_or_else(missing)?);
         let replication = self.replication.ok_or_else(missing)?;
-        let progress = if self.startup.is_setting_up() {
-            Progress { lsn: self.startup.begins(), ..Progress::default() }
-        } else {
-            let position = self.startup.position().ok_or_else(missing)?;
-            let server = Server {
-                system_id: replication.system.system_id.clone(),
-                timeline: replication.system.timeline,
-                flushed: replication.system.flushed,
-                switches: replication.switches,
-                confirmed_flush: replication.confirmed,
-                publication: self.publication.clone(),
-            };
-            compare(position, &server)?;
-            position.progress.clone()
+        let (progress, consistent_point) = match self.startup.position() {
+            Some(position) if !self.startup.is_setting_up() => {
+                (position.progress.clone(), position.history.consistent_point)
+            }
+            _ => {
+                let begins = self.startup.begins();
+                (Progress { lsn: begins, ..Progress::default() }, begins)
+            }
         };
-        let consistent_point = self.startup.position().map_or(self.startup.begins(), |position| {
-            if self.startup.is_setting_up() { self.startup.begins() } else { position.history.consistent_point }
-        });
         let history = History {
             system_id: replication.system.system_id.clone(),
             timeline: replication.system.timeline,

@@ -11,7 +11,6 @@ use crate::{
     postgres::{
         CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus,
         catalog::{backfill::BackfillCursor, slots, tables},
-        sql_error,
     },
     relay::{
         backfill::Backfill,
@@ -102,14 +101,7 @@ impl Start<'_> {
     pub(super) async fn lock_source(&mut self) -> Result<Fact> {
         self.context.metrics.set_state(SourceState::Starting);
         let session = self.context.connect.sql("setup").await?;
-        let locked = session
-            .query_one(
-                "SELECT pg_try_advisory_lock(hashtextextended('outboxd:' || $1, 0))",
-                &[&self.context.source.name],
-            )
-            .await
-            .map_err(|error| sql_error("taking the advisory lock of the source", error))?;
-        if !locked.get::<_, bool>(0) {
+        if !setup::try_lock_source(&session, &self.context.source.name).await? {
             return Ok(Fact::TakenByAnother);
         }
         self.lock = Some(session);
@@ -140,7 +132,9 @@ impl Start<'_> {
     pub(super) async fn read_position(&mut self) -> Result<Fact> {
         let context = self.context;
         if self.startup.is_setting_up() {
-            position_topic::ensure(&context.kafka).await?;
+            if context.source.auto_setup {
+                position_topic::ensure(&context.kafka).await?;
+            }
             setup::ensure(self.sql()?, &context.source).await?;
         }
         let read = async {
