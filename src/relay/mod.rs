@@ -13,7 +13,7 @@
 //!
 //! [`state`], [`startup`], [`compare`] and [`position`] know no socket, clock or thread; every rule about order lives
 //! there, and the simulation drives them. The rest is thin: each part does one thing and talks to the machine through
-//! one bounded channel. [`supervisor`] runs one session after another; nothing of a failed session is used again.
+//! one bounded channel. `supervisor` runs one session after another; nothing of a failed session is used again.
 
 mod backfill;
 pub mod compare;

@@ -55,7 +55,7 @@ async fn every_major_answers_the_same_questions() {
 
         let table = table(&client, "order_outbox").await;
         assert_eq!(publications::publication(&client, &source.publication).await.unwrap(), None);
-        let missing = publications::fingerprint(&client, &source.publication, &[table.clone()]).await.unwrap_err();
+        let missing = publications::fingerprint(&client, &source.publication, std::slice::from_ref(&table)).await.unwrap_err();
         assert_eq!(missing.code(), Code::PublicationMissing);
         let words = [("publication", source.publication.as_str()), ("tables", &table.sql_name())];
         client.batch_execute(&migrations::statement("create-publication", &words).unwrap()).await.unwrap();
