@@ -55,7 +55,8 @@ async fn every_major_answers_the_same_questions() {
 
         let table = table(&client, "order_outbox").await;
         assert_eq!(publications::publication(&client, &source.publication).await.unwrap(), None);
-        let missing = publications::fingerprint(&client, &source.publication, &[table.clone()]).await.unwrap_err();
+        let missing =
+            publications::fingerprint(&client, &source.publication, std::slice::from_ref(&table)).await.unwrap_err();
         assert_eq!(missing.code(), Code::PublicationMissing);
         let words = [("publication", source.publication.as_str()), ("tables", &table.sql_name())];
         client.batch_execute(&migrations::statement("create-publication", &words).unwrap()).await.unwrap();
@@ -444,4 +445,19 @@ async fn the_monitor_tells_how_many_rows_wait_and_for_how_long() {
     assert!((3600..3700).contains(&backlog.oldest.unwrap().as_secs()), "{backlog:?}");
     assert_eq!(read(Mark::Delete).await.backlog.unwrap().rows, 5);
     assert_eq!(read(Mark::None).await.backlog, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_of_the_seeds_table_streams_from_its_index_without_sorting_payloads() {
+    let (client, source) = given(Version::V15, SEED, &["order_outbox"]).await;
+    let load = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload, created_at, published_at)
+                SELECT 'order', gen_random_uuid(), 'E', '{}', timestamp '2024-01-01' + n * interval '1 s', CASE WHEN n % 50 > 0 THEN now() END
+                FROM generate_series(1, 20000) n; ANALYZE order_outbox";
+    client.batch_execute(load).await.unwrap();
+    let tables = tables::resolve_all(&client, &source).await.unwrap();
+    let query = BackfillQuery::new(&tables, &[], &source, &Order::Insertion).unwrap();
+    let plan = client.query(&format!("EXPLAIN (VERBOSE, COSTS OFF) {}", query.sql()), &[]).await.unwrap();
+    let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+    assert!(plan.iter().any(|line| line.contains("idx_order_outbox_unpublished")), "{plan:#?}");
+    assert!(plan.iter().any(|line| line.contains("Incremental Sort")), "{plan:#?}");
 }

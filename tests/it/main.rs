@@ -1,6 +1,7 @@
 //! Everything that runs against real servers, in one binary.
 
 mod catalog;
+mod check;
 mod cli;
 mod faults;
 mod kafka;
