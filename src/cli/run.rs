@@ -36,12 +36,9 @@ pub struct Daemon {
     pub shutdown: watch::Receiver<bool>,
 }
 
-/// The call of the relay: connect `crate::relay` here.
-///
 /// Ok: told to stop, everything drained. Err: no source is left that can go on; the first halt's error.
 pub(super) async fn relay(daemon: Daemon) -> Result<()> {
-    let _ = (daemon.config, daemon.metrics, daemon.shutdown);
-    Err(Error::new(Code::Internal, "the relay is not part of this build"))
+    crate::relay::run(&daemon.config, &daemon.metrics, daemon.shutdown).await
 }
 
 /// Runs `relay` until it ends, and tells it of SIGTERM and SIGINT.

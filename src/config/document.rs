@@ -58,11 +58,11 @@ impl Document<'_> {
             })?),
             DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => Value::Integer(number),
-                Err(_) => Value::Other("integer", number.to_string()),
+                Err(_) => Value::Other("a number out of range", number.to_string()),
             },
             DeValue::Boolean(bool) => Value::Bool(*bool),
-            DeValue::Float(number) => Value::Other("float", number.to_string()),
-            DeValue::Datetime(time) => Value::Other("date", time.to_string()),
+            DeValue::Float(number) => Value::Other("a float", number.to_string()),
+            DeValue::Datetime(time) => Value::Other("a date", time.to_string()),
             DeValue::Array(entries) => {
                 let entries = entries.iter().map(|entry| {
                     let value = self.value(key, entry.get_ref(), entry.span())?;

@@ -32,20 +32,30 @@ pub(super) enum Value {
     Bool(bool),
     List(Vec<Entry>),
     Table(Section),
-    /// A float or a date: no key takes one, but a librdkafka option may be written as a float.
+    /// What it is, and its text. No key takes a float or a date, but a librdkafka option may be written as a float.
     Other(&'static str, String),
 }
 
 impl Value {
+    fn kind(&self) -> &str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Integer(_) => "a number",
+            Self::Bool(_) => "true or false",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+            Self::Other(kind, _) => kind,
+        }
+    }
+
     /// As messages show it. Only for keys that are no secrets.
     fn found(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
             Self::Integer(number) => number.to_string(),
             Self::Bool(bool) => bool.to_string(),
-            Self::List(_) => "a list".to_owned(),
-            Self::Table(_) => "a table".to_owned(),
-            Self::Other(kind, text) => format!("the {kind} {text}"),
+            Self::List(_) | Self::Table(_) => self.kind().to_owned(),
+            Self::Other(kind, text) => format!("{kind} {text}"),
         }
     }
 }
@@ -143,17 +153,13 @@ impl Section {
         Error::new(Code::ConfigInvalid, format!("{}: {} lacks the key {key:?}", self.origin, self.title))
     }
 
-    /// A string.
+    /// A string. A value of another kind is not repeated: it may be a password whose quotes were forgotten.
     pub(super) fn text(&mut self, key: &str) -> Result<Option<Item<String>>> {
-        self.take(key)
-            .map(|item| match item.value {
-                Value::Text(ref text) => {
-                    let text = text.clone();
-                    Ok(item.map(|_| text))
-                }
-                ref other => Err(item.refuse(format!("found {}; expected a string", other.found()))),
-            })
-            .transpose()
+        let Some(mut item) = self.take(key) else { return Ok(None) };
+        match std::mem::replace(&mut item.value, Value::Bool(false)) {
+            Value::Text(text) => Ok(Some(item.map(|_| text))),
+            other => Err(item.refuse(format!("found {}; expected a string, in quotes", other.kind()))),
+        }
     }
 
     /// `true` or `false`.

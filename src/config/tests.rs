@@ -1,5 +1,7 @@
 //! What a person reads who wrote something wrong, literally; and what the defaults are.
 
+mod sidecar;
+
 use super::*;
 use crate::{Class, Result};
 
@@ -83,7 +85,7 @@ fn a_missing_key_is_named_with_its_section() {
 fn a_wrong_value_is_named_with_what_is_allowed() {
     for (line, expected) in [
         ("mark = \"updte\"", "mark in [[source]]: found \"updte\"; allowed: \"update\", \"delete\", \"none\""),
-        ("mark = 3", "mark in [[source]]: found 3; expected a string"),
+        ("mark = 3", "mark in [[source]]: found a number; expected a string, in quotes"),
         ("failover = \"yes\"", "failover in [[source]]: found \"yes\"; allowed: true, false"),
         ("slot = \"Order\"", "slot in [[source]]: found \"Order\"; allowed: 1 to 63 characters of a-z, 0-9 and _"),
         (
@@ -328,89 +330,4 @@ fn the_password_comes_from_one_place_and_is_never_shown() {
         parse(&text.replace("u@db", "u:pw@db")),
         "config-invalid: outboxd.toml:4: password_file in [[source]]: the password is given twice, here and in the URL",
     );
-}
-
-fn sidecar() -> Flags {
-    let mut flags = Flags { brokers: Some("k:9092".to_owned()), ..Flags::default() };
-    flags.source.source_url = Some("postgres://u:pw$1@db/Order-Service".to_owned());
-    flags.source.tables = vec!["order_outbox".to_owned(), "app.other".to_owned()];
-    flags
-}
-
-#[test]
-fn a_sidecar_needs_no_file() {
-    let config = Config::load_with(&sidecar(), &environment).unwrap();
-    let source = &config.sources[0];
-    assert_eq!(source.name, "order_service");
-    assert_eq!(source.url, "postgres://u@db/Order-Service");
-    // What comes in a flag is taken as it is: the shell or the pod has replaced its variables already.
-    assert_eq!(source.password.as_ref().unwrap().expose(), "pw$1");
-    assert_eq!(source.tables.len(), 2);
-    assert_eq!(config.kafka.brokers, "k:9092");
-}
-
-#[test]
-fn what_a_sidecar_lacks_or_has_wrong_is_named_by_its_flag() {
-    let with = |change: fn(&mut Flags)| {
-        let mut flags = sidecar();
-        change(&mut flags);
-        Config::load_with(&flags, &environment)
-    };
-    refuses(
-        with(|flags| *flags = Flags::default()),
-        "config-invalid: nothing says what to publish; give --config FILE, or --source-url, --table and --brokers",
-    );
-    refuses(
-        with(|flags| flags.source.tables.clear()),
-        "config-invalid: --table (OUTBOXD_TABLES) is missing; without --config a source needs it",
-    );
-    refuses(
-        with(|flags| flags.brokers = Some(String::new())),
-        "config-invalid: --brokers (OUTBOXD_BROKERS) is missing; without --config a source needs it",
-    );
-    refuses(
-        with(|flags| flags.source.source_url = Some("postgres://u@db".to_owned())),
-        "config-invalid: --source-name (OUTBOXD_SOURCE_NAME), or a database in --source-url, is missing; without \
-         --config a source needs it",
-    );
-    refuses(
-        with(|flags| flags.source.source_url = Some("db".to_owned())),
-        "config-invalid: --source-url (OUTBOXD_SOURCE_URL): not a URL of the form \
-         postgres://user@host:5432/database?sslmode=verify-full",
-    );
-    refuses(
-        with(|flags| flags.source.mark = Some("no".to_owned())),
-        "config-invalid: --mark (OUTBOXD_MARK): found \"no\"; allowed: \"update\", \"delete\", \"none\"",
-    );
-    refuses(
-        with(|flags| flags.kafka_options = vec!["acks=1".to_owned()]),
-        "kafka-option-invalid: --kafka-option (OUTBOXD_KAFKA_OPTIONS): [kafka.options]: \"acks\": outboxd sets this \
-         option itself; outboxd always waits for all in-sync replicas; remove it",
-    );
-    refuses(
-        with(|flags| flags.config = Some("x.toml".into())),
-        "config-invalid: --source-url (OUTBOXD_SOURCE_URL) and --config exclude each other; the file's [[source]] \
-         describes the source",
-    );
-    refuses(
-        with(|flags| *flags = Flags { config: Some("/nonexistent.toml".into()), ..Flags::default() }),
-        "config-invalid: --config: cannot read /nonexistent.toml: No such file or directory (os error 2)",
-    );
-}
-
-#[test]
-fn flags_go_before_the_file() {
-    let text = include_str!("../../config/outboxd.toml");
-    let flags = Flags {
-        brokers: Some("other:9092".to_owned()),
-        http_listen: Some("off".to_owned()),
-        log_level: Some("debug".to_owned()),
-        log_format: Some(String::new()),
-        kafka_options: vec!["client.id=me".to_owned(), String::new()],
-        ..Flags::default()
-    };
-    let config = Config::from_text(text, &flags, &environment).unwrap();
-    assert_eq!(config.kafka.brokers, "other:9092");
-    assert_eq!((config.http.listen, config.log.level.as_str()), (None, "debug"));
-    assert_eq!(config.kafka.options[0].0, "client.id");
 }

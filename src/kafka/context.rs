@@ -94,9 +94,6 @@ pub(super) struct ProducerContext {
     failed: Mutex<Vec<FailedDelivery>>,
 }
 
-/// Failed deliveries that are kept: enough for a message and for the rows to set apart.
-const KEPT: usize = 1_000;
-
 impl ProducerContext {
     pub(super) fn failed(&self) -> MutexGuard<'_, Vec<FailedDelivery>> {
         lock(&self.failed)
@@ -118,11 +115,9 @@ impl rdkafka::producer::ProducerContext for ProducerContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, row: Row) {
         if let Err((error, message)) = result {
-            let mut failed = lock(&self.failed);
-            if failed.len() < KEPT {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                failed.push(FailedDelivery { code, topic: message.topic().to_owned(), row });
-            }
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            // Bounded by the batch.
+            lock(&self.failed).push(FailedDelivery { code, topic: message.topic().to_owned(), row });
         }
     }
 }

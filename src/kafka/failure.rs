@@ -1,6 +1,6 @@
 //! librdkafka's error codes as an operator meets them, and how a publication can fail.
 
-use super::context::Trouble;
+use super::context::{FailedDelivery, POSITION, Row, Trouble};
 use crate::error::{Code, Error};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Kafka};
 
@@ -84,6 +84,30 @@ pub(super) fn row_fault(code: Kafka) -> Option<Code> {
     }
 }
 
+/// Rows whose own fault it is. A broker refuses a request as a whole, so only a record that travelled alone is certain,
+/// or one that librdkafka itself refused.
+pub(super) fn rejected(failed: &[FailedDelivery], one_by_one: bool) -> Option<PublishFailure> {
+    let (first, fault) = failed.iter().find_map(|failed| Some((failed, row_fault(failed.code)?)))?;
+    let mut rows: Vec<Row> = failed.iter().filter(|f| row_fault(f.code) == Some(fault)).map(|f| f.row).collect();
+    rows.sort_unstable();
+    let error = Error::new(fault, format!("records for {} were refused", first.topic)).because(first.code);
+    if rows.last() == Some(&POSITION) {
+        // Not a row's fault: the position topic takes less than a position. Never dead-letter for that.
+        return Some(PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, error.to_string())));
+    }
+    let by_itself = matches!(first.code, Kafka::InvalidTopic | Kafka::UnknownPartition);
+    let certain = one_by_one || by_itself;
+    Some(PublishFailure::Rejected { rows, error, certain })
+}
+
+/// Failed only because something else did.
+pub(super) fn consequence(code: Kafka) -> bool {
+    matches!(
+        code,
+        Kafka::PurgeQueue | Kafka::PurgeInflight | Kafka::Fatal | Kafka::State | Kafka::InvalidDifferentRecord
+    )
+}
+
 /// The error of a call. A time-out says less than what librdkafka has noted about its connections.
 pub(super) fn explain(what: impl Into<String>, error: &KafkaError, trouble: &Trouble, otherwise: Code) -> Error {
     let code = error.rdkafka_error_code().unwrap_or(Kafka::Unknown);
@@ -138,6 +162,32 @@ mod tests {
         for code in [Kafka::UnknownTopic, Kafka::UnknownTopicOrPartition, Kafka::TopicAuthorizationFailed] {
             assert_eq!(row_fault(code), None);
         }
+    }
+
+    fn failed(code: Kafka, row: Row) -> FailedDelivery {
+        FailedDelivery { code, topic: "events".to_owned(), row }
+    }
+
+    #[test]
+    fn only_a_record_that_travelled_alone_is_refused_for_certain() {
+        let deliveries = [
+            failed(Kafka::PurgeQueue, 0),
+            failed(Kafka::MessageSizeTooLarge, 4),
+            failed(Kafka::MessageSizeTooLarge, 2),
+        ];
+        for one_by_one in [false, true] {
+            let Some(PublishFailure::Rejected { rows, error, certain }) = rejected(&deliveries, one_by_one) else {
+                panic!()
+            };
+            assert_eq!((rows, error.code(), certain), (vec![2, 4], Code::RowTooLarge, one_by_one));
+        }
+        assert!(rejected(&[failed(Kafka::UnknownTopic, 0)], true).is_none());
+    }
+
+    #[test]
+    fn a_refused_position_is_no_row_s_fault() {
+        let deliveries = [failed(Kafka::MessageSizeTooLarge, POSITION)];
+        assert!(matches!(rejected(&deliveries, true), Some(PublishFailure::Aborted(_))));
     }
 
     #[test]

@@ -159,20 +159,19 @@ pub(super) fn reader(kafka: &Kafka, client: &str, isolation: Isolation) -> Clien
     );
     user(&mut config, kafka);
     config
-        // assign() needs a name; nothing is committed, and no group is joined.
-        .set("group.id", format!("outboxd-{client}"))
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error")
-        .set("allow.auto.create.topics", "false")
-        .set(
-            "isolation.level",
-            match isolation {
-                Isolation::Committed => "read_committed",
-                Isolation::Uncommitted => "read_uncommitted",
-            },
-        );
+        .set("allow.auto.create.topics", "false");
+    match isolation {
+        // assign() needs a name; nothing is committed, and no group is joined.
+        Isolation::Committed => {
+            config.set("isolation.level", "read_committed").set("group.id", format!("outboxd-{client}"))
+        }
+        // Only asked for the ends; without a group it opens and closes faster.
+        Isolation::Uncommitted => config.set("isolation.level", "read_uncommitted"),
+    };
     config
 }
 
@@ -200,7 +199,8 @@ fn base(kafka: &Kafka, client: &str) -> ClientConfig {
             ("client.id", client),
             ("socket.keepalive.enable", "true"),
             ("socket.nagle.disable", "true"),
-            ("reconnect.backoff.ms", "50"),
+            // Also the pause before a new client's second connection, so it is part of every start. It doubles each time.
+            ("reconnect.backoff.ms", "10"),
             ("reconnect.backoff.max.ms", "2000"),
             // Kept connections are closed by the brokers after ten idle minutes: not worth an error each time.
             ("log.connection.close", "false"),

@@ -112,10 +112,16 @@ where
     F: Fn(&[u8], &[u8]) -> bool + Send + 'static,
 {
     let (kafka, key) = (kafka.clone(), key.to_owned());
-    blocking(move || Reading::start(&kafka, &key, timeout)?.newest(&regressed)).await
+    blocking(move || {
+        let reading = Reading::start(&kafka, &key, timeout)?;
+        let newest = reading.newest(&regressed);
+        reading.close();
+        newest
+    })
+    .await
 }
 
-/// One reading, with a client for each view of the topic.
+/// One reading.
 struct Reading {
     topic: String,
     key: String,
@@ -129,20 +135,27 @@ struct Reading {
 
 impl Reading {
     fn start(kafka: &Kafka, key: &str, timeout: Duration) -> Result<Self> {
-        let client = |isolation| -> Result<BaseConsumer<ReaderContext>> {
-            options::reader(kafka, key, isolation)
-                .create_with_context(ReaderContext::default())
-                .map_err(|error| options::refused(&error))
-        };
         let deadline = Instant::now() + timeout;
         let topic = kafka.position_topic.clone();
-        let committed = client(Isolation::Committed)?;
-        let Some(info) = topics::describe_one(&committed, &topic, deadline)? else {
+        let all = reader(kafka, key, Isolation::Uncommitted)?;
+        let Some(info) = topics::describe_one(&all, &topic, deadline)? else {
             return Err(Error::new(Code::TopicMissing, format!("topic {topic}")));
         };
         one_partition(&topic, &info)?;
-        let (low, high) = watermarks(&client(Isolation::Uncommitted)?, &topic, deadline)?;
+        let (low, high) = watermarks(&all, &topic, deadline)?;
+        let committed = reader(kafka, key, Isolation::Committed)?;
         Ok(Self { topic, key: key.to_owned(), committed, low, high, deadline, timeout })
+    }
+
+    /// rdkafka's own closing waits in steps of 100 ms.
+    fn close(&self) {
+        let deadline = Instant::now() + GRACE;
+        if self.committed.close_queue().is_ok() {
+            while !self.committed.closed() && Instant::now() < deadline {
+                let _ = self.committed.poll(Duration::ZERO);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 
     fn newest(&self, regressed: &impl Fn(&[u8], &[u8]) -> bool) -> Result<Option<Vec<u8>>> {
@@ -248,6 +261,12 @@ impl Reading {
 const GRACE: Duration = Duration::from_secs(1);
 /// Short, so that the deadline is kept.
 const POLL: Duration = Duration::from_millis(50);
+
+fn reader(kafka: &Kafka, key: &str, isolation: Isolation) -> Result<BaseConsumer<ReaderContext>> {
+    options::reader(kafka, key, isolation)
+        .create_with_context(ReaderContext::default())
+        .map_err(|error| options::refused(&error))
+}
 
 /// First and next offset, in the client's view.
 fn watermarks(client: &BaseConsumer<ReaderContext>, topic: &str, deadline: Instant) -> Result<(i64, i64)> {

@@ -14,8 +14,8 @@
 //! go by whole milliseconds to 100 ms while messages are in flight.
 
 use super::batch::{Batch, Outgoing};
-use super::context::{FailedDelivery, POSITION, ProducerContext, Row};
-use super::failure::{PublishFailure, code_of, explain, row_fault};
+use super::context::{POSITION, ProducerContext, Row};
+use super::failure::{PublishFailure, code_of, consequence, explain, rejected, row_fault};
 use super::options;
 use crate::config::{Delivery, Kafka};
 use crate::error::{Code, Error, Result};
@@ -29,12 +29,13 @@ use std::time::{Duration, Instant};
 
 /// Longest single call into librdkafka, so that `cancel` is seen in time.
 const SLICE: Duration = Duration::from_millis(100);
-/// Pause between two looks at what is in flight.
-const LOOK: Duration = Duration::from_micros(200);
+/// Shortest and longest pause between two looks at what is in flight.
+const LOOK: Duration = Duration::from_micros(100);
+const LOOK_MAX: Duration = Duration::from_millis(1);
 /// Longest wait for an abort. It is a courtesy to readers: the next `init_transactions` aborts too.
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
-/// How long further verdicts are waited for once a record has failed.
-const VERDICTS_WITHIN: Duration = Duration::from_millis(100);
+/// How long the other reports are waited for once a record has failed.
+const REPORTS_WITHIN: Duration = Duration::from_millis(100);
 
 /// How records share a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -147,8 +148,10 @@ impl Producer {
         let started = Instant::now();
         self.native.begin_transaction().map_err(|error| self.failed_call("beginning a transaction", &error))?;
         // Rules 2 and 3: the position is sent last, and any failure aborts all.
-        let sent =
-            self.send_all(batch).and_then(|()| self.send_position(position)).and_then(|()| self.wait_acknowledged());
+        let sent = self
+            .send_all(batch, position.topic)
+            .and_then(|()| self.send_position(position))
+            .and_then(|()| self.wait_acknowledged());
         if let Err(failure) = sent {
             if !matches!(failure, PublishFailure::Fenced(_)) {
                 self.abort();
@@ -163,7 +166,7 @@ impl Producer {
     /// At least once: the position must not be readable before what it covers.
     fn acknowledge<B: Batch>(&self, batch: &B, position: PositionRecord<'_>) -> Result<Published, PublishFailure> {
         let started = Instant::now();
-        self.send_all(batch)?;
+        self.send_all(batch, position.topic)?;
         self.wait_acknowledged()?;
         self.send_position(position)?;
         // A position that may or may not have been written is an unknown commit.
@@ -175,9 +178,14 @@ impl Producer {
         Ok(Published { acknowledged, committed: acknowledged })
     }
 
-    fn send_all<B: Batch>(&self, batch: &B) -> Result<(), PublishFailure> {
+    fn send_all<B: Batch>(&self, batch: &B, position_topic: &str) -> Result<(), PublishFailure> {
         for row in 0..batch.len() {
             let Some(outgoing) = batch.record(row) else { continue };
+            // Rule 3: only positions go there.
+            if outgoing.topic == position_topic {
+                let error = Error::new(Code::RowInvalid, format!("row {row} is meant for the position topic"));
+                return Err(PublishFailure::Rejected { rows: vec![row], error, certain: true });
+            }
             self.send(record(row, outgoing)).map_err(|error| self.failed_send(row, &error))?;
             if row % 1024 == 1023 {
                 // Failures and log lines.
@@ -216,6 +224,7 @@ impl Producer {
     /// Until nothing is in flight. librdkafka ends every message within `message.timeout.ms`, so this ends too.
     fn wait_acknowledged(&self) -> Result<(), PublishFailure> {
         let mut in_flight = self.native.in_flight_count();
+        let started = Instant::now();
         for look in 1_u32.. {
             self.native.poll(Duration::ZERO);
             self.check()?;
@@ -231,7 +240,8 @@ impl Producer {
             }
             // Events are waiting: take them all before sleeping.
             if now >= in_flight {
-                thread::sleep(LOOK);
+                // A lone row is noticed within 0.1 ms; a full batch does not wake us hundreds of times.
+                thread::sleep((started.elapsed() / 16).clamp(LOOK, LOOK_MAX));
             }
             in_flight = now;
         }
@@ -273,8 +283,9 @@ impl Producer {
     fn abort(&self) {
         self.native.purge(PurgeConfig::default().queue().inflight());
         let deadline = Instant::now() + ABORT_WITHIN;
+        // The purged messages' reports must be taken before the abort can end.
+        self.settle();
         while Instant::now() < deadline {
-            // The purged messages' reports must be taken before the abort can end.
             self.native.poll(Duration::ZERO);
             match self.native.abort_transaction(SLICE) {
                 Err(error) if retriable(&error) && !self.cancelled() => {}
@@ -307,16 +318,12 @@ impl Producer {
 
     /// What the failed deliveries say, waiting a little for the others of the same request.
     fn failed_delivery(&self) -> PublishFailure {
-        let deadline = Instant::now() + VERDICTS_WITHIN;
-        while self.native.in_flight_count() > 0 && Instant::now() < deadline {
-            self.native.poll(Duration::ZERO);
-            thread::sleep(LOOK);
-        }
+        self.settle();
         if let Some((code, reason)) = self.native.client().fatal_error() {
             return self.fatal(code, reason);
         }
         let failed = std::mem::take(&mut *self.native.context().failed());
-        if let Some(rejected) = rejected(&failed, self.batching) {
+        if let Some(rejected) = rejected(&failed, self.batching == Batching::OneByOne) {
             return rejected;
         }
         // Purged messages failed because something else did: either another message, or the transaction itself, whose
@@ -330,6 +337,15 @@ impl Producer {
         match self.native.begin_transaction() {
             Err(error) => self.failed_call("sending a batch", &error),
             Ok(()) => PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, "the batch was purged")),
+        }
+    }
+
+    /// Takes the reports that come within a moment.
+    fn settle(&self) {
+        let deadline = Instant::now() + REPORTS_WITHIN;
+        while self.native.in_flight_count() > 0 && Instant::now() < deadline {
+            self.native.poll(Duration::ZERO);
+            thread::sleep(LOOK);
         }
     }
 
@@ -359,34 +375,6 @@ fn aborted(error: Error) -> PublishFailure {
 
 fn cancelled() -> Error {
     Error::new(Code::KafkaTransactionFailed, "the batch was given up, as its session ends")
-}
-
-/// Rows whose own fault it is. A broker refuses a request as a whole, so only a record that travelled alone is certain,
-/// or one that librdkafka itself refused.
-fn rejected(failed: &[FailedDelivery], batching: Batching) -> Option<PublishFailure> {
-    let (first, fault) = failed.iter().find_map(|failed| Some((failed, row_fault(failed.code)?)))?;
-    let mut rows: Vec<Row> = failed.iter().filter(|f| row_fault(f.code) == Some(fault)).map(|f| f.row).collect();
-    rows.sort_unstable();
-    let error = Error::new(fault, format!("records for {} were refused", first.topic)).because(first.code);
-    if rows.last() == Some(&POSITION) {
-        // Not a row's fault: the position topic takes less than a position. Never dead-letter for that.
-        return Some(PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, error.to_string())));
-    }
-    let by_itself = matches!(first.code, RDKafkaErrorCode::InvalidTopic | RDKafkaErrorCode::UnknownPartition);
-    let certain = batching == Batching::OneByOne || by_itself;
-    Some(PublishFailure::Rejected { rows, error, certain })
-}
-
-/// Failed only because something else did.
-fn consequence(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::PurgeQueue
-            | RDKafkaErrorCode::PurgeInflight
-            | RDKafkaErrorCode::Fatal
-            | RDKafkaErrorCode::State
-            | RDKafkaErrorCode::InvalidDifferentRecord
-    )
 }
 
 fn retriable(error: &KafkaError) -> bool {

@@ -91,7 +91,7 @@ pub(super) fn describe_one(
     loop {
         let metadata = metadata(client, Some(name), deadline.saturating_duration_since(Instant::now()))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-        let error = topic.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
+        let error = topic.and_then(rdkafka::metadata::MetadataTopic::error).map(RDKafkaErrorCode::from);
         match (topic, error) {
             (None, _) | (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
                 return Ok(None);

@@ -36,7 +36,7 @@ use crate::{
 const FETCH_ROWS: usize = 250;
 
 /// One backfill, on a session whose transaction has imported the slot's snapshot.
-pub struct Backfill<'a> {
+pub(super) struct Backfill<'a> {
     /// The source.
     pub context: &'a Context,
     /// Its tables.
@@ -56,7 +56,7 @@ impl Backfill<'_> {
     ///
     /// # Errors
     /// Whatever stopped it; the next start marks what was published and begins anew.
-    pub async fn run(mut self, mut producers: Producers) -> Result<Producers> {
+    pub(super) async fn run(mut self, mut producers: Producers) -> Result<Producers> {
         let mut report = Report::new(self.context.metrics.clone());
         let mut rows = self.rows()?;
         let snapshot = Arc::clone(&self.snapshot);
@@ -68,7 +68,7 @@ impl Backfill<'_> {
                 tracing::info!(rows = total, "backfill done");
                 return Ok(producers);
             }
-            self.position.chunk = marks.iter().map(|(table, id)| RowId { table, id: id.to_owned() }).collect();
+            self.position.chunk = marks.iter().map(|row| RowId { table: row.table, id: row.id.to_owned() }).collect();
             let began = Instant::now();
             let position = position_bytes(self.context, &self.position);
             (producers, records) = producers.publish(records, position).await?;
@@ -116,7 +116,7 @@ impl Backfill<'_> {
                 let tuple = Tuple::parse(&tuple[range])
                     .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
                 let relation = self.tables[usize::from(row.table)].oid;
-                rows.append(Row { relation, tuple: &tuple }, records, &mut marks)?;
+                rows.append(Row { xid: 0, relation, tuple: &tuple }, records, &mut marks)?;
             }
             if fetched.len() < FETCH_ROWS {
                 break;
@@ -124,5 +124,4 @@ impl Backfill<'_> {
         }
         Ok(marks)
     }
-
 }

@@ -30,17 +30,18 @@ pub struct Server {
 /// One of the halting codes `system-changed`, `history-diverged`, `slot-ahead`, `publication-changed`.
 pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
     let (history, lsn) = (&position.history, position.progress.lsn);
+    let reached = reached(position);
     if history.system_id != server.system_id {
         return Err(Error::new(
             Code::SystemChanged,
             format!("rows were published from system {}, and system {} answers", history.system_id, server.system_id),
         ));
     }
-    compare_timelines(history.timeline, lsn, server)?;
-    if lsn > server.flushed {
+    compare_timelines(history.timeline, reached, server)?;
+    if reached > server.flushed {
         return Err(Error::new(
             Code::HistoryDiverged,
-            format!("published up to {lsn}, but the server's log ends at {}", server.flushed),
+            format!("published up to {reached}, but the server's log ends at {}", server.flushed),
         ));
     }
     // The server forwards silently past what a client asks for, so a slot ahead of us would lose rows unseen (rule 4).
@@ -51,6 +52,13 @@ pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
         ));
     }
     require_same_publication(&position.publication, &server.publication)
+}
+
+/// What the server's log must reach at least. Of a split transaction the commit record was there when its first rows were
+/// published, so the log goes beyond its start; a server without it would be waited for until its log has grown that far.
+fn reached(position: &Position) -> Lsn {
+    let split = position.progress.split.as_ref().map(|split| Lsn(split.final_lsn.0.saturating_add(1)));
+    position.progress.lsn.max(split.unwrap_or(Lsn::ZERO))
 }
 
 /// Compares two fingerprints of the publication: what it no longer sends would be passed over in silence.
@@ -66,21 +74,21 @@ pub fn require_same_publication(then: &Value, now: &Value) -> Result<(), Error> 
         _ if now.is_null() => vec!["the publication does not exist any more".to_owned()],
         _ => vec![format!("it was {then} and is now {now}")],
     };
-    // Names alone may differ: a renamed table loses nothing.
+    // Two texts may differ and mean the same.
     if different.is_empty() { Ok(()) } else { Err(Error::new(Code::PublicationChanged, different.join("; "))) }
 }
 
-fn compare_timelines(published_on: u32, lsn: Lsn, server: &Server) -> Result<(), Error> {
+fn compare_timelines(published_on: u32, reached: Lsn, server: &Server) -> Result<(), Error> {
     if published_on == server.timeline {
         return Ok(());
     }
     let switch = server.switches.iter().find(|(timeline, _)| *timeline == published_on);
     match switch {
-        Some((_, left)) if *left >= lsn => Ok(()),
+        Some((_, left)) if *left >= reached => Ok(()),
         Some((_, left)) => Err(Error::new(
             Code::HistoryDiverged,
             format!(
-                "published up to {lsn} on timeline {published_on}, which timeline {} left at {left}",
+                "published up to {reached} on timeline {published_on}, which timeline {} left at {left}",
                 server.timeline
             ),
         )),
@@ -94,7 +102,7 @@ fn compare_timelines(published_on: u32, lsn: Lsn, server: &Server) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::position::{History, Phase, Progress};
+    use crate::relay::position::{History, Phase, Progress, Split};
 
     fn given() -> (Position, Server) {
         let history = History { system_id: "7".into(), timeline: 2, slot: "s".into(), consistent_point: Lsn(10) };
@@ -136,6 +144,21 @@ mod tests {
         assert_eq!(code(promote(99)), Some(Code::HistoryDiverged));
         assert_eq!(code(|_, server| server.timeline = 4), Some(Code::HistoryDiverged));
         assert_eq!(code(|position, _| position.history.timeline = 3), Some(Code::HistoryDiverged));
+    }
+
+    #[test]
+    fn the_log_must_hold_the_whole_of_a_split_transaction() {
+        let split_at = |position: &mut Position, lsn: u64| {
+            position.progress.split = Some(Split { final_lsn: Lsn(lsn), xid: 1, rows: 2, event_id: "e".into() });
+        };
+        assert_eq!(code(|position, _| split_at(position, 99)), None);
+        assert_eq!(code(|position, _| split_at(position, 100)), Some(Code::HistoryDiverged));
+        let promoted = |position: &mut Position, server: &mut Server| {
+            split_at(position, 150);
+            (server.timeline, server.flushed) = (3, Lsn(500));
+            server.switches.push((2, Lsn(120)));
+        };
+        assert_eq!(code(promoted), Some(Code::HistoryDiverged));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The reading half of a session: state machine, encoder and the batch under construction.
-pub struct Intake {
+pub(super) struct Intake {
     /// What decides.
     pub machine: Machine,
     /// New rows of the building batch.
@@ -27,6 +27,8 @@ pub struct Intake {
     pub marks: Marks,
     rows: Rows,
     tables: Vec<TableInfo>,
+    /// The transaction that is being read.
+    xid: u32,
     /// Highest LSN received.
     received: Lsn,
     /// What happened since [`Intake::take_counts`] was asked.
@@ -35,7 +37,7 @@ pub struct Intake {
 
 /// Rows by what became of them.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub(super) struct Counts {
     /// Published before; only their marks are made again.
     pub redelivered: u64,
     /// Went to the dead-letter topic.
@@ -47,25 +49,25 @@ pub struct Counts {
 impl Intake {
     /// Resumes with the machine given.
     #[must_use]
-    pub fn new(machine: Machine, rows: Rows, tables: Vec<TableInfo>) -> Self {
+    pub(super) fn new(machine: Machine, rows: Rows, tables: Vec<TableInfo>) -> Self {
         let (records, marks, counts) = (Records::default(), Marks::default(), Counts::default());
-        Self { machine, records, marks, rows, tables, received: Lsn::ZERO, counts }
+        Self { machine, records, marks, rows, tables, xid: 0, received: Lsn::ZERO, counts }
     }
 
     /// The source's tables.
     #[must_use]
-    pub fn tables(&self) -> &[TableInfo] {
+    pub(super) fn tables(&self) -> &[TableInfo] {
         &self.tables
     }
 
     /// Highest LSN received, for the write position of the status.
     #[must_use]
-    pub fn received(&self) -> Lsn {
+    pub(super) fn received(&self) -> Lsn {
         self.received
     }
 
     /// What was counted since the last call.
-    pub fn take_counts(&mut self) -> Counts {
+    pub(super) fn take_counts(&mut self) -> Counts {
         Counts { dead_letters: self.rows.take_dead_letters(), ..std::mem::take(&mut self.counts) }
     }
 
@@ -73,7 +75,7 @@ impl Intake {
     ///
     /// # Errors
     /// The message is not pgoutput, a row is poison and `on_poison = "stop"`, or the history is not the published one.
-    pub fn take(&mut self, message: StreamMessage<'_>, now: Duration) -> Result<bool> {
+    pub(super) fn take(&mut self, message: StreamMessage<'_>, now: Duration) -> Result<bool> {
         match message {
             StreamMessage::XLogData { wal_end, data, .. } => {
                 self.received = self.received.max(wal_end);
@@ -94,6 +96,7 @@ impl Intake {
             .map_err(|error| Error::new(Code::PostgresProtocol, "decoding a pgoutput message").because(error))?;
         match message {
             Message::Begin(begin) => {
+                self.xid = begin.xid;
                 self.machine.begin(begin.final_lsn, begin.xid, begin.commit_time);
                 self.rows.encoder.begin(begin.commit_time);
             }
@@ -117,7 +120,7 @@ impl Intake {
     }
 
     fn take_row(&mut self, insert: &Insert<'_>) -> Result<()> {
-        let row = Row { relation: insert.relation, tuple: &insert.row };
+        let row = Row { xid: self.xid, relation: insert.relation, tuple: &insert.row };
         match self.machine.row(|id| self.rows.is_event(row, id))? {
             RowIs::New => match self.rows.append(row, &mut self.records, &mut self.marks)? {
                 Encoded::Published => {

@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::{marks::Marks, state::BatchId, supervisor::Context};
+use super::{
+    marks::{MarkRow, Marks},
+    state::BatchId,
+    supervisor::Context,
+};
 use crate::{
     Code, Error, Result,
     postgres::{
@@ -19,9 +23,12 @@ use crate::{
 /// Ids of one statement: enough to make the round trip cheap, few enough to keep row locks short.
 const STATEMENT_ROWS: usize = 2_000;
 
+/// How often a transaction is looked for that is committed and not yet visible.
+const VISIBLE_POLL: Duration = Duration::from_millis(5);
+
 #[derive(Default)]
 /// Marks to set, and the batches that are done with them.
-pub struct MarkJob {
+pub(super) struct MarkJob {
     /// The batches, in stream order.
     pub batches: Vec<BatchId>,
     /// Their rows.
@@ -29,7 +36,7 @@ pub struct MarkJob {
 }
 
 /// The marks of a job are durable.
-pub struct Marked {
+pub(super) struct Marked {
     /// The job's batches.
     pub batches: Vec<BatchId>,
     /// Rows that were given, whether found or gone.
@@ -39,7 +46,7 @@ pub struct Marked {
 }
 
 /// The marking task, as the session sees it.
-pub struct Marker {
+pub(super) struct Marker {
     jobs: mpsc::Sender<MarkJob>,
     done: mpsc::Receiver<Result<Marked>>,
     task: tokio::task::JoinHandle<()>,
@@ -48,7 +55,7 @@ pub struct Marker {
 impl Marker {
     /// Starts the task.
     #[must_use]
-    pub fn start(marking: MarkingSession) -> Self {
+    pub(super) fn start(marking: MarkingSession) -> Self {
         // One job is under way and the session gathers the next: more would only wait.
         let (jobs, mut queue) = mpsc::channel::<MarkJob>(1);
         let (answers, done) = mpsc::channel(1);
@@ -76,7 +83,7 @@ impl Marker {
     ///
     /// # Errors
     /// A job is under way still, or the task has ended.
-    pub fn mark(&self, job: MarkJob) -> Result<()> {
+    pub(super) fn mark(&self, job: MarkJob) -> Result<()> {
         match self.jobs.try_send(job) {
             // An ended task has sent its reason, which the session will meet.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
@@ -90,7 +97,7 @@ impl Marker {
     ///
     /// # Errors
     /// Marking failed, or the session was ended by the server.
-    pub async fn done(&mut self) -> Result<Marked> {
+    pub(super) async fn done(&mut self) -> Result<Marked> {
         self.done.recv().await.unwrap_or_else(|| Err(Error::new(Code::MarkFailed, "the marker ended")))
     }
 }
@@ -108,7 +115,7 @@ async fn answer(marking: &MarkingSession, job: MarkJob) -> Result<Marked> {
 }
 
 /// A session with a prepared statement for each table.
-pub struct MarkingSession {
+pub(super) struct MarkingSession {
     session: SqlSession,
     statements: Vec<MarkStatement>,
 }
@@ -117,7 +124,7 @@ pub struct MarkingSession {
 ///
 /// # Errors
 /// The server cannot be reached, or the role may not mark.
-pub async fn marking_session(context: &Context, tables: &[TableInfo]) -> Result<MarkingSession> {
+pub(super) async fn marking_session(context: &Context, tables: &[TableInfo]) -> Result<MarkingSession> {
     let session = context.connect.sql("marker").await?;
     let statements = MarkStatement::prepare_all(&session, tables, &context.source).await?;
     Ok(MarkingSession { session, statements })
@@ -128,25 +135,45 @@ impl MarkingSession {
     ///
     /// # Errors
     /// A statement failed; marks made before it stay, and making them again does nothing.
-    pub async fn mark(&self, marks: &Marks) -> Result<()> {
-        let mut ids = Vec::with_capacity(marks.len().min(STATEMENT_ROWS));
+    pub(super) async fn mark(&self, marks: &Marks) -> Result<()> {
+        let mut chunk = Chunk::default();
         for (table, statement) in (0_u16..).zip(&self.statements) {
-            for (_, id) in marks.iter().filter(|(of, _)| *of == table) {
-                ids.push(id);
-                if ids.len() == STATEMENT_ROWS {
-                    self.execute(statement, &ids).await?;
-                    ids.clear();
+            for row in marks.iter().filter(|row| row.table == table) {
+                chunk.push(row);
+                if chunk.ids.len() == STATEMENT_ROWS {
+                    self.mark_chunk(statement, &chunk).await?;
+                    chunk.clear();
                 }
             }
-            if !ids.is_empty() {
-                self.execute(statement, &ids).await?;
-                ids.clear();
+            if !chunk.ids.is_empty() {
+                self.mark_chunk(statement, &chunk).await?;
+                chunk.clear();
             }
         }
         Ok(())
     }
 
-    async fn execute(&self, statement: &MarkStatement, ids: &[&str]) -> Result<()> {
+    /// Marks the rows of a chunk. A row that is not found may be gone, or marked already. But it may also be invisible
+    /// still: the server's walsender sends a transaction as soon as its commit record is flushed, and the transaction
+    /// leaves the list of those in progress only after that, much later where it waits for a synchronous standby. Such a
+    /// row would stay unmarked for ever, so what was not found is tried again once its transaction can be seen.
+    async fn mark_chunk(&self, statement: &MarkStatement, chunk: &Chunk<'_>) -> Result<()> {
+        if self.execute(statement, &chunk.ids).await? < chunk.ids.len() as u64 {
+            while !self.snapshot().await?.sees_all(&chunk.xids) {
+                tokio::time::sleep(VISIBLE_POLL).await;
+            }
+            self.execute(statement, &chunk.ids).await?;
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot> {
+        let row = self.session.query_one("SELECT pg_current_snapshot()::text", &[]).await;
+        let text: String = row.map_err(|error| sql_error("reading the current snapshot", error))?.get(0);
+        Snapshot::parse(&text).ok_or_else(|| Error::new(Code::PostgresQueryFailed, format!("{text:?} is no snapshot")))
+    }
+
+    async fn execute(&self, statement: &MarkStatement, ids: &[&str]) -> Result<u64> {
         let context = format!("marking rows of {}", statement.table());
         self.session.execute(statement.prepared(), &[&ids]).await.map_err(|error| {
             let error = sql_error(&context, error);
@@ -154,7 +181,78 @@ impl MarkingSession {
                 Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
                 _ => error,
             }
-        })?;
-        Ok(())
+        })
+    }
+}
+
+/// Rows of one statement.
+#[derive(Default)]
+struct Chunk<'a> {
+    ids: Vec<&'a str>,
+    /// Their transactions, each once in a row.
+    xids: Vec<u32>,
+}
+
+impl<'a> Chunk<'a> {
+    fn push(&mut self, row: MarkRow<'a>) {
+        self.ids.push(row.id);
+        if row.xid != 0 && self.xids.last() != Some(&row.xid) {
+            self.xids.push(row.xid);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.ids.clear();
+        self.xids.clear();
+    }
+}
+
+/// Which transactions a new statement does not see yet. The stream's ids have 32 bits, so they are compared on the
+/// circle, as Postgres does itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Snapshot {
+    /// The first id that is not assigned.
+    next: u32,
+    in_progress: Vec<u32>,
+}
+
+impl Snapshot {
+    /// Reads `xmin:xmax:xip_list` (PostgreSQL documentation, "Transaction ID and Snapshot Information Functions").
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':').skip(1);
+        // The upper half is the epoch, which the stream does not tell.
+        let low = |id: &str| id.parse::<u64>().ok().map(|id| (id & u64::from(u32::MAX)) as u32);
+        let next = low(parts.next()?)?;
+        let list = parts.next()?.split(',').filter(|id| !id.is_empty());
+        Some(Self { next, in_progress: list.map(low).collect::<Option<_>>()? })
+    }
+
+    fn sees_all(&self, xids: &[u32]) -> bool {
+        let is_future = |xid: u32| (xid.wrapping_sub(self.next) as i32) >= 0;
+        xids.iter().all(|xid| !is_future(*xid) && !self.in_progress.contains(xid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_sees_what_has_ended_before_it() {
+        let snapshot = Snapshot::parse("10:20:10,14,15").unwrap();
+        assert!(snapshot.sees_all(&[9, 11, 13, 19]));
+        for unseen in [10, 14, 15, 20, 21] {
+            assert!(!snapshot.sees_all(&[9, unseen]), "{unseen}");
+        }
+        assert!(Snapshot::parse("10:10:").unwrap().sees_all(&[9]));
+        assert_eq!(Snapshot::parse("10"), None);
+    }
+
+    #[test]
+    fn transaction_ids_are_compared_on_the_circle() {
+        // 2^32 + 5 is next: ids shortly before the wrap are past, those shortly after 5 are future.
+        let snapshot = Snapshot::parse("4294967301:4294967301:").unwrap();
+        assert!(snapshot.sees_all(&[u32::MAX, 4]));
+        assert!(!snapshot.sees_all(&[6]));
     }
 }

@@ -3,68 +3,78 @@
 /// Stands for the table of a row that cannot be marked.
 const NO_TABLE: u16 = u16::MAX;
 
-/// Ids in stream order, each with the index of its table in configuration order.
+/// Ids in stream order, each with its table and the transaction that inserted it.
 #[derive(Debug, Default)]
-pub struct Marks {
+pub(super) struct Marks {
     text: String,
-    rows: Vec<(u16, usize)>,
+    rows: Vec<Packed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Packed {
+    end: usize,
+    xid: u32,
+    table: u16,
+}
+
+/// A row to mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MarkRow<'a> {
+    /// Index of its table in configuration order.
+    pub(super) table: u16,
+    /// The transaction that inserted it; 0 where every snapshot sees it.
+    pub(super) xid: u32,
+    /// Text of the id column.
+    pub(super) id: &'a str,
 }
 
 impl Marks {
-    /// Adds the row `id` of table `table`.
-    pub fn push(&mut self, table: u16, id: &str) {
-        self.text.push_str(id);
-        self.rows.push((table, self.text.len()));
+    /// Adds a row.
+    pub(super) fn push(&mut self, row: MarkRow<'_>) {
+        self.text.push_str(row.id);
+        self.rows.push(Packed { end: self.text.len(), xid: row.xid, table: row.table });
     }
 
     /// Adds a row that has no id to be marked by, so that rows and records stay in step.
-    pub fn push_none(&mut self) {
-        self.rows.push((NO_TABLE, self.text.len()));
+    pub(super) fn push_none(&mut self) {
+        self.rows.push(Packed { end: self.text.len(), xid: 0, table: NO_TABLE });
     }
 
     /// Number of rows.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// The rows that have an id, in order: (table, id).
-    pub fn iter(&self) -> impl Iterator<Item = (u16, &str)> {
+    /// The rows that have an id, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = MarkRow<'_>> {
         let mut start = 0;
-        self.rows.iter().filter_map(move |&(table, end)| {
+        self.rows.iter().filter_map(move |&Packed { end, xid, table }| {
             let id = &self.text[start..end];
             start = end;
-            (table != NO_TABLE).then_some((table, id))
+            (table != NO_TABLE).then_some(MarkRow { table, xid, id })
         })
     }
 
     /// Takes the first `rows` rows away.
     #[must_use]
-    pub fn split_front(&mut self, rows: usize) -> Self {
+    pub(super) fn split_front(&mut self, rows: usize) -> Self {
         if rows >= self.rows.len() {
             return std::mem::take(self);
         }
-        let cut = rows.checked_sub(1).map_or(0, |last| self.rows[last].1);
-        let rest = Self {
-            text: self.text[cut..].to_owned(),
-            rows: self.rows[rows..].iter().map(|&(table, end)| (table, end - cut)).collect(),
-        };
+        let cut = rows.checked_sub(1).map_or(0, |last| self.rows[last].end);
+        let moved = |row: &Packed| Packed { end: row.end - cut, ..*row };
+        let rest = Self { text: self.text[cut..].to_owned(), rows: self.rows[rows..].iter().map(moved).collect() };
         self.text.truncate(cut);
         self.rows.truncate(rows);
         std::mem::replace(self, rest)
     }
 
     /// Adds all of `other`.
-    pub fn append(&mut self, other: &Self) {
+    pub(super) fn append(&mut self, other: &Self) {
         let shift = self.text.len();
         self.text.push_str(&other.text);
-        self.rows.extend(other.rows.iter().map(|&(table, end)| (table, end + shift)));
+        self.rows.extend(other.rows.iter().map(|row| Packed { end: row.end + shift, ..*row }));
     }
 }
 
@@ -72,24 +82,26 @@ impl Marks {
 mod tests {
     use super::*;
 
-    fn marks(rows: &[(u16, &str)]) -> Marks {
-        let mut marks = Marks::default();
-        for (table, id) in rows {
-            marks.push(*table, id);
-        }
-        marks
-    }
-
     #[test]
     fn splitting_and_appending_keep_every_row_in_order() {
-        let all = [(0, "a"), (1, ""), (0, "ccc"), (2, "dd")];
+        let all =
+            [(0, 7, "a"), (1, 7, ""), (0, 8, "ccc"), (2, 9, "dd")].map(|(table, xid, id)| MarkRow { table, xid, id });
         for cut in 0..=all.len() {
-            let mut rest = marks(&all);
+            let mut rest = Marks::default();
+            all.iter().for_each(|row| rest.push(*row));
             let mut front = rest.split_front(cut);
             assert_eq!(front.iter().collect::<Vec<_>>(), &all[..cut]);
             assert_eq!(rest.iter().collect::<Vec<_>>(), &all[cut..]);
             front.append(&rest);
             assert_eq!(front.iter().collect::<Vec<_>>(), all);
         }
+    }
+
+    #[test]
+    fn a_row_without_an_id_counts_and_is_not_marked() {
+        let mut marks = Marks::default();
+        marks.push_none();
+        marks.push(MarkRow { table: 0, xid: 1, id: "a" });
+        assert_eq!((marks.len(), marks.iter().count()), (2, 1));
     }
 }

@@ -33,4 +33,4 @@ pub mod state;
 mod stream;
 mod supervisor;
 
-pub use supervisor::{Outcome, run};
+pub use supervisor::run;

@@ -16,14 +16,14 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(5);
 
 /// The monitoring task; it ends when this is dropped.
-pub struct Monitor(tokio::task::JoinHandle<()>);
+pub(super) struct Monitor(tokio::task::JoinHandle<()>);
 
 impl Monitor {
     /// Starts it.
     ///
     /// # Errors
     /// The server cannot be reached.
-    pub async fn start(context: &Context, tables: &[TableInfo]) -> Result<Self> {
+    pub(super) async fn start(context: &Context, tables: &[TableInfo]) -> Result<Self> {
         let source = &context.source;
         let session = context.connect.sql("monitor").await?;
         let queries = monitor::Monitor::new(&source.slot, tables, &source.mapping.columns, source.mark);

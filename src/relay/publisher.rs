@@ -32,7 +32,7 @@ const PRODUCERS: usize = 3;
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The fenced-off right to publish for a source.
-pub struct Producers {
+pub(super) struct Producers {
     publishing: Producer,
     cancel: Arc<AtomicBool>,
 }
@@ -42,7 +42,7 @@ impl Producers {
     ///
     /// # Errors
     /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer instance fenced us.
-    pub async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
+    pub(super) async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
         let (kafka, source) = (kafka.clone(), source.to_owned());
         let task = tokio::task::spawn_blocking(move || Self::fence_blocking(&kafka, &source, batching));
         task.await.map_err(|error| Error::new(Code::Internal, "initialising the producers").because(error))?
@@ -79,7 +79,7 @@ impl Producers {
     ///
     /// # Errors
     /// The transaction failed, is unknown, or a newer instance fenced us.
-    pub async fn publish(mut self, records: Records, position: PositionBytes) -> Result<(Self, Records)> {
+    pub(super) async fn publish(mut self, records: Records, position: PositionBytes) -> Result<(Self, Records)> {
         let task = tokio::task::spawn_blocking(move || {
             let outcome = self.publishing.publish(&records, position.record());
             (self, records, outcome)
@@ -94,7 +94,7 @@ impl Producers {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(self, source: &str, queue: usize) -> Result<Publisher> {
+    pub(super) fn start(self, source: &str, queue: usize) -> Result<Publisher> {
         let (jobs, job_queue) = blocking::sync_channel(queue);
         let (event_queue, events) = mpsc::channel(queue);
         let cancel = Arc::clone(&self.cancel);
@@ -108,7 +108,7 @@ impl Producers {
 
 /// A position as it goes into the topic.
 #[derive(Debug, Clone)]
-pub struct PositionBytes {
+pub(super) struct PositionBytes {
     /// The position topic.
     pub topic: Arc<str>,
     /// The source's name.
@@ -124,7 +124,7 @@ impl PositionBytes {
 }
 
 /// One Kafka transaction to be.
-pub struct Job {
+pub(super) struct Job {
     /// Names it in the event that answers it.
     pub batch: BatchId,
     /// Its records; none for a position alone.
@@ -134,7 +134,7 @@ pub struct Job {
 }
 
 /// What became of a job.
-pub enum Event {
+pub(super) enum Event {
     /// Records and position are committed.
     Committed {
         /// The job's batch.
@@ -154,7 +154,7 @@ pub enum Event {
 }
 
 /// The publishing thread, as the session sees it.
-pub struct Publisher {
+pub(super) struct Publisher {
     jobs: Option<blocking::SyncSender<Job>>,
     events: mpsc::Receiver<Event>,
     cancel: Arc<AtomicBool>,
@@ -166,13 +166,12 @@ impl Publisher {
     ///
     /// # Errors
     /// The queue is longer than the state machine promised, or the thread has ended.
-    pub fn publish(&self, job: Job) -> Result<()> {
-        let sent = self.jobs.as_ref().map(|jobs| jobs.try_send(job));
-        match sent {
-            Some(Ok(())) => Ok(()),
+    pub(super) fn publish(&self, job: Job) -> Result<()> {
+        let Some(jobs) = &self.jobs else { return Ok(()) };
+        match jobs.try_send(job) {
             // An ended thread has sent its reason, which the session will meet as an event.
-            Some(Err(blocking::TrySendError::Disconnected(_))) | None => Ok(()),
-            Some(Err(blocking::TrySendError::Full(_))) => {
+            Ok(()) | Err(blocking::TrySendError::Disconnected(_)) => Ok(()),
+            Err(blocking::TrySendError::Full(_)) => {
                 Err(Error::new(Code::Internal, "more batches are being published than the state machine allows"))
             }
         }
@@ -182,7 +181,7 @@ impl Publisher {
     ///
     /// # Errors
     /// The thread ended without a word.
-    pub async fn event(&mut self) -> Result<Event> {
+    pub(super) async fn event(&mut self) -> Result<Event> {
         self.events.recv().await.ok_or_else(|| Error::new(Code::Internal, "the publisher's thread ended"))
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 const TOPICS_AT_HAND: usize = 1000;
 
 /// Keeps the metrics of one session.
-pub struct Report {
+pub(super) struct Report {
     metrics: SourceMetrics,
     topics: HashMap<String, IntCounter>,
 }
@@ -26,13 +26,13 @@ pub struct Report {
 impl Report {
     /// On the handles of the source.
     #[must_use]
-    pub fn new(metrics: SourceMetrics) -> Self {
+    pub(super) fn new(metrics: SourceMetrics) -> Self {
         Self { metrics, topics: HashMap::new() }
     }
 
     /// A Kafka transaction was committed. `oldest` is the commit time of its first row, microseconds since the Unix
     /// epoch, where that is known.
-    pub fn committed(&mut self, records: &Records, took: Duration, oldest: Option<i64>) {
+    pub(super) fn committed(&mut self, records: &Records, took: Duration, oldest: Option<i64>) {
         self.metrics.kafka_transaction(Outcome::Committed);
         self.metrics.kafka_transaction_seconds.observe(took.as_secs_f64());
         if let Some(oldest) = oldest.filter(|_| !records.is_empty()) {
@@ -52,7 +52,7 @@ impl Report {
     }
 
     /// A Kafka transaction was not, or nobody knows.
-    pub fn failed(&self, failure: &PublishFailure) {
+    pub(super) fn failed(&self, failure: &PublishFailure) {
         self.metrics.kafka_transaction(match failure {
             PublishFailure::Unknown(_) => Outcome::Unknown,
             PublishFailure::Fenced(_) | PublishFailure::Aborted(_) | PublishFailure::Rejected { .. } => {
@@ -62,13 +62,13 @@ impl Report {
     }
 
     /// Marks are durable.
-    pub fn marked(&self, marked: &Marked) {
+    pub(super) fn marked(&self, marked: &Marked) {
         self.metrics.rows_marked.inc_by(marked.rows as u64);
         self.metrics.mark_latency.observe(marked.took.as_secs_f64());
     }
 
     /// Where the machine stands now, and what was counted since the last time.
-    pub fn progress(&self, machine: &Machine, counts: &Counts) {
+    pub(super) fn progress(&self, machine: &Machine, counts: &Counts) {
         self.metrics.rows_redelivered.inc_by(counts.redelivered);
         self.metrics.dead_letters.inc_by(counts.dead_letters);
         self.metrics.set_position(machine.position().lsn);

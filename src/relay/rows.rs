@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::marks::Marks;
+use super::marks::{MarkRow, Marks};
 use crate::{
     Code, Error, Result,
     config::OnPoison,
@@ -11,10 +11,10 @@ use crate::{
 };
 
 /// Records that Kafka was seen to refuse for their size: (table, event id, bytes). Kept while the process lives.
-pub type TooLarge = HashSet<(u16, String, usize)>;
+pub(super) type TooLarge = HashSet<(u16, String, usize)>;
 
 /// Encodes the rows of one source.
-pub struct Rows {
+pub(super) struct Rows {
     /// Knows the tables' columns.
     pub encoder: Encoder,
     on_poison: OnPoison,
@@ -27,7 +27,7 @@ pub struct Rows {
 impl Rows {
     /// With the verdicts of earlier sessions.
     #[must_use]
-    pub fn new(encoder: Encoder, on_poison: OnPoison, too_large: TooLarge) -> Self {
+    pub(super) fn new(encoder: Encoder, on_poison: OnPoison, too_large: TooLarge) -> Self {
         Self { encoder, on_poison, too_large, dead_letters: 0, scratch: Records::default() }
     }
 
@@ -36,7 +36,7 @@ impl Rows {
     ///
     /// # Errors
     /// The row is poison, and `on_poison = "stop"`; or it is not a row of the table that was described.
-    pub fn append(&mut self, row: Row<'_>, records: &mut Records, marks: &mut Marks) -> Result<Encoded> {
+    pub(super) fn append(&mut self, row: Row<'_>, records: &mut Records, marks: &mut Marks) -> Result<Encoded> {
         let poison = match self.encoder.encode(row.relation, row.tuple, records) {
             Ok(Encoded::AlreadyMarked) => return Ok(Encoded::AlreadyMarked),
             Ok(Encoded::Published) => self.verdict_on_last(records),
@@ -46,7 +46,7 @@ impl Rows {
         if let Some(poison) = poison {
             self.append_poison(row, &poison, records)?;
         }
-        push_mark(last(records)?, marks);
+        push_mark(last(records)?, row.xid, marks);
         Ok(Encoded::Published)
     }
 
@@ -54,11 +54,11 @@ impl Rows {
     ///
     /// # Errors
     /// It is not a row of the table that was described.
-    pub fn append_mark(&mut self, row: Row<'_>, marks: &mut Marks) -> Result<Encoded> {
+    pub(super) fn append_mark(&mut self, row: Row<'_>, marks: &mut Marks) -> Result<Encoded> {
         self.scratch.clear();
         match self.encoder.marks_only(row.relation, row.tuple, &mut self.scratch) {
             Ok(Encoded::AlreadyMarked) => return Ok(Encoded::AlreadyMarked),
-            Ok(Encoded::Published) => push_mark(last(&self.scratch)?, marks),
+            Ok(Encoded::Published) => push_mark(last(&self.scratch)?, row.xid, marks),
             Err(Failure::Poison(_)) => marks.push_none(), // It went out as a dead letter, and has no id to mark.
             Err(Failure::Protocol(error)) => return Err(error),
         }
@@ -67,12 +67,12 @@ impl Rows {
 
     /// Whether the row is the event `id`; a row without an id goes by the empty one.
     #[must_use]
-    pub fn is_event(&self, row: Row<'_>, id: &str) -> bool {
+    pub(super) fn is_event(&self, row: Row<'_>, id: &str) -> bool {
         self.encoder.event_id(row.relation, row.tuple).as_deref().unwrap_or_default() == id
     }
 
     /// Dead letters since the last call.
-    pub fn take_dead_letters(&mut self) -> u64 {
+    pub(super) fn take_dead_letters(&mut self) -> u64 {
         std::mem::take(&mut self.dead_letters)
     }
 
@@ -92,9 +92,7 @@ impl Rows {
         if poison.reason == PoisonReason::TooLarge || self.verdict_on_last(records).is_some() {
             // It does not fit either: headers and error, without the payload.
             let encoder = &self.encoder;
-            encoder
-                .encode_dead_letter_without_payload(row.relation, row.tuple, poison, records)
-                .map_err(into_error)?;
+            encoder.encode_dead_letter_without_payload(row.relation, row.tuple, poison, records).map_err(into_error)?;
         }
         Ok(())
     }
@@ -116,7 +114,9 @@ impl Rows {
 
 /// A row and the table it is of.
 #[derive(Debug, Clone, Copy)]
-pub struct Row<'a> {
+pub(super) struct Row<'a> {
+    /// The transaction that inserted it; 0 in a backfill.
+    pub(super) xid: u32,
     /// Oid of the relation as the stream names it.
     pub relation: u32,
     /// Its columns.
@@ -135,9 +135,9 @@ fn last(records: &Records) -> Result<RecordRef<'_>> {
     last.ok_or_else(|| Error::new(Code::Internal, "a row was encoded and left no record"))
 }
 
-fn push_mark(record: RecordRef<'_>, marks: &mut Marks) {
+fn push_mark(record: RecordRef<'_>, xid: u32, marks: &mut Marks) {
     match record.event_id {
-        Some(id) => marks.push(record.table, id),
+        Some(id) => marks.push(MarkRow { table: record.table, xid, id }),
         None => marks.push_none(),
     }
 }

@@ -10,7 +10,7 @@ use crate::{Result, kafka::Batching, relay::startup::Step, telemetry::SourceStat
 
 /// How a session ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// The daemon stops, and what was in flight is finished.
     Stopped,
     /// Another session follows at once.
@@ -21,7 +21,7 @@ pub enum End {
 
 /// What the next session of this process may know from the last.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub(super) struct Memory {
     /// The server, as it was when it had shown the last published commit; rows were dropped for lack of room meanwhile,
     /// and come again.
     pub trusted: Option<ServerLife>,
@@ -33,7 +33,7 @@ pub struct Memory {
 
 /// One life of one server: a restored copy is another life.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerLife {
+pub(super) struct ServerLife {
     /// From IDENTIFY_SYSTEM.
     pub system_id: String,
     /// From IDENTIFY_SYSTEM.
@@ -43,14 +43,14 @@ pub struct ServerLife {
 }
 
 /// One session to be.
-pub struct Session<'a> {
+pub(super) struct Session<'a> {
     context: &'a Context,
     memory: &'a mut Memory,
 }
 
 impl<'a> Session<'a> {
     /// A session with nothing opened yet.
-    pub fn new(context: &'a Context, memory: &'a mut Memory) -> Self {
+    pub(super) fn new(context: &'a Context, memory: &'a mut Memory) -> Self {
         Self { context, memory }
     }
 
@@ -58,7 +58,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// Whatever ended it; its class says what follows.
-    pub async fn run(self) -> Result<End> {
+    pub(super) async fn run(self) -> Result<End> {
         let Self { context, memory } = self;
         context.metrics.set_state(SourceState::Starting);
         let mut start = Start::new(context, memory);

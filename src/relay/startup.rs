@@ -37,9 +37,10 @@ pub enum Step {
     LockSource,
     /// `init_transactions` on all producers of the source.
     InitProducers,
-    /// Is the slot (or the lock) still ours? A late `init_transactions` might have fenced a newer instance.
+    /// Is the slot (or the lock) still ours? A late `init_transactions` might have fenced a newer instance. Asked again
+    /// before a halt: what was read since might be another instance's doing.
     CheckOwnership,
-    /// Read the position, `read_committed`, to the high watermark.
+    /// Read the position, `read_committed`, to the high watermark, and then whether the slot exists.
     ReadPosition,
     /// Mark the rows of the last chunk of an interrupted backfill.
     MarkChunk,
@@ -58,7 +59,8 @@ pub enum Step {
     Backfill,
     /// Write a position in phase `streaming` at the slot's consistent point (or where the adopted slot stands).
     WriteStreaming,
-    /// Compare position, slot and history; then stream.
+    /// Compare position, slot and history; then stream. Before a difference halts the source, ask once more whether the
+    /// slot is ours: a successor confirms past the position that we read.
     Stream,
     /// Another instance leads: wait, then start again.
     StandBy,
@@ -107,6 +109,8 @@ pub struct Startup {
     position: Option<Box<Position>>,
     slot_exists: bool,
     begins: Lsn,
+    /// The halt that what was read calls for, if it is still ours to judge.
+    verdict: Option<Error>,
 }
 
 impl Startup {
@@ -114,7 +118,16 @@ impl Startup {
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         let (step, begins) = (Step::TakeSlot, Lsn::ZERO);
-        Self { policy, step, setting_up: false, has_slot: false, position: None, slot_exists: false, begins }
+        Self {
+            policy,
+            step,
+            setting_up: false,
+            has_slot: false,
+            position: None,
+            slot_exists: false,
+            begins,
+            verdict: None,
+        }
     }
 
     /// What is to be done now.
@@ -147,9 +160,10 @@ impl Startup {
     /// A person must act: the slot and the position do not belong together (rule 4).
     pub fn report(&mut self, fact: Fact) -> Result<(), Error> {
         self.step = match (self.step, fact) {
-            (Step::TakeSlot | Step::LockSource | Step::AdoptSlot | Step::CheckOwnership, Fact::TakenByAnother) => {
-                Step::StandBy
-            }
+            (
+                Step::TakeSlot | Step::LockSource | Step::AdoptSlot | Step::CheckOwnership | Step::Stream,
+                Fact::TakenByAnother,
+            ) => Step::StandBy,
             (Step::TakeSlot, Fact::SlotAbsent) => self.set_up(Step::LockSource),
             (Step::TakeSlot, Fact::Done) => {
                 self.has_slot = true;
@@ -157,11 +171,19 @@ impl Startup {
             }
             (Step::LockSource, Fact::Done) => Step::InitProducers,
             (Step::InitProducers, Fact::Done) => Step::CheckOwnership,
-            (Step::CheckOwnership, Fact::Done) => Step::ReadPosition,
+            (Step::CheckOwnership, Fact::Done) => match self.verdict.take() {
+                Some(halt) => return Err(halt),
+                None => Step::ReadPosition,
+            },
             (Step::ReadPosition, Fact::Position { position, slot_exists }) => {
                 self.position = position;
                 self.slot_exists = slot_exists;
-                self.decide()?
+                // The position and the slot are asked for one after the other. If we lost the slot or the lock meanwhile,
+                // a successor may have written the one and made the other in between.
+                self.decide().unwrap_or_else(|halt| {
+                    self.verdict = Some(halt);
+                    Step::CheckOwnership
+                })
             }
             (Step::MarkChunk, Fact::Done) => Step::WriteCreating,
             (Step::WriteCreating, Fact::Done) if self.has_slot => Step::ReleaseSlot,
@@ -328,13 +350,24 @@ mod tests {
     fn a_lost_slot_or_position_halts() {
         let ready = || vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done];
         let mut facts = ready();
-        facts.push(with_slot(Phase::Streaming, false));
+        facts.extend([with_slot(Phase::Streaming, false), Fact::Done]);
         assert_eq!(walk(BACKFILL, facts).1, Err(Code::SlotMissing));
         let mut facts = ready();
-        facts.push(Fact::Position { position: None, slot_exists: true });
+        facts.extend([Fact::Position { position: None, slot_exists: true }, Fact::Done]);
         assert_eq!(walk(BACKFILL, facts).1, Err(Code::PositionLost));
-        let facts = vec![Fact::Done, Fact::Done, Fact::Done, Fact::Position { position: None, slot_exists: true }];
+        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done];
+        facts.extend([Fact::Position { position: None, slot_exists: true }, Fact::Done]);
         assert_eq!(walk(BACKFILL, facts).1, Err(Code::PositionLost));
+    }
+
+    #[test]
+    fn what_a_successor_did_meanwhile_is_no_reason_to_halt() {
+        let made_meanwhile = Fact::Position { position: None, slot_exists: true };
+        let facts =
+            vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, made_meanwhile, Fact::TakenByAnother];
+        let (steps, result) = walk(BACKFILL, facts);
+        assert_eq!(result, Ok(()));
+        assert_eq!(steps.last(), Some(&Step::StandBy));
     }
 
     #[test]

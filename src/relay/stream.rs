@@ -46,7 +46,7 @@ const MESSAGES_AT_ONCE: usize = 4096;
 const PUBLISH_QUEUE: usize = 8;
 
 /// A session at work.
-pub struct Stream<'a> {
+pub(super) struct Stream<'a> {
     context: &'a Context,
     report: Report,
     memory: &'a mut Memory,
@@ -76,7 +76,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// The marker's session cannot be opened.
-    pub async fn new(context: &'a Context, memory: &'a mut Memory, started: Started) -> Result<Self> {
+    pub(super) async fn new(context: &'a Context, memory: &'a mut Memory, started: Started) -> Result<Self> {
         let source = &context.source;
         let Started { stream, sql, producers, tables, position, confirmed, life } = started;
         let bounds = bounds(&source.limits, &source.timeouts);
@@ -118,7 +118,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// Whatever ended it.
-    pub async fn run(mut self) -> Result<End> {
+    pub(super) async fn run(mut self) -> Result<End> {
         let timeouts = self.context.source.timeouts.clone();
         let mut status = tokio::time::interval(timeouts.status);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,7 +136,7 @@ impl<'a> Stream<'a> {
                 tracing::info!(lsn = %self.intake.machine.confirmed(), "drained");
                 return Ok(End::Stopped);
             }
-            if self.read_buffered().await? {
+            if self.read_buffered()? {
                 continue;
             }
             self.wait(&mut status, &mut give_up).await?;
@@ -144,7 +144,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes what is buffered, within reason. Returns whether there was any.
-    async fn read_buffered(&mut self) -> Result<bool> {
+    fn read_buffered(&mut self) -> Result<bool> {
         let now = self.epoch.elapsed();
         let mut taken = 0;
         while taken < MESSAGES_AT_ONCE && self.intake.machine.wants_input() {
@@ -206,7 +206,8 @@ impl<'a> Stream<'a> {
                 }
             }
         }
-        if !self.marking && !self.owed.batches.is_empty()
+        if !self.marking
+            && !self.owed.batches.is_empty()
             && let Some(marker) = &self.marker
         {
             self.marking = true;
@@ -282,7 +283,9 @@ impl<'a> Stream<'a> {
         self.confirm = false;
         let flushed = self.intake.machine.confirmed();
         let written = self.intake.received().max(flushed);
-        self.replication.send_status(StandbyStatus { written, flushed, applied: flushed, reply_requested: false }).await?;
+        self.replication
+            .send_status(StandbyStatus { written, flushed, applied: flushed, reply_requested: false })
+            .await?;
         self.report();
         Ok(())
     }
@@ -315,4 +318,3 @@ fn bounds(limits: &Limits, timeouts: &Timeouts) -> Bounds {
 fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
 }
-

@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::session::{End, Memory, Session};
 use crate::{
-    Class, Error, Result,
+    Class, Code, Error, Result,
     config::{Config, Kafka, Source},
     postgres::ConnectOptions,
     telemetry::{Metrics, SourceMetrics, SourceState},
@@ -23,20 +23,12 @@ const HEALTHY: Duration = Duration::from_secs(30);
 /// How often a standby looks whether the slot is free; well within the takeover bound of 3 s.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
 
-/// How the daemon ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was told to stop, and everything in flight was finished.
-    Stopped,
-    /// Every source is halted: a person must act.
-    Halted,
-}
-
-/// Runs all sources until `shutdown` turns true or none is left.
+/// Runs all sources until `shutdown` turns true and everything in flight is finished.
 ///
 /// # Errors
-/// A source's URL does not make sense, before anything is touched.
-pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<Outcome> {
+/// A source's URL does not make sense, before anything is touched; or no source is left that can go on: the first
+/// halt's error.
+pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<()> {
     let kafka = Arc::new(config.kafka.clone());
     let mut sources = JoinSet::new();
     for source in &config.sources {
@@ -56,12 +48,17 @@ pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<b
         let span = tracing::info_span!("source", source = source.name);
         sources.spawn(async move { context.supervise().await }.instrument(span));
     }
-    while sources.join_next().await.is_some() {}
-    Ok(if *shutdown.borrow() { Outcome::Stopped } else { Outcome::Halted })
+    let mut first_halt = None;
+    while let Some(ended) = sources.join_next().await {
+        let halt =
+            ended.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a source's task ended").because(panic)));
+        first_halt = first_halt.or(halt.err());
+    }
+    first_halt.filter(|_| !*shutdown.borrow()).map_or(Ok(()), Err)
 }
 
 /// What every session of a source needs.
-pub struct Context {
+pub(super) struct Context {
     /// The source.
     pub source: Source,
     /// The cluster.
@@ -80,18 +77,19 @@ pub struct Context {
 
 impl Context {
     /// Resolves when the daemon is to stop.
-    pub async fn stopping(&self) {
+    pub(super) async fn stopping(&self) {
         let mut shutdown = self.shutdown.clone();
         // An error means that the sender is gone, which is a stop as well.
         let _ = shutdown.wait_for(|stop| *stop).await;
     }
 
-    async fn supervise(&self) {
+    /// Runs one session after another until the daemon stops, or a person must act.
+    async fn supervise(&self) -> Result<()> {
         let mut memory = Memory::default();
         let mut backoff = Backoff::new(self.source.timeouts.backoff_max);
         loop {
             if *self.shutdown.borrow() {
-                return;
+                return Ok(());
             }
             let began = Instant::now();
             let ended = Session::new(self, &mut memory).run().await;
@@ -99,7 +97,7 @@ impl Context {
                 backoff.reset();
             }
             let pause = match ended {
-                Ok(End::Stopped) => return,
+                Ok(End::Stopped) => return Ok(()),
                 Ok(End::Again) => Duration::ZERO,
                 Ok(End::StandBy) => {
                     self.metrics.set_state(SourceState::Standby);
@@ -107,12 +105,12 @@ impl Context {
                 }
                 Err(error) => match self.judge(&error, &mut backoff) {
                     Some(pause) => pause,
-                    None => return,
+                    None => return Err(error),
                 },
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.stopping() => return,
+                () = self.stopping() => return Ok(()),
             }
         }
     }
@@ -127,9 +125,8 @@ impl Context {
             return None;
         }
         let pause = backoff.next();
-        let retry_in = humantime::format_duration(Duration::from_millis(
-            u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-        ));
+        let retry_in =
+            humantime::format_duration(Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)));
         tracing::warn!(code, hint, %retry_in, "{detail}");
         self.metrics.set_state(SourceState::Retrying);
         Some(pause)

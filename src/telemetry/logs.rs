@@ -76,16 +76,18 @@ where
         }
         event.record(&mut Fields(&mut fields));
         let message = fields.remove("message").unwrap_or_default();
-
-        let mut line = Map::new();
-        line.insert("timestamp".into(), humantime::format_rfc3339_micros(SystemTime::now()).to_string().into());
-        line.insert("level".into(), event.metadata().level().as_str().into());
-        line.insert("message".into(), message);
-        line.insert("target".into(), event.metadata().target().into());
-        for (key, value) in fields {
-            line.entry(key).or_insert(value);
+        for taken in ["timestamp", "level", "target"] {
+            fields.remove(taken);
         }
-        writeln!(writer, "{}", Value::Object(line))
+
+        // What a person looks for first stands first.
+        let timestamp = humantime::format_rfc3339_micros(SystemTime::now());
+        let (level, target) = (event.metadata().level(), event.metadata().target());
+        write!(writer, r#"{{"timestamp":"{timestamp}","level":"{level}","message":{message}"#)?;
+        for (key, value) in &fields {
+            write!(writer, ",{}:{value}", Value::from(key.as_str()))?;
+        }
+        writeln!(writer, r#","target":{}}}"#, Value::from(target))
     }
 }
 

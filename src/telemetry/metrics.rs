@@ -1,4 +1,4 @@
-//! The Prometheus metrics. A name here is a contract: dashboards and alerts are built on it.
+//! The Prometheus metrics as handles that the relay holds.
 //!
 //! Every series of a source exists, with 0, from the moment that the source is known; only the topics of
 //! `outboxd_events_published_total` appear as rows are routed to them.
@@ -10,16 +10,15 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
+    Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    process_collector::ProcessCollector,
 };
 
-use super::status::{Shown, SourceState, SourceStatus};
+use super::{
+    families::{Families, register},
+    status::{Shown, SourceState, SourceStatus},
+};
 use crate::{Class, Code, Error, Lsn};
-
-/// 1 ms to 60 s: a lone transaction takes a few milliseconds, a retry many seconds.
-const LATENCY_BUCKETS: &[f64] =
-    &[0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
 
 /// `pg_replication_slots.wal_status`.
 /// Source: PostgreSQL documentation, "pg_replication_slots".
@@ -57,27 +56,6 @@ struct Inner {
     registry: Registry,
     families: Families,
     sources: Mutex<BTreeMap<String, SourceMetrics>>,
-}
-
-/// The families, before their `source` label is filled in.
-#[derive(Debug)]
-struct Families {
-    events_published: IntCounterVec,
-    rows_marked: IntCounterVec,
-    rows_redelivered: IntCounterVec,
-    dead_letters: IntCounterVec,
-    lag_bytes: IntGaugeVec,
-    lag_seconds: GaugeVec,
-    unpublished_rows: IntGaugeVec,
-    slot_retained_bytes: IntGaugeVec,
-    slot_wal_status: IntGaugeVec,
-    publish_latency: HistogramVec,
-    mark_latency: HistogramVec,
-    kafka_transactions: IntCounterVec,
-    kafka_transaction_seconds: HistogramVec,
-    in_flight_bytes: IntGaugeVec,
-    source_state: IntGaugeVec,
-    errors: IntCounterVec,
 }
 
 /// The metrics and the shown state of one source: handles that cost no lookup. Cloning shares them.
@@ -170,83 +148,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Families {
-    fn new(registry: &Registry) -> Self {
-        let counter =
-            |name, help, labels: &[&str]| register(registry, IntCounterVec::new(Opts::new(name, help), labels));
-        let gauge = |name, help, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels));
-        let seconds = |name, help| {
-            let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
-            register(registry, HistogramVec::new(opts, &["source"]))
-        };
-        let source = &["source"];
-        Self {
-            events_published: counter(
-                "outboxd_events_published_total",
-                "Records committed to Kafka, by topic.",
-                &["source", "topic"],
-            ),
-            rows_marked: counter("outboxd_rows_marked_total", "Rows whose mark is durable in Postgres.", source),
-            rows_redelivered: counter(
-                "outboxd_rows_redelivered_total",
-                "Rows that Postgres sent again and that were not published again.",
-                source,
-            ),
-            dead_letters: counter("outboxd_dead_letters_total", "Rows sent to the dead-letter topic.", source),
-            lag_bytes: gauge(
-                "outboxd_replication_lag_bytes",
-                "Bytes of WAL between the end of the server's log and the published position.",
-                source,
-            ),
-            lag_seconds: register(
-                registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "outboxd_replication_lag_seconds",
-                        "Age of the oldest committed, unpublished row; 0 when caught up.",
-                    ),
-                    source,
-                ),
-            ),
-            unpublished_rows: gauge("outboxd_unpublished_rows", "Rows committed and not published.", source),
-            slot_retained_bytes: gauge(
-                "outboxd_slot_retained_bytes",
-                "Bytes of WAL that the replication slot keeps on the server.",
-                source,
-            ),
-            slot_wal_status: gauge(
-                "outboxd_slot_wal_status",
-                "1 for the slot's wal_status in pg_replication_slots, 0 for the others.",
-                &["source", "status"],
-            ),
-            publish_latency: seconds(
-                "outboxd_publish_latency_seconds",
-                "Time from the commit in Postgres to the commit in Kafka.",
-            ),
-            mark_latency: seconds(
-                "outboxd_mark_latency_seconds",
-                "Time from the commit in Kafka to the durable mark in Postgres.",
-            ),
-            kafka_transactions: counter(
-                "outboxd_kafka_transactions_total",
-                "Kafka transactions, by how they ended.",
-                &["source", "outcome"],
-            ),
-            kafka_transaction_seconds: seconds(
-                "outboxd_kafka_transaction_seconds",
-                "Time from the begin to the end of a Kafka transaction.",
-            ),
-            in_flight_bytes: gauge("outboxd_in_flight_bytes", "Bytes of encoded records held in memory.", source),
-            source_state: gauge(
-                "outboxd_source_state",
-                "1 for what the source is doing, 0 for the other states.",
-                &["source", "state"],
-            ),
-            errors: counter("outboxd_errors_total", "Errors, by code.", &["source", "code"]),
-        }
     }
 }
 
@@ -352,16 +253,6 @@ impl SourceMetrics {
 /// What is kept under these locks is whole after every statement, so a panic elsewhere does not spoil it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
-    // Names, labels and buckets are literals of this file, each registered once in a new registry: every test that
-    // makes a `Metrics` proves them.
-    #[expect(clippy::expect_used)]
-    let collector = collector.expect("a literal metric is well formed");
-    #[expect(clippy::expect_used)]
-    registry.register(Box::new(collector.clone())).expect("a literal metric is registered once");
-    collector
 }
 
 /// `ProcessCollector` cannot be cloned.

@@ -3,6 +3,7 @@
 //! In: the relay tells its [`SourceMetrics`] what happened. Out: `/metrics`, `/readyz` and `/status` read the same
 //! handles, so that they cannot disagree.
 
+mod families;
 pub mod logs;
 mod metrics;
 mod status;

@@ -20,7 +20,7 @@ async fn a_misspelt_key_names_the_line_and_the_nearest_key() -> Result<()> {
     let daemon = scene.daemon()?;
     assert_eq!(daemon.wait_exit(PATIENCE).await?, 2);
     let text = daemon.lines().join("\n");
-    for part in ["config-unknown-key", ":4", "topc", "did you mean \"topic\"?"] {
+    for part in ["config-unknown-key", "config.toml:5", "topc", "did you mean \"topic\"?"] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
     Ok(())

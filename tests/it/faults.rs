@@ -291,7 +291,7 @@ async fn one_halted_source_leaves_the_others_running() -> Result<()> {
 }
 
 /// Waits until `/status` shows the state.
-pub async fn wait_state(daemon: &Daemon, state: &str) {
+pub(crate) async fn wait_state(daemon: &Daemon, state: &str) {
     let wanted = format!("\"{state}\"");
     eventually(PATIENCE, || async {
         let (_, body) = daemon.http_get("/status").await?;

@@ -169,6 +169,31 @@ async fn deleting_marks_and_no_marks_publish_once_as_well() -> Result<()> {
     Ok(())
 }
 
+/// The server sends a transaction once its commit record is flushed, but others see its rows only after that; with a
+/// synchronous standby that does not answer, arbitrarily long after.
+#[tokio::test]
+async fn a_row_that_is_published_before_it_is_visible_is_marked_all_the_same() -> Result<()> {
+    let postgres = Host::Own(Postgres::start(Version::V15).await?);
+    let scene = Scene::on(postgres, Host::Shared(Kafka::shared().await?)).await?;
+    let _daemon = scene.streaming().await?;
+    let standby = |names: &str| format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
+    scene.client.batch_execute(&standby("nobody")).await?;
+    scene.client.batch_execute("SELECT pg_reload_conf()").await?;
+    let mut writer = scene.postgres.client(&scene.database).await?;
+    let aggregate = scene.aggregate.clone();
+    let insert = tokio::spawn(async move {
+        workload::insert(&mut writer, "order_outbox", (&aggregate, uuid::Uuid::new_v4()), 3).await
+    });
+    scene.wait_records(3).await;
+    let visible: i64 = scene.client.query_one("SELECT count(*) FROM order_outbox", &[]).await?.get(0);
+    assert_eq!(visible, 0, "the insert was to hang between its commit record and its visibility");
+    scene.client.batch_execute(&standby("")).await?;
+    scene.client.batch_execute("SELECT pg_reload_conf()").await?;
+    insert.await??;
+    scene.oracle().await?.assert_clean();
+    Ok(())
+}
+
 #[tokio::test]
 async fn at_least_once_delivers_everything_too() -> Result<()> {
     let mut scene = Scene::shared().await?.with_kafka("delivery = \"at-least-once\"");
@@ -230,7 +255,7 @@ async fn the_lag_is_exposed_and_falls_to_nothing() -> Result<()> {
 }
 
 /// The value of the first series whose line begins so.
-pub fn metric(metrics: &str, begins: &str) -> f64 {
+pub(crate) fn metric(metrics: &str, begins: &str) -> f64 {
     let line = metrics.lines().find(|line| line.starts_with(begins));
     line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(f64::NAN)
 }

@@ -8,10 +8,10 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 /// Longest wait for anything that should take seconds at most; machines are shared and slow.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A server of the test's own, which it may stop, or one that all tests share.
-pub enum Host<T: 'static> {
+pub(crate) enum Host<T: 'static> {
     Own(T),
     Shared(&'static T),
 }
@@ -28,7 +28,7 @@ impl<T> Deref for Host<T> {
 }
 
 /// One source: table `order_outbox` in a database of its own, published to `<topic>.events`.
-pub struct Scene {
+pub(crate) struct Scene {
     pub postgres: Host<Postgres>,
     pub kafka: Host<Kafka>,
     pub database: String,
@@ -47,12 +47,12 @@ pub struct Scene {
 
 impl Scene {
     /// On servers that all tests share.
-    pub async fn shared() -> Result<Self> {
+    pub(crate) async fn shared() -> Result<Self> {
         Self::on(Host::Shared(Postgres::shared(Version::V15).await?), Host::Shared(Kafka::shared().await?)).await
     }
 
     /// On these servers.
-    pub async fn on(postgres: Host<Postgres>, kafka: Host<Kafka>) -> Result<Self> {
+    pub(crate) async fn on(postgres: Host<Postgres>, kafka: Host<Kafka>) -> Result<Self> {
         let database = postgres.fresh_database("shop").await?;
         let client = postgres.client(&database).await?;
         workload::create_outbox(&client, "order_outbox").await?;
@@ -83,26 +83,26 @@ impl Scene {
     }
 
     /// A line more for the source, such as `mark = "none"`.
-    pub fn with(mut self, line: &str) -> Self {
+    pub(crate) fn with(mut self, line: &str) -> Self {
         self.source_lines.push_str(line);
         self.source_lines.push('\n');
         self
     }
 
     /// A line more for Kafka.
-    pub fn with_kafka(mut self, line: &str) -> Self {
+    pub(crate) fn with_kafka(mut self, line: &str) -> Self {
         self.kafka_lines.push_str(line);
         self.kafka_lines.push('\n');
         self
     }
 
     /// The configuration file.
-    pub fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         self.config_through(&self.postgres.url(&self.database), &self.kafka.brokers())
     }
 
     /// The same with other addresses, of proxies for instance.
-    pub fn config_through(&self, url: &str, brokers: &str) -> String {
+    pub(crate) fn config_through(&self, url: &str, brokers: &str) -> String {
         let tables = if self.source_lines.contains("tables =") { "" } else { "tables = [\"order_outbox\"]" };
         format!(
             "[[source]]\nname = \"{}\"\nurl = \"{url}\"\n{tables}\n{}\n\
@@ -113,40 +113,40 @@ impl Scene {
     }
 
     /// Starts a daemon on it.
-    pub fn daemon(&self) -> Result<Daemon> {
+    pub(crate) fn daemon(&self) -> Result<Daemon> {
         start(&self.config())
     }
 
     /// Starts a daemon and waits until it streams.
-    pub async fn streaming(&self) -> Result<Daemon> {
+    pub(crate) async fn streaming(&self) -> Result<Daemon> {
         let daemon = self.daemon()?;
         wait_ready(&daemon).await;
         Ok(daemon)
     }
 
     /// Writers that commit and roll back until they are stopped.
-    pub fn load(&self) -> Load {
+    pub(crate) fn load(&self) -> Load {
         Load::builder(&self.postgres.superuser_url(&self.database), "order_outbox", &self.aggregate).start()
     }
 
     /// One transaction of one aggregate.
-    pub async fn insert(&mut self, rows: u32) -> Result<Vec<Uuid>> {
+    pub(crate) async fn insert(&mut self, rows: u32) -> Result<Vec<Uuid>> {
         workload::insert(&mut self.client, "order_outbox", (&self.aggregate, Uuid::new_v4()), rows).await
     }
 
     /// Waits until every row is marked, then holds the table against the topic.
-    pub async fn oracle(&self) -> Result<Audit> {
+    pub(crate) async fn oracle(&self) -> Result<Audit> {
         self.wait_marked("order_outbox").await;
         self.audit(Expect::Tables(&["order_outbox"])).await
     }
 
     /// Holds what is expected against the topic, now.
-    pub async fn audit(&self, expect: Expect<'_>) -> Result<Audit> {
+    pub(crate) async fn audit(&self, expect: Expect<'_>) -> Result<Audit> {
         oracle::audit(&self.client, expect, &self.kafka.brokers(), &[&self.topic]).await
     }
 
     /// Waits until every row of the table is marked.
-    pub async fn wait_marked(&self, table: &str) {
+    pub(crate) async fn wait_marked(&self, table: &str) {
         let query = format!("SELECT count(*) FROM {table} WHERE published_at IS NULL");
         eventually(PATIENCE, || async {
             match self.client.query_one(&query, &[]).await?.get(0) {
@@ -158,7 +158,7 @@ impl Scene {
     }
 
     /// Waits until the topic has this many committed records.
-    pub async fn wait_records(&self, records: u64) {
+    pub(crate) async fn wait_records(&self, records: u64) {
         eventually(PATIENCE, || async {
             match reader::count_committed(&self.kafka.brokers(), &[&self.topic]).await? {
                 found if found >= records => Ok(()),
@@ -169,7 +169,7 @@ impl Scene {
     }
 
     /// Waits until the slot is confirmed up to everything that was written before the call.
-    pub async fn wait_caught_up(&self) -> Result<()> {
+    pub(crate) async fn wait_caught_up(&self) -> Result<()> {
         let end: String = self.client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
         let query = "SELECT (confirmed_flush_lsn >= $1::text::pg_lsn) FROM pg_replication_slots WHERE slot_name = $2";
         let slot = self.slot();
@@ -184,18 +184,18 @@ impl Scene {
     }
 
     /// The slot's name.
-    pub fn slot(&self) -> String {
+    pub(crate) fn slot(&self) -> String {
         format!("outboxd_{}", self.source)
     }
 }
 
 /// Starts a daemon with this configuration.
-pub fn start(config: &str) -> Result<Daemon> {
+pub(crate) fn start(config: &str) -> Result<Daemon> {
     Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&["run", "--config", "{config}"]).config(config).start()
 }
 
 /// Waits until the daemon is ready.
-pub async fn wait_ready(daemon: &Daemon) {
+pub(crate) async fn wait_ready(daemon: &Daemon) {
     eventually(PATIENCE, || async {
         match daemon.http_get("/readyz").await {
             Ok((200, _)) => Ok(()),
@@ -207,13 +207,13 @@ pub async fn wait_ready(daemon: &Daemon) {
 }
 
 /// The daemon's last lines, for a failure's message.
-pub fn tail(daemon: &Daemon) -> String {
+pub(crate) fn tail(daemon: &Daemon) -> String {
     let lines = daemon.lines();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
 /// Waits for a log line with this error code.
-pub async fn wait_code(daemon: &Daemon, code: &str) -> Result<String> {
+pub(crate) async fn wait_code(daemon: &Daemon, code: &str) -> Result<String> {
     let wanted = format!("\"code\":\"{code}\"");
     daemon.wait_for_line(|line| line.contains(&wanted), PATIENCE).await
 }

@@ -27,21 +27,29 @@ pub(crate) enum Bug {
     TrustRestoredServer,
     /// The position is read without waiting for open transactions.
     ReadUncommittedPosition,
+    /// Of two batches under way the second is committed first.
+    CommitOutOfOrder,
+    /// A fenced instance initialises its producers and goes on, instead of starting anew.
+    BareInitAfterFence,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 12] = [
-        Self::ConfirmBeforeMark,
-        Self::RepublishFromMemory,
-        Self::PositionBeforeSlot,
-        Self::MarkBeforeCommit,
-        Self::ConfirmIdleWithoutPosition,
-        Self::KeepProducers,
-        Self::NoFencing,
-        Self::StreamFromPosition,
-        Self::ChunkBeforeMarks,
-        Self::SkipMarkChunk,
-        Self::TrustRestoredServer,
-        Self::ReadUncommittedPosition,
+    /// Each with the check that must find it, by the beginning of its message.
+    pub(crate) const ALL: [(Self, &str); 14] = [
+        (Self::ConfirmBeforeMark, "rule 7"),
+        (Self::RepublishFromMemory, "G1"),
+        (Self::PositionBeforeSlot, "G1"),
+        (Self::MarkBeforeCommit, "G5"),
+        (Self::ConfirmIdleWithoutPosition, "rule 4"),
+        (Self::KeepProducers, "G1"),
+        (Self::NoFencing, "G1"),
+        // The machine itself finds that the published commit does not come by.
+        (Self::StreamFromPosition, "halted without need"),
+        (Self::ChunkBeforeMarks, "G1"),
+        (Self::SkipMarkChunk, "G1"),
+        (Self::TrustRestoredServer, "G5"),
+        (Self::ReadUncommittedPosition, "rule"),
+        (Self::CommitOutOfOrder, "rule 2"),
+        (Self::BareInitAfterFence, "G1"),
     ];
 }

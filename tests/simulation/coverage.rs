@@ -18,7 +18,7 @@ events! {
     RowsPublished = "rows published", 1_000_000;
     Crash = "instance killed", 50_000;
     CrashInSetup = "instance killed during the set-up", 5_000;
-    CrashInBackfill = "instance killed during a backfill", 1_000;
+    CrashInBackfill = "instance killed during a backfill", 300;
     Pause = "instance paused", 20_000;
     Zombie = "zombie went on after a takeover", 2_000;
     Drained = "instance drained and stopped", 2_000;
@@ -27,7 +27,7 @@ events! {
     PostgresCrash = "Postgres crashed", 10_000;
     ConfirmedLost = "confirmed position lost in a crash", 1_000;
     BrokenConnection = "replication connection broken", 10_000;
-    CommitUnknown = "commit unknown", 10_000;
+    CommitUnknown = "commit unknown", 3_000;
     UnknownWasCommitted = "  and it was committed", 2_000;
     CommitSlow = "commit retried, its first request still under way", 1_000;
     LateEnd = "late EndTxn rejected by the epoch", 1_000;
@@ -47,7 +47,7 @@ events! {
     IdleAdvance = "positions advanced while idle", 50_000;
     UrgentReply = "replies asked for", 10_000;
     LateMark = "marks applied for a session that had ended", 1_000;
-    MarkLost = "marks failed or their answer lost", 5_000;
+    MarkLost = "marks failed or their answer lost", 1_000;
     LateConfirm = "confirmations taken in from a client that was gone", 200;
     Chunk = "chunks of a backfill", 20_000;
     BackfillAgain = "backfill begun anew", 2_000;

@@ -75,6 +75,8 @@ pub(crate) struct Session {
     pub(crate) snapshot: VecDeque<RowNo>,
     pub(crate) chunk: Vec<RowNo>,
     pub(crate) draining: bool,
+    /// The transaction of the last redelivered row.
+    pub(crate) read_part: Option<usize>,
 }
 
 impl Session {
@@ -97,6 +99,7 @@ impl Session {
             snapshot: VecDeque::new(),
             chunk: Vec::new(),
             draining: false,
+            read_part: None,
         }
     }
 }
@@ -124,8 +127,12 @@ impl Instance {
                     Some(_) => self.relay(env),
                     None => self.start_on(env),
                 };
-                if let Err(error) = done {
-                    self.end_session(&error, env);
+                match done {
+                    Err(error) if error.code() == Code::KafkaFenced && env.bug == Some(Bug::BareInitAfterFence) => {
+                        self.republish(env);
+                    }
+                    Err(error) => self.end_session(&error, env),
+                    Ok(()) => {}
                 }
             }
         }
@@ -137,7 +144,8 @@ impl Instance {
         self.session = Session::new(env.serial(), env.options.policy, env.postgres.incarnation);
         trace!(env, "{self}: starts, session {}", self.session.serial);
         if env.bug == Some(Bug::PositionBeforeSlot) {
-            self.session.read = env.kafka.read_position(false).ok().flatten().map(|position| Box::new(position.clone()));
+            self.session.read =
+                env.kafka.read_position(false).ok().flatten().map(|position| Box::new(position.clone()));
         }
     }
 
@@ -164,7 +172,11 @@ impl Instance {
         trace!(env, "{self}: is killed");
         env.hit(Event::Crash);
         if self.life == Life::Up && self.session.machine.is_none() {
-            env.hit(if self.session.startup.step() == Step::Backfill { Event::CrashInBackfill } else { Event::CrashInSetup });
+            env.hit(if self.session.startup.step() == Step::Backfill {
+                Event::CrashInBackfill
+            } else {
+                Event::CrashInSetup
+            });
         }
         self.hang_up(env);
         self.life = Life::Down;
@@ -188,7 +200,9 @@ impl Instance {
     }
 
     pub(crate) fn release_slot(&mut self, env: &mut Env) {
-        if let Some(walsender) = self.session.connection.take().and_then(|connection| env.postgres.walsender(connection)) {
+        if let Some(walsender) =
+            self.session.connection.take().and_then(|connection| env.postgres.walsender(connection))
+        {
             walsender.client_gone = true;
         }
         self.session.stream.clear();

@@ -16,9 +16,13 @@ use crate::random::Random;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grave {
     /// The server is replaced by an older copy of its disk, with its slots or without.
-    Restore { with_slot: bool },
+    Restore {
+        with_slot: bool,
+    },
     /// A standby is promoted; it has the slot (a failover slot), or not.
-    Promote { with_slot: bool },
+    Promote {
+        with_slot: bool,
+    },
     DropSlot,
     RecreateSlot,
     AdvanceSlot,
@@ -30,9 +34,8 @@ impl Grave {
     /// The codes with which a source may halt after it.
     pub(crate) fn may_halt_with(self) -> &'static [Code] {
         match self {
-            Self::Restore { with_slot: true } => &[Code::HistoryDiverged],
-            Self::Promote { with_slot: true } => &[Code::HistoryDiverged],
-            Self::Restore { with_slot: false } | Self::Promote { with_slot: false } => &[Code::SlotMissing],
+            // The copy may be from before the slot.
+            Self::Restore { .. } | Self::Promote { .. } => &[Code::HistoryDiverged, Code::SlotMissing],
             Self::DropSlot => &[Code::SlotMissing],
             Self::RecreateSlot | Self::AdvanceSlot => &[Code::SlotAhead],
             Self::DeletePositions => &[Code::PositionLost],
@@ -44,6 +47,8 @@ impl Grave {
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) steps: u64,
+    /// The faults begin only when the source is streaming.
+    pub(crate) starts_streaming: bool,
     pub(crate) exactly_once: bool,
     pub(crate) marks: bool,
     pub(crate) policy: Policy,
@@ -84,7 +89,7 @@ impl Options {
         let marks = random.chance(80);
         let batch_rows = usize::try_from(random.between(2, 8)).unwrap_or(3);
         let batch_bytes = usize::try_from(random.between(40, 400)).unwrap_or(100);
-        let unmarked_rows = usize::try_from(random.between(1, 30)).unwrap_or(10);
+        let unmarked_rows = usize::try_from(random.between(2, 30)).unwrap_or(10);
         let in_flight_bytes = usize::try_from(random.between(30, 600)).unwrap_or(100);
         let bounds = Bounds {
             batch_rows,
@@ -100,9 +105,9 @@ impl Options {
             1 => often / 4,
             _ => often,
         };
-        let steps = random.between(80, 500);
-        let grave = random.chance(15).then(|| match random.below(9) {
-            0 | 1 => Grave::Restore { with_slot: true },
+        let steps = random.between(100, 700);
+        let grave = random.chance(20).then(|| match random.below(11) {
+            0 | 1 | 9 | 10 => Grave::Restore { with_slot: true },
             2 => Grave::Restore { with_slot: random.chance(50) },
             3 => Grave::Promote { with_slot: random.chance(70) },
             4 => Grave::DropSlot,
@@ -113,6 +118,7 @@ impl Options {
         });
         Self {
             steps,
+            starts_streaming: random.chance(70),
             exactly_once,
             marks,
             policy: Policy { backfill: marks && random.chance(70), auto_setup: true },
@@ -147,15 +153,8 @@ impl Options {
         self.commit_retries = 0;
         self.commit_timeouts = 0;
         self.lost_answers = 0;
-        self.faults = Faults {
-            kill: 0,
-            pause: 0,
-            break_connection: 0,
-            postgres_crash: 0,
-            stop: 0,
-            broker: 0,
-            lost_marks: 0,
-        };
+        self.faults =
+            Faults { kill: 0, pause: 0, break_connection: 0, postgres_crash: 0, stop: 0, broker: 0, lost_marks: 0 };
         self.grave = None;
     }
 }

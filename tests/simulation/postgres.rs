@@ -107,7 +107,7 @@ struct Backup {
 
 #[derive(Debug)]
 pub(crate) enum Take {
-    Taken { connection: u64, confirmed: Lsn },
+    Taken { connection: u64 },
     InUse,
     Absent,
 }
@@ -211,7 +211,7 @@ impl Postgres {
             confirmed_before: slot.confirmed,
             client_gone: false,
         });
-        Take::Taken { connection: self.connections, confirmed: slot.confirmed }
+        Take::Taken { connection: self.connections }
     }
 
     pub(crate) fn walsender(&mut self, connection: u64) -> Option<&mut Walsender> {
@@ -315,6 +315,11 @@ impl Postgres {
             slot.walsender = None;
             slot.confirmed = slot.saved;
         }
+    }
+
+    /// Whether a copy is to be taken: the one there is, is mostly kept.
+    pub(crate) fn is_copy_due(&self, random: &mut Random) -> bool {
+        self.backup.is_none() || random.chance(30)
     }
 
     /// Copies the disk.

@@ -9,7 +9,7 @@ use crate::{
     bugs::Bug,
     coverage::Event,
     instance::{Instance, Life},
-    postgres::{Marks, Message, RowNo},
+    postgres::{MarkRequest, Marks, Message, RowNo},
     schedule::{Env, trace},
 };
 
@@ -19,6 +19,9 @@ impl Instance {
         match env.random.below(10) {
             0..4 => self.read(env)?,
             4..6 => {
+                if env.random.chance(10) {
+                    self.sql(env)?; // the marker notices that its session is gone
+                }
                 while self.act(env)? && env.random.chance(80) {}
             }
             _ => {
@@ -53,6 +56,7 @@ impl Instance {
             // A session acts after every message; here it may be late, as actions are only queued.
             if env.random.chance(60) {
                 while self.act(env)? {}
+                self.check_bounds(env);
             }
         }
         Ok(())
@@ -64,20 +68,25 @@ impl Instance {
         let Some(machine) = &mut self.session.machine else { return Ok(()) };
         match message {
             Message::Begin { final_lsn, xid, time } => machine.begin(final_lsn, xid, time),
-            Message::Commit { end_lsn } => machine.commit(end_lsn, now)?,
+            Message::Commit { end_lsn } => {
+                machine.commit(end_lsn, now)?;
+                self.session.read_part = None;
+            }
             Message::Keepalive { wal_end, reply_requested } => {
                 if reply_requested {
                     env.hit(Event::UrgentReply);
                 }
                 machine.keepalive(wal_end, reply_requested)?;
                 let is_idle = self.session.batches.is_empty() && self.session.building.is_empty();
-                if env.bug == Some(Bug::ConfirmIdleWithoutPosition) && is_idle && self.session.publishing.is_empty() {
+                let is_ahead = wal_end > machine.confirmed() && !machine.in_transaction();
+                let bug = env.bug == Some(Bug::ConfirmIdleWithoutPosition) && is_idle && is_ahead;
+                if bug && self.session.publishing.is_empty() {
                     self.confirm(wal_end, env);
                 }
             }
             Message::Row(number) => {
                 let row = &env.postgres.rows[number as usize];
-                match machine.row(|| Some(&row.name))? {
+                match machine.row(|id| id == row.name)? {
                     RowIs::Dropped => env.hit(Event::Dropped),
                     _ if row.born_marked => {
                         machine.passed_over();
@@ -85,15 +94,18 @@ impl Instance {
                     }
                     RowIs::New => {
                         machine.published_row(row.bytes, &row.name)?;
+                        if self.session.read_part.take() == Some(row.transaction) {
+                            env.hit(Event::SplitResumed);
+                        }
                         self.session.building.push_back((number, false));
                     }
                     RowIs::Redelivered => {
                         machine.redelivered_row()?;
                         self.session.building.push_back((number, true));
+                        self.session.read_part = Some(row.transaction);
                         env.hit(Event::Redelivered);
                     }
                 }
-                self.check_bounds(env);
             }
         }
         Ok(())
@@ -106,7 +118,7 @@ impl Instance {
         let marking: usize = self.session.batches.iter().map(|(_, rows)| rows.len()).sum();
         let (rows, bytes) = (self.session.building.len() + publishing + marking, machine.in_flight_bytes());
         let bounds = env.checks.bounds.clone();
-        if rows > bounds.unmarked_rows || bytes > bounds.in_flight_bytes + 30 {
+        if rows > bounds.unmarked_rows + bounds.batch_rows || bytes > bounds.in_flight_bytes + 30 {
             env.checks.fail(|| format!("G6: {rows} rows and {bytes} bytes in memory, and the bounds are {bounds:?}"));
         }
     }
@@ -132,7 +144,8 @@ impl Instance {
                     position.progress = progress;
                     position.chunk.clear();
                     if env.bug == Some(Bug::MarkBeforeCommit) && env.options.marks {
-                        self.send_marks(Marks::Batch(batch), rows.clone(), env)?;
+                        let (owner, what) = (self.number, Marks::Batch(batch));
+                        env.postgres.marks.push(MarkRequest { owner, serial: 0, what, rows: rows.clone(), applied: false });
                     }
                     self.publish(Some(batch), rows, position, env);
                 }

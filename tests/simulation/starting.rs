@@ -70,10 +70,7 @@ impl Instance {
             Step::WriteBackfill => self.write(Phase::Backfill, env)?,
             Step::Backfill => self.backfill(env)?,
             Step::WriteStreaming => self.write(Phase::Streaming, env)?,
-            Step::Stream => {
-                self.stream(env)?;
-                None
-            }
+            Step::Stream => self.stream(env)?,
             Step::StandBy => {
                 env.hit(Event::Standby);
                 self.hang_up(env);
@@ -100,7 +97,7 @@ impl Instance {
             from = position.progress.lsn;
         }
         match env.postgres.take_slot(self.number, from) {
-            Take::Taken { connection, .. } => {
+            Take::Taken { connection } => {
                 self.session.connection = Some(connection);
                 Fact::Done
             }
@@ -177,6 +174,7 @@ impl Instance {
                 self.send_marks(Marks::Chunk, self.session.chunk.clone(), env)?;
             }
         }
+        self.sql(env)?;
         Ok(self.session.chunk.is_empty().then_some(Fact::Done))
     }
 
@@ -249,13 +247,13 @@ impl Instance {
             }
             return Ok(None);
         }
+        self.sql(env)?; // the sessions that imported the snapshot, and that mark
         if !self.session.chunk.is_empty() && env.bug != Some(Bug::ChunkBeforeMarks) {
             return Ok(None);
         }
         if self.session.snapshot.is_empty() {
             return Ok(Some(Fact::Done));
         }
-        self.sql(env)?; // the session that imported the snapshot
         let size = (1 + env.random.index(4)).min(self.session.snapshot.len());
         let chunk: Vec<RowNo> = self.session.snapshot.drain(..size).collect();
         let position = self.new_position(Phase::Backfill, &chunk, env);
@@ -263,7 +261,7 @@ impl Instance {
         Ok(None)
     }
 
-    fn stream(&mut self, env: &mut Env) -> Result<(), Error> {
+    fn stream(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
         self.sql(env)?;
         let Some(mut position) = self.session.position.clone() else {
             return Err(Error::new(Code::Internal, "there is no position to stream from"));
@@ -279,7 +277,9 @@ impl Instance {
             confirmed_flush: slot.confirmed,
             publication: env.postgres.publication.into(),
         };
-        compare(&position, &server)?;
+        if let Err(halt) = compare(&position, &server) {
+            return if self.holds_slot(env) { Err(halt) } else { Ok(Some(Fact::TakenByAnother)) };
+        }
         let mut machine =
             Machine::new(env.options.bounds.clone(), env.options.marks, position.progress.clone(), slot.confirmed);
         let is_proved = self.proved.as_ref() == Some(&(position.progress.clone(), env.postgres.incarnation));
@@ -291,6 +291,6 @@ impl Instance {
         position.phase = Phase::Streaming;
         self.session.position = Some(position);
         self.session.machine = Some(machine);
-        Ok(())
+        Ok(None)
     }
 }

@@ -12,7 +12,6 @@ use super::{
     startup::{Fact, Policy, Startup, Step},
     supervisor::Context,
 };
-pub use steps::position_bytes;
 use crate::{
     Code, Error, Lsn, Result, config,
     postgres::{
@@ -21,9 +20,10 @@ use crate::{
     },
     setup,
 };
+pub(super) use steps::position_bytes;
 
 /// A start under way.
-pub struct Start<'a> {
+pub(super) struct Start<'a> {
     context: &'a Context,
     memory: &'a Memory,
     startup: Startup,
@@ -49,7 +49,7 @@ struct Replication {
 }
 
 /// Everything that a stream stands on.
-pub struct Started {
+pub(super) struct Started {
     /// Streaming from 0/0, that is from the server's own confirmed position.
     pub stream: ReplicationStream,
     /// For the catalog and the monitor.
@@ -69,7 +69,7 @@ pub struct Started {
 impl<'a> Start<'a> {
     /// Nothing is opened yet.
     #[must_use]
-    pub fn new(context: &'a Context, memory: &'a Memory) -> Self {
+    pub(super) fn new(context: &'a Context, memory: &'a Memory) -> Self {
         let source = &context.source;
         let policy =
             Policy { backfill: source.backfill == config::Backfill::Unpublished, auto_setup: source.auto_setup };
@@ -91,7 +91,7 @@ impl<'a> Start<'a> {
     ///
     /// # Errors
     /// Whatever stands in the way.
-    pub async fn run(&mut self) -> Result<Step> {
+    pub(super) async fn run(&mut self) -> Result<Step> {
         self.sql = Some(Arc::new(self.context.connect.sql("catalog").await?));
         setup::require_server(self.sql()?).await?;
         loop {
@@ -129,7 +129,7 @@ impl<'a> Start<'a> {
     ///
     /// # Errors
     /// The position and the server do not belong together; that halts.
-    pub async fn finish(self) -> Result<Started> {
+    pub(super) async fn finish(self) -> Result<Started> {
         let missing = || Error::new(Code::Internal, "the start ended without all it needs");
         let context = self.context;
         let (sql, producers) = (self.sql.ok_or_else(missing)?, self.producers.ok_or_else(missing)?);
@@ -159,7 +159,8 @@ impl<'a> Start<'a> {
             consistent_point,
         };
         let started = server::postmaster_start_time(&sql).await?;
-        let life = ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
+        let life =
+            ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
         Ok(Started {
             stream: replication.stream,
             sql,

@@ -16,7 +16,7 @@ use crate::{
     relay::{
         backfill::Backfill,
         marker::marking_session,
-        marks::Marks,
+        marks::{MarkRow, Marks},
         position::{History, Phase, Position, Progress},
         publication::fingerprint,
         publisher::{PositionBytes, Producers},
@@ -53,6 +53,7 @@ impl Start<'_> {
                 break;
             }
             self.context.metrics.set_state(SourceState::Standby);
+            self.context.metrics.beat();
             tokio::select! {
                 () = tokio::time::sleep(STANDBY_POLL) => {}
                 error = self.sql()?.closed() => return Err(error),
@@ -70,13 +71,17 @@ impl Start<'_> {
         let switches = history.iter().map(|switch| (switch.timeline, switch.switchpoint)).collect();
         let backend_pid = client.backend_pid();
         // Always from 0/0: the server resumes at its own confirmed position and sends again what is owed a mark.
-        let stream = match client.start_replication(&source.slot, &source.publication, Lsn::ZERO, PluginOptions::default()).await {
+        let stream = match client
+            .start_replication(&source.slot, &source.publication, Lsn::ZERO, PluginOptions::default())
+            .await
+        {
             Ok(stream) => stream,
             Err(error) if error.code() == Code::SlotInUse => return Ok(Fact::TakenByAnother),
             Err(error) => return Err(error),
         };
         let slot = slots::slot(self.sql()?, &source.slot).await?;
-        let confirmed = slot.ok_or_else(|| Error::new(Code::SlotMissing, format!("slot {} is gone", source.slot)))?.confirmed_flush;
+        let confirmed =
+            slot.ok_or_else(|| Error::new(Code::SlotMissing, format!("slot {} is gone", source.slot)))?.confirmed_flush;
         self.replication = Some(Replication { stream, system, switches, backend_pid, confirmed });
         Ok(Fact::Done)
     }
@@ -98,7 +103,10 @@ impl Start<'_> {
         self.context.metrics.set_state(SourceState::Starting);
         let session = self.context.connect.sql("setup").await?;
         let locked = session
-            .query_one("SELECT pg_try_advisory_lock(hashtextextended('outboxd:' || $1, 0))", &[&self.context.source.name])
+            .query_one(
+                "SELECT pg_try_advisory_lock(hashtextextended('outboxd:' || $1, 0))",
+                &[&self.context.source.name],
+            )
             .await
             .map_err(|error| sql_error("taking the advisory lock of the source", error))?;
         if !locked.get::<_, bool>(0) {
@@ -155,12 +163,11 @@ impl Start<'_> {
         }
         let mut marks = Marks::default();
         for row in self.startup.position().map_or(&[][..], |position| &position.chunk) {
-            marks.push(row.table, &row.id);
+            marks.push(MarkRow { table: row.table, xid: 0, id: &row.id });
         }
         marking_session(self.context, &self.tables).await?.mark(&marks).await?;
         Ok(Fact::Done)
     }
-
 
     /// Dropped on the session that holds the lock: whoever lost the lock can no longer drop a successor's slot.
     pub(super) async fn drop_slot(&mut self) -> Result<Fact> {
@@ -217,8 +224,7 @@ impl Start<'_> {
             Some(replication) => (replication.system.system_id.clone(), replication.system.timeline),
             None => (String::new(), 0), // Phase `creating`: nothing was published, nothing is compared.
         };
-        let history =
-            History { system_id, timeline, slot: self.context.source.slot.clone(), consistent_point: begins };
+        let history = History { system_id, timeline, slot: self.context.source.slot.clone(), consistent_point: begins };
         let progress = Progress { lsn: begins, ..Progress::default() };
         Ok(Position::new(phase, progress, history, self.publication.clone()))
     }
@@ -254,7 +260,10 @@ impl Start<'_> {
             tokio::select! {
                 done = &mut work => return done,
                 error = sql.closed() => return Err(error),
-                _ = tick.tick() => send_status(&mut stream).await?,
+                _ = tick.tick() => {
+                    send_status(&mut stream).await?;
+                    self.context.metrics.beat();
+                }
             }
         }
     }
@@ -268,7 +277,7 @@ async fn send_status(stream: &mut Option<(&mut ReplicationStream, Lsn)>) -> Resu
 }
 
 /// A position as a record of this source.
-pub fn position_bytes(context: &Context, position: &Position) -> PositionBytes {
+pub(crate) fn position_bytes(context: &Context, position: &Position) -> PositionBytes {
     PositionBytes {
         topic: Arc::clone(&context.position_topic),
         key: Arc::clone(&context.position_key),
@@ -287,4 +296,3 @@ fn regressed(older: &[u8], newer: &[u8]) -> bool {
         _ => false, // What cannot be read is refused as such, if it is the newest.
     }
 }
-

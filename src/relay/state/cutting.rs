@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Batch, Machine, Stage};
+use super::{Action, BACKLOG_LINGER, Batch, Machine, Stage};
 use crate::{
     Lsn,
     relay::position::{Progress, Split},
@@ -41,13 +41,14 @@ impl Machine {
         self.queue.is_empty() && self.building.rows == 0 && self.building.boundary.is_none() && self.open.is_none()
     }
 
-    /// Cuts when the producer is idle and nothing more is waiting, or when a batch is full.
+    /// Cuts when the producer is idle and nothing more is waiting, or when it has been waiting long enough.
     pub(super) fn cut_if_due(&mut self, now: Duration) {
         if self.building.boundary.is_none() || self.building.redelivered {
             return;
         }
-        let lingered = self.building.since.is_none_or(|since| now >= since + self.bounds.linger);
-        let idle = self.queue.publishing() == 0 && ((self.input_drained && lingered) || !self.wants_input());
+        let patience = if self.input_drained { Duration::ZERO } else { BACKLOG_LINGER };
+        let lingered = self.building.since.is_none_or(|since| now >= since + self.bounds.linger + patience);
+        let idle = self.queue.publishing() == 0 && (lingered || !self.wants_input());
         if idle || self.draining {
             self.cut_whole_transactions();
         }
@@ -110,7 +111,12 @@ impl Machine {
 
     /// Rule 7: the end of the longest prefix that is published and marked, never backwards.
     pub(super) fn confirm(&mut self) {
-        let mut end = self.confirmed.max(self.queue.pop_done().unwrap_or(Lsn::ZERO));
+        let done = self.queue.pop_done().unwrap_or(Lsn::ZERO);
+        // A dropped row is neither marked nor queued: what follows it must come again, and so must not be confirmed.
+        if self.dropped && self.marks {
+            return;
+        }
+        let mut end = self.confirmed.max(done);
         if self.nothing_in_flight() && !self.owes_proof() {
             // Everything read is done, so an idle LSN that Kafka already carries may be confirmed.
             end = end.max(self.committed.lsn.min(self.read_to));

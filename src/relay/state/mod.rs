@@ -35,8 +35,12 @@ use crate::{Code, Error, Lsn};
 /// so that the producer never waits for us; more would only hold memory.
 const MAX_PUBLISHING: usize = 3;
 
-/// Redelivered rows that are handed to the marker together.
+/// Redelivered rows that are handed to the marker together, at most; see [`Machine::hold_rows`].
 const HOLD_ROWS: usize = 1000;
+
+/// How much longer than the linger whole transactions may wait behind input that never pauses. Rows to publish fill a
+/// batch long before; a flood of rows to pass over never does.
+const BACKLOG_LINGER: Duration = Duration::from_millis(10);
 
 /// Bounds that the machine keeps.
 #[derive(Debug, Clone)]
@@ -211,10 +215,12 @@ impl Machine {
     }
 
     /// The same server has already shown the last published commit on an earlier connection of this process
-    /// ([`Action::Reconnect`]).
+    /// ([`Action::Reconnect`]): rows are marked as they come. The proof must still come by behind them.
+    ///
+    /// Only where the position is still [`Machine::position`] of that session, and the server was not started since
+    /// (`pg_postmaster_start_time`): a copy may have taken its place between the two connections.
     #[must_use]
     pub fn trust_history(mut self) -> Self {
-        self.proof = None;
         self.trusted = true;
         self
     }
@@ -347,7 +353,7 @@ impl Machine {
         if self.open.is_some() {
             return Ok(()); // Rule 7: inside Begin..Commit it says nothing.
         }
-        if let Some(proof) = self.proof.filter(|proof| wal_end > proof.end_lsn) {
+        if let Some(proof) = self.proof.filter(|proof| wal_end >= proof.end_lsn) {
             return Err(diverged(format!("the published transaction {} at {} is gone", proof.xid, proof.end_lsn)));
         }
         if let Some(split) = self.split.as_ref().filter(|split| wal_end > split.final_lsn) {
@@ -419,8 +425,9 @@ impl Machine {
     /// When [`Machine::next_action`] should be asked again although nothing happened.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let linger =
-            self.building.since.filter(|_| self.queue.publishing() == 0).map(|since| since + self.bounds.linger);
+        let patience = if self.input_drained { Duration::ZERO } else { BACKLOG_LINGER };
+        let since = self.building.since.filter(|_| self.queue.publishing() == 0);
+        let linger = since.map(|since| since + self.bounds.linger + patience);
         linger.into_iter().chain(self.idle_advance_due()).min()
     }
 

@@ -74,11 +74,17 @@ impl Machine {
         !self.trusted && (self.proof.is_some() || part_is_owed)
     }
 
+    /// How many redelivered rows are handed to the marker together. Not more than may be in memory: rows that are not
+    /// handed over are never marked, and so would never make room.
+    fn hold_rows(&self) -> usize {
+        HOLD_ROWS.min(self.bounds.batch_rows)
+    }
+
     /// Queues the redelivered rows that have come together, where that is due, and lets the marker have them once the
     /// history is proved.
     pub(super) fn hold_redelivered(&mut self) {
         let part_is_complete = self.resumed_part_is_complete();
-        if self.building.redelivered && (self.building.rows >= HOLD_ROWS || part_is_complete) {
+        if self.building.redelivered && (self.building.rows >= self.hold_rows() || part_is_complete) {
             self.hold();
         }
         self.release_held();
@@ -107,7 +113,8 @@ impl Machine {
     /// transaction, once its last published row came by.
     pub(super) fn release_held(&mut self) {
         let split_is_owed = self.open.as_ref().is_some_and(|open| open.kind == Kind::Resumed) && self.is_unproved();
-        if self.proof.is_some() || self.queue.is_none_held() || split_is_owed {
+        let proof_is_owed = self.proof.is_some() && !self.trusted;
+        if proof_is_owed || split_is_owed || self.queue.is_none_held() {
             return;
         }
         for batch in self.queue.held() {

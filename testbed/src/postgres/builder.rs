@@ -60,9 +60,9 @@ impl Builder {
         let mut settings: Vec<(&str, &str)> = vec![
             ("listen_addresses", "127.0.0.1"),
             ("wal_level", "logical"),
-            ("max_wal_senders", "20"),
-            ("max_replication_slots", "20"),
-            ("max_connections", "200"),
+            ("max_wal_senders", "100"),
+            ("max_replication_slots", "200"),
+            ("max_connections", "400"),
             ("max_prepared_transactions", "20"),
             ("shared_buffers", "64MB"),
             ("fsync", on_off(self.durable)),
