@@ -1,7 +1,5 @@
 //! `outboxd check` against real servers: what is healthy passes, and each thing that is wrong is named.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use std::time::Duration;
 
 use outboxd::{
