@@ -1,5 +1,6 @@
 //! `outboxd` carries the rows of a Postgres outbox table to Kafka: each exactly once, keyed, in commit order.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod error;

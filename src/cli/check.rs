@@ -1,12 +1,26 @@
 //! `outboxd check`: every precondition, one line each.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use crate::{Code, Config, Error, Result};
+use clap::Args;
+
+use crate::{Code, Config, Error, Result, check, config::Flags};
+
+/// The arguments of `check`.
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    pub(super) flags: Flags,
+    /// Print the findings as a JSON array.
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 /// 0 when nothing failed, 1 otherwise.
-#[expect(clippy::unused_async, reason = "the preconditions are not connected yet")]
-pub(super) async fn check(config: Config) -> Result<ExitCode> {
-    let _ = config;
-    Err(Error::new(Code::Internal, "check is not part of this build"))
+pub(super) async fn check(config: Config, json: bool) -> Result<ExitCode> {
+    let findings = check::check(&config).await;
+    let mut out = io::stdout().lock();
+    let written = if json { findings.print_json(&mut out) } else { findings.print(&mut out) };
+    written.map_err(|error| Error::new(Code::Internal, "standard output is closed").because(error))?;
+    Ok(ExitCode::from(u8::from(findings.has_failed())))
 }

@@ -36,7 +36,7 @@ enum Command {
     Run(#[command(flatten)] Flags),
     /// Test every precondition and say what is missing.
     #[command(after_help = "Example:\n  outboxd check --config /etc/outboxd/outboxd.toml")]
-    Check(#[command(flatten)] Flags),
+    Check(#[command(flatten)] check::CheckArgs),
     /// Create what is missing: table, grants, publication, slot, topics.
     #[command(after_help = "Example:\n  outboxd setup --config /etc/outboxd/outboxd.toml --dry-run")]
     Setup(#[command(flatten)] setup::SetupArgs),
@@ -58,9 +58,9 @@ impl Cli {
                 let config = Config::load(&flags)?;
                 on_runtime(run::run(config, run::relay))
             }
-            Command::Check(flags) => {
-                let config = Config::load(&flags)?;
-                on_runtime(check::check(config))
+            Command::Check(args) => {
+                let config = Config::load(&args.flags)?;
+                on_runtime(check::check(config, args.json))
             }
             Command::Setup(args) => {
                 let config = Config::load(&args.flags)?;

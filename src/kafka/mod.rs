@@ -18,6 +18,7 @@
 //! its waiting on tokio's blocking threads.
 
 mod batch;
+pub mod broker;
 mod context;
 mod failure;
 mod options;

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod backfill;
 mod catalog;
+mod check;
 mod cli;
 mod faults;
 mod kafka;

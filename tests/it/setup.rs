@@ -1,7 +1,5 @@
 //! `outboxd setup` and what `run` makes by itself, on real servers.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use std::process::{Command, Output};
 
 use outboxd::{

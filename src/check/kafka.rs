@@ -1,0 +1,81 @@
+//! The cluster, the position topic, and the topics whose names are known.
+
+use std::time::Duration;
+
+use super::Findings;
+use crate::{
+    Code, Config,
+    config::{Delivery, Kafka},
+    kafka::{broker, position_topic, topics},
+    setup::facts::constant_topics,
+};
+
+pub(super) async fn check(config: &Config, findings: &mut Findings) {
+    let kafka = &config.kafka;
+    match topics::ping(kafka, topics::TIMEOUT).await {
+        Ok(cluster) => {
+            let id = cluster.cluster_id.as_deref().unwrap_or("unknown");
+            findings.ok("connection", format!("{} brokers, cluster {id}", cluster.brokers));
+        }
+        Err(error) => {
+            findings.error("connection", &error);
+            return;
+        }
+    }
+    positions(kafka, findings).await;
+    if kafka.delivery == Delivery::ExactlyOnce {
+        transaction_timeout(kafka, findings).await;
+    }
+    for source in &config.sources {
+        for name in constant_topics(source) {
+            topic(kafka, &name, findings).await;
+        }
+    }
+}
+
+async fn positions(kafka: &Kafka, findings: &mut Findings) {
+    let about = format!("topic {}", kafka.position_topic);
+    match position_topic::exists(kafka).await {
+        Ok(false) => findings.ok(&about, "does not exist yet: `setup` or `run` makes it"),
+        Err(error) => findings.error(&about, &error),
+        Ok(true) => match position_topic::validate(kafka).await {
+            Ok(()) => findings.ok(&about, "one partition, compacted"),
+            Err(error) => findings.error(&about, &error),
+        },
+    }
+}
+
+async fn topic(kafka: &Kafka, name: &str, findings: &mut Findings) {
+    let about = format!("topic {name}");
+    match topics::describe(kafka, &[name], topics::TIMEOUT).await {
+        Err(error) => findings.error(&about, &error),
+        Ok(found) => match found.get(name).cloned().flatten() {
+            Some(info) => findings.ok(&about, format!("{} partitions, {} replicas", info.partitions, info.replication)),
+            None => findings.warning(
+                &about,
+                "it does not exist",
+                "run `outboxd setup`, unless the brokers create topics (auto.create.topics.enable)",
+            ),
+        },
+    }
+}
+
+/// A transaction timeout above the brokers' is refused when the producer starts.
+async fn transaction_timeout(kafka: &Kafka, findings: &mut Findings) {
+    const ABOUT: &str = "transaction timeout";
+    let ours = kafka.transaction_timeout;
+    let most = match broker::setting(kafka, "transaction.max.timeout.ms", topics::TIMEOUT).await {
+        Ok(setting) => setting.and_then(|text| text.parse().ok()).map(Duration::from_millis),
+        Err(error) if error.code() == Code::KafkaDenied => None,
+        Err(error) => return findings.error(ABOUT, &error),
+    };
+    match most {
+        Some(most) if ours > most => {
+            let text = format!("{ours:?} is more than the brokers allow ({most:?})");
+            let hint = "lower kafka.transaction_timeout, or raise transaction.max.timeout.ms of the brokers";
+            findings.failed_with(ABOUT, Code::ConfigInvalid, text, hint);
+        }
+        Some(most) => findings.ok(ABOUT, format!("{ours:?}; the brokers allow {most:?}")),
+        None => findings.ok(ABOUT, format!("{ours:?}; the brokers do not tell what they allow")),
+    }
+}

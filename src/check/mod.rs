@@ -1,0 +1,242 @@
+//! `outboxd check`: every precondition, one line each.
+//!
+//! ```text
+//!   configuration, Postgres, Kafka ──▶ findings (server, tables, publication, slot, topics) ──▶ a table, or JSON
+//! ```
+//!
+//! Nothing is changed anywhere. What cannot be asked since something before it failed is left out: the failure before
+//! it is the one to repair first.
+
+mod kafka;
+mod publication;
+mod server;
+mod slot;
+mod tables;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::{
+    Code, Config, Error, Result,
+    config::Source,
+    postgres::{ConnectOptions, catalog},
+};
+
+/// How a precondition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It holds.
+    Ok,
+    /// It holds, but something is to be known.
+    Warning,
+    /// It does not hold.
+    Failed,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One precondition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The source's name; `None` for the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// What was looked at.
+    pub about: String,
+    /// The code that `run` would report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    /// What was found.
+    pub message: String,
+    /// The next step; empty when none is needed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+}
+
+/// What a check found, in order.
+#[derive(Debug, Default)]
+pub struct Findings {
+    source: Option<String>,
+    list: Vec<Finding>,
+}
+
+impl Findings {
+    /// What was found.
+    #[must_use]
+    pub fn list(&self) -> &[Finding] {
+        &self.list
+    }
+
+    /// Whether any precondition does not hold.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.list.iter().any(|finding| finding.verdict == Verdict::Failed)
+    }
+
+    fn ok(&mut self, about: &str, message: impl Into<String>) {
+        self.push(Verdict::Ok, about, None, (message.into(), String::new()));
+    }
+
+    fn warning(&mut self, about: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(Verdict::Warning, about, None, (message.into(), hint.into()));
+    }
+
+    fn failed(&mut self, about: &str, code: Code, message: impl Into<String>) {
+        self.push(Verdict::Failed, about, Some(code), (message.into(), code.hint().to_owned()));
+    }
+
+    /// Failed, with a next step that fits better than the code's.
+    fn failed_with(&mut self, about: &str, code: Code, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(Verdict::Failed, about, Some(code), (message.into(), hint.into()));
+    }
+
+    fn error(&mut self, about: &str, error: &Error) {
+        self.push(Verdict::Failed, about, Some(error.code()), (error.detail(), error.hint().to_owned()));
+    }
+
+    fn push(&mut self, verdict: Verdict, about: &str, code: Option<Code>, (message, hint): (String, String)) {
+        let (about, code) = (about.to_owned(), code.map(Code::as_str));
+        self.list.push(Finding { source: self.source.clone(), verdict, about, code, message, hint });
+    }
+
+    /// One aligned line for each finding, the next step below what is not ok.
+    ///
+    /// # Errors
+    /// `out` cannot be written to.
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let about = self.list.iter().map(|finding| finding.about.chars().count()).max().unwrap_or(0);
+        let mut heading = None;
+        for finding in &self.list {
+            let of = finding.source.as_deref().map_or_else(|| "kafka".to_owned(), |name| format!("source {name}"));
+            if heading.as_ref() != Some(&of) {
+                writeln!(out, "{of}")?;
+                heading = Some(of);
+            }
+            let code = finding.code.map(|code| format!("[{code}] ")).unwrap_or_default();
+            writeln!(out, "  {:<8} {:<about$}  {code}{}", finding.verdict.as_str(), finding.about, finding.message)?;
+            if finding.verdict != Verdict::Ok && !finding.hint.is_empty() {
+                writeln!(out, "  {:<8} {:<about$}  hint: {}", "", "", finding.hint)?;
+            }
+        }
+        let count = |verdict| self.list.iter().filter(|finding| finding.verdict == verdict).count();
+        writeln!(
+            out,
+            "{} ok, {} warnings, {} failed",
+            count(Verdict::Ok),
+            count(Verdict::Warning),
+            count(Verdict::Failed)
+        )
+    }
+
+    /// The findings as a JSON array.
+    ///
+    /// # Errors
+    /// `out` cannot be written to.
+    pub fn print_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, &self.list)?;
+        writeln!(out)
+    }
+}
+
+/// Checks everything.
+pub async fn check(config: &Config) -> Findings {
+    let mut findings = Findings::default();
+    for source in &config.sources {
+        findings.source = Some(source.name.clone());
+        // A session that ends in mid-check is a finding like any other.
+        if let Err(error) = postgres(source, config, &mut findings).await {
+            findings.error("postgres", &error);
+        }
+    }
+    findings.source = None;
+    kafka::check(config, &mut findings).await;
+    findings
+}
+
+async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> Result<()> {
+    let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
+        .connect_timeout(source.timeouts.connect)
+        .statement_timeout(source.timeouts.statement);
+    let session = match connect.sql("check").await {
+        Ok(session) => session,
+        Err(error) => {
+            findings.error("connection", &error);
+            return Ok(());
+        }
+    };
+    let server = catalog::server::server(&session).await?;
+    let role = &server.role.name;
+    findings.ok("connection", format!("Postgres {}, database {}, role {role}", server.version_text, server.database));
+    let slot = catalog::slots::slot(&session, &source.slot).await?;
+    server::check(&server, source, slot.as_ref(), findings);
+    server::check_replication(&connect, findings).await;
+    let mut found = Vec::with_capacity(source.tables.len());
+    for name in &source.tables {
+        let about = format!("table {}", catalog::names::display_table(name));
+        match catalog::tables::resolve(&session, name).await {
+            Ok(table) => found.push(table),
+            Err(error) => findings.error(&about, &error),
+        }
+    }
+    let mark = (source.mark == crate::config::Mark::Update).then_some(source.mapping.columns.published_at.as_str());
+    for table in &found {
+        let may = catalog::tables::privileges(&session, role, table, mark).await?;
+        tables::check(table, may, (source, &config.kafka.position_topic), findings);
+    }
+    tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
+    let publication = catalog::publications::publication(&session, &source.publication).await?;
+    publication::check(publication.as_ref(), &found, (source, &config.kafka.position_topic), findings);
+    slot::check(slot.as_ref(), &server, source, findings);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings() -> Findings {
+        let mut findings = Findings { source: Some("order".to_owned()), list: Vec::new() };
+        findings.ok("connection", "Postgres 15");
+        findings.warning("slot", "it lags", "start the daemon");
+        findings.failed("table a", Code::TableMissing, "there is none");
+        findings
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_says_what_to_do() {
+        let mut out = Vec::new();
+        findings().print(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let expected = format!(
+            "source order\n  ok       connection  Postgres 15\n  warning  slot        it lags\n{blank}hint: start the daemon\n  \
+             failed   table a     [table-missing] there is none\n{blank}hint: {}\n1 ok, 1 warnings, 1 failed\n",
+            Code::TableMissing.hint(),
+            blank = " ".repeat(23),
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_json_names_what_a_script_needs() {
+        let mut out = Vec::new();
+        findings().print_json(&mut out).unwrap();
+        let list: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(
+            list[0],
+            serde_json::json!({"source": "order", "verdict": "ok", "about": "connection", "message": "Postgres 15"})
+        );
+        assert_eq!((list[2]["verdict"].as_str(), list[2]["code"].as_str()), (Some("failed"), Some("table-missing")));
+    }
+}

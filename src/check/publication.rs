@@ -1,0 +1,119 @@
+//! The publication: does the server send our rows, and all of each?
+
+use super::{
+    Findings,
+    tables::{Context, bind},
+};
+use crate::{
+    Code,
+    postgres::catalog::{PublicationInfo, PublishedTable, TableInfo, TableKind, publications::Membership},
+};
+
+pub(super) fn check(
+    publication: Option<&PublicationInfo>,
+    tables: &[TableInfo],
+    context: Context<'_>,
+    findings: &mut Findings,
+) {
+    let source = context.0;
+    let about = format!("publication {}", source.publication);
+    let Some(publication) = publication else {
+        if source.auto_setup {
+            let hint = "run `outboxd setup --dry-run`: it tells who may create it";
+            findings.warning(&about, "it does not exist; `run` creates it if its role owns the tables", hint);
+        } else {
+            findings.failed(&about, Code::PublicationMissing, "it does not exist");
+        }
+        return;
+    };
+    operations(&about, publication, findings);
+    for table in tables {
+        match publication.membership(table) {
+            Membership::Absent => {
+                let text = format!("it does not have table {}", table.display_name());
+                findings.failed_with(
+                    &about,
+                    Code::PublicationMissing,
+                    text,
+                    "`outboxd setup` adds it while there is no slot",
+                );
+            }
+            Membership::Listed(listed) => listed_table(&about, listed, table, (context, findings)),
+            Membership::InSchema(_) | Membership::AllTables => {}
+        }
+    }
+    let partitioned = tables.iter().find(|table| table.kind == TableKind::Partitioned);
+    if let Some(table) = partitioned
+        && !publication.via_root
+    {
+        let text = format!("rows of {} would arrive under the names of its partitions", table.display_name());
+        let hint = "ALTER PUBLICATION … SET (publish_via_partition_root = true)";
+        findings.failed_with(&about, Code::PublicationMissing, text, hint);
+    }
+    // A table that was not found may well be one of the others, renamed.
+    if tables.len() == source.tables.len() {
+        others(&about, publication, tables, findings);
+    }
+}
+
+/// Rule 11.
+fn operations(about: &str, publication: &PublicationInfo, findings: &mut Findings) {
+    if !publication.insert {
+        let text = format!("it publishes '{}', and no INSERT", publication.operations());
+        let hint = "ALTER PUBLICATION … SET (publish = 'insert'), before the service writes its first row";
+        findings.failed_with(about, Code::PublicationMissing, text, hint);
+    } else if publication.update || publication.delete || publication.truncate {
+        findings.warning(
+            about,
+            format!("it publishes '{}': every mark travels back through the stream", publication.operations()),
+            "make it with publish = 'insert'; on a source that runs, only through `outboxd recover`",
+        );
+    } else {
+        findings.ok(about, "publishes INSERT alone");
+    }
+}
+
+fn listed_table(
+    about: &str,
+    listed: &PublishedTable,
+    table: &TableInfo,
+    (context, findings): (Context<'_>, &mut Findings),
+) {
+    let name = table.display_name();
+    if let Some(filter) = &listed.row_filter {
+        findings.warning(
+            about,
+            format!("rows of {name} are published only where {filter}"),
+            "the others stay unpublished for ever; drop the filter if that is not meant",
+        );
+    }
+    if let Some(columns) = &listed.columns {
+        let mut shape = table.relation_schema();
+        let listed = |name: &str| table.column(name).is_some_and(|column| columns.contains(&column.attnum));
+        shape.columns.retain(|column| listed(&column.name));
+        match bind(&shape, context) {
+            Ok(()) => findings.ok(about, format!("its column list of {name} has what the mapping needs")),
+            Err(error) => {
+                findings.failed_with(about, error.code(), error.detail(), "the publication has a column list: drop it");
+            }
+        }
+    }
+}
+
+/// Tables that are decoded for nothing.
+fn others(about: &str, publication: &PublicationInfo, tables: &[TableInfo], findings: &mut Findings) {
+    let hint = "a publication of the outbox tables alone spares the server and the network";
+    if publication.all_tables {
+        findings.warning(about, "it is FOR ALL TABLES: every row of the database is sent", hint);
+        return;
+    }
+    if let Some(schema) = publication.schemas.first() {
+        findings.warning(about, format!("it has all tables of schema {}", schema.name), hint);
+    }
+    let ours = |other: &&PublishedTable| !tables.iter().any(|table| table.oid == other.table_oid);
+    let names: Vec<_> =
+        publication.tables.iter().filter(ours).map(|table| format!("{}.{}", table.schema, table.name)).collect();
+    if !names.is_empty() {
+        findings.warning(about, format!("it has other tables too: {}", names.join(", ")), hint);
+    }
+}

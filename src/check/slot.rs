@@ -1,0 +1,60 @@
+//! The replication slot.
+
+use super::Findings;
+use crate::{
+    Code,
+    config::Source,
+    postgres::catalog::{ServerInfo, SlotInfo},
+};
+
+pub(super) fn check(slot: Option<&SlotInfo>, server: &ServerInfo, source: &Source, findings: &mut Findings) {
+    let about = format!("slot {}", source.slot);
+    let Some(slot) = slot else {
+        if source.auto_setup {
+            findings.ok(&about, "does not exist yet: `run` makes it");
+        } else {
+            findings.failed(&about, Code::SetupMissing, "it does not exist, and auto_setup is off");
+        }
+        return;
+    };
+    if slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_ref() != Some(&server.database) {
+        let plugin = slot.plugin.as_deref().unwrap_or("none (physical)");
+        let database = slot.database.as_deref().unwrap_or("none");
+        let text = format!("it is another's: plugin {plugin}, database {database}");
+        findings.failed_with(&about, Code::ConfigInvalid, text, "choose another name with `slot`");
+        return;
+    }
+    if let Some(reason) = slot.lost() {
+        findings.failed(&about, Code::SlotLost, format!("the server invalidated it: {reason}"));
+        return;
+    }
+    if slot.two_phase {
+        let text = "it decodes prepared transactions at PREPARE, before anybody knows whether they commit";
+        findings.failed_with(
+            &about,
+            Code::ConfigInvalid,
+            text,
+            "choose another name with `slot`: outboxd makes its own",
+        );
+    }
+    let status = slot.wal_status.as_deref().unwrap_or("unknown");
+    if status == "unreserved" {
+        findings.warning(
+            &about,
+            "it is past max_slot_wal_keep_size: the next checkpoint may take its WAL away",
+            "start the daemon now, or raise max_slot_wal_keep_size",
+        );
+    }
+    let user = match slot.active_pid {
+        Some(pid) => format!("an instance streams from it (pid {pid})"),
+        None => "nobody streams from it".to_owned(),
+    };
+    findings.ok(&about, format!("confirmed {}, wal_status {status}; {user}", slot.confirmed_flush));
+    if source.failover && !slot.failover && server.major() >= 17 {
+        findings.warning(
+            &about,
+            "failover = true, and the slot is not a failover slot",
+            "it was made before: see the runbook of `recover` for how to make it anew",
+        );
+    }
+}

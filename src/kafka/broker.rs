@@ -1,0 +1,41 @@
+//! What a broker is set to.
+
+use super::context::QuietContext;
+use super::{blocking, options, topics};
+use crate::config::Kafka;
+use crate::error::{Code, Error, Result};
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use std::time::Duration;
+
+/// A setting of one of the brokers, defaults included; `None` when the broker has none of that name or shows no value.
+///
+/// # Errors
+/// As [`topics::ping`]; [`Code::KafkaDenied`] without DESCRIBE_CONFIGS on the cluster.
+pub async fn setting(kafka: &Kafka, name: &str, timeout: Duration) -> Result<Option<String>> {
+    let asked = kafka.clone();
+    let broker = blocking(move || {
+        let client = topics::client(&asked)?;
+        let metadata = topics::metadata(&client, Some("outboxd.ping"), timeout)?;
+        metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id).ok_or_else(|| failed("no broker is up"))
+    })
+    .await?;
+    let client: AdminClient<QuietContext> =
+        options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
+    let bounds = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
+    let results = client.describe_configs(&[ResourceSpecifier::Broker(broker)], &bounds).await;
+    let results = results.map_err(|error| failed("a broker does not tell its settings").because(error))?;
+    for result in results {
+        let resource = result.map_err(|code| {
+            let error = Error::new(super::failure::code_of(code, Code::KafkaUnreachable), "a broker's settings");
+            error.because(code)
+        })?;
+        if let Some(entry) = resource.entries.into_iter().find(|entry| entry.name == name) {
+            return Ok(entry.value);
+        }
+    }
+    Ok(None)
+}
+
+fn failed(text: &str) -> Error {
+    Error::new(Code::KafkaUnreachable, text)
+}

@@ -1,0 +1,211 @@
+//! `outboxd check` against real servers: what is healthy passes, and each thing that is wrong is named.
+
+use std::time::Duration;
+
+use outboxd::{
+    Config,
+    check::{self, Finding, Verdict},
+    config::{Backfill, Delivery, Http, Kafka as KafkaConfig, Log, Mark, Source, Template, TemplatePart},
+};
+use testbed::{Kafka, Postgres, Version, unique};
+use tokio_postgres::Client;
+
+use crate::sources::source;
+
+const TABLE: &str =
+    "CREATE TABLE order_outbox (id uuid PRIMARY KEY, aggregate_type text, aggregate_id text, event_type text,
+    payload jsonb, created_at timestamptz, published_at timestamptz)";
+
+/// A source that passes, until a test breaks it.
+struct Healthy {
+    client: Client,
+    config: Config,
+}
+
+impl Healthy {
+    async fn new() -> Self {
+        Self::on(Postgres::shared(Version::V15).await.unwrap(), TABLE).await
+    }
+
+    async fn on(server: &Postgres, tables: &str) -> Self {
+        let database = server.fresh_database("check").await.unwrap();
+        let client = server.client(&database).await.unwrap();
+        let source = source(&unique("s"), &server.url(&database), &["order_outbox"]);
+        client.batch_execute(tables).await.unwrap();
+        let publication = &source.publication;
+        let sql = format!(
+            "CREATE PUBLICATION {publication} FOR TABLE order_outbox WITH (publish = 'insert', publish_via_partition_root = true)"
+        );
+        client.batch_execute(&sql).await.unwrap();
+        let kafka = KafkaConfig {
+            brokers: Kafka::shared().await.unwrap().brokers(),
+            delivery: Delivery::ExactlyOnce,
+            position_topic: unique("positions"),
+            topic_partitions: 0,
+            topic_replication: 0,
+            transaction_timeout: Duration::from_secs(60),
+            delivery_timeout: Duration::from_secs(30),
+            options: Vec::new(),
+        };
+        let log = Log { format: None, level: "info".to_owned() };
+        Self { client, config: Config { sources: vec![source], kafka, http: Http { listen: None }, log } }
+    }
+
+    fn source(&mut self) -> &mut Source {
+        &mut self.config.sources[0]
+    }
+
+    /// What does not simply hold, as `verdict code about: message`.
+    async fn troubles(&self) -> Vec<String> {
+        check::check(&self.config).await.list().iter().filter(|f| f.verdict != Verdict::Ok).map(line).collect()
+    }
+}
+
+fn line(finding: &Finding) -> String {
+    let verdict = match finding.verdict {
+        Verdict::Ok => "ok",
+        Verdict::Warning => "warning",
+        Verdict::Failed => "failed",
+    };
+    format!("{verdict} {} {}: {}", finding.code.unwrap_or("-"), finding.about, finding.message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthy_source_passes_on_every_major() {
+    for version in Version::ALL {
+        let mut healthy = Healthy::on(Postgres::shared(version).await.unwrap(), TABLE).await;
+        healthy.source().auto_setup = true;
+        let findings = check::check(&healthy.config).await;
+        let all: Vec<_> = findings.list().iter().map(line).collect();
+        assert!(!findings.has_failed(), "{all:#?}");
+        assert!(findings.list().iter().all(|finding| finding.verdict == Verdict::Ok), "{all:#?}");
+        assert!(all.iter().any(|line| line.contains("unpublished rows, by created_at")), "{all:#?}");
+        assert!(all.iter().any(|line| line.contains("the brokers allow 900s")), "{all:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_table_is_named() {
+    let mut healthy = Healthy::new().await;
+    healthy.source().auto_setup = true;
+    let steps = [
+        ("ALTER TABLE order_outbox ALTER published_at SET DEFAULT now()", "failed column-invalid table public.order_outbox: published_at has a default"),
+        ("ALTER TABLE order_outbox ALTER published_at DROP DEFAULT; ALTER TABLE order_outbox ALTER published_at SET NOT NULL", "published_at is NOT NULL"),
+        ("ALTER TABLE order_outbox ALTER published_at DROP NOT NULL; ALTER TABLE order_outbox DROP CONSTRAINT order_outbox_pkey", "failed column-invalid table public.order_outbox: id has no unique index"),
+        ("CREATE UNIQUE INDEX ON order_outbox (id); REVOKE UPDATE ON order_outbox FROM outboxd", "failed postgres-denied table public.order_outbox: the role lacks UPDATE (published_at)"),
+        ("GRANT UPDATE ON order_outbox TO outboxd; ALTER TABLE order_outbox ENABLE ROW LEVEL SECURITY", "row security would hide rows"),
+        ("ALTER TABLE order_outbox DISABLE ROW LEVEL SECURITY; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+          CREATE TRIGGER touch BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION f()", "warning - table public.order_outbox: triggers fire for every mark: touch (UPDATE)"),
+        ("DROP TRIGGER touch ON order_outbox; ALTER TABLE order_outbox RENAME payload TO body", "failed column-invalid table public.order_outbox:"),
+        ("ALTER TABLE order_outbox RENAME body TO payload; ALTER TABLE order_outbox RENAME TO elsewhere", "failed table-missing table order_outbox: there is no table order_outbox"),
+    ];
+    for (change, expected) in steps {
+        healthy.client.batch_execute(change).await.unwrap();
+        let troubles = healthy.troubles().await;
+        assert!(troubles.iter().any(|line| line.contains(expected)), "{change}: {troubles:#?}");
+        assert_eq!(troubles.len(), 1, "{change}: {troubles:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_partitioned_table_is_named() {
+    let table =
+        "CREATE TABLE order_outbox (id uuid, aggregate_type text, aggregate_id text, event_type text, payload jsonb,
+        created_at timestamptz, published_at timestamptz) PARTITION BY RANGE (created_at, published_at)";
+    let mut healthy = Healthy::on(Postgres::shared(Version::V15).await.unwrap(), table).await;
+    healthy.source().auto_setup = true;
+    healthy.client.batch_execute("CREATE UNIQUE INDEX ON order_outbox (created_at, published_at, id)").await.unwrap();
+    let publication = healthy.source().publication.clone();
+    healthy
+        .client
+        .batch_execute(&format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = false)"))
+        .await
+        .unwrap();
+    let troubles = healthy.troubles().await.join("\n");
+    for part in [
+        "failed column-invalid table public.order_outbox: published_at is part of the partition key",
+        "warning - table public.order_outbox: the partition key has created_at",
+        "warning - table public.order_outbox: id is unique only together with the partition key",
+        "warning - table public.order_outbox: no index begins with id",
+        "rows of public.order_outbox would arrive under the names of its partitions",
+    ] {
+        assert!(troubles.contains(part), "{part} is not in\n{troubles}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_the_publication_or_the_slot_is_named() {
+    let mut healthy = Healthy::new().await;
+    let (publication, slot) = (healthy.source().publication.clone(), healthy.source().slot.clone());
+    let steps = [
+        ("SELECT 1".to_owned(), "failed setup-missing slot"),
+        (format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput'); ALTER PUBLICATION {publication} SET (publish = 'insert, update')"),
+         "every mark travels back"),
+        (format!("ALTER PUBLICATION {publication} SET (publish = 'update')"), "failed publication-missing publication"),
+        (format!("ALTER PUBLICATION {publication} SET (publish = 'insert'); ALTER PUBLICATION {publication} SET TABLE order_outbox WHERE (event_type <> 'x')"),
+         "rows of public.order_outbox are published only where"),
+        (format!("ALTER PUBLICATION {publication} SET TABLE order_outbox (id, payload)"), "failed column-invalid publication"),
+        (format!("CREATE TABLE other (id int); ALTER PUBLICATION {publication} SET TABLE order_outbox, other"), "it has other tables too: public.other"),
+        (format!("ALTER PUBLICATION {publication} SET TABLE other"), "it does not have table public.order_outbox"),
+        (format!("DROP PUBLICATION {publication}; CREATE PUBLICATION {publication} FOR ALL TABLES WITH (publish = 'insert')"), "it is FOR ALL TABLES"),
+        (format!("DROP PUBLICATION {publication}"), "failed publication-missing publication"),
+        (format!("CREATE PUBLICATION {publication} FOR TABLE order_outbox WITH (publish = 'insert'); SELECT pg_drop_replication_slot('{slot}');
+                  SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')"), "it is another's: plugin test_decoding"),
+    ];
+    for (change, expected) in steps {
+        let done = healthy.client.batch_execute(&change).await;
+        if change.contains("test_decoding") && done.is_err() {
+            continue; // Not every installation has the contrib modules.
+        }
+        done.unwrap();
+        let troubles = healthy.troubles().await;
+        assert!(troubles.iter().any(|line| line.contains(expected)), "{change}: {troubles:#?}");
+    }
+    healthy.client.batch_execute(&format!("SELECT pg_drop_replication_slot('{slot}')")).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_server_role_or_cluster_is_named() {
+    let server = Postgres::builder(Version::V15)
+        .setting("wal_level", "replica")
+        .setting("max_replication_slots", "0")
+        .start()
+        .await
+        .unwrap();
+    let mut healthy = Healthy::on(&server, TABLE).await;
+    healthy.client.batch_execute("CREATE ROLE plain LOGIN; GRANT ALL ON order_outbox TO plain").await.unwrap();
+    let database: String = healthy.client.query_one("SELECT current_database()::text", &[]).await.unwrap().get(0);
+    healthy.source().url = server.role_url("plain", &database);
+    healthy.source().failover = true;
+    healthy.source().auto_setup = true;
+    healthy.config.kafka.transaction_timeout = Duration::from_secs(3600);
+    healthy.source().mapping.topic = Template { parts: vec![TemplatePart::Text(unique("missing"))] };
+    let troubles = healthy.troubles().await.join("\n");
+    for part in [
+        "failed wal-level wal_level: wal_level is replica",
+        "failed postgres-exhausted slots: 0 of 0 in use",
+        "failed postgres-denied role: role plain lacks REPLICATION",
+        "failed config-invalid failover: failover slots need Postgres 17",
+        "failed config-invalid transaction timeout: 3600s is more than the brokers allow (900s)",
+        " replication: ",
+        "warning - topic missing",
+    ] {
+        assert!(troubles.contains(part), "{part} is not in\n{troubles}");
+    }
+    healthy.source().url = server.role_url("nobody", "postgres");
+    let troubles = healthy.troubles().await;
+    assert!(troubles[0].starts_with("failed postgres-auth-failed connection: "), "{troubles:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_marks_nothing_but_streaming_is_asked_for() {
+    let mut healthy = Healthy::new().await;
+    let source = healthy.source();
+    (source.mark, source.backfill, source.auto_setup) = (Mark::None, Backfill::None, true);
+    healthy
+        .client
+        .batch_execute("REVOKE ALL ON order_outbox FROM outboxd; ALTER TABLE order_outbox DROP COLUMN published_at")
+        .await
+        .unwrap();
+    assert_eq!(healthy.troubles().await, Vec::<String>::new());
+}
