@@ -130,6 +130,8 @@ pub(crate) struct Postgres {
     pub(crate) publication: u64,
     connections: u64,
     backup: Option<Backup>,
+    /// Where and under which xid a transaction was lost by a restore; the next one may be like it to a hair.
+    twin: Option<(Lsn, u32)>,
 }
 
 impl Postgres {
@@ -149,6 +151,7 @@ impl Postgres {
             publication: 0,
             connections: 0,
             backup: None,
+            twin: None,
         }
     }
 
@@ -172,11 +175,16 @@ impl Postgres {
                 gone: false,
             });
         }
+        let twin = self.twin.take().filter(|(final_lsn, _)| *final_lsn >= self.log_end);
+        if let Some((final_lsn, xid)) = twin {
+            self.log_end = final_lsn;
+            self.next_xid = xid;
+        }
         let final_lsn = self.log_end;
         self.log_end.0 += 8 * random.between(1, 4);
         self.log.push(self.transactions.len());
         self.transactions.push(Transaction {
-            xid: self.next_xid - u32::try_from(random.below(2)).unwrap_or(0),
+            xid: if twin.is_some() { self.next_xid } else { self.next_xid - u32::try_from(random.below(2)).unwrap_or(0) },
             time,
             final_lsn,
             end_lsn: self.log_end,
@@ -232,7 +240,13 @@ impl Postgres {
                 return;
             }
             to.push_back(Message::Begin { final_lsn: next.final_lsn, xid: next.xid, time: next.time });
-            to.extend(next.rows.clone().map(Message::Row));
+            for row in next.rows.clone() {
+                to.push_back(Message::Row(row));
+                // Inside a transaction it says nothing, whatever it says.
+                if random.chance(2) {
+                    to.push_back(Message::Keepalive { wal_end: next.end_lsn, reply_requested: false });
+                }
+            }
             to.push_back(Message::Commit { end_lsn: next.end_lsn });
             return;
         }
@@ -322,6 +336,10 @@ impl Postgres {
         self.backup.is_none() || random.chance(30)
     }
 
+    pub(crate) fn no_twin(&mut self) {
+        self.twin = None;
+    }
+
     /// Copies the disk.
     pub(crate) fn back_up(&mut self) {
         let mut slot = self.slot.clone();
@@ -342,6 +360,7 @@ impl Postgres {
     pub(crate) fn restore(&mut self, promoted: bool, with_slot: bool) -> bool {
         let Some(backup) = self.backup.take() else { return false };
         self.crash();
+        self.twin = self.log.get(backup.log).map(|&lost| (self.transactions[lost].final_lsn, self.transactions[lost].xid));
         self.log.truncate(backup.log);
         self.log_end = backup.log_end;
         self.next_xid = backup.next_xid;

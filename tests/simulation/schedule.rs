@@ -507,6 +507,9 @@ impl World {
         if grave == Grave::AdvanceSlot {
             env.checks.forgiven_before = env.postgres.log_end;
         }
+        if env.random.chance(50) {
+            env.postgres.no_twin();
+        }
         if let (Grave::Restore { .. } | Grave::Promote { .. }, Some(slot)) = (grave, &env.postgres.slot) {
             // A copy from amid the backfill lacks marks of its chunks: they are reported, and never published again.
             env.checks.forgiven_before = slot.consistent_point;

@@ -287,6 +287,10 @@ impl Instance {
             machine = machine.trust_history();
         }
         trace!(env, "{self}: streams from {:?}, confirmed {}", position.progress, slot.confirmed);
+        // The set-up is over, so its lock can go; a session may as well keep it.
+        if env.random.chance(70) && env.postgres.holds_lock(self.session.lock) {
+            env.postgres.lock = None;
+        }
         position.history.timeline = env.postgres.timeline;
         position.phase = Phase::Streaming;
         self.session.position = Some(position);
