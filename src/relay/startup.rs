@@ -363,8 +363,7 @@ mod tests {
     #[test]
     fn what_a_successor_did_meanwhile_is_no_reason_to_halt() {
         let made_meanwhile = Fact::Position { position: None, slot_exists: true };
-        let facts =
-            vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, made_meanwhile, Fact::TakenByAnother];
+        let facts = vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, made_meanwhile, Fact::TakenByAnother];
         let (steps, result) = walk(BACKFILL, facts);
         assert_eq!(result, Ok(()));
         assert_eq!(steps.last(), Some(&Step::StandBy));
