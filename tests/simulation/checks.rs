@@ -102,7 +102,9 @@ impl Checks {
         if rows.len() > self.bounds.batch_rows {
             self.fail(|| format!("G6: {} rows in one Kafka transaction", rows.len()));
         }
-        for part in rows.chunk_by(|a, b| postgres.rows[*a as usize].transaction == postgres.rows[*b as usize].transaction) {
+        for part in
+            rows.chunk_by(|a, b| postgres.rows[*a as usize].transaction == postgres.rows[*b as usize].transaction)
+        {
             let index = postgres.rows[part[0] as usize].transaction;
             let all = postgres.transactions[index].rows.clone();
             let to_publish = || all.clone().map(|row| &postgres.rows[row as usize]).filter(|row| !row.born_marked);
@@ -166,7 +168,9 @@ impl Checks {
             };
             if postgres.transactions[index].final_lsn < lsn {
                 let (name, times) = (&postgres.rows[open as usize].name, self.times_published(open));
-                self.fail(|| format!("rule 7: confirmed {lsn}, and {name} before it is not marked; published {times} times"));
+                self.fail(|| {
+                    format!("rule 7: confirmed {lsn}, and {name} before it is not marked; published {times} times")
+                });
             }
             break;
         }
@@ -214,7 +218,11 @@ impl Checks {
             let transaction = &kafka.transactions[index];
             let is_backfill = transaction.position.as_ref().is_some_and(|position| position.phase == Phase::Backfill);
             let counts = matches!(transaction.state, kafka::State::Committed | kafka::State::Prepared);
-            if !counts || is_backfill || postgres.rows[number as usize].gone || std::mem::replace(&mut seen[number as usize], true) {
+            if !counts
+                || is_backfill
+                || postgres.rows[number as usize].gone
+                || std::mem::replace(&mut seen[number as usize], true)
+            {
                 continue;
             }
             let row = &postgres.rows[number as usize];

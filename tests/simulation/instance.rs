@@ -144,7 +144,8 @@ impl Instance {
         self.session = Session::new(env.serial(), env.options.policy, env.postgres.incarnation);
         trace!(env, "{self}: starts, session {}", self.session.serial);
         if env.bug == Some(Bug::PositionBeforeSlot) {
-            self.session.read = env.kafka.read_position(false).ok().flatten().map(|position| Box::new(position.clone()));
+            self.session.read =
+                env.kafka.read_position(false).ok().flatten().map(|position| Box::new(position.clone()));
         }
     }
 
@@ -171,7 +172,11 @@ impl Instance {
         trace!(env, "{self}: is killed");
         env.hit(Event::Crash);
         if self.life == Life::Up && self.session.machine.is_none() {
-            env.hit(if self.session.startup.step() == Step::Backfill { Event::CrashInBackfill } else { Event::CrashInSetup });
+            env.hit(if self.session.startup.step() == Step::Backfill {
+                Event::CrashInBackfill
+            } else {
+                Event::CrashInSetup
+            });
         }
         self.hang_up(env);
         self.life = Life::Down;
@@ -195,7 +200,9 @@ impl Instance {
     }
 
     pub(crate) fn release_slot(&mut self, env: &mut Env) {
-        if let Some(walsender) = self.session.connection.take().and_then(|connection| env.postgres.walsender(connection)) {
+        if let Some(walsender) =
+            self.session.connection.take().and_then(|connection| env.postgres.walsender(connection))
+        {
             walsender.client_gone = true;
         }
         self.session.stream.clear();

@@ -116,7 +116,12 @@ impl Kafka {
         Ok(())
     }
 
-    pub(crate) fn send_position(&mut self, producer: usize, epoch: u32, position: Box<Position>) -> Result<(), Refusal> {
+    pub(crate) fn send_position(
+        &mut self,
+        producer: usize,
+        epoch: u32,
+        position: Box<Position>,
+    ) -> Result<(), Refusal> {
         let open = self.open_transaction(producer, epoch)?;
         self.transactions[open].position = Some(position);
         self.positions.push(open);

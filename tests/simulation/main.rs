@@ -7,6 +7,7 @@
 mod bugs;
 mod checks;
 mod coverage;
+mod faults;
 mod instance;
 mod kafka;
 mod options;
@@ -71,7 +72,11 @@ fn replay(seed: u64, events: usize) {
     for line in &outcome.trace[skipped.max(1)..] {
         println!("{line}");
     }
-    println!("seed {seed}: {} steps, {} events, the last {events} at most are above", outcome.steps, outcome.trace.len());
+    println!(
+        "seed {seed}: {} steps, {} events, the last {events} at most are above",
+        outcome.steps,
+        outcome.trace.len()
+    );
     if let Some(violation) = outcome.violation {
         panic!("{violation}\nreplay: OUTBOXD_SIM_SEED={seed} cargo test --test simulation guarantees -- --nocapture");
     }
@@ -95,13 +100,8 @@ fn the_guarantees_hold_in_every_schedule() {
     }
     if schedules >= 10_000 {
         assert_eq!(coverage.missing(), Vec::<&str>::new(), "these happened too seldom for the schedules to mean much");
-        let halting = [
-            Code::HistoryDiverged,
-            Code::SlotMissing,
-            Code::SlotAhead,
-            Code::PositionLost,
-            Code::PublicationChanged,
-        ];
+        let halting =
+            [Code::HistoryDiverged, Code::SlotMissing, Code::SlotAhead, Code::PositionLost, Code::PublicationChanged];
         assert_eq!(coverage.never_halted(&halting), [], "no schedule ended with these");
     }
 }

@@ -16,9 +16,13 @@ use crate::random::Random;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grave {
     /// The server is replaced by an older copy of its disk, with its slots or without.
-    Restore { with_slot: bool },
+    Restore {
+        with_slot: bool,
+    },
     /// A standby is promoted; it has the slot (a failover slot), or not.
-    Promote { with_slot: bool },
+    Promote {
+        with_slot: bool,
+    },
     DropSlot,
     RecreateSlot,
     AdvanceSlot,
@@ -149,15 +153,8 @@ impl Options {
         self.commit_retries = 0;
         self.commit_timeouts = 0;
         self.lost_answers = 0;
-        self.faults = Faults {
-            kill: 0,
-            pause: 0,
-            break_connection: 0,
-            postgres_crash: 0,
-            stop: 0,
-            broker: 0,
-            lost_marks: 0,
-        };
+        self.faults =
+            Faults { kill: 0, pause: 0, break_connection: 0, postgres_crash: 0, stop: 0, broker: 0, lost_marks: 0 };
         self.grave = None;
     }
 }

@@ -65,14 +65,16 @@ impl Instance {
     pub(crate) fn publish_on(&mut self, env: &mut Env) -> Result<Option<Publishing>, Error> {
         let Some(first) = self.session.publishing.front() else { return Ok(None) };
         // Rule 26: the next batch is sent once this one is acknowledged, by the other producer.
-        let second = self.session.publishing.get(1).is_some_and(|second| {
-            second.producer != first.producer && first.transactional && first.is_sent()
-        });
+        let second = self
+            .session
+            .publishing
+            .get(1)
+            .is_some_and(|second| second.producer != first.producer && first.transactional && first.is_sent());
         let which = usize::from(second && env.random.chance(50));
+        let first_is_sent = first.stage == Stage::PositionSent;
         let publishing = &mut self.session.publishing[which];
         let (producer, epoch) = (publishing.producer, self.epochs[publishing.producer]);
-        if publishing.transactional && !publishing.is_sent() && env.random.below(1000) < env.options.send_failures
-        {
+        if publishing.transactional && !publishing.is_sent() && env.random.below(1000) < env.options.send_failures {
             env.hit(Event::CommitFailed);
             return Err(Error::new(Code::KafkaTransactionFailed, "a record was not delivered"));
         }
@@ -90,23 +92,22 @@ impl Instance {
                 }
             }
             Stage::RowsSent if publishing.transactional => {
-                if accepted(env.kafka.send_position(producer, epoch, publishing.position.clone()))? {
-                    publishing.stage = Stage::PositionSent;
-                }
+                let is_accepted = accepted(env.kafka.send_position(producer, epoch, publishing.position.clone()))?;
+                publishing.stage = if is_accepted { Stage::PositionSent } else { Stage::RowsSent };
             }
             Stage::PositionSent if which == 0 => {
                 publishing.stage = Stage::Ending;
                 trace!(env, "{self}: commits {:?}", self.session.publishing[0]);
                 self.send_end(env);
             }
-            Stage::PositionSent if env.bug == Some(Bug::CommitOutOfOrder) => {
-                if self.session.publishing[0].stage == Stage::PositionSent {
-                    self.session.publishing.swap(0, 1);
-                }
+            Stage::PositionSent if env.bug == Some(Bug::CommitOutOfOrder) && first_is_sent => {
+                self.session.publishing.swap(0, 1);
             }
             Stage::Ending => return self.wait_for_commit(env),
             Stage::Ended(result) => return self.ended(result, env),
-            Stage::Unacknowledged if !env.kafka.produces.iter().any(|produce| produce.serial == self.session.serial) => {
+            Stage::Unacknowledged
+                if !env.kafka.produces.iter().any(|produce| produce.serial == self.session.serial) =>
+            {
                 return Err(Error::new(Code::KafkaTransactionFailed, "no acknowledgement came"));
             }
             Stage::Queued if which == 0 => {

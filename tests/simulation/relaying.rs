@@ -145,7 +145,13 @@ impl Instance {
                     position.chunk.clear();
                     if env.bug == Some(Bug::MarkBeforeCommit) && env.options.marks {
                         let (owner, what) = (self.number, Marks::Batch(batch));
-                        env.postgres.marks.push(MarkRequest { owner, serial: 0, what, rows: rows.clone(), applied: false });
+                        env.postgres.marks.push(MarkRequest {
+                            owner,
+                            serial: 0,
+                            what,
+                            rows: rows.clone(),
+                            applied: false,
+                        });
                     }
                     self.publish(Some(batch), rows, position, env);
                 }
