@@ -16,9 +16,9 @@ use super::{
     marker::MarkingSession,
     marks::Marks,
     position::{Position, RowId},
-    publisher::Producers,
+    publisher::{Producers, Unpublished},
     report::Report,
-    rows::{Row, Rows, TooLarge},
+    rows::{Row, Rows, Verdicts},
     start::position_bytes,
     supervisor::Context,
 };
@@ -35,6 +35,14 @@ use crate::{
 /// Rows of one FETCH: few enough that large payloads stay within memory, enough that round trips cost little.
 const FETCH_ROWS: usize = 250;
 
+/// How a backfill ended that met no error of Postgres.
+pub(super) enum Ended {
+    /// Every row is published and marked.
+    Done(Box<Producers>),
+    /// A chunk was not, or is not known to be.
+    Unpublished(Box<Unpublished>),
+}
+
 /// One backfill, on a session whose transaction has imported the slot's snapshot.
 pub(super) struct Backfill<'a> {
     /// The source.
@@ -46,7 +54,7 @@ pub(super) struct Backfill<'a> {
     /// The session that marks; none with `mark = "none"`.
     pub marking: Option<MarkingSession>,
     /// Records that Kafka was seen to refuse.
-    pub too_large: TooLarge,
+    pub(super) verdicts: Verdicts,
     /// Position of phase `backfill` at the slot's consistent point.
     pub position: Position,
 }
@@ -56,7 +64,7 @@ impl Backfill<'_> {
     ///
     /// # Errors
     /// Whatever stopped it; the next start marks what was published and begins anew.
-    pub(super) async fn run(mut self, mut producers: Producers) -> Result<Producers> {
+    pub(super) async fn run(mut self, mut producers: Producers) -> Result<Ended> {
         let mut report = Report::new(self.context.metrics.clone());
         let mut rows = self.rows()?;
         let snapshot = Arc::clone(&self.snapshot);
@@ -66,12 +74,18 @@ impl Backfill<'_> {
             let marks = self.next_chunk(&mut cursor, &mut rows, &mut records).await?;
             if records.is_empty() {
                 tracing::info!(rows = total, "backfill done");
-                return Ok(producers);
+                return Ok(Ended::Done(Box::new(producers)));
             }
             self.position.chunk = marks.iter().map(|row| RowId { table: row.table, id: row.id.to_owned() }).collect();
             let began = Instant::now();
             let position = position_bytes(self.context, &self.position);
-            (producers, records) = producers.publish(records, position).await?;
+            (producers, records) = match producers.publish(records, position).await {
+                Ok(published) => published,
+                Err(unpublished) => {
+                    report.failed(&unpublished.failure);
+                    return Ok(Ended::Unpublished(Box::new(unpublished)));
+                }
+            };
             report.committed(&records, began.elapsed(), None);
             total += records.len();
             records.clear();
@@ -89,7 +103,7 @@ impl Backfill<'_> {
         for (number, table) in (0_u16..).zip(self.tables) {
             encoder.bind(&table.relation_schema(), number)?;
         }
-        Ok(Rows::new(encoder, source.on_poison, self.too_large.clone()))
+        Ok(Rows::new(encoder, source.on_poison, self.verdicts.clone()))
     }
 
     /// Reads rows until the chunk has its rows or its bytes, fetching few at a time, as one may be large.

@@ -21,6 +21,9 @@ use crate::{
 /// The first pause of the backoff.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 
+/// Between sessions that follow at once: short, but no loop that takes a core.
+const AGAIN_PAUSE: Duration = Duration::from_millis(50);
+
 /// A session that lived this long was healthy: the next failure starts the backoff anew.
 const HEALTHY: Duration = Duration::from_secs(30);
 
@@ -76,7 +79,7 @@ pub async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
     let (_stop, shutdown) = watch::channel(false);
     let source = Source { auto_setup: true, ..source.clone() };
     let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
-    match Start::new(&context, &Memory::default()).run().await? {
+    match Start::new(&context, &mut Memory::default()).run().await? {
         Step::StandBy => Err(Error::new(Code::SlotInUse, format!("an instance of source {} is running", source.name))),
         _ => Ok(()),
     }
@@ -121,7 +124,7 @@ impl Context {
             }
             let pause = match ended {
                 Ok(End::Stopped) => return Ok(()),
-                Ok(End::Again) => Duration::ZERO,
+                Ok(End::Again) => AGAIN_PAUSE,
                 Ok(End::StandBy) => {
                     self.metrics.set_state(SourceState::Standby);
                     STANDBY_POLL

@@ -13,12 +13,12 @@ use crate::{
         catalog::{backfill::BackfillCursor, slots, tables},
     },
     relay::{
-        backfill::Backfill,
+        backfill::{Backfill, Ended},
         marker::marking_session,
         marks::{MarkRow, Marks},
         position::{History, Phase, Position, Progress},
         publication::fingerprint,
-        publisher::{PositionBytes, Producers},
+        publisher::{PositionBytes, Producers, Unpublished},
         startup::Fact,
         supervisor::Context,
     },
@@ -207,6 +207,7 @@ impl Start<'_> {
         let bytes = position_bytes(self.context, &position);
         let producers = self.producers.take().ok_or_else(|| Error::new(Code::Internal, "no producers"))?;
         let write = producers.publish(Records::default(), bytes);
+        let write = async { write.await.map_err(|unpublished| unpublished.failure.into_error()) };
         let (producers, _) = self.keeping_alive(write).await?;
         self.producers = Some(producers);
         Ok(Fact::Done)
@@ -233,11 +234,23 @@ impl Start<'_> {
             Mark::Update | Mark::Delete => Some(marking_session(self.context, &self.tables).await?),
         };
         let position = self.set_up_position(Phase::Backfill)?;
-        let too_large = self.memory.too_large.clone();
         let tables = self.tables.clone();
-        let backfill = Backfill { context: self.context, tables: &tables, snapshot, marking, too_large, position };
-        let producers = self.keeping_alive(backfill.run(producers)).await?;
-        self.producers = Some(producers);
+        let verdicts = self.memory.verdicts.clone();
+        let backfill = Backfill { context: self.context, tables: &tables, snapshot, marking, verdicts, position };
+        match self.keeping_alive(backfill.run(producers)).await? {
+            Ended::Done(producers) => self.producers = Some(*producers),
+            Ended::Unpublished(unpublished) => {
+                let Unpublished { records, failure } = *unpublished;
+                let refused = self.memory.learn(&records, &failure);
+                let error = failure.into_error();
+                let again = "records were refused, and the backfill begins anew to set them aside";
+                return Err(if refused {
+                    Error::new(Code::KafkaTransactionFailed, again).because(error)
+                } else {
+                    error
+                });
+            }
+        }
         self.lock = None; // From here on the slot is the mutex.
         Ok(Fact::Done)
     }
