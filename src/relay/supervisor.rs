@@ -6,7 +6,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::Instrument;
 
-use super::session::{End, Memory, Session};
+use super::{
+    session::{End, Memory, Session},
+    start::Start,
+    startup::Step,
+};
 use crate::{
     Class, Code, Error, Result,
     config::{Config, Kafka, Source},
@@ -32,19 +36,7 @@ pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<b
     let kafka = Arc::new(config.kafka.clone());
     let mut sources = JoinSet::new();
     for source in &config.sources {
-        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
-            .connect_timeout(source.timeouts.connect)
-            .statement_timeout(source.timeouts.statement)
-            .max_message_bytes(source.limits.message_bytes);
-        let context = Context {
-            metrics: metrics.source(&source.name),
-            position_topic: Arc::from(kafka.position_topic.as_str()),
-            position_key: Arc::from(source.name.as_str()),
-            source: source.clone(),
-            kafka: Arc::clone(&kafka),
-            connect,
-            shutdown: shutdown.clone(),
-        };
+        let context = Context::new(source, &kafka, metrics, shutdown.clone())?;
         let span = tracing::info_span!("source", source = source.name);
         sources.spawn(async move { context.supervise().await }.instrument(span));
     }
@@ -75,7 +67,38 @@ pub(super) struct Context {
     pub shutdown: watch::Receiver<bool>,
 }
 
+/// Sets a source up as the daemon would at its first start, and ends where it would begin to stream: the slot is made
+/// and the position written. A source that is set up already is left as it is.
+///
+/// # Errors
+/// Whatever stands in the way.
+pub async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
+    let (_stop, shutdown) = watch::channel(false);
+    let source = Source { auto_setup: true, ..source.clone() };
+    let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
+    match Start::new(&context, &Memory::default()).run().await? {
+        Step::StandBy => Err(Error::new(Code::SlotInUse, format!("an instance of source {} is running", source.name))),
+        _ => Ok(()),
+    }
+}
+
 impl Context {
+    fn new(source: &Source, kafka: &Arc<Kafka>, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<Self> {
+        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
+            .connect_timeout(source.timeouts.connect)
+            .statement_timeout(source.timeouts.statement)
+            .max_message_bytes(source.limits.message_bytes);
+        Ok(Self {
+            metrics: metrics.source(&source.name),
+            position_topic: Arc::from(kafka.position_topic.as_str()),
+            position_key: Arc::from(source.name.as_str()),
+            source: source.clone(),
+            kafka: Arc::clone(kafka),
+            connect,
+            shutdown,
+        })
+    }
+
     /// Resolves when the daemon is to stop.
     pub(super) async fn stopping(&self) {
         let mut shutdown = self.shutdown.clone();
