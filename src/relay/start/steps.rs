@@ -9,8 +9,8 @@ use crate::{
     kafka::position_topic,
     outbox::Records,
     postgres::{
-        CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus,
-        catalog::{backfill::BackfillCursor, slots, tables},
+        CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus, SystemIdentity,
+        catalog::{backfill::BackfillCursor, server, slots, tables},
     },
     relay::{
         backfill::{Backfill, Ended},
@@ -78,6 +78,9 @@ impl Start<'_> {
             Err(error) if error.code() == Code::SlotInUse => return Ok(Fact::TakenByAnother),
             Err(error) => return Err(error),
         };
+        // Only now: while somebody else had the slot after our IDENTIFY_SYSTEM, they may have published what was written
+        // since, and their position would seem to lie beyond the end of the log.
+        let system = SystemIdentity { flushed: server::flushed_lsn(self.sql()?).await?, ..system };
         let slot = slots::slot(self.sql()?, &source.slot).await?;
         let confirmed =
             slot.ok_or_else(|| Error::new(Code::SlotMissing, format!("slot {} is gone", source.slot)))?.confirmed_flush;
