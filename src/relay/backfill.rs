@@ -89,6 +89,7 @@ impl Backfill<'_> {
             report.committed(&records, began.elapsed(), None);
             total += records.len();
             records.clear();
+            records.shrink_to(2 * self.context.source.limits.batch_bytes);
             if let Some(marking) = &self.marking {
                 marking.mark(&marks).await?;
                 self.context.metrics.rows_marked.inc_by(marks.len() as u64);

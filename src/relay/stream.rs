@@ -248,6 +248,8 @@ impl<'a> Stream<'a> {
                 let oldest = self.intake.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);
                 records.clear();
+                // One huge row must not keep its memory for good.
+                records.shrink_to(2 * self.context.source.limits.batch_bytes);
                 self.spare.push(records);
                 self.intake.machine.committed(batch);
                 if self.memory.batching == Batching::OneByOne && self.intake.machine.in_flight_bytes() == 0 {
