@@ -76,7 +76,9 @@ impl Backfill<'_> {
                 tracing::info!(rows = total, "backfill done");
                 return Ok(Ended::Done(Box::new(producers)));
             }
-            self.position.chunk = marks.iter().map(|row| RowId { table: row.table, id: row.id.to_owned() }).collect();
+            let oid = |table: u16| self.tables[usize::from(table)].oid;
+            self.position.chunk =
+                marks.iter().map(|row| RowId { table: oid(row.table), id: row.id.to_owned() }).collect();
             let began = Instant::now();
             let position = position_bytes(self.context, &self.position);
             (producers, records) = match producers.publish(records, position).await {

@@ -136,7 +136,7 @@ impl Start<'_> {
         let context = self.context;
         if self.startup.is_setting_up() {
             if context.source.auto_setup {
-                position_topic::ensure(&context.kafka).await?;
+                self.keeping_alive(position_topic::ensure(&context.kafka)).await?;
             }
             setup::ensure(self.sql()?, &context.source).await?;
         }
@@ -160,9 +160,19 @@ impl Start<'_> {
         }
         let mut marks = Marks::default();
         for row in self.startup.position().map_or(&[][..], |position| &position.chunk) {
-            marks.push(MarkRow { table: row.table, xid: 0, id: &row.id });
+            let Some((table, _)) = (0_u16..).zip(&self.tables).find(|(_, table)| table.oid == row.table) else {
+                // Not marked, it would be published again; marked in another table, that one's row would never be.
+                let text = format!(
+                    "rows of the table with oid {} are published and not yet marked: leave it in `tables` until the backfill is done",
+                    row.table
+                );
+                return Err(Error::new(Code::PublicationChanged, text));
+            };
+            marks.push(MarkRow { table, xid: 0, id: &row.id });
         }
-        marking_session(self.context, &self.tables).await?.mark(&marks).await?;
+        let (context, tables) = (self.context, self.tables.clone());
+        // The slot may be in hand, and the rows locked.
+        self.keeping_alive(async { marking_session(context, &tables).await?.mark(&marks).await }).await?;
         Ok(Fact::Done)
     }
 
