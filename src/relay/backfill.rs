@@ -10,7 +10,10 @@
 //! unmarked, and the position names its rows. After a crash they are marked, the slot is made anew, and whatever is
 //! still unmarked is what its snapshot shows.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use super::{
     marker::MarkingSession,
@@ -89,6 +92,7 @@ impl Backfill<'_> {
                 }
             };
             report.committed(&records, began.elapsed(), None);
+            self.context.metrics.dead_letters.inc_by(rows.take_dead_letters());
             total += records.len();
             records.clear();
             records.shrink_to(2 * self.context.source.limits.batch_bytes);
@@ -106,6 +110,8 @@ impl Backfill<'_> {
         for (number, table) in (0_u16..).zip(self.tables) {
             encoder.bind(&table.relation_schema(), number)?;
         }
+        // When they were committed is not known any more: a row without a creation time gets the time of its backfill.
+        encoder.begin(now_micros());
         Ok(Rows::new(encoder, source.on_poison, self.verdicts.clone()))
     }
 
@@ -141,4 +147,10 @@ impl Backfill<'_> {
         }
         Ok(marks)
     }
+}
+
+/// Microseconds since the Unix epoch.
+fn now_micros() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }

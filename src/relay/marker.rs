@@ -2,9 +2,12 @@
 //!
 //! A row that is gone counts as marked (rule 10): what matters is that no row stays unmarked that was published.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     marks::{MarkRow, Marks},
@@ -53,23 +56,24 @@ pub(super) struct Marker {
 }
 
 impl Marker {
-    /// Starts the task.
+    /// Starts the task on these sessions, which share each job.
     #[must_use]
-    pub(super) fn start(marking: MarkingSession) -> Self {
+    pub(super) fn start(sessions: Vec<MarkingSession>) -> Self {
         // One job is under way and the session gathers the next: more would only wait.
         let (jobs, mut queue) = mpsc::channel::<MarkJob>(1);
         let (answers, done) = mpsc::channel(1);
+        let sessions: Vec<_> = sessions.into_iter().map(Arc::new).collect();
         let task = tokio::spawn(async move {
             loop {
                 let job = tokio::select! {
                     job = queue.recv() => job,
-                    error = marking.session.closed() => {
+                    error = any_closed(&sessions) => {
                         let _ = answers.send(Err(error)).await;
                         return;
                     }
                 };
                 let Some(job) = job else { return };
-                let answer = answer(&marking, job).await;
+                let answer = answer(&sessions, job).await;
                 let failed = answer.is_err();
                 if answers.send(answer).await.is_err() || failed {
                     return;
@@ -108,16 +112,54 @@ impl Drop for Marker {
     }
 }
 
-async fn answer(marking: &MarkingSession, job: MarkJob) -> Result<Marked> {
-    let began = Instant::now();
-    marking.mark(&job.marks).await?;
-    Ok(Marked { batches: job.batches, rows: job.marks.len(), took: began.elapsed() })
+/// Marks a job's rows, each session an equal part of them.
+async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked> {
+    let (began, rows) = (Instant::now(), job.marks.len());
+    let MarkJob { batches, marks: mut rest } = job;
+    let part = rows.div_ceil(sessions.len()).max(STATEMENT_ROWS);
+    let mut parts = JoinSet::new();
+    for session in sessions {
+        let marks = rest.split_front(part);
+        if marks.len() > 0 {
+            let session = Arc::clone(session);
+            parts.spawn(async move { session.mark(&marks).await });
+        }
+    }
+    while let Some(marked) = parts.join_next().await {
+        marked.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a marking task ended").because(panic)))?;
+    }
+    Ok(Marked { batches, rows, took: began.elapsed() })
+}
+
+/// Resolves when the server ends one of the sessions.
+async fn any_closed(sessions: &[Arc<MarkingSession>]) -> Error {
+    let mut watches = JoinSet::new();
+    for session in sessions {
+        let session = Arc::clone(session);
+        watches.spawn(async move { session.session.closed().await });
+    }
+    match watches.join_next().await {
+        Some(Ok(error)) => error,
+        _ => Error::new(Code::MarkFailed, "the marking sessions ended"),
+    }
 }
 
 /// A session with a prepared statement for each table.
 pub(super) struct MarkingSession {
     session: SqlSession,
     statements: Vec<MarkStatement>,
+}
+
+/// Opens as many sessions as the configuration wants.
+///
+/// # Errors
+/// As [`marking_session`].
+pub(super) async fn marking_sessions(context: &Context, tables: &[TableInfo]) -> Result<Vec<MarkingSession>> {
+    let mut sessions = Vec::new();
+    for _ in 0..context.source.limits.marker_connections.max(1) {
+        sessions.push(marking_session(context, tables).await?);
+    }
+    Ok(sessions)
 }
 
 /// Opens a session to mark rows of these tables.

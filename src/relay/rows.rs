@@ -22,13 +22,13 @@ type RecordKey = (u16, String, usize);
 const MAX_VERDICTS: usize = 10_000;
 
 impl Verdicts {
-    /// Kafka refused this record, whatever came with it.
-    pub(super) fn add(&mut self, record: RecordRef<'_>, error: &Error) {
+    /// Kafka refused this record, whatever came with it. Returns whether that was news.
+    pub(super) fn add(&mut self, record: RecordRef<'_>, error: &Error) -> bool {
         if self.0.len() >= MAX_VERDICTS {
             self.0.clear();
         }
         let reason = if error.code() == Code::RowTooLarge { PoisonReason::TooLarge } else { PoisonReason::Refused };
-        self.0.insert(key(record), Poison::new(reason, error.detail()));
+        self.0.insert(key(record), Poison::new(reason, error.detail())).is_none()
     }
 
     /// Takes the last record off again if Kafka is known to refuse it.

@@ -33,6 +33,8 @@ pub(super) struct Memory {
     pub trusted: Option<(ServerLife, Progress)>,
     /// After a batch that Kafka found too large: its records one by one, to learn which of them is.
     pub batching: Batching,
+    /// How far the stream was handed over when that batch was refused: beyond it the rows are not to blame.
+    pub(super) suspected: Option<Progress>,
     /// The records that Kafka refused.
     pub(super) verdicts: Verdicts,
 }
@@ -44,12 +46,15 @@ impl Memory {
         let PublishFailure::Rejected { rows, error, certain } = failure else { return false };
         tracing::warn!(code = error.code().as_str(), rows = rows.len(), certain, "{}", error.detail());
         self.batching = Batching::OneByOne;
-        if *certain {
-            for record in rows.iter().filter_map(|&row| records.get(row)) {
-                self.verdicts.add(record, error);
-            }
+        if !certain {
+            return true;
         }
-        true
+        let mut learned = false;
+        for record in rows.iter().filter_map(|&row| records.get(row)) {
+            learned |= self.verdicts.add(record, error);
+        }
+        // A verdict that was known and did not help is a reason to stop, not to try for ever.
+        learned
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 use super::{
     compare::require_same_publication,
     intake::Intake,
-    marker::{MarkJob, Marked, Marker, marking_session},
+    marker::{MarkJob, Marked, Marker, marking_sessions},
     marks::Marks,
     monitor::Monitor,
     position::Position,
@@ -86,7 +86,7 @@ impl<'a> Stream<'a> {
         }
         let marker = match source.mark {
             Mark::None => None,
-            Mark::Update | Mark::Delete => Some(Marker::start(marking_session(context, &tables).await?)),
+            Mark::Update | Mark::Delete => Some(Marker::start(marking_sessions(context, &tables).await?)),
         };
         let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
         let rows = Rows::new(encoder, source.on_poison, memory.verdicts.clone());
@@ -252,9 +252,11 @@ impl<'a> Stream<'a> {
                 records.shrink_to(2 * self.context.source.limits.batch_bytes);
                 self.spare.push(records);
                 self.intake.machine.committed(batch);
-                if self.memory.batching == Batching::OneByOne && self.intake.machine.in_flight_bytes() == 0 {
-                    // The batch that was too large is through: full speed again.
-                    self.memory.batching = Batching::Normal;
+                let position = self.intake.machine.position();
+                let is_through = self.memory.suspected.as_ref().is_none_or(|suspected| !position.is_behind(suspected));
+                if self.memory.batching == Batching::OneByOne && is_through {
+                    // What was refused together has gone through one by one: full speed again, whatever waits behind it.
+                    (self.memory.batching, self.memory.suspected) = (Batching::Normal, None);
                     self.ended = Some(End::Again);
                 }
                 Ok(())
@@ -266,6 +268,7 @@ impl<'a> Stream<'a> {
     /// A failed transaction ends the session; where rows are to blame, the next one follows at once.
     fn failed(&mut self, records: &Records, failure: PublishFailure) -> Result<()> {
         self.report.failed(&failure);
+        self.memory.suspected = Some(self.position.progress.clone());
         if !self.memory.learn(records, &failure) {
             return Err(failure.into_error());
         }

@@ -21,6 +21,9 @@ use crate::{
 /// The first pause of the backoff.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 
+/// A waiting source shows this often that it is alive; `/livez` and the watchdog look for it.
+const BEAT: Duration = Duration::from_secs(5);
+
 /// Between sessions that follow at once: short, but no loop that takes a core.
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -135,9 +138,18 @@ impl Context {
                 },
             };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = self.pause(pause) => {}
                 () = self.stopping() => return Ok(()),
             }
+        }
+    }
+
+    /// Waits, and shows meanwhile that it is not stuck.
+    async fn pause(&self, pause: Duration) {
+        let end = Instant::now() + pause;
+        while Instant::now() < end {
+            self.metrics.beat();
+            tokio::time::sleep_until(end.min(Instant::now() + BEAT)).await;
         }
     }
 

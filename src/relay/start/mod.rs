@@ -97,6 +97,7 @@ impl<'a> Start<'a> {
         loop {
             let step = self.startup.step();
             tracing::debug!(?step, "starting");
+            self.context.metrics.beat();
             let fact = match step {
                 Step::StandBy => return Ok(step),
                 Step::Stream => match self.compare() {
