@@ -184,7 +184,11 @@ impl Postgres {
         self.log_end.0 += 8 * random.between(1, 4);
         self.log.push(self.transactions.len());
         self.transactions.push(Transaction {
-            xid: if twin.is_some() { self.next_xid } else { self.next_xid - u32::try_from(random.below(2)).unwrap_or(0) },
+            xid: if twin.is_some() {
+                self.next_xid
+            } else {
+                self.next_xid - u32::try_from(random.below(2)).unwrap_or(0)
+            },
             time,
             final_lsn,
             end_lsn: self.log_end,
@@ -360,7 +364,8 @@ impl Postgres {
     pub(crate) fn restore(&mut self, promoted: bool, with_slot: bool) -> bool {
         let Some(backup) = self.backup.take() else { return false };
         self.crash();
-        self.twin = self.log.get(backup.log).map(|&lost| (self.transactions[lost].final_lsn, self.transactions[lost].xid));
+        self.twin =
+            self.log.get(backup.log).map(|&lost| (self.transactions[lost].final_lsn, self.transactions[lost].xid));
         self.log.truncate(backup.log);
         self.log_end = backup.log_end;
         self.next_xid = backup.next_xid;
