@@ -33,7 +33,7 @@ doc:
 
 deny: ## licences, sources and duplicate versions of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny --offline check licenses bans sources
+	$(CARGO) deny check licenses bans sources
 
 alerts: ## the alert rules against their tests, where promtool is installed
 	@if command -v promtool >/dev/null; then promtool test rules config/prometheus-alerts.test.yml; \
