@@ -40,6 +40,8 @@ pub(super) struct MarkJob {
     pub batches: Vec<BatchId>,
     /// Their rows.
     pub marks: Marks,
+    /// Since when the first of them could be marked.
+    pub(super) since: Option<Instant>,
 }
 
 /// The marks of a job are durable.
@@ -48,7 +50,7 @@ pub(super) struct Marked {
     pub batches: Vec<BatchId>,
     /// Rows that were given, whether found or gone.
     pub rows: usize,
-    /// How long it took.
+    /// Since the first of them could be marked.
     pub took: Duration,
 }
 
@@ -118,8 +120,8 @@ impl Drop for Marker {
 
 /// Marks a job's rows, each session an equal part of them.
 async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked> {
-    let (began, rows) = (Instant::now(), job.marks.len());
-    let MarkJob { batches, marks: mut rest } = job;
+    let MarkJob { batches, marks: mut rest, since } = job;
+    let rows = rest.len();
     let part = rows.div_ceil(sessions.len()).max(STATEMENT_ROWS);
     let mut parts = JoinSet::new();
     for session in sessions {
@@ -132,7 +134,7 @@ async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked
     while let Some(marked) = parts.join_next().await {
         marked.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a marking task ended").because(panic)))?;
     }
-    Ok(Marked { batches, rows, took: began.elapsed() })
+    Ok(Marked { batches, rows, took: since.map_or(Duration::ZERO, |since| since.elapsed()) })
 }
 
 /// Resolves when the server ends one of the sessions.
