@@ -5,7 +5,7 @@ use super::{
     draft::Draft,
     encoder::Encoder,
     envelope::names,
-    event::{Attributes, Event, record_timestamp},
+    event::{Attributes, Event},
     poison::{Failure, Poison},
     records::{Records, Span},
     template::{FALLBACK_TOPIC, check_topic, render},
@@ -80,7 +80,7 @@ impl Encoder {
         draft
     }
 
-    /// Writes id, key, headers and timestamp, each as far as it can be read.
+    /// Writes id, key and headers, each as far as it can be read.
     fn write_remains(&self, row: &Row<'_, '_>, draft: &mut Draft<'_>) {
         let text = |slot: Slot| row.text(slot).ok().flatten();
         let mut attribute = |slot: Option<Slot>| draft.put_text(slot.and_then(text).as_deref());
@@ -91,8 +91,8 @@ impl Encoder {
             aggregate_id: attribute(row.binding.aggregate_id),
         };
         draft.id(attributes.id);
-        let time = row.created_at().ok().flatten().unwrap_or(self.commit_time);
-        draft.timestamp(Some(record_timestamp(time, self.commit_time)));
+        // The time of sending: the row's own may be what the brokers refuse.
+        draft.timestamp(None);
         let key = Self::key(row, &attributes, draft).unwrap_or(Span::NULL);
         draft.key(key);
         self.shape.write_remaining_headers(row, &attributes, draft);

@@ -3,7 +3,7 @@
 //! What comes in is borrowed from the receive buffer, what goes out is appended to the batch's arena: nothing is
 //! allocated per row. The state machine says of each row whether it is new, owed a mark, or to be passed over.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use super::{
     marks::Marks,
@@ -27,6 +27,8 @@ pub(super) struct Intake {
     pub marks: Marks,
     rows: Rows,
     tables: Vec<TableInfo>,
+    /// Partitions and ancestors of the tables: a row under such a name is ours, and cannot be told apart.
+    relatives: HashSet<u32>,
     /// The transaction that is being read.
     xid: u32,
     /// Highest LSN received.
@@ -49,9 +51,9 @@ pub(super) struct Counts {
 impl Intake {
     /// Resumes with the machine given.
     #[must_use]
-    pub(super) fn new(machine: Machine, rows: Rows, tables: Vec<TableInfo>) -> Self {
+    pub(super) fn new(machine: Machine, rows: Rows, (tables, relatives): (Vec<TableInfo>, HashSet<u32>)) -> Self {
         let (records, marks, counts) = (Records::default(), Marks::default(), Counts::default());
-        Self { machine, records, marks, rows, tables, xid: 0, received: Lsn::ZERO, counts }
+        Self { machine, records, marks, rows, tables, relatives, xid: 0, received: Lsn::ZERO, counts }
     }
 
     /// The source's tables.
@@ -121,6 +123,9 @@ impl Intake {
 
     fn take_row(&mut self, insert: &Insert<'_>) -> Result<()> {
         let row = Row { xid: self.xid, relation: insert.relation, tuple: &insert.row };
+        if !self.rows.encoder.is_bound(insert.relation) {
+            return self.take_row_of_another_table(insert.relation);
+        }
         match self.machine.row(|id| self.rows.is_event(row, id))? {
             RowIs::New => match self.rows.append(row, &mut self.records, &mut self.marks)? {
                 Encoded::Published => {
@@ -138,6 +143,22 @@ impl Intake {
                 }
             }
             RowIs::Dropped => {}
+        }
+        Ok(())
+    }
+
+    /// A publication may have tables that are none of the source's; their rows are passed over. A partition whose rows
+    /// come under its own name is another matter.
+    fn take_row_of_another_table(&mut self, relation: u32) -> Result<()> {
+        if self.relatives.contains(&relation) {
+            let text = format!(
+                "rows come under relation {relation}, a partition or an ancestor of a configured table: \
+                 the publication needs publish_via_partition_root = true, and `tables` the root"
+            );
+            return Err(Error::new(Code::PublicationChanged, text));
+        }
+        if self.machine.row(|_| false)? != RowIs::Dropped {
+            self.pass_over();
         }
         Ok(())
     }

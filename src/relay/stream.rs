@@ -78,7 +78,7 @@ impl<'a> Stream<'a> {
     /// The marker's session cannot be opened.
     pub(super) async fn new(context: &'a Context, memory: &'a mut Memory, started: Started) -> Result<Self> {
         let source = &context.source;
-        let Started { stream, sql, producers, tables, position, confirmed, life } = started;
+        let Started { stream, sql, producers, tables, relatives, position, confirmed, life } = started;
         let bounds = bounds(&source.limits, &source.timeouts);
         let mut machine = Machine::new(bounds, source.mark != Mark::None, position.progress.clone(), confirmed);
         if memory.trusted.take().is_some_and(|trusted| trusted == (life.clone(), position.progress.clone())) {
@@ -99,7 +99,7 @@ impl<'a> Stream<'a> {
             epoch: Instant::now(),
             replication: stream,
             sql,
-            intake: Intake::new(machine, rows, tables),
+            intake: Intake::new(machine, rows, (tables, relatives)),
             publisher: producers.start(&source.name, PUBLISH_QUEUE)?,
             marker,
             marking: false,

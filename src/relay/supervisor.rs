@@ -27,8 +27,8 @@ const BEAT: Duration = Duration::from_secs(5);
 /// Between sessions that follow at once: short, but no loop that takes a core.
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// A session that lived this long was healthy: the next failure starts the backoff anew.
-const HEALTHY: Duration = Duration::from_secs(30);
+/// A session that lived this long was healthy, since no start fails as late: the next failure begins the backoff anew.
+const HEALTHY: Duration = Duration::from_secs(120);
 
 /// How often a standby looks whether the slot is free; well within the takeover bound of 3 s.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
@@ -82,7 +82,7 @@ pub async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
     let (_stop, shutdown) = watch::channel(false);
     let source = Source { auto_setup: true, ..source.clone() };
     let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
-    match Start::new(&context, &mut Memory::default()).run().await? {
+    match Start::new(&context, &mut Memory::default()).impatient().run().await? {
         Step::StandBy => Err(Error::new(Code::SlotInUse, format!("an instance of source {} is running", source.name))),
         _ => Ok(()),
     }

@@ -1,5 +1,7 @@
 //! The outbox tables: their columns, their indexes, their partition keys, and what our role may do with them.
 
+use std::collections::HashSet;
+
 use tokio_postgres::{Client, Row};
 
 use super::{
@@ -309,6 +311,25 @@ pub async fn resolve_all(client: &Client, source: &Source) -> Result<Vec<TableIn
         found.push(resolve(client, name).await?);
     }
     Ok(found)
+}
+
+/// Oids of all partitions and ancestors of the tables, the tables themselves not among them.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn relatives(client: &Client, tables: &[TableInfo]) -> Result<HashSet<u32>> {
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let rows = client
+        .query(
+            "SELECT DISTINCT relative.relid::oid FROM unnest($1::oid[]) AS t(oid),
+             LATERAL (SELECT relid FROM pg_partition_tree(t.oid::regclass)
+                      UNION ALL SELECT relid FROM pg_partition_ancestors(t.oid::regclass)) AS relative(relid)
+             WHERE relative.relid IS NOT NULL",
+            &[&oids],
+        )
+        .await
+        .map_err(|error| failed("read the partitions of the tables", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).filter(|oid| !oids.contains(oid)).collect())
 }
 
 /// What `role` may do with a table; `mark` is the column that is set when a row is published.

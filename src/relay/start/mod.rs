@@ -2,7 +2,7 @@
 
 mod steps;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     compare::{Server, compare},
@@ -26,6 +26,8 @@ pub(super) use steps::{position_bytes, publication_is_gone};
 pub(super) struct Start<'a> {
     context: &'a Context,
     memory: &'a mut Memory,
+    /// Whether to wait where another instance streams, as a daemon does.
+    patient: bool,
     startup: Startup,
     /// Catalog queries; also tells when the server shuts down.
     sql: Option<Arc<SqlSession>>,
@@ -34,6 +36,7 @@ pub(super) struct Start<'a> {
     replication: Option<Replication>,
     producers: Option<Producers>,
     tables: Vec<TableInfo>,
+    relatives: HashSet<u32>,
     publication: serde_json::Value,
     /// The session whose transaction has imported the slot's snapshot.
     snapshot: Option<Arc<SqlSession>>,
@@ -58,6 +61,8 @@ pub(super) struct Started {
     pub producers: Producers,
     /// The source's tables.
     pub tables: Vec<TableInfo>,
+    /// Oids of the partitions and ancestors of those tables.
+    pub(super) relatives: HashSet<u32>,
     /// The position to go on from, with the history of the server at hand.
     pub position: Position,
     /// The slot's confirmed flush position.
@@ -76,15 +81,24 @@ impl<'a> Start<'a> {
         Self {
             context,
             memory,
+            patient: true,
             startup: Startup::new(policy),
             sql: None,
             lock: None,
             replication: None,
             producers: None,
             tables: Vec::new(),
+            relatives: HashSet::new(),
             publication: serde_json::Value::Null,
             snapshot: None,
         }
+    }
+
+    /// Ends at [`Step::StandBy`] where another instance streams, instead of waiting for its end.
+    #[must_use]
+    pub(super) fn impatient(mut self) -> Self {
+        self.patient = false;
+        self
     }
 
     /// Walks to [`Step::Stream`] or [`Step::StandBy`].
@@ -186,6 +200,7 @@ impl<'a> Start<'a> {
             sql,
             producers,
             tables: self.tables,
+            relatives: self.relatives,
             position,
             confirmed: replication.confirmed,
             life,

@@ -54,6 +54,9 @@ impl Start<'_> {
             if !slot.active {
                 break;
             }
+            if !self.patient {
+                return Ok(Fact::TakenByAnother);
+            }
             self.context.metrics.set_state(SourceState::Standby);
             self.context.metrics.beat();
             tokio::select! {
@@ -160,6 +163,7 @@ impl Start<'_> {
         let bytes = self.keeping_alive(read).await?;
         let position = bytes.map(|bytes| decode(&bytes)).transpose()?.map(Box::new);
         self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
+        self.relatives = tables::relatives(self.sql()?, &self.tables).await?;
         self.publication = fingerprint(self.sql()?, &context.source.publication, &self.tables).await?;
         let slot_exists = slots::slot(self.sql()?, &context.source.slot).await?.is_some();
         Ok(Fact::Position { position, slot_exists })
