@@ -33,7 +33,7 @@ fn a_row_that_has_no_envelope_keeps_its_payload_as_postgres_sent_it() {
     assert_eq!(record.topic, "order.events.dead-letter");
     assert_eq!(record.value(), ROW[4].unwrap());
     assert_eq!(record.key.as_deref(), Some(AGGREGATE));
-    assert_eq!(record.timestamp, Some(COMMIT_TIME / 1000));
+    assert_eq!(record.timestamp, None, "the brokers may have refused the row for its own");
     assert_eq!(record.header("outboxd_error_code"), Some("timestamp-invalid"));
     assert!(!record.header_names().contains(&"content-type"));
 }
