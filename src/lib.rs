@@ -42,6 +42,7 @@
 //! | [`relay`] | `postgres`, `outbox` and `kafka`, in order | its rules are pure, its I/O is thin |
 //! | [`setup`] | what there is → what is missing → made, or its SQL told | |
 //! | [`check`] | what there is → findings; changes nothing | |
+//! | [`status`] | slot, position, tables → where a source stands; changes nothing | |
 //! | [`telemetry`], [`http`] | what happened → logs, metrics, `/livez`, `/readyz`, `/status` | |
 //!
 //! `docs/guarantees.md` says what is promised, `docs/architecture.md` why the parts are as they are.
@@ -58,6 +59,7 @@ pub mod pgoutput;
 pub mod postgres;
 pub mod relay;
 pub mod setup;
+pub mod status;
 pub mod telemetry;
 
 pub use config::Config;

@@ -3,6 +3,7 @@
 mod check;
 mod run;
 mod setup;
+mod status;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,10 @@ enum Command {
     /// Create what is missing: table, grants, publication, slot, topics.
     #[command(after_help = "Example:\n  outboxd setup --config /etc/outboxd/outboxd.toml --dry-run")]
     Setup(#[command(flatten)] setup::SetupArgs),
+    /// Show where each source stands: phase, position, lag, slot, unpublished rows. Works while no daemon runs.
+    #[command(after_help = "Examples:\n  outboxd status --config /etc/outboxd/outboxd.toml\n  \
+                            outboxd status --config /etc/outboxd/outboxd.toml --json")]
+    Status(#[command(flatten)] status::StatusArgs),
 }
 
 impl Cli {
@@ -65,6 +70,10 @@ impl Cli {
             Command::Setup(args) => {
                 let config = Config::load(&args.flags)?;
                 on_runtime(setup::setup(config, args.options()))
+            }
+            Command::Status(args) => {
+                let config = Config::load(&args.flags)?;
+                on_runtime(status::status(config, args.json))
             }
         }
     }

@@ -12,3 +12,4 @@ mod relay;
 mod scene;
 mod setup;
 mod sources;
+mod status;
