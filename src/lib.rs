@@ -42,6 +42,7 @@
 //! | [`relay`] | `postgres`, `outbox` and `kafka`, in order | its rules are pure, its I/O is thin |
 //! | [`setup`] | what there is → what is missing → made, or its SQL told | |
 //! | [`check`] | what there is → findings; changes nothing | |
+//! | [`recover`] | a halted source → a way back that a person chose | what to write is pure |
 //! | [`status`] | slot, position, tables → where a source stands; changes nothing | |
 //! | [`telemetry`], [`http`] | what happened → logs, metrics, `/livez`, `/readyz`, `/status` | |
 //!
@@ -57,6 +58,7 @@ mod lsn;
 pub mod outbox;
 pub mod pgoutput;
 pub mod postgres;
+pub mod recover;
 pub mod relay;
 pub mod setup;
 pub mod status;

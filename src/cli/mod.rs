@@ -1,6 +1,7 @@
 //! The command line: arguments → configuration → one command → exit code. One file for each command.
 
 mod check;
+mod recover;
 mod run;
 mod setup;
 mod status;
@@ -45,6 +46,12 @@ enum Command {
     #[command(after_help = "Examples:\n  outboxd status --config /etc/outboxd/outboxd.toml\n  \
                             outboxd status --config /etc/outboxd/outboxd.toml --json")]
     Status(#[command(flatten)] status::StatusArgs),
+    /// Go on after a halt, in a way that a person chooses. Says first what may be lost or repeated.
+    #[command(
+        after_help = "Example:\n  outboxd recover --config /etc/outboxd/outboxd.toml --source order --strategy republish-unmarked\n\n\
+                            docs/errors.md says for each halt which strategy fits."
+    )]
+    Recover(#[command(flatten)] recover::RecoverArgs),
 }
 
 impl Cli {
@@ -74,6 +81,10 @@ impl Cli {
             Command::Status(args) => {
                 let config = Config::load(&args.flags)?;
                 on_runtime(status::status(config, args.json))
+            }
+            Command::Recover(args) => {
+                let config = Config::load(&args.flags)?;
+                on_runtime(recover::recover(config, args.options()))
             }
         }
     }

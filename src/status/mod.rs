@@ -184,9 +184,10 @@ impl Standing {
             (None, Some(slot)) => {
                 Some((Code::PositionLost, format!("slot {} exists, and Kafka holds no position", slot.name)))
             }
-            (Some(position), None) if position.phase == Phase::Streaming => {
-                Some((Code::SlotMissing, format!("published up to {} through a slot that is gone", position.progress.lsn)))
-            }
+            (Some(position), None) if position.phase == Phase::Streaming => Some((
+                Code::SlotMissing,
+                format!("published up to {} through a slot that is gone", position.progress.lsn),
+            )),
             (Some(position), Some(slot))
                 if position.phase == Phase::Streaming && slot.confirmed_flush > position.progress.lsn =>
             {

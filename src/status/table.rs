@@ -83,7 +83,10 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Lsn, status::{Problem, SlotStanding}};
+    use crate::{
+        Lsn,
+        status::{Problem, SlotStanding},
+    };
 
     #[test]
     fn columns_line_up_and_what_is_unknown_is_a_dash() {

@@ -65,7 +65,10 @@ async fn a_side_that_cannot_be_reached_takes_only_its_own_numbers_away() -> Resu
 
     scene.client.execute("SELECT pg_drop_replication_slot($1)", &[&scene.slot()]).await?;
     assert_eq!(codes(&status(&scene).await?), ["slot-missing"]);
-    scene.client.batch_execute(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", scene.slot())).await?;
+    scene
+        .client
+        .batch_execute(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", scene.slot()))
+        .await?;
     assert_eq!(codes(&status(&scene).await?), ["slot-ahead"]);
     Ok(())
 }
