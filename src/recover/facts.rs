@@ -11,6 +11,7 @@ use crate::{
         catalog::{SlotInfo, monitor::Monitor, server, slots, tables},
     },
     relay::{
+        self,
         compare::Server,
         position::{History, Phase, Position, Progress},
         publication::fingerprint,
@@ -105,11 +106,7 @@ async fn published(source: &Source, kafka: &Kafka) -> Result<Published> {
     if !position_topic::exists(kafka).await? {
         return Ok(Published::Nothing);
     }
-    let regressed = |older: &[u8], newer: &[u8]| match (Position::decode(older), Position::decode(newer)) {
-        (Ok(older), Ok(newer)) => older.regresses_to(&newer),
-        _ => false,
-    };
-    let Some(bytes) = position_topic::read(kafka, &source.name, regressed, POSITION_TIMEOUT).await? else {
+    let Some(bytes) = position_topic::read(kafka, &source.name, relay::succession, POSITION_TIMEOUT).await? else {
         return Ok(Published::Nothing);
     };
     Ok(match Position::decode(&bytes) {

@@ -34,4 +34,5 @@ mod stream;
 mod supervisor;
 pub mod takeover;
 
+pub(crate) use start::succession;
 pub use supervisor::{run, set_up};

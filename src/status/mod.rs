@@ -24,7 +24,10 @@ use crate::{
         ConnectOptions,
         catalog::{monitor::Monitor, server, slots, tables},
     },
-    relay::position::{Phase, Position, Recovered},
+    relay::{
+        self,
+        position::{Phase, Position, Recovered},
+    },
 };
 
 pub use table::print;
@@ -152,11 +155,7 @@ async fn ask_kafka(source: &Source, kafka: &Kafka) -> Result<Option<Position>> {
     if !position_topic::exists(kafka).await? {
         return Ok(None);
     }
-    let regressed = |older: &[u8], newer: &[u8]| match (Position::decode(older), Position::decode(newer)) {
-        (Ok(older), Ok(newer)) => older.regresses_to(&newer),
-        _ => false,
-    };
-    let newest = position_topic::read(kafka, &source.name, regressed, PATIENCE).await?;
+    let newest = position_topic::read(kafka, &source.name, relay::succession, PATIENCE).await?;
     let decode = |bytes: Vec<u8>| {
         let what = "the newest position of this source";
         Position::decode(&bytes).map_err(|error| Error::new(Code::PositionInvalid, what).because(error))

@@ -21,6 +21,7 @@ use crate::{
     setup,
 };
 pub(super) use steps::position_bytes;
+pub(crate) use steps::succession;
 
 /// A start under way.
 pub(super) struct Start<'a> {
@@ -179,12 +180,14 @@ impl<'a> Start<'a> {
         let started = server::postmaster_start_time(&sql).await?;
         let life =
             ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
+        let mut position = Position::new(Phase::Streaming, progress, history, self.publication);
+        position.unfenced = context.kafka.delivery == config::Delivery::AtLeastOnce;
         Ok(Started {
             stream: replication.stream,
             sql,
             producers,
             tables: self.tables,
-            position: Position::new(Phase::Streaming, progress, history, self.publication),
+            position,
             confirmed: replication.confirmed,
             life,
         })
