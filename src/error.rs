@@ -56,6 +56,9 @@ codes! {
     /// A librdkafka option that outboxd sets itself, or that librdkafka refuses.
     KafkaOptionInvalid = "kafka-option-invalid", Config, "remove or correct the option under [kafka.options]";
 
+    /// `recover` will not do what was asked, and has changed nothing.
+    RecoverRefused = "recover-refused", Config, "nothing was changed; `outboxd status` shows where the source stands, the runbook which strategy fits";
+
     /// No server answered at any host of the URL in time.
     PostgresUnreachable = "postgres-unreachable", Retry, "check host, port and network; outboxd keeps trying";
     /// The server refused the user, the password or the database.

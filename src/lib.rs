@@ -42,6 +42,8 @@
 //! | [`relay`] | `postgres`, `outbox` and `kafka`, in order | its rules are pure, its I/O is thin |
 //! | [`setup`] | what there is → what is missing → made, or its SQL told | |
 //! | [`check`] | what there is → findings; changes nothing | |
+//! | [`recover`] | a halted source → a way back that a person chose | what to write is pure |
+//! | [`status`] | slot, position, tables → where a source stands; changes nothing | |
 //! | [`telemetry`], [`http`] | what happened → logs, metrics, `/livez`, `/readyz`, `/status` | |
 //!
 //! `docs/guarantees.md` says what is promised, `docs/architecture.md` why the parts are as they are.
@@ -56,8 +58,10 @@ mod lsn;
 pub mod outbox;
 pub mod pgoutput;
 pub mod postgres;
+pub mod recover;
 pub mod relay;
 pub mod setup;
+pub mod status;
 pub mod telemetry;
 
 pub use config::Config;

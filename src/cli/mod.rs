@@ -1,8 +1,10 @@
 //! The command line: arguments → configuration → one command → exit code. One file for each command.
 
 mod check;
+mod recover;
 mod run;
 mod setup;
+mod status;
 
 use std::process::ExitCode;
 
@@ -40,6 +42,16 @@ enum Command {
     /// Create what is missing: table, grants, publication, slot, topics.
     #[command(after_help = "Example:\n  outboxd setup --config /etc/outboxd/outboxd.toml --dry-run")]
     Setup(#[command(flatten)] setup::SetupArgs),
+    /// Show where each source stands: phase, position, lag, slot, unpublished rows. Works while no daemon runs.
+    #[command(after_help = "Examples:\n  outboxd status --config /etc/outboxd/outboxd.toml\n  \
+                            outboxd status --config /etc/outboxd/outboxd.toml --json")]
+    Status(#[command(flatten)] status::StatusArgs),
+    /// Go on after a halt, in a way that a person chooses. Says first what may be lost or repeated.
+    #[command(
+        after_help = "Example:\n  outboxd recover --config /etc/outboxd/outboxd.toml --source order --strategy republish-unmarked\n\n\
+                            docs/errors.md says for each halt which strategy fits."
+    )]
+    Recover(#[command(flatten)] recover::RecoverArgs),
 }
 
 impl Cli {
@@ -65,6 +77,14 @@ impl Cli {
             Command::Setup(args) => {
                 let config = Config::load(&args.flags)?;
                 on_runtime(setup::setup(config, args.options()))
+            }
+            Command::Status(args) => {
+                let config = Config::load(&args.flags)?;
+                on_runtime(status::status(config, args.json))
+            }
+            Command::Recover(args) => {
+                let config = Config::load(&args.flags)?;
+                on_runtime(recover::recover(config, args.options()))
             }
         }
     }

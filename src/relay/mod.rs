@@ -22,7 +22,7 @@ mod marker;
 mod marks;
 mod monitor;
 pub mod position;
-mod publication;
+pub(crate) mod publication;
 mod publisher;
 mod report;
 mod rows;
@@ -32,5 +32,7 @@ pub mod startup;
 pub mod state;
 mod stream;
 mod supervisor;
+pub mod takeover;
 
+pub(crate) use start::succession;
 pub use supervisor::{run, set_up};

@@ -12,6 +12,8 @@
 //!
 //! LSNs are in Postgres's notation, times in microseconds since the Unix epoch.
 
+use std::fmt;
+
 use crate::Lsn;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +39,42 @@ pub struct Position {
     /// In phase `backfill`: the rows of the last chunk, whose marks may still be owed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chunk: Vec<RowId>,
+    /// A person wrote this position with `outboxd recover`; the daemon's own positions after it do not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
+}
+
+/// Who set a position by hand, and what it was before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// The strategy that was chosen.
+    pub strategy: String,
+    /// When, RFC 3339.
+    pub time: String,
+    /// `user@host`, as far as the environment tells.
+    pub by: String,
+    /// The code of the halt; none where a person insisted without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Phase of the position before; none where there was no readable one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Its LSN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<Lsn>,
+}
+
+impl fmt::Display for Recovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "recovered by {} at {} with {}", self.by, self.time, self.strategy)?;
+        if let Some(code) = &self.code {
+            write!(f, " after {code}")?;
+        }
+        match self.lsn {
+            Some(lsn) => write!(f, "; published up to {lsn} before"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How far the set-up of a source has come.
@@ -124,7 +162,16 @@ impl Position {
     /// A position of the current version.
     #[must_use]
     pub fn new(phase: Phase, progress: Progress, history: History, publication: serde_json::Value) -> Self {
-        Self { version: VERSION, phase, progress, history, publication, unfenced: false, chunk: Vec::new() }
+        Self {
+            version: VERSION,
+            phase,
+            progress,
+            history,
+            publication,
+            unfenced: false,
+            chunk: Vec::new(),
+            recovered: None,
+        }
     }
 
     /// The record's value.
@@ -145,7 +192,7 @@ impl Position {
 
     /// Whether `newer`, found behind `self` in the topic, goes back on it (rule 2).
     ///
-    /// Only within one slot's life: a new slot begins anew.
+    /// Only within one slot's life: a new slot begins anew, and so does what a person set.
     #[must_use]
     pub fn regresses_to(&self, newer: &Self) -> bool {
         self.precedes_in_the_topic_only(newer) && !self.unfenced && !newer.unfenced
@@ -160,7 +207,8 @@ impl Position {
     }
 
     fn precedes_in_the_topic_only(&self, newer: &Self) -> bool {
-        self.phase == Phase::Streaming
+        newer.recovered.is_none()
+            && self.phase == Phase::Streaming
             && newer.phase == Phase::Streaming
             && self.history.consistent_point == newer.history.consistent_point
             && self.history.system_id == newer.history.system_id
@@ -189,10 +237,30 @@ mod tests {
         Position::new(Phase::Streaming, Progress { lsn: Lsn(lsn), commit, split }, history, serde_json::json!({"a": 1}))
     }
 
+    fn recovered() -> Recovered {
+        Recovered {
+            strategy: "from-slot".into(),
+            time: "2026-11-23T12:00:00Z".into(),
+            by: "vera@db1".into(),
+            code: Some("slot-ahead".into()),
+            phase: Some(Phase::Streaming),
+            lsn: Some(Lsn(100)),
+        }
+    }
+
+    #[test]
+    fn what_a_person_set_begins_anew() {
+        let mut set = position(99, None);
+        set.recovered = Some(recovered());
+        assert!(!position(100, None).regresses_to(&set));
+        assert!(set.regresses_to(&position(98, None)));
+    }
+
     #[test]
     fn what_is_written_reads_back() {
         for mut written in [position(100, None), position(100, Some(7))] {
             written.chunk = vec![RowId { table: 2, id: "x\"y".into() }];
+            written.recovered = Some(recovered());
             assert_eq!(Position::decode(&written.encode()).unwrap(), written);
         }
     }

@@ -14,7 +14,7 @@ use crate::{
 ///
 /// # Errors
 /// The catalog cannot be read.
-pub(super) async fn fingerprint(sql: &SqlSession, publication: &str, tables: &[TableInfo]) -> Result<Value> {
+pub(crate) async fn fingerprint(sql: &SqlSession, publication: &str, tables: &[TableInfo]) -> Result<Value> {
     let Some(publication) = publications::publication(sql, publication).await? else { return Ok(Value::Null) };
     let print = Fingerprint::of(&publication, tables);
     serde_json::to_value(print).map_err(|error| Error::new(Code::Internal, "a fingerprint").because(error))

@@ -117,6 +117,19 @@ impl Scene {
         start(&self.config())
     }
 
+    /// Runs another command on the same configuration, to its end: exit code, standard output, standard error.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
+        let path = std::env::temp_dir().join(format!("outboxd-{}.toml", unique("command")));
+        std::fs::write(&path, self.config().replace("{http}", "off"))?;
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outboxd"));
+        command.args(arguments).arg("--config").arg(&path).stdin(std::process::Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await;
+        std::fs::remove_file(&path)?;
+        let output = output??;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr)))
+    }
+
     /// Starts a daemon and waits until it streams.
     pub(crate) async fn streaming(&self) -> Result<Daemon> {
         let daemon = self.daemon()?;

@@ -21,6 +21,7 @@ use crate::{
     setup,
 };
 pub(super) use steps::{position_bytes, publication_is_gone};
+pub(crate) use steps::succession;
 
 /// A start under way.
 pub(super) struct Start<'a> {

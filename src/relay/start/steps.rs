@@ -355,7 +355,8 @@ fn decode(bytes: &[u8]) -> Result<Position> {
         .map_err(|error| Error::new(Code::PositionInvalid, "the newest record of this source").because(error))
 }
 
-fn succession(older: &[u8], newer: &[u8]) -> Succession {
+/// What a record of the position topic is to the one before it.
+pub(crate) fn succession(older: &[u8], newer: &[u8]) -> Succession {
     match (Position::decode(older), Position::decode(newer)) {
         (Ok(older), Ok(newer)) if older.regresses_to(&newer) => Succession::Regression,
         (Ok(older), Ok(newer)) if older.outlives(&newer) => Succession::Late,

@@ -1,0 +1,95 @@
+//! `outboxd recover`: the way back from a halt. Says what may be lost or repeated, asks, and only then does it.
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use crate::{
+    Code, Config, Error, Result,
+    config::Flags,
+    recover::{Next, Plan, Recovery, Strategy},
+};
+
+/// The arguments of `recover`.
+#[derive(Args)]
+pub(super) struct RecoverArgs {
+    #[command(flatten)]
+    pub(super) flags: Flags,
+    /// The source that halted.
+    #[arg(long, value_name = "NAME")]
+    source: String,
+    /// The way back.
+    #[arg(long, value_enum)]
+    strategy: Strategy,
+    /// Do it without asking.
+    #[arg(long)]
+    yes: bool,
+    /// Also where nothing shows that would halt the source, as with a history that diverged on the same timeline. A source
+    /// from which a daemon streams is refused all the same.
+    #[arg(long)]
+    force: bool,
+}
+
+impl RecoverArgs {
+    pub(super) fn options(&self) -> RecoverOptions {
+        let Self { source, strategy, yes, force, .. } = self;
+        RecoverOptions { source: source.clone(), strategy: *strategy, yes: *yes, force: *force }
+    }
+}
+
+/// What a person chose.
+#[derive(Debug, Clone)]
+pub(super) struct RecoverOptions {
+    source: String,
+    strategy: Strategy,
+    yes: bool,
+    force: bool,
+}
+
+/// 0 when the source can be started again; nothing was changed when it was refused.
+pub(super) async fn recover(config: Config, options: RecoverOptions) -> Result<ExitCode> {
+    let Some(source) = config.sources.iter().find(|source| source.name == options.source) else {
+        let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
+        let text = format!("there is no source {:?}; the configuration has {}", options.source, names.join(", "));
+        return Err(Error::new(Code::RecoverRefused, text));
+    };
+    let recovery = Recovery::begin(source, &config.kafka).await?;
+    let plan = recovery.plan(options.strategy, options.force)?;
+    let closed = |error| Error::new(Code::Internal, "standard output is closed").because(error);
+    plan.print(source, &mut io::stdout().lock()).map_err(closed)?;
+    if !options.yes {
+        confirm(&source.name)?;
+    }
+    recovery.carry_out(&plan, by()).await?;
+    writeln!(io::stdout(), "done: {}", what_next(&plan)).map_err(closed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn what_next(plan: &Plan) -> &'static str {
+    match plan.next {
+        Next::DropSlot => "start the daemon; it makes the slot and publishes what is unmarked",
+        Next::KeepSlot | Next::NewSlot => "start the daemon",
+    }
+}
+
+/// On a terminal the name is typed, which nobody does by accident.
+fn confirm(name: &str) -> Result<()> {
+    let refused = |text: &str| Err(Error::new(Code::RecoverRefused, text));
+    if !io::stdin().is_terminal() {
+        return refused("nobody can be asked here: give --yes to agree to the above");
+    }
+    eprint!("Type the source's name to go on: ");
+    let mut line = String::new();
+    let read = io::stdin().lock().read_line(&mut line);
+    if read.is_ok() && line.trim() == name { Ok(()) } else { refused("the name was not typed") }
+}
+
+/// `user@host`, as far as the environment tells.
+fn by() -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.trim())
+}

@@ -1,0 +1,41 @@
+//! `outboxd status`: where each source stands, also while no daemon runs.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use crate::{Code, Config, Error, Result, config::Flags, status};
+
+/// The arguments of `status`.
+#[derive(Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) flags: Flags,
+    /// Print a JSON array.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Always 0: what could not be learned is part of the answer.
+pub(super) async fn status(config: Config, json: bool) -> Result<ExitCode> {
+    let mut tasks = Vec::new();
+    for source in config.sources {
+        let kafka = config.kafka.clone();
+        tasks.push(tokio::spawn(async move { status::of(&source, &kafka).await }));
+    }
+    let mut standings = Vec::new();
+    for task in tasks {
+        standings.push(task.await.map_err(|panic| Error::new(Code::Internal, "asking a source").because(panic))?);
+    }
+    let mut out = io::stdout().lock();
+    let written = if json {
+        serde_json::to_writer_pretty(&mut out, &standings).map_err(io::Error::from).and_then(|()| writeln!(out))
+    } else {
+        status::print(&standings, &mut out)
+    };
+    written.map_err(|error| Error::new(Code::Internal, "standard output is closed").because(error))?;
+    Ok(ExitCode::SUCCESS)
+}

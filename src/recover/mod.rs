@@ -1,0 +1,116 @@
+//! The ways back from a halt, each chosen by a person who was told before what it may lose or repeat.
+//!
+//! ```text
+//!   lock ─▶ facts: position, slot, server ─▶ plan (pure): why the source halts, what is lost or repeated, what to write
+//!                                              │ a person agrees
+//!                                              ▼
+//!   fence every daemon ─▶ the same facts still? ─▶ position in Kafka ─▶ slot
+//! ```
+//!
+//! What must hold:
+//! - a source from which a session streams, or that would start without a halt, is not touched;
+//! - nothing is changed before a person has agreed, and nothing if anything changed meanwhile;
+//! - the position is written before the slot is touched: killed between any two steps, the source is in phase `creating`
+//!   (the next `run`, or the same `recover`, goes on from there) or as it was.
+
+mod facts;
+mod plan;
+
+use std::time::SystemTime;
+
+use crate::{
+    Code, Error, Result,
+    config::{Kafka, Source},
+    kafka::position_topic,
+    postgres::{ConnectOptions, CreateSlot, SqlSession, catalog::slots},
+    relay::{position::Position, takeover::Takeover},
+    setup,
+};
+
+pub use facts::{Facts, Published};
+pub use plan::{Next, Plan, Strategy};
+
+/// A recovery under way: holds the source's advisory lock as long as it lives.
+pub struct Recovery<'a> {
+    source: &'a Source,
+    kafka: &'a Kafka,
+    connect: ConnectOptions,
+    sql: SqlSession,
+    facts: Facts,
+}
+
+impl<'a> Recovery<'a> {
+    /// Takes the lock and looks at everything; changes nothing.
+    ///
+    /// # Errors
+    /// [`Code::RecoverRefused`] when somebody else sets the source up or recovers it; whatever keeps us from looking.
+    pub async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
+        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
+            .connect_timeout(source.timeouts.connect)
+            .statement_timeout(source.timeouts.statement);
+        let sql = connect.sql("recover").await?;
+        setup::require_server(&sql).await?;
+        if !setup::try_lock_source(&sql, &source.name).await? {
+            let text = "another session sets the source up, backfills or recovers it";
+            return Err(Error::new(Code::RecoverRefused, text));
+        }
+        let facts = facts::read(&connect, &sql, source, kafka).await?;
+        Ok(Self { source, kafka, connect, sql, facts })
+    }
+
+    /// What `strategy` would do, and what it may lose or repeat.
+    ///
+    /// # Errors
+    /// [`Code::RecoverRefused`].
+    pub fn plan(&self, strategy: Strategy, force: bool) -> Result<Plan> {
+        Plan::new(&self.facts, self.source, strategy, force)
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`Code::RecoverRefused`] when anything is no longer as it was when the plan was made; whatever else stands in the
+    /// way. Both leave the source as the module says.
+    pub async fn carry_out(self, plan: &Plan, by: String) -> Result<()> {
+        position_topic::ensure(self.kafka).await?;
+        let takeover = Takeover::fence(self.source, self.kafka).await?;
+        self.require_unchanged().await?;
+        let recovered = plan.recovered(&self.facts, by, SystemTime::now());
+        let signed = |mut position: Position| {
+            position.recovered = Some(recovered.clone());
+            position
+        };
+        let takeover = takeover.write(&signed(plan.position.clone())).await?;
+        match plan.next {
+            Next::KeepSlot => {}
+            Next::DropSlot => slots::drop_slot(&self.sql, &self.source.slot).await?,
+            Next::NewSlot => {
+                slots::drop_slot(&self.sql, &self.source.slot).await?;
+                let options = CreateSlot {
+                    export_snapshot: false,
+                    failover: self.source.failover,
+                    lock_timeout: self.source.timeouts.lock,
+                };
+                let mut client = self.connect.replication().await?;
+                let created = client.create_slot(&self.source.slot, &options).await?;
+                takeover.write(&signed(self.facts.streaming_at(created.consistent_point, self.source))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every daemon is fenced by now: what is read here stays so until one starts, which fences us first.
+    async fn require_unchanged(&self) -> Result<()> {
+        let now = facts::read(&self.connect, &self.sql, self.source, self.kafka).await?;
+        let same = now.published == self.facts.published
+            && now.slot == self.facts.slot
+            && now.server.publication == self.facts.server.publication
+            && now.server.system_id == self.facts.server.system_id
+            && now.server.timeline == self.facts.server.timeline;
+        if same {
+            return Ok(());
+        }
+        let text = "slot, position or publication changed since they were looked at: look again";
+        Err(Error::new(Code::RecoverRefused, text))
+    }
+}

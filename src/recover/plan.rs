@@ -1,0 +1,276 @@
+//! From what there is to what a strategy writes, and what it may lose or repeat. Pure.
+
+use std::{
+    io::{self, Write},
+    time::SystemTime,
+};
+
+use super::facts::{Facts, Published};
+use crate::{
+    Code, Error, Lsn, Result,
+    config::{Backfill, Mark, Source},
+    postgres::catalog::SlotInfo,
+    relay::{
+        compare::compare,
+        position::{History, Phase, Position, Progress, Recovered},
+    },
+};
+
+/// A way back, chosen by a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Strategy {
+    /// A new slot, and a backfill of every row that is still unmarked: loses no unmarked row, may repeat some.
+    RepublishUnmarked,
+    /// Go on from where the slot stands: may lose what the slot has passed, or repeat what it sends again.
+    FromSlot,
+    /// A new slot that begins now: loses everything that is not published yet.
+    FromNow,
+}
+
+impl Strategy {
+    /// As it is written on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RepublishUnmarked => "republish-unmarked",
+            Self::FromSlot => "from-slot",
+            Self::FromNow => "from-now",
+        }
+    }
+}
+
+/// What happens to the slot once the position is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It stays.
+    KeepSlot,
+    /// It is dropped; the next `run` makes a new one, and the backfill.
+    DropSlot,
+    /// It is dropped and made anew, and a position `streaming` is written at its consistent point.
+    NewSlot,
+}
+
+/// What is to be done, and what that means.
+#[derive(Debug)]
+pub struct Plan {
+    /// Why a start would halt; none where a person insists.
+    pub halt: Option<Error>,
+    /// The strategy.
+    pub strategy: Strategy,
+    /// What may be lost or repeated, and what is done, one sentence each.
+    pub says: Vec<String>,
+    /// The position to be written first.
+    pub position: Position,
+    /// The slot's fate.
+    pub next: Next,
+}
+
+impl Plan {
+    /// The plan of `strategy`. With `force` also for a source that would start without a halt.
+    ///
+    /// # Errors
+    /// [`Code::RecoverRefused`]: somebody streams, nothing is wrong, or the strategy does not fit the source.
+    pub fn new(facts: &Facts, source: &Source, strategy: Strategy, force: bool) -> Result<Self> {
+        if let Some(slot) = &facts.slot {
+            require_ours(slot, facts, source)?;
+        }
+        let halt = halt(facts);
+        if halt.is_none() && !force {
+            let text = "the source would start without a halt, so there is nothing to recover (a halt that shows only \
+                        while it streams needs --force)";
+            return Err(refused(text));
+        }
+        let (position, next, says) = match strategy {
+            Strategy::RepublishUnmarked => republish(facts, source)?,
+            Strategy::FromSlot => from_slot(facts, source, halt.as_ref().map(Error::code))?,
+            Strategy::FromNow => from_now(facts, source)?,
+        };
+        Ok(Self { halt, strategy, says, position, next })
+    }
+
+    /// Writes why the source halts and what the strategy means.
+    ///
+    /// # Errors
+    /// `out` cannot be written to.
+    pub fn print(&self, source: &Source, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "source {}", source.name)?;
+        match &self.halt {
+            Some(halt) => writeln!(out, "  halted   {halt}")?,
+            None => writeln!(out, "  halted   by nothing that shows now; --force was given")?,
+        }
+        writeln!(out, "  strategy {}", self.strategy.as_str())?;
+        self.says.iter().try_for_each(|line| writeln!(out, "    - {line}"))
+    }
+
+    /// The line that stays in the position topic.
+    #[must_use]
+    pub fn recovered(&self, facts: &Facts, by: String, now: SystemTime) -> Recovered {
+        let position = facts.position();
+        Recovered {
+            strategy: self.strategy.as_str().to_owned(),
+            time: humantime::format_rfc3339_seconds(now).to_string(),
+            by,
+            code: self.halt.as_ref().map(|halt| halt.code().as_str().to_owned()),
+            phase: position.map(|position| position.phase),
+            lsn: position.map(|position| position.progress.lsn),
+        }
+    }
+}
+
+fn refused(text: impl Into<String>) -> Error {
+    Error::new(Code::RecoverRefused, text)
+}
+
+/// A slot that somebody uses, or that is not an outbox's, is not ours to touch.
+fn require_ours(slot: &SlotInfo, facts: &Facts, source: &Source) -> Result<()> {
+    let name = &source.slot;
+    if slot.active {
+        return Err(refused(format!("a session streams from slot {name}: stop every daemon of the source first")));
+    }
+    let ours = slot.plugin.as_deref() == Some("pgoutput")
+        && slot.database.as_deref() == Some(facts.database.as_str())
+        && !slot.temporary
+        && !slot.synced;
+    if ours {
+        Ok(())
+    } else {
+        Err(refused(format!("slot {name} is not a pgoutput slot of database {}", facts.database)))
+    }
+}
+
+/// What a start would halt for, as far as it shows before anything is streamed.
+fn halt(facts: &Facts) -> Option<Error> {
+    if let Some(reason) = facts.slot.as_ref().and_then(SlotInfo::lost) {
+        return Some(Error::new(Code::SlotLost, reason));
+    }
+    match (&facts.published, &facts.slot) {
+        (Published::Unreadable(text), _) => Some(Error::new(Code::PositionInvalid, text.clone())),
+        (Published::Nothing, Some(_)) => {
+            Some(Error::new(Code::PositionLost, "the slot exists, but Kafka holds no position for this source"))
+        }
+        (Published::Known(position), None) if position.phase == Phase::Streaming => {
+            let text = format!("the source was published up to {}, but its slot does not exist", position.progress.lsn);
+            Some(Error::new(Code::SlotMissing, text))
+        }
+        (Published::Known(position), Some(_)) if position.phase == Phase::Streaming => {
+            compare(position, &facts.server).err()
+        }
+        // Not set up yet, or in the middle of it: `run` goes on by itself.
+        (Published::Nothing, None) | (Published::Known(_), _) => None,
+    }
+}
+
+type Way = (Position, Next, Vec<String>);
+
+fn republish(facts: &Facts, source: &Source) -> Result<Way> {
+    if source.mark == Mark::None || source.backfill != Backfill::Unpublished {
+        let text = "republish-unmarked needs mark = \"update\" or \"delete\", and backfill = \"unpublished\": without \
+                    them nothing tells which rows are published";
+        return Err(refused(text));
+    }
+    let mut position = creating(facts, source);
+    // The marks of an interrupted backfill's last chunk are owed still, and the next start does them first.
+    if let Some(before) = facts.position().filter(|before| before.phase == Phase::Backfill)
+        && before.chunk.iter().all(|row| facts.tables.contains(&row.table))
+    {
+        position = before.clone();
+    }
+    let rows = unmarked(facts);
+    let says = vec![
+        format!("the next `outboxd run` publishes every unmarked row again by a backfill: {rows} now"),
+        "LOSES nothing that is unmarked; rows that were marked and are not in the topics stay unpublished".to_owned(),
+        "REPEATS rows that were published but not marked when the source stopped: mark those by hand first to avoid \
+         it (docs/errors.md)"
+            .to_owned(),
+        "order is that of a backfill: best effort".to_owned(),
+        format!("slot {} is dropped, and made anew by `run`", source.slot),
+    ];
+    Ok((position, Next::DropSlot, says))
+}
+
+fn from_slot(facts: &Facts, source: &Source, halt: Option<Code>) -> Result<Way> {
+    let Some(slot) = &facts.slot else {
+        return Err(refused(format!("from-slot needs the slot {}, which does not exist", source.slot)));
+    };
+    if let Some(reason) = slot.lost() {
+        return Err(refused(format!("slot {} is lost ({reason}) and never sends anything again", source.slot)));
+    }
+    require_publication(facts, source)?;
+    if halt == Some(Code::PublicationChanged)
+        && let Some(position) = unharmed_but_for_the_publication(facts, source)
+    {
+        let says = vec![
+            format!("goes on after {}, with the publication as it is now", position.progress.lsn),
+            "LOSES rows that the publication did not carry when they were committed; they stay unmarked".to_owned(),
+            "REPEATS nothing".to_owned(),
+            format!("unmarked rows now: {}", unmarked(facts)),
+        ];
+        return Ok((position, Next::KeepSlot, says));
+    }
+    let stands = slot.confirmed_flush;
+    let mut says = vec![format!("goes on from {stands}, where slot {} was confirmed", source.slot)];
+    // Of another history the LSNs mean nothing here; and where a person insists, nobody knows what is wrong.
+    let comparable = matches!(halt, Some(Code::SlotAhead | Code::PublicationChanged));
+    let published = facts.position().filter(|_| comparable).map(|before| before.progress.lsn);
+    says.push(match published {
+        Some(lsn) if lsn < stands => {
+            format!(
+                "LOSES every row committed after {lsn} and up to {stands} that is not published; they stay unmarked"
+            )
+        }
+        Some(lsn) => format!("LOSES nothing that the slot still sends; published before: up to {lsn}"),
+        None => format!(
+            "LOSES every row committed before {stands} that is not published; how many, the LSNs cannot tell here"
+        ),
+    });
+    says.push(match published {
+        Some(lsn) if lsn <= stands => "REPEATS nothing".to_owned(),
+        Some(lsn) => format!("REPEATS every row committed after {stands} and up to {lsn}"),
+        None => format!("REPEATS rows committed after {stands} that are published already, marked or not"),
+    });
+    says.push(format!("unmarked rows now: {}", unmarked(facts)));
+    Ok((facts.streaming_at(stands, source), Next::KeepSlot, says))
+}
+
+fn from_now(facts: &Facts, source: &Source) -> Result<Way> {
+    require_publication(facts, source)?;
+    let says = vec![
+        format!("drops slot {} and makes it anew: the stream begins with what is committed from now on", source.slot),
+        "LOSES everything that is not published yet; it stays unmarked where rows are marked".to_owned(),
+        "REPEATS nothing".to_owned(),
+        format!("unmarked rows now: {}", unmarked(facts)),
+        "if it is interrupted before it says that it is done, run it again before the daemon".to_owned(),
+    ];
+    Ok((creating(facts, source), Next::NewSlot, says))
+}
+
+/// Nothing was published through the slot that is to come, so there is no history to compare.
+fn creating(facts: &Facts, source: &Source) -> Position {
+    let history =
+        History { system_id: String::new(), timeline: 0, slot: source.slot.clone(), consistent_point: Lsn::ZERO };
+    Position::new(Phase::Creating, Progress::default(), history, facts.server.publication.clone())
+}
+
+/// The old position with the publication of today, where that is all that differs: what the slot sends again is then
+/// known to be published. Not within a split transaction, whose rows are counted through the old publication.
+fn unharmed_but_for_the_publication(facts: &Facts, source: &Source) -> Option<Position> {
+    let before = facts.position().filter(|before| before.phase == Phase::Streaming)?;
+    let mut position = before.clone();
+    position.publication.clone_from(&facts.server.publication);
+    let unharmed = before.progress.split.is_none() && before.history.slot == source.slot;
+    (unharmed && compare(&position, &facts.server).is_ok()).then_some(position)
+}
+
+fn require_publication(facts: &Facts, source: &Source) -> Result<()> {
+    if facts.server.publication.is_null() {
+        return Err(refused(format!("publication {} does not exist: make it first", source.publication)));
+    }
+    Ok(())
+}
+
+fn unmarked(facts: &Facts) -> String {
+    facts.unmarked.map_or_else(|| "not known".to_owned(), |rows| rows.to_string())
+}
+
+#[cfg(test)]
+mod tests;

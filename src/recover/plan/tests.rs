@@ -1,0 +1,179 @@
+//! Each halt by its code, each strategy by what it says and writes.
+
+use super::*;
+use crate::{
+    Config,
+    config::Flags,
+    relay::compare::Server,
+    relay::position::{RowId, Split},
+};
+
+fn source(mark: Mark, backfill: Backfill) -> Source {
+    let mut flags = Flags { brokers: Some("k:9092".to_owned()), ..Flags::default() };
+    flags.source.source_url = Some("postgres://u@db/shop".to_owned());
+    flags.source.tables = vec!["outbox".to_owned()];
+    Source { mark, backfill, ..Config::load_with(&flags, &|_| None).unwrap().sources.remove(0) }
+}
+
+fn marking() -> Source {
+    source(Mark::Update, Backfill::Unpublished)
+}
+
+/// Published up to 100, and a slot that stands there.
+fn healthy() -> Facts {
+    let slot = SlotInfo {
+        plugin: Some("pgoutput".into()),
+        database: Some("shop".into()),
+        temporary: false,
+        active: false,
+        active_pid: None,
+        restart_lsn: Some(Lsn(50)),
+        confirmed_flush: Lsn(100),
+        wal_status: Some("reserved".into()),
+        invalidation_reason: None,
+        failover: false,
+        synced: false,
+        two_phase: false,
+    };
+    let server = Server {
+        system_id: "7".into(),
+        timeline: 1,
+        flushed: Lsn(500),
+        switches: Vec::new(),
+        confirmed_flush: Lsn(100),
+        publication: serde_json::json!({"now": 1}),
+    };
+    let mut facts = Facts {
+        published: Published::Nothing,
+        slot: Some(slot),
+        server,
+        database: "shop".into(),
+        tables: vec![16_400],
+        unmarked: Some(9),
+    };
+    let mut position = facts.streaming_at(Lsn(100), &marking());
+    position.history.consistent_point = Lsn(40);
+    facts.published = Published::Known(Box::new(position));
+    facts
+}
+
+fn confirmed(lsn: u64) -> Facts {
+    let mut facts = healthy();
+    facts.server.confirmed_flush = Lsn(lsn);
+    if let Some(slot) = &mut facts.slot {
+        slot.confirmed_flush = Lsn(lsn);
+    }
+    facts
+}
+
+fn before(facts: &mut Facts) -> &mut Position {
+    match &mut facts.published {
+        Published::Known(position) => position,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refusal(facts: &Facts, source: &Source, strategy: Strategy, force: bool) -> String {
+    let error = Plan::new(facts, source, strategy, force).unwrap_err();
+    assert_eq!(error.code(), Code::RecoverRefused);
+    error.detail()
+}
+
+const ALL: [Strategy; 3] = [Strategy::RepublishUnmarked, Strategy::FromSlot, Strategy::FromNow];
+
+#[test]
+fn a_source_that_streams_is_refused_even_by_force_and_a_healthy_one_without() {
+    let mut live = confirmed(101);
+    live.slot.as_mut().unwrap().active = true;
+    for strategy in ALL {
+        assert!(refusal(&live, &marking(), strategy, true).contains("streams from slot"));
+        assert!(refusal(&healthy(), &marking(), strategy, false).contains("nothing to recover"));
+        assert!(Plan::new(&healthy(), &marking(), strategy, true).is_ok());
+    }
+}
+
+#[test]
+fn a_slot_that_is_not_an_outbox_s_is_never_dropped() {
+    let mut foreign = confirmed(101);
+    foreign.slot.as_mut().unwrap().database = Some("other".into());
+    for strategy in ALL {
+        assert!(refusal(&foreign, &marking(), strategy, true).contains("not a pgoutput slot"));
+    }
+}
+
+#[test]
+fn each_halt_is_known_by_its_code() {
+    let code = |facts: &Facts| halt(facts).map(|error| error.code());
+    let mut facts = healthy();
+    assert_eq!(code(&facts), None);
+    assert_eq!(code(&confirmed(101)), Some(Code::SlotAhead));
+    facts.slot = None;
+    assert_eq!(code(&facts), Some(Code::SlotMissing));
+    let mut facts = healthy();
+    facts.slot.as_mut().unwrap().wal_status = Some("lost".into());
+    assert_eq!(code(&facts), Some(Code::SlotLost));
+    let mut facts = healthy();
+    facts.published = Published::Nothing;
+    assert_eq!(code(&facts), Some(Code::PositionLost));
+    facts.published = Published::Unreadable("not a position".into());
+    assert_eq!(code(&facts), Some(Code::PositionInvalid));
+    let mut facts = healthy();
+    facts.server.system_id = "8".into();
+    assert_eq!(code(&facts), Some(Code::SystemChanged));
+    let mut facts = healthy();
+    facts.server.flushed = Lsn(99);
+    assert_eq!(code(&facts), Some(Code::HistoryDiverged));
+}
+
+#[test]
+fn without_marks_or_a_backfill_nothing_is_published_again() {
+    let facts = confirmed(101);
+    for source in [source(Mark::None, Backfill::None), source(Mark::Update, Backfill::None)] {
+        assert!(refusal(&facts, &source, Strategy::RepublishUnmarked, false).contains("needs mark"));
+    }
+}
+
+#[test]
+fn the_marks_of_an_interrupted_backfill_stay_owed() {
+    let mut facts = healthy();
+    facts.slot.as_mut().unwrap().wal_status = Some("lost".into());
+    before(&mut facts).phase = Phase::Backfill;
+    before(&mut facts).chunk = vec![RowId { table: 16_400, id: "a".into() }];
+    let plan = Plan::new(&facts, &marking(), Strategy::RepublishUnmarked, false).unwrap();
+    assert_eq!((plan.position.phase, plan.position.chunk.len()), (Phase::Backfill, 1));
+    facts.tables.clear();
+    let plan = Plan::new(&facts, &marking(), Strategy::RepublishUnmarked, false).unwrap();
+    assert_eq!(plan.position.phase, Phase::Creating);
+}
+
+#[test]
+fn from_slot_says_what_lies_between_the_position_and_the_slot() {
+    let plan = Plan::new(&confirmed(150), &marking(), Strategy::FromSlot, false).unwrap();
+    assert_eq!((plan.position.progress.lsn, plan.position.progress.commit), (Lsn(150), None));
+    assert!(plan.says.iter().any(|line| line.contains("LOSES every row committed after 0/64 and up to 0/96")));
+    assert!(plan.says.contains(&"REPEATS nothing".to_owned()));
+}
+
+#[test]
+fn from_slot_keeps_the_position_where_only_the_publication_changed() {
+    let mut facts = confirmed(80);
+    before(&mut facts).publication = serde_json::json!({"then": 1});
+    let plan = Plan::new(&facts, &marking(), Strategy::FromSlot, false).unwrap();
+    assert_eq!(plan.position.progress.lsn, Lsn(100));
+    assert_eq!(plan.position.publication, facts.server.publication);
+
+    // Rows within a transaction are counted through the publication: then from the slot, which repeats.
+    before(&mut facts).progress.split = Some(Split { final_lsn: Lsn(120), xid: 1, rows: 3, event_id: "e".into() });
+    let plan = Plan::new(&facts, &marking(), Strategy::FromSlot, false).unwrap();
+    assert_eq!((plan.position.progress.lsn, plan.position.progress.split.is_none()), (Lsn(80), true));
+    assert!(plan.says.iter().any(|line| line.contains("REPEATS every row committed after 0/50 and up to 0/64")));
+}
+
+#[test]
+fn a_lost_or_missing_slot_sends_nothing_to_go_on_from() {
+    let mut facts = healthy();
+    facts.slot.as_mut().unwrap().wal_status = Some("lost".into());
+    assert!(refusal(&facts, &marking(), Strategy::FromSlot, false).contains("is lost"));
+    facts.slot = None;
+    assert!(refusal(&facts, &marking(), Strategy::FromSlot, false).contains("does not exist"));
+}

@@ -1,0 +1,46 @@
+//! Taking a source's right to publish away from every daemon, to set its position by hand: what `recover` stands on.
+
+use std::sync::Arc;
+
+use super::{
+    position::Position,
+    publisher::{PositionBytes, Producers},
+};
+use crate::{
+    Result,
+    config::{Delivery, Kafka, Source},
+    kafka::Batching,
+    outbox::Records,
+};
+
+/// The fenced-off right to write the position of a source.
+pub struct Takeover {
+    producers: Producers,
+    topic: Arc<str>,
+    key: Arc<str>,
+}
+
+impl Takeover {
+    /// Fences every daemon of the source. One that starts from here on fences us in turn, before it reads the position.
+    ///
+    /// # Errors
+    /// Kafka cannot be reached, or refuses the credentials or the transactional ids.
+    pub async fn fence(source: &Source, kafka: &Kafka) -> Result<Self> {
+        // Also where records are delivered at least once: only a transactional producer can be fenced.
+        let kafka = Kafka { delivery: Delivery::ExactlyOnce, ..kafka.clone() };
+        let producers = Producers::fence(&kafka, &source.name, Batching::default()).await?;
+        Ok(Self { producers, topic: Arc::from(kafka.position_topic.as_str()), key: Arc::from(source.name.as_str()) })
+    }
+
+    /// Writes the position, in a transaction of its own.
+    ///
+    /// # Errors
+    /// It was not written, or nobody knows; or a daemon fenced us.
+    pub async fn write(self, position: &Position) -> Result<Self> {
+        let Self { producers, topic, key } = self;
+        let bytes = PositionBytes { topic: Arc::clone(&topic), key: Arc::clone(&key), value: position.encode() };
+        let written = producers.publish(Records::default(), bytes).await;
+        let (producers, _) = written.map_err(|unpublished| unpublished.failure.into_error())?;
+        Ok(Self { producers, topic, key })
+    }
+}

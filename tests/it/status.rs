@@ -1,0 +1,74 @@
+//! `outboxd status` on real servers.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::scene::{PATIENCE, Scene};
+
+/// The one source, as `--json` shows it.
+async fn status(scene: &Scene) -> Result<Value> {
+    let (code, out, err) = scene.command(&["status", "--json"]).await?;
+    assert_eq!(code, 0, "{out}{err}");
+    Ok(serde_json::from_str::<Vec<Value>>(&out)?.remove(0))
+}
+
+fn codes(status: &Value) -> Vec<&str> {
+    status["problems"].as_array().unwrap().iter().filter_map(|problem| problem["code"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn status_shows_a_source_before_while_and_after_a_daemon_runs() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    scene.insert(2).await?;
+    let before = status(&scene).await?;
+    assert_eq!((&before["phase"], &before["slot"]), (&Value::Null, &Value::Null), "{before}");
+    assert_eq!(before["unpublished_rows"], 2, "{before}");
+
+    let daemon = scene.streaming().await?;
+    scene.oracle().await?.assert_clean();
+    let running = status(&scene).await?;
+    assert_eq!(running["phase"], "streaming", "{running}");
+    assert_eq!(running["slot"]["active"], true, "{running}");
+    assert_eq!(running["unpublished_rows"], 0, "{running}");
+    assert!(codes(&running).is_empty(), "{running}");
+    // And the daemon goes on: nothing of it was fenced.
+    scene.insert(3).await?;
+    scene.oracle().await?.assert_clean();
+    assert!(!daemon.lines().iter().any(|line| line.contains("kafka-fenced")), "status fenced the daemon");
+
+    daemon.term()?;
+    daemon.wait_exit(PATIENCE).await?;
+    scene.insert(4).await?;
+    let down = status(&scene).await?;
+    assert_eq!(down["slot"]["active"], false, "{down}");
+    assert_eq!(down["unpublished_rows"], 4, "{down}");
+    assert!(down["lag_bytes"].as_u64().unwrap() > 0 && down["lag_seconds"].as_f64().unwrap() > 0.0, "{down}");
+    let (code, table, _) = scene.command(&["status"]).await?;
+    assert_eq!(code, 0);
+    assert!(table.starts_with("SOURCE") && table.contains("streaming") && table.contains("inactive"), "{table}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_side_that_cannot_be_reached_takes_only_its_own_numbers_away() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    daemon.term()?;
+    daemon.wait_exit(PATIENCE).await?;
+    let nobody = testbed::ports::free()?;
+    let broker = format!("127.0.0.1:{nobody}");
+    let (code, out, _) = scene.command(&["status", "--json", "--brokers", &broker]).await?;
+    assert_eq!(code, 0);
+    let without_kafka = serde_json::from_str::<Vec<Value>>(&out)?.remove(0);
+    assert_eq!(codes(&without_kafka), ["kafka-unreachable"], "{without_kafka}");
+    assert!(without_kafka["slot"].is_object() && without_kafka["lag_bytes"].is_u64(), "{without_kafka}");
+
+    scene.client.execute("SELECT pg_drop_replication_slot($1)", &[&scene.slot()]).await?;
+    assert_eq!(codes(&status(&scene).await?), ["slot-missing"]);
+    scene
+        .client
+        .batch_execute(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", scene.slot()))
+        .await?;
+    assert_eq!(codes(&status(&scene).await?), ["slot-ahead"]);
+    Ok(())
+}
