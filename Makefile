@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 CARGO ?= cargo
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
 .PHONY: help deps demo test check fmt clippy doc deny alerts soak bench up clean
 
@@ -12,8 +13,8 @@ deps: ## install what Debian has to give: a C toolchain for librdkafka, Java and
 	@./testbed/install-deps
 
 demo: deps ## three databases, 20,000 transactions, kill -9 and a broker restart on the way; ends with the audit
-	$(CARGO) build --release --bin outboxd
-	$(CARGO) run --release -p testbed --bin demo -- --outboxd target/release/outboxd
+	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
+	$(RELEASE)/demo $(DEMO_FLAGS)
 
 test: deps ## all tests, on real Postgres and Kafka servers that they start themselves
 	$(CARGO) run -q -p testbed -- fetch
@@ -32,7 +33,7 @@ doc:
 
 deny: ## licences, sources and duplicate versions of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny --offline check licenses bans sources
+	$(CARGO) deny check licenses bans sources
 
 alerts: ## the alert rules against their tests, where promtool is installed
 	@if command -v promtool >/dev/null; then promtool test rules config/prometheus-alerts.test.yml; \
@@ -42,8 +43,8 @@ soak: deps ## a million simulated schedules
 	OUTBOXD_SIM_SCHEDULES=1000000 $(CARGO) test --release --test simulation -- --nocapture
 
 bench: deps ## drain and latency beside pg_recvlogical; writes benches/results/
-	$(CARGO) build --release --bin outboxd
-	$(CARGO) run --release -p testbed --bin bench -- --outboxd target/release/outboxd
+	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
+	$(RELEASE)/bench $(BENCH_FLAGS)
 
 up: deps ## a Postgres and a Kafka to play with; prints their addresses and stays until Ctrl-C
 	$(CARGO) run -p testbed -- up

@@ -127,7 +127,8 @@ async fn session(own: &ConnectOptions, options: &SetupOptions) -> Result<SqlSess
 /// The phase of the source's position.
 async fn phase(source: &Source, kafka: &Kafka) -> Result<Option<Phase>> {
     // Which of two positions is the newer one is the order of the topic; whether that may be is for `run` to say.
-    let newest = position_topic::read(kafka, &source.name, |_, _| false, topics::TIMEOUT).await?;
+    let newest =
+        position_topic::read(kafka, &source.name, |_, _| position_topic::Succession::Newer, topics::TIMEOUT).await?;
     let decode = |bytes: Vec<u8>| {
         let what = "the newest position of this source";
         Position::decode(&bytes).map_err(|error| Error::new(Code::PositionInvalid, what).because(error))

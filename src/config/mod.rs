@@ -206,7 +206,7 @@ pub struct Timeouts {
     pub status: Duration,
     /// At most one position-only transaction for an idle advance in this time; 10 s.
     pub idle_advance: Duration,
-    /// Bound of the drain at SIGTERM, and of how long a stopping Postgres waits for us; 20 s.
+    /// Bound of the drain at SIGTERM; 20 s.
     pub shutdown: Duration,
     /// Longest pause of the backoff; 30 s.
     pub backoff_max: Duration,

@@ -99,22 +99,33 @@ fn one_partition(topic: &str, info: &TopicInfo) -> Result<()> {
     Err(Error::new(Code::PositionInvalid, message))
 }
 
+/// What a record is to the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Succession {
+    /// It takes its place.
+    Newer,
+    /// It came late, from a producer that nothing fences: the one before it holds.
+    Late,
+    /// Neither can be believed.
+    Regression,
+}
+
 /// The newest position of `key` (a source's name) that is committed; `None` when there is none, or a tombstone.
 /// To be called after `init_transactions` on all producers of the source (rule 1): else one of them may still commit.
 ///
-/// `regressed(older, newer)` says whether the newer of two positions lies before the older one.
+/// `succession(older, newer)` says what the newer of two positions is to the older one.
 ///
 /// # Errors
 /// [`Code::PositionRegressed`]; [`Code::PositionInvalid`] for a topic with several partitions; [`Code::TopicMissing`];
 /// [`Code::KafkaUnreachable`] and [`Code::PositionUnstable`] when `timeout` has passed first.
-pub async fn read<F>(kafka: &Kafka, key: &str, regressed: F, timeout: Duration) -> Result<Option<Vec<u8>>>
+pub async fn read<F>(kafka: &Kafka, key: &str, succession: F, timeout: Duration) -> Result<Option<Vec<u8>>>
 where
-    F: Fn(&[u8], &[u8]) -> bool + Send + 'static,
+    F: Fn(&[u8], &[u8]) -> Succession + Send + 'static,
 {
     let (kafka, key) = (kafka.clone(), key.to_owned());
     blocking(move || {
         let reading = Reading::start(&kafka, &key, timeout)?;
-        let newest = reading.newest(&regressed);
+        let newest = reading.newest(&succession);
         reading.close();
         newest
     })
@@ -158,17 +169,17 @@ impl Reading {
         }
     }
 
-    fn newest(&self, regressed: &impl Fn(&[u8], &[u8]) -> bool) -> Result<Option<Vec<u8>>> {
+    fn newest(&self, succession: &impl Fn(&[u8], &[u8]) -> Succession) -> Result<Option<Vec<u8>>> {
         if self.low >= self.high {
             return Ok(None);
         }
         self.wait_stable()?;
         let tail = (self.high - TAIL).max(self.low);
-        let found = self.scan(tail, regressed)?;
+        let found = self.scan(tail, succession)?;
         if found.is_some() || tail == self.low {
             return Ok(found.flatten());
         }
-        Ok(self.scan(self.low, regressed)?.flatten())
+        Ok(self.scan(self.low, succession)?.flatten())
     }
 
     /// Rule 2: until every transaction below the high watermark has ended, so that read_committed shows what is below.
@@ -194,7 +205,7 @@ impl Reading {
 
     /// Reads from `start` to the high watermark. The outer `None`: no record has our key.
     #[expect(clippy::option_option, reason = "no record, and a tombstone, lead to different next steps")]
-    fn scan(&self, start: i64, regressed: &impl Fn(&[u8], &[u8]) -> bool) -> Result<Option<Option<Vec<u8>>>> {
+    fn scan(&self, start: i64, succession: &impl Fn(&[u8], &[u8]) -> Succession) -> Result<Option<Option<Vec<u8>>>> {
         let failed = |error: &KafkaError| {
             explain(
                 format!("reading topic {}", self.topic),
@@ -216,12 +227,15 @@ impl Reading {
                         continue;
                     }
                     let value = message.payload();
-                    if let (Some(Some(older)), Some(newer)) = (&newest, value)
-                        && regressed(older, newer)
-                    {
-                        return Err(self.regression(message.offset()));
+                    let follows = match (&newest, value) {
+                        (Some(Some(older)), Some(newer)) => succession(older, newer),
+                        _ => Succession::Newer,
+                    };
+                    match follows {
+                        Succession::Newer => newest = Some(value.map(<[u8]>::to_vec)),
+                        Succession::Late => {}
+                        Succession::Regression => return Err(self.regression(message.offset())),
                     }
-                    newest = Some(value.map(<[u8]>::to_vec));
                 }
                 // The stable end was at the high watermark before we began, so an end is one at or past it. A leader
                 // that has just taken over may know less: its end is believed only when we have been past ours.

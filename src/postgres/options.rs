@@ -158,8 +158,9 @@ impl ConnectOptions {
         if self.connect_timeout.is_zero() { Duration::from_secs(10) } else { self.connect_timeout }
     }
 
-    /// Run-time parameters that make text output the same whatever the role's or the database's own settings are.
-    pub(super) fn session_parameters(&self) -> [(&'static str, String); 6] {
+    /// Run-time parameters that make text output, and what else we stand on, the same whatever the role's or the database's
+    /// own settings are.
+    pub(super) fn session_parameters(&self) -> [(&'static str, String); 8] {
         let fixed = |value: &str| value.to_owned();
         [
             ("DateStyle", fixed("ISO")),
@@ -167,6 +168,10 @@ impl ConnectOptions {
             ("IntervalStyle", fixed("postgres")),
             ("extra_float_digits", fixed("3")),
             ("bytea_output", fixed("hex")),
+            // Postgres 18 says only in a warning that it goes on without the publication.
+            ("client_min_messages", fixed("warning")),
+            // A session of ours rests for as long as nothing happens.
+            ("idle_session_timeout", fixed("0")),
             ("statement_timeout", self.statement_timeout.as_millis().to_string()),
         ]
     }

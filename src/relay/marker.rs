@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinSet};
+use tokio_postgres::error::SqlState;
 
 use super::{
     marks::{MarkRow, Marks},
@@ -29,6 +30,9 @@ const STATEMENT_ROWS: usize = 2_000;
 /// How often a transaction is looked for that is committed and not yet visible.
 const VISIBLE_POLL: Duration = Duration::from_millis(5);
 
+/// The pause after a statement that waited for a lock in vain.
+const LOCKED_PAUSE: Duration = Duration::from_millis(500);
+
 #[derive(Default)]
 /// Marks to set, and the batches that are done with them.
 pub(super) struct MarkJob {
@@ -36,6 +40,8 @@ pub(super) struct MarkJob {
     pub batches: Vec<BatchId>,
     /// Their rows.
     pub marks: Marks,
+    /// Since when the first of them could be marked.
+    pub(super) since: Option<Instant>,
 }
 
 /// The marks of a job are durable.
@@ -44,7 +50,7 @@ pub(super) struct Marked {
     pub batches: Vec<BatchId>,
     /// Rows that were given, whether found or gone.
     pub rows: usize,
-    /// How long it took.
+    /// Since the first of them could be marked.
     pub took: Duration,
 }
 
@@ -114,8 +120,8 @@ impl Drop for Marker {
 
 /// Marks a job's rows, each session an equal part of them.
 async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked> {
-    let (began, rows) = (Instant::now(), job.marks.len());
-    let MarkJob { batches, marks: mut rest } = job;
+    let MarkJob { batches, marks: mut rest, since } = job;
+    let rows = rest.len();
     let part = rows.div_ceil(sessions.len()).max(STATEMENT_ROWS);
     let mut parts = JoinSet::new();
     for session in sessions {
@@ -128,7 +134,7 @@ async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked
     while let Some(marked) = parts.join_next().await {
         marked.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a marking task ended").because(panic)))?;
     }
-    Ok(Marked { batches, rows, took: began.elapsed() })
+    Ok(Marked { batches, rows, took: since.map_or(Duration::ZERO, |since| since.elapsed()) })
 }
 
 /// Resolves when the server ends one of the sessions.
@@ -215,15 +221,25 @@ impl MarkingSession {
         Snapshot::parse(&text).ok_or_else(|| Error::new(Code::PostgresQueryFailed, format!("{text:?} is no snapshot")))
     }
 
+    /// Runs the statement. A row that somebody else has locked is waited for, with the locks of the others let go now and
+    /// then: to give up would end the session, and with it the publishing of all other rows.
     async fn execute(&self, statement: &MarkStatement, ids: &[&str]) -> Result<u64> {
         let context = format!("marking rows of {}", statement.table());
-        self.session.execute(statement.prepared(), &[&ids]).await.map_err(|error| {
-            let error = sql_error(&context, error);
-            match error.code() {
-                Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
-                _ => error,
+        loop {
+            let error = match self.session.execute(statement.prepared(), &[&ids]).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => error,
+            };
+            if !matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED)) {
+                let error = sql_error(&context, error);
+                return Err(match error.code() {
+                    Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
+                    _ => error,
+                });
             }
-        })
+            tracing::warn!(code = Code::MarkFailed.as_str(), %error, "{context}: waiting for rows that are locked");
+            tokio::time::sleep(LOCKED_PAUSE).await;
+        }
     }
 }
 

@@ -31,6 +31,9 @@ pub struct Position {
     pub history: History,
     /// The fingerprint of the publication, compared as it is.
     pub publication: serde_json::Value,
+    /// Written with `delivery = "at-least-once"`: by a producer that nothing fences, so perhaps late.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfenced: bool,
     /// In phase `backfill`: the rows of the last chunk, whose marks may still be owed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chunk: Vec<RowId>,
@@ -121,7 +124,7 @@ impl Position {
     /// A position of the current version.
     #[must_use]
     pub fn new(phase: Phase, progress: Progress, history: History, publication: serde_json::Value) -> Self {
-        Self { version: VERSION, phase, progress, history, publication, chunk: Vec::new() }
+        Self { version: VERSION, phase, progress, history, publication, unfenced: false, chunk: Vec::new() }
     }
 
     /// The record's value.
@@ -145,6 +148,18 @@ impl Position {
     /// Only within one slot's life: a new slot begins anew.
     #[must_use]
     pub fn regresses_to(&self, newer: &Self) -> bool {
+        self.precedes_in_the_topic_only(newer) && !self.unfenced && !newer.unfenced
+    }
+
+    /// Whether `newer`, found behind `self` in the topic, is to be passed over: with at-least-once a predecessor whose
+    /// session ended may write its last position after its successor's first ones. Each of them is true, so the greatest
+    /// one holds.
+    #[must_use]
+    pub fn outlives(&self, newer: &Self) -> bool {
+        self.precedes_in_the_topic_only(newer) && (self.unfenced || newer.unfenced)
+    }
+
+    fn precedes_in_the_topic_only(&self, newer: &Self) -> bool {
         self.phase == Phase::Streaming
             && newer.phase == Phase::Streaming
             && self.history.consistent_point == newer.history.consistent_point
@@ -205,5 +220,18 @@ mod tests {
         assert!(position(100, Some(2)).regresses_to(&position(100, Some(1))));
         assert!(!position(100, Some(2)).regresses_to(&position(108, None)));
         assert!(!position(100, None).regresses_to(&position(100, None)));
+    }
+
+    #[test]
+    fn a_late_position_of_an_unfenced_producer_is_passed_over_and_no_regression() {
+        let unfenced = |lsn| Position { unfenced: true, ..position(lsn, None) };
+        for (older, newer) in
+            [(position(100, None), unfenced(99)), (unfenced(100), position(99, None)), (unfenced(100), unfenced(99))]
+        {
+            assert!(older.outlives(&newer) && !older.regresses_to(&newer));
+            assert!(!newer.outlives(&older) && !newer.regresses_to(&older));
+        }
+        assert!(!position(100, None).outlives(&position(99, None)));
+        assert_eq!(Position::decode(&unfenced(7).encode()).unwrap(), unfenced(7));
     }
 }

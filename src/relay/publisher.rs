@@ -44,12 +44,16 @@ impl Producers {
     /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer instance fenced us.
     pub(super) async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
         let (kafka, source) = (kafka.clone(), source.to_owned());
-        let task = tokio::task::spawn_blocking(move || Self::fence_blocking(&kafka, &source, batching));
-        task.await.map_err(|error| Error::new(Code::Internal, "initialising the producers").because(error))?
+        let cancel = Arc::new(AtomicBool::new(false));
+        let giving_up = CancelOnDrop::new(&cancel);
+        let task = tokio::task::spawn_blocking(move || Self::fence_blocking(&kafka, &source, batching, cancel));
+        let fenced =
+            task.await.map_err(|error| Error::new(Code::Internal, "initialising the producers").because(error));
+        giving_up.disarm();
+        fenced?
     }
 
-    fn fence_blocking(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
-        let cancel = Arc::new(AtomicBool::new(false));
+    fn fence_blocking(kafka: &Kafka, source: &str, batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
         let transactional = Kafka { delivery: Delivery::ExactlyOnce, ..kafka.clone() };
         let init = |number: usize| -> Result<Producer> {
             let id = format!("outboxd-{source}-{number}");
@@ -84,11 +88,14 @@ impl Producers {
         records: Records,
         position: PositionBytes,
     ) -> Result<(Self, Records), Unpublished> {
+        let giving_up = CancelOnDrop::new(&self.cancel);
         let task = tokio::task::spawn_blocking(move || {
             let outcome = self.publishing.publish(&records, position.record());
             (self, records, outcome)
         });
-        let (producers, records, outcome) = task.await.map_err(|panic| {
+        let ended = task.await;
+        giving_up.disarm();
+        let (producers, records, outcome) = ended.map_err(|panic| {
             let error = Error::new(Code::Internal, "publishing").because(panic);
             Unpublished { records: Records::default(), failure: PublishFailure::Unknown(error) }
         })?;
@@ -111,6 +118,29 @@ impl Producers {
             .spawn(move || publish_all(self.publishing, &job_queue, &event_queue))
             .map_err(|error| Error::new(Code::Internal, "starting the publisher's thread").because(error))?;
         Ok(Publisher { jobs: Some(jobs), events, cancel, thread: Some(thread) })
+    }
+}
+
+/// Tells a blocking call to end when nobody waits for it any more: the thread goes on without us, and a start that was
+/// given up would fence, half a minute later, the one that followed it.
+struct CancelOnDrop(Option<Arc<AtomicBool>>);
+
+impl CancelOnDrop {
+    fn new(cancel: &Arc<AtomicBool>) -> Self {
+        Self(Some(Arc::clone(cancel)))
+    }
+
+    /// The call has ended.
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(cancel) = &self.0 {
+            cancel.store(true, Ordering::Relaxed);
+        }
     }
 }
 

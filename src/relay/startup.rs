@@ -238,15 +238,9 @@ impl Startup {
     fn after_creating(&self) -> Step {
         match (self.slot_exists, self.policy.backfill) {
             (true, true) => Step::DropSlot,
-            (true, false) if self.was_backfilling() => Step::DropSlot,
             (true, false) => Step::AdoptSlot,
             (false, _) => Step::CreateSlot,
         }
-    }
-
-    /// An interrupted backfill has published rows that its slot will send again.
-    fn was_backfilling(&self) -> bool {
-        self.position.as_ref().is_some_and(|position| position.phase == Phase::Backfill)
     }
 
     fn position_lost(&self) -> Error {
@@ -344,6 +338,17 @@ mod tests {
         let (steps, result) = walk(NO_BACKFILL, facts);
         assert_eq!(result, Ok(()));
         assert_eq!(steps.last(), Some(&Step::AdoptSlot));
+    }
+
+    #[test]
+    fn a_backfill_that_is_not_wanted_any_more_leaves_the_slot_what_came_after_it() {
+        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)];
+        facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)]);
+        facts.extend([Fact::Done, Fact::Done, Fact::Done]);
+        let (steps, result) = walk(NO_BACKFILL, facts);
+        assert_eq!(result, Ok(()));
+        use Step::*;
+        assert_eq!(steps[8..], [MarkChunk, WriteCreating, ReleaseSlot, AdoptSlot]);
     }
 
     #[test]

@@ -194,6 +194,7 @@ impl<'a> Stream<'a> {
                 }
                 Action::Hold { batch, rows } => self.keep_marks(batch, rows),
                 Action::Mark { batch } => {
+                    self.owed.since.get_or_insert_with(std::time::Instant::now);
                     self.owed.batches.push(batch);
                     self.owed.marks.append(&self.waiting.remove(&batch).unwrap_or_default());
                 }

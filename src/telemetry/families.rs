@@ -53,7 +53,7 @@ impl Families {
             dead_letters: counter("outboxd_dead_letters_total", "Rows sent to the dead-letter topic.", source),
             lag_bytes: gauge(
                 "outboxd_replication_lag_bytes",
-                "Bytes of WAL between the end of the server's log and the published position.",
+                "Bytes of WAL between the end of the server's log and what is published and marked.",
                 source,
             ),
             lag_seconds: register(
@@ -66,7 +66,11 @@ impl Families {
                     source,
                 ),
             ),
-            unpublished_rows: gauge("outboxd_unpublished_rows", "Rows committed and not published.", source),
+            unpublished_rows: gauge(
+                "outboxd_unpublished_rows",
+                "Rows of the tables without a mark; with at most 1000000 counted in each.",
+                source,
+            ),
             slot_retained_bytes: gauge(
                 "outboxd_slot_retained_bytes",
                 "Bytes of WAL that the replication slot keeps on the server.",
@@ -79,11 +83,11 @@ impl Families {
             ),
             publish_latency: seconds(
                 "outboxd_publish_latency_seconds",
-                "Time from the commit in Postgres to the commit in Kafka.",
+                "Time from the commit in Postgres to the commit in Kafka, of the oldest row of each Kafka transaction.",
             ),
             mark_latency: seconds(
                 "outboxd_mark_latency_seconds",
-                "Time from the commit in Kafka to the durable mark in Postgres.",
+                "Time from the commit in Kafka to the durable mark in Postgres, of the oldest rows of each marking job.",
             ),
             kafka_transactions: counter(
                 "outboxd_kafka_transactions_total",

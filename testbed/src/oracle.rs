@@ -86,6 +86,24 @@ impl fmt::Display for Audit {
     }
 }
 
+/// The verdict over several sources.
+impl std::iter::Sum for Audit {
+    fn sum<I: Iterator<Item = Self>>(audits: I) -> Self {
+        audits.fold(Self::default(), |mut sum, audit| {
+            sum.rows += audit.rows;
+            sum.records += audit.records;
+            sum.duplicates += audit.duplicates;
+            sum.missing += audit.missing;
+            sum.unknown += audit.unknown;
+            sum.out_of_order += audit.out_of_order;
+            sum.torn += audit.torn;
+            sum.unmarked += audit.unmarked;
+            sum.first_offenders.extend(audit.first_offenders);
+            sum
+        })
+    }
+}
+
 struct Row {
     table: String,
     seq: Option<i64>,

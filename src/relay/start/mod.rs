@@ -179,12 +179,14 @@ impl<'a> Start<'a> {
         let started = server::postmaster_start_time(&sql).await?;
         let life =
             ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
+        let mut position = Position::new(Phase::Streaming, progress, history, self.publication);
+        position.unfenced = context.kafka.delivery == config::Delivery::AtLeastOnce;
         Ok(Started {
             stream: replication.stream,
             sql,
             producers,
             tables: self.tables,
-            position: Position::new(Phase::Streaming, progress, history, self.publication),
+            position,
             confirmed: replication.confirmed,
             life,
         })

@@ -5,8 +5,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 use super::{Replication, Start};
 use crate::{
     Code, Error, Lsn, Result,
-    config::Mark,
-    kafka::position_topic,
+    config::{Delivery, Mark},
+    kafka::position_topic::{self, Succession},
     outbox::Records,
     postgres::{
         CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus, SystemIdentity,
@@ -144,7 +144,7 @@ impl Start<'_> {
             if !position_topic::exists(&context.kafka).await? {
                 return Ok(None);
             }
-            position_topic::read(&context.kafka, &context.source.name, regressed, POSITION_TIMEOUT).await
+            position_topic::read(&context.kafka, &context.source.name, succession, POSITION_TIMEOUT).await
         };
         let bytes = self.keeping_alive(read).await?;
         let position = bytes.map(|bytes| decode(&bytes)).transpose()?.map(Box::new);
@@ -234,7 +234,9 @@ impl Start<'_> {
         };
         let history = History { system_id, timeline, slot: self.context.source.slot.clone(), consistent_point: begins };
         let progress = Progress { lsn: begins, ..Progress::default() };
-        Ok(Position::new(phase, progress, history, self.publication.clone()))
+        let mut position = Position::new(phase, progress, history, self.publication.clone());
+        position.unfenced = self.context.kafka.delivery == Delivery::AtLeastOnce;
+        Ok(position)
     }
 
     pub(super) async fn backfill(&mut self) -> Result<Fact> {
@@ -310,9 +312,10 @@ fn decode(bytes: &[u8]) -> Result<Position> {
         .map_err(|error| Error::new(Code::PositionInvalid, "the newest record of this source").because(error))
 }
 
-fn regressed(older: &[u8], newer: &[u8]) -> bool {
+fn succession(older: &[u8], newer: &[u8]) -> Succession {
     match (Position::decode(older), Position::decode(newer)) {
-        (Ok(older), Ok(newer)) => older.regresses_to(&newer),
-        _ => false, // What cannot be read is refused as such, if it is the newest.
+        (Ok(older), Ok(newer)) if older.regresses_to(&newer) => Succession::Regression,
+        (Ok(older), Ok(newer)) if older.outlives(&newer) => Succession::Late,
+        _ => Succession::Newer, // What cannot be read is refused as such, if it is the newest.
     }
 }

@@ -7,7 +7,9 @@ mod publishing;
 use outboxd::Code;
 use outboxd::config::{Delivery, Kafka as Config};
 use outboxd::kafka::{
-    Batch, Batching, Header, Outgoing, PositionRecord, Producer, PublishFailure, position_topic, topics,
+    Batch, Batching, Header, Outgoing, PositionRecord, Producer, PublishFailure,
+    position_topic::{self, Succession},
+    topics,
 };
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -116,13 +118,18 @@ impl Source {
         PositionRecord { topic: &self.config.position_topic, key: self.name.as_bytes(), value: value.as_bytes() }
     }
 
-    /// The position as text; positions regress when their texts do.
+    /// The position as text; positions regress when their texts do, and one that ends in "late" is late.
     async fn read(&self) -> outboxd::Result<Option<String>> {
         self.read_within(SOON).await
     }
 
     async fn read_within(&self, timeout: Duration) -> outboxd::Result<Option<String>> {
-        let found = position_topic::read(&self.config, &self.name, |older, newer| newer < older, timeout).await?;
+        let succession = |older: &[u8], newer: &[u8]| match newer < older {
+            true if newer.ends_with(b"late") => Succession::Late,
+            true => Succession::Regression,
+            false => Succession::Newer,
+        };
+        let found = position_topic::read(&self.config, &self.name, succession, timeout).await?;
         Ok(found.map(|position| String::from_utf8(position).unwrap()))
     }
 

@@ -112,6 +112,18 @@ async fn a_compacted_position_topic_is_read_across_its_gaps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_late_position_is_passed_over_and_an_earlier_one_refused() {
+    let source = Source::new().await;
+    let mut producer = source.producer();
+    for value in ["3", "4", "1 late", "2 late"] {
+        producer.publish(&Rows::default(), source.position(value)).unwrap();
+    }
+    assert_eq!(source.read().await.unwrap().as_deref(), Some("4"));
+    producer.publish(&Rows::default(), source.position("3")).unwrap();
+    assert_eq!(source.read().await.unwrap_err().code(), Code::PositionRegressed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tombstone_is_no_position() {
     let source = Source::new().await;
     source.producer().publish(&Rows::default(), source.position("1")).unwrap();

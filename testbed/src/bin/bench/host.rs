@@ -1,0 +1,91 @@
+//! The machine, and what its processes have used.
+
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// Processor time of a process.
+pub(crate) struct Processor(PathBuf);
+
+impl Processor {
+    pub(crate) fn of(pid: u32) -> Self {
+        Self(PathBuf::from(format!("/proc/{pid}/stat")))
+    }
+
+    /// User and system, used so far.
+    pub(crate) fn time(&self) -> Result<Duration> {
+        stat(&self.0).map(|(_, time)| time)
+    }
+}
+
+/// Seconds of each thread that used any, by name, the busiest first. Threads of one name are added up.
+pub(crate) fn thread_times(pid: u32) -> Result<Vec<(String, f64)>> {
+    let mut times: Vec<(String, f64)> = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end while we look.
+        let Ok((name, time)) = stat(&task?.path().join("stat")) else { continue };
+        match times.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += time.as_secs_f64(),
+            None => times.push((name, time.as_secs_f64())),
+        }
+    }
+    times.retain(|(_, time)| *time > 0.0);
+    times.sort_by(|a, b| b.1.total_cmp(&a.1));
+    Ok(times)
+}
+
+/// Name and time. The name stands in parentheses and may hold spaces; utime and stime are fields 14 and 15, in ticks
+/// of 10 ms.
+fn stat(path: &std::path::Path) -> Result<(String, Duration)> {
+    let text = fs::read_to_string(path)?;
+    let (head, tail) = text.rsplit_once(')').context("no name")?;
+    let name = head.split_once('(').map_or("", |(_, name)| name).to_owned();
+    let fields: Vec<&str> = tail.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).context("a short line").and_then(|field| Ok(field.parse::<u64>()?));
+    Ok((name, Duration::from_millis((ticks(11)? + ticks(12)?) * 10)))
+}
+
+/// Where and with what a result came to be.
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) processor: String,
+    pub(crate) cores: usize,
+    pub(crate) memory_gib: u64,
+    pub(crate) kernel: String,
+    pub(crate) load: String,
+    /// Short, with `+` when the work tree had changes.
+    pub(crate) commit: String,
+    /// `2024-01-15T10:30:00Z`
+    pub(crate) date: String,
+}
+
+impl Host {
+    pub(crate) fn here() -> Self {
+        let line = |path: &str, start: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+            line.trim_start_matches(start).trim_start_matches([' ', '\t', ':']).trim().to_owned()
+        };
+        let memory = line("/proc/meminfo", "MemTotal");
+        let kib: u64 = memory.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or_default();
+        let dirty = if output("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { "+" };
+        Self {
+            name: line("/proc/sys/kernel/hostname", ""),
+            processor: line("/proc/cpuinfo", "model name"),
+            cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+            memory_gib: kib.div_ceil(1024 * 1024),
+            kernel: line("/proc/sys/kernel/osrelease", ""),
+            load: line("/proc/loadavg", "").split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+            commit: format!("{}{dirty}", output("git", &["rev-parse", "--short", "HEAD"])),
+            date: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
+        }
+    }
+}
+
+/// What a command says; nothing when it cannot be run.
+fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

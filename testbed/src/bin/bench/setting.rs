@@ -1,0 +1,97 @@
+//! The servers, and daemons with one source on them.
+
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use testbed::{Daemon, Kafka, Postgres, Version, workload};
+use tokio_postgres::Client;
+
+/// Longest wait for a daemon to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+pub(crate) const TABLE: &str = "order_outbox";
+
+pub(crate) struct Setting {
+    pub(crate) postgres: Postgres,
+    pub(crate) kafka: Kafka,
+    outboxd: PathBuf,
+    limits: Vec<String>,
+}
+
+impl Setting {
+    pub(crate) async fn start(outboxd: Option<&Path>, limits: &[String]) -> Result<Self> {
+        let outboxd = match outboxd {
+            Some(path) => path.to_owned(),
+            None => std::env::current_exe()?.with_file_name("outboxd"),
+        };
+        let outboxd = outboxd.canonicalize().with_context(|| format!("no daemon at {}", outboxd.display()))?;
+        say("starting Postgres and Kafka");
+        let postgres = Postgres::builder(Version::V15)
+            .durable(true)
+            .setting("shared_buffers", "256MB")
+            // No checkpoint but ours in the middle of a measurement.
+            .setting("max_wal_size", "16GB")
+            .setting("checkpoint_timeout", "1h")
+            .setting("autovacuum", "off")
+            .start();
+        // The later flag wins: C1 alone, which the tests take for its fast start, would make the broker the bottleneck.
+        let kafka = Kafka::builder(1).jvm("-XX:TieredStopAtLevel=4").jvm("-Xmx1g").start();
+        let (postgres, kafka) = tokio::try_join!(postgres, kafka)?;
+        Ok(Self { postgres, kafka, outboxd, limits: limits.to_owned() })
+    }
+
+    /// A database with the seed's outbox.
+    pub(crate) async fn database(&self, name: &str) -> Result<Client> {
+        self.postgres.create_database(name).await?;
+        let client = self.postgres.client(name).await?;
+        workload::create_outbox(&client, TABLE).await?;
+        Ok(client)
+    }
+
+    /// A daemon of this source, running.
+    pub(crate) fn daemon(&self, source: &Source<'_>) -> Result<Daemon> {
+        let Source { name, database, topic, mark } = source;
+        let config = format!(
+            "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{topic}\"\n\
+             mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n\
+             [kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\n\
+             [http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
+            self.postgres.url(database),
+            self.limits.join("\n"),
+            self.kafka.brokers()
+        );
+        Daemon::builder(&self.outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()
+    }
+
+    /// Lets a daemon make publication, slot and position, and ends it: what is written from now on waits for it.
+    pub(crate) async fn set_up(&self, client: &Client, source: &Source<'_>) -> Result<()> {
+        let publication = format!(
+            "CREATE PUBLICATION outboxd_{} FOR TABLE {TABLE} WITH (publish = 'insert', publish_via_partition_root = true)",
+            source.name
+        );
+        client.batch_execute(&publication).await?;
+        self.kafka.create_topic(source.topic, 3, &[]).await?;
+        let daemon = self.daemon(source)?;
+        streaming(&daemon).await?;
+        daemon.term()?;
+        anyhow::ensure!(daemon.wait_exit(READY_WITHIN).await? == 0, "{}", daemon.lines().join("\n"));
+        Ok(())
+    }
+}
+
+/// A source of the daemon.
+pub(crate) struct Source<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) database: &'a str,
+    pub(crate) topic: &'a str,
+    pub(crate) mark: &'a str,
+}
+
+/// Waits until the daemon says that it streams.
+pub(crate) async fn streaming(daemon: &Daemon) -> Result<()> {
+    daemon.wait_for_line(|line| line.contains("\"streaming\""), READY_WITHIN).await.map(|_| ())
+}
+
+pub(crate) fn say(text: &str) {
+    eprintln!("bench: {text}");
+}
