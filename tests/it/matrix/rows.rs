@@ -47,6 +47,24 @@ async fn a_bulk_insert_whose_publication_is_killed_at_some_row() -> Result<()> {
     Ok(())
 }
 
+/// Of 200 MB, where the daemon may take 128: what holds here holds for any size.
+#[tokio::test]
+async fn a_transaction_larger_than_the_memory_allowed_stays_within_it() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    let insert = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload) \
+                  SELECT $1, md5((n % 100)::text)::uuid, 'Bulk', \
+                         jsonb_build_object('seq', n, 'text', repeat('0123456789', 400)) \
+                  FROM generate_series(1, 50000) n";
+    scene.client.execute(insert, &[&scene.aggregate]).await?;
+    let audit = scene.oracle().await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 50_000);
+    let peak = daemon.peak_resident()? >> 20;
+    assert!(peak <= 128, "{peak} MiB were resident");
+    Ok(())
+}
+
 #[tokio::test]
 async fn prepared_transactions_are_published_when_they_are_committed() -> Result<()> {
     let mut scene = Scene::shared().await?;
