@@ -94,24 +94,3 @@ async fn a_publication_that_changes_while_the_daemon_is_down_halts() -> Result<(
     }
     Ok(())
 }
-
-/// A table that is none of the source's: its rows are nobody's to publish.
-#[tokio::test]
-async fn rows_of_a_foreign_table_in_the_publication_are_passed_over() -> Result<()> {
-    let mut scene = Scene::shared().await?.with(QUICK);
-    let daemon = scene.streaming().await?;
-    let publication = scene.slot();
-    scene.client.batch_execute(&format!("ALTER PUBLICATION {publication} ADD TABLE testbed_witness")).await?;
-    for round in 0..2 {
-        scene.client.batch_execute("INSERT INTO testbed_witness SELECT gen_random_uuid()").await?;
-        scene.insert(2).await?;
-        scene.oracle().await?.assert_clean();
-        scene.wait_caught_up().await?;
-        if round == 0 {
-            stop(&daemon).await?;
-            scene.client.batch_execute("INSERT INTO testbed_witness SELECT gen_random_uuid()").await?;
-            daemon.start_again()?;
-        }
-    }
-    Ok(())
-}
