@@ -5,7 +5,13 @@
 
 use std::time::SystemTime;
 
-use super::{position::Progress, rows::Verdicts, start::Start, stream::Stream, supervisor::Context};
+use super::{
+    position::Progress,
+    rows::Verdicts,
+    start::{Start, publication_is_gone},
+    stream::Stream,
+    supervisor::Context,
+};
 use crate::{
     Result,
     kafka::{Batching, PublishFailure},
@@ -97,7 +103,7 @@ impl<'a> Session<'a> {
             Step::StandBy => Ok(End::StandBy),
             _ => {
                 let started = start.finish().await?;
-                Stream::new(context, memory, started).await?.run().await
+                Stream::new(context, memory, started).await?.run().await.map_err(publication_is_gone)
             }
         }
     }

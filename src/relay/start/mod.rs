@@ -20,7 +20,7 @@ use crate::{
     },
     setup,
 };
-pub(super) use steps::position_bytes;
+pub(super) use steps::{position_bytes, publication_is_gone};
 
 /// A start under way.
 pub(super) struct Start<'a> {

@@ -32,6 +32,9 @@ const POSITION_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often the end of our own walsender is looked for.
 const RELEASE_POLL: Duration = Duration::from_millis(20);
 
+/// How long an ended stream is read for its reason.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// How often a standby looks at the slot.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
 
@@ -120,10 +123,18 @@ impl Start<'_> {
 
     /// Rule 1: a late `init_transactions` may have fenced a newer instance; then it is for that one to go on.
     pub(super) async fn check_ownership(&mut self) -> Result<Fact> {
+        let sql = Arc::clone(self.sql()?);
         let mut owned = self.replication.is_some() || self.lock.is_some();
-        if let Some(replication) = &self.replication {
-            let slot = slots::slot(self.sql()?, &self.context.source.slot).await?;
-            owned &= slot.is_some_and(|slot| slot.active_pid == Some(replication.backend_pid));
+        if let Some(replication) = &mut self.replication {
+            let slot = slots::slot(&sql, &self.context.source.slot).await?;
+            let holder = slot.and_then(|slot| slot.active_pid);
+            if holder.is_none()
+                && let Some(error) = last_words(&mut replication.stream).await
+            {
+                // Nobody took it from us: our walsender gave up, and has said why.
+                return Err(publication_is_gone(error));
+            }
+            owned &= holder == Some(replication.backend_pid);
         }
         if let Some(lock) = &self.lock {
             // A session advisory lock lives as long as its session answers.
@@ -288,6 +299,34 @@ impl Start<'_> {
                 }
             }
         }
+    }
+}
+
+/// Why the server ended the stream, if it says so soon.
+async fn last_words(stream: &mut ReplicationStream) -> Option<Error> {
+    let read = async {
+        loop {
+            if let Err(error) = stream.fill().await {
+                return error;
+            }
+            loop {
+                match stream.next_message() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(error) => return error,
+                }
+            }
+        }
+    };
+    tokio::time::timeout(LAST_WORDS, read).await.ok()
+}
+
+/// A publication that the stream no longer finds was there when its rows were published, and rows that were committed
+/// without it cannot be decoded even when it is made again: that is for a person to mend.
+pub(in crate::relay) fn publication_is_gone(error: Error) -> Error {
+    match error.code() {
+        Code::PublicationMissing => Error::new(Code::PublicationChanged, "the publication was dropped").because(error),
+        _ => error,
     }
 }
 
