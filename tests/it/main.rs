@@ -8,6 +8,7 @@ mod check;
 mod cli;
 mod faults;
 mod kafka;
+mod matrix;
 mod recover;
 mod relay;
 mod scene;

@@ -54,6 +54,11 @@ impl Scene {
     /// On these servers.
     pub(crate) async fn on(postgres: Host<Postgres>, kafka: Host<Kafka>) -> Result<Self> {
         let database = postgres.fresh_database("shop").await?;
+        Self::within(postgres, kafka, database).await
+    }
+
+    /// In a database that is there already.
+    pub(crate) async fn within(postgres: Host<Postgres>, kafka: Host<Kafka>, database: String) -> Result<Self> {
         let client = postgres.client(&database).await?;
         workload::create_outbox(&client, "order_outbox").await?;
         let source = unique("s");

@@ -20,8 +20,8 @@ use crate::{
     },
     setup,
 };
-pub(super) use steps::{position_bytes, publication_is_gone};
 pub(crate) use steps::succession;
+pub(super) use steps::{position_bytes, publication_is_gone};
 
 /// A start under way.
 pub(super) struct Start<'a> {

@@ -140,7 +140,7 @@ impl Source {
 }
 
 /// A transactional producer that is none of ours, with an open transaction.
-fn foreign(brokers: &str, topic: &str) -> BaseProducer {
+pub(crate) fn foreign(brokers: &str, topic: &str) -> BaseProducer {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("transactional.id", unique("foreign"))
@@ -151,7 +151,7 @@ fn foreign(brokers: &str, topic: &str) -> BaseProducer {
     producer
 }
 
-fn begin(producer: &BaseProducer, topic: &str) {
+pub(crate) fn begin(producer: &BaseProducer, topic: &str) {
     producer.begin_transaction().unwrap();
     producer.send(BaseRecord::to(topic).key("foreign").payload("x")).unwrap();
     while producer.in_flight_count() > 0 {

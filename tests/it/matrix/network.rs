@@ -1,0 +1,74 @@
+//! Networks between the daemon and Postgres: numbers 66 to 68.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use testbed::{Daemon, Proxy, proxy::Direction};
+
+use super::{role_with, wait_true};
+use crate::scene::{Scene, start, wait_ready};
+
+/// A daemon that reaches Postgres through a proxy, as a role whose walsender gives up after a second.
+async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon, String)> {
+    let proxy = Proxy::start(scene.postgres.port()?)?;
+    let role = role_with(scene, &["wal_sender_timeout = '2s'"]).await?;
+    let url = format!("postgres://{role}@{}/{}", proxy.address(), scene.database);
+    let daemon = start(&scene.config_through(&url, &scene.kafka.brokers()))?;
+    wait_ready(&daemon).await;
+    Ok((proxy, daemon, role))
+}
+
+const QUICK: &str = "[source.timeouts]\nstatus = \"200ms\"\nbackoff_max = \"1s\"\nstatement = \"5s\"";
+
+#[tokio::test]
+async fn every_byte_in_a_segment_of_its_own() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let (proxy, _daemon, _) = behind_a_proxy(&scene).await?;
+    proxy.slice(Direction::Both, Some(1));
+    for rows in 1..=10 {
+        scene.insert(rows).await?;
+    }
+    scene.oracle().await?.assert_clean();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_network_that_swallows_one_direction() -> Result<()> {
+    for direction in [Direction::ToServer, Direction::ToClient] {
+        let scene = Scene::shared().await?.with(QUICK);
+        let (proxy, _daemon, role) = behind_a_proxy(&scene).await?;
+        let load = scene.load();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let walsender: i32 = scene
+            .client
+            .query_one("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", &[&scene.slot()])
+            .await?
+            .get::<_, Option<i32>>(0)
+            .context("nobody streams")?;
+        proxy.blackhole(direction);
+        // Postgres gives the session up.
+        let gone =
+            format!("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {walsender} AND usename = '{role}')");
+        if direction == Direction::ToServer {
+            wait_true(&scene.client, &gone).await;
+        } else {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        proxy.heal();
+        load.stop().await?;
+        scene.oracle().await?.assert_clean();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_network_of_one_kilobyte_a_second() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let (proxy, _daemon, _) = behind_a_proxy(&scene).await?;
+    proxy.bandwidth(Direction::Both, Some(1024));
+    for _ in 0..3 {
+        scene.insert(3).await?;
+    }
+    scene.oracle().await?.assert_clean();
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What happens to tables and publications: numbers 51, 52, 54, 74.
+
+use anyhow::Result;
+use testbed::{Version, reader};
+
+use super::{assert_halts, on_major, stop};
+use crate::scene::{Scene, tail, wait_code};
+
+const QUICK: &str = "[source.timeouts]\nidle_advance = \"200ms\"\nstatus = \"200ms\"\nbackoff_max = \"1s\"";
+
+#[tokio::test]
+async fn columns_that_come_go_and_change_their_type_between_rows() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    for change in [
+        "ADD COLUMN tenant text NOT NULL DEFAULT 'one'",
+        "ALTER COLUMN tenant TYPE varchar(10)",
+        "ALTER COLUMN event_type TYPE text",
+        "ALTER COLUMN published_at TYPE timestamptz",
+        "ALTER COLUMN payload TYPE json",
+        "DROP COLUMN tenant",
+    ] {
+        scene.insert(2).await?;
+        scene.client.batch_execute(&format!("ALTER TABLE order_outbox {change}")).await?;
+        scene.insert(2).await?;
+        scene.wait_marked("order_outbox").await;
+    }
+    daemon.kill9()?;
+    scene.insert(2).await?;
+    scene.client.batch_execute("ALTER TABLE order_outbox ADD COLUMN later int").await?;
+    scene.insert(2).await?;
+    daemon.start_again()?;
+    let audit = scene.oracle().await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 28);
+    Ok(())
+}
+
+/// The rows in the log stay without the column whatever becomes of the table, so the way back is a mapping that fits.
+#[tokio::test]
+async fn rows_without_a_required_column_wait_for_a_mapping_that_fits() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let daemon = scene.streaming().await?;
+    scene.insert(2).await?;
+    scene.oracle().await?.assert_clean();
+    scene.wait_caught_up().await?;
+    let change =
+        "ALTER TABLE order_outbox ADD COLUMN kind text NOT NULL DEFAULT 'OrderCreated', DROP COLUMN event_type";
+    scene.client.batch_execute(change).await?;
+    let insert = "INSERT INTO order_outbox (aggregate_type, aggregate_id, payload) \
+                  VALUES ($1, gen_random_uuid(), '{\"seq\": 1}')";
+    scene.client.execute(insert, &[&scene.aggregate]).await?;
+    let line = wait_code(&daemon, "column-invalid").await?;
+    assert!(line.contains("event_type"), "{line}");
+    assert!(daemon.is_running()?, "{}", tail(&daemon));
+    drop(daemon);
+    let scene = scene.with("[source.columns]\nevent_type = \"kind\"");
+    let _daemon = scene.streaming().await?;
+    let audit = scene.oracle().await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_publication_that_is_dropped_halts_on_every_major() -> Result<()> {
+    for version in Version::ALL {
+        let mut scene = on_major(version).await?.with(QUICK);
+        let daemon = scene.streaming().await?;
+        scene.insert(2).await?;
+        scene.oracle().await?.assert_clean();
+        let publication = scene.slot();
+        scene.client.batch_execute(&format!("DROP PUBLICATION {publication}")).await?;
+        scene.insert(1).await?;
+        assert_halts(&daemon, "publication-changed").await?;
+        assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 2);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_publication_that_changes_while_the_daemon_is_down_halts() -> Result<()> {
+    for change in ["DROP TABLE order_outbox", "SET TABLE order_outbox (id, payload)"] {
+        let mut scene = Scene::shared().await?.with(QUICK);
+        let daemon = scene.streaming().await?;
+        scene.insert(2).await?;
+        scene.oracle().await?.assert_clean();
+        stop(&daemon).await?;
+        let publication = scene.slot();
+        scene.client.batch_execute(&format!("ALTER PUBLICATION {publication} {change}")).await?;
+        scene.insert(1).await?;
+        daemon.start_again()?;
+        assert_halts(&daemon, "publication-changed").await?;
+    }
+    Ok(())
+}
