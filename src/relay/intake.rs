@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Code, Error, Lsn, Result,
     outbox::{Encoded, Records},
-    pgoutput::{self, Insert, Message},
+    pgoutput::{self, Insert, Message, Relation},
     postgres::{ServerError, StreamMessage, catalog::TableInfo},
 };
 
@@ -108,6 +108,8 @@ impl Intake {
                 let mut tables = (0_u16..).zip(&self.tables);
                 if let Some((table, _)) = tables.find(|(_, table)| table.oid == relation.oid) {
                     self.rows.encoder.bind(&relation.to_schema(), table)?;
+                } else {
+                    self.refuse_namesake(&relation)?;
                 }
             }
             Message::Type(r#type) => self.rows.encoder.learn(&r#type),
@@ -145,6 +147,19 @@ impl Intake {
             RowIs::Dropped => {}
         }
         Ok(())
+    }
+
+    /// Under the name of a configured table, but not it: dropped and made anew, and its rows would be passed over.
+    fn refuse_namesake(&self, relation: &Relation<'_>) -> Result<()> {
+        let same = |table: &&TableInfo| table.schema == relation.schema && table.name == relation.name;
+        match self.tables.iter().find(same) {
+            Some(table) => {
+                let text =
+                    format!("table {} (oid {}) was made anew (oid {})", table.display_name(), table.oid, relation.oid);
+                Err(Error::new(Code::PublicationChanged, text))
+            }
+            None => Ok(()),
+        }
     }
 
     /// A publication may have tables that are none of the source's; their rows are passed over. A partition whose rows

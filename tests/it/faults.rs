@@ -343,3 +343,25 @@ async fn rows_of_a_published_table_that_is_not_configured_are_passed_over() -> R
     scene.oracle().await?.assert_clean();
     scene.wait_caught_up().await
 }
+
+#[tokio::test]
+async fn a_table_that_was_made_anew_under_its_name_halts_with_code_3() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let publication = scene.slot();
+    scene
+        .client
+        .batch_execute(&format!(
+            "DROP PUBLICATION {publication}; \
+             CREATE PUBLICATION {publication} FOR ALL TABLES WITH (publish = 'insert', publish_via_partition_root = true)"
+        ))
+        .await?;
+    let daemon = scene.streaming().await?;
+    scene.insert(2).await?;
+    scene.oracle().await?.assert_clean();
+    scene.client.batch_execute("DROP TABLE order_outbox").await?;
+    workload::create_outbox(&scene.client, "order_outbox").await?;
+    scene.insert(2).await?;
+    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
+    wait_code(&daemon, "publication-changed").await?;
+    Ok(())
+}
