@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 CARGO ?= cargo
+# The tests wait for servers more than they compute.
+export RUST_TEST_THREADS ?= 4
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
 .PHONY: help deps demo test check fmt clippy doc deny alerts soak bench up clean
