@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help deps demo test check fmt clippy doc deny soak bench up clean
+.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench up clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -20,7 +20,7 @@ test: deps ## all tests, on real Postgres and Kafka servers that they start them
 	$(CARGO) run -q -p testbed -- fetch
 	$(CARGO) test --workspace --all-targets
 
-check: fmt clippy doc deny ## formatting, lints, documentation, licences
+check: fmt clippy doc deny alerts ## formatting, lints, documentation, licences, alert rules
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -34,6 +34,10 @@ doc:
 deny: ## licences, sources and duplicate versions of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --offline check licenses bans sources
+
+alerts: ## the alert rules against their tests, where promtool is installed
+	@if command -v promtool >/dev/null; then promtool test rules config/prometheus-alerts.test.yml; \
+	else echo "promtool is not installed: the alert rules are not tested"; fi
 
 soak: deps ## a million simulated schedules
 	OUTBOXD_SIM_SCHEDULES=1000000 $(CARGO) test --release --test simulation -- --nocapture

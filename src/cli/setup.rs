@@ -12,7 +12,10 @@ use crate::{
     config::{Flags, Kafka, Secret, Source},
     kafka::{position_topic, topics},
     postgres::{ConnectOptions, SqlSession},
-    relay::position::{Phase, Position},
+    relay::{
+        self,
+        position::{Phase, Position},
+    },
     setup::{self, KafkaFacts, Outcome, Plan, execute, facts},
 };
 
@@ -88,7 +91,14 @@ async fn set_up(source: &Source, kafka: &Kafka, options: &SetupOptions) -> Resul
     if !setup::try_lock_source(&session, &source.name).await? {
         return Err(Error::new(Code::SlotInUse, "another instance is setting the source up"));
     }
-    make(&session, source, kafka, &topics).await
+    let mut outcome = make(&session, source, kafka, &topics).await?;
+    if let Some(slot) = outcome.slot.take() {
+        // The slot is made as the daemon itself would make it, under the same lock.
+        setup::unlock_source(&session, &source.name).await?;
+        relay::set_up(source, kafka).await?;
+        outcome.notes.push(format!("created replication slot {}, and its position in Kafka", slot.slot));
+    }
+    Ok(outcome)
 }
 
 /// Reads once more, now that nobody else makes anything, and makes what is missing.
@@ -96,11 +106,7 @@ async fn make(session: &SqlSession, source: &Source, kafka: &Kafka, topics: &Kaf
     let own = ConnectOptions::parse(&source.url, source.password.as_ref())?;
     let facts = facts::read(session, source, own.user()).await?;
     let plan = Plan::new(&facts, topics, source, kafka)?;
-    let mut outcome = execute::execute(session, plan, source, kafka).await?;
-    if let Some(slot) = outcome.slot.take() {
-        outcome.notes.push(format!("replication slot {} is made by `outboxd run` at its first start", slot.slot));
-    }
-    Ok(outcome)
+    execute::execute(session, plan, source, kafka).await
 }
 
 /// The session that makes things: the administrator's where there is one, which must lead to the source's database.

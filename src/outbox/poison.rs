@@ -47,6 +47,8 @@ reasons! {
     ColumnUnreadable = "column-unreadable";
     /// The record is larger than Kafka takes. The brokers' own, smaller limit is found when sending.
     TooLarge = "too-large";
+    /// The brokers refuse the record for another reason of its own, such as a timestamp that lies too far ahead.
+    Refused = "refused";
 }
 
 impl fmt::Display for PoisonReason {

@@ -10,15 +10,18 @@
 //! unmarked, and the position names its rows. After a crash they are marked, the slot is made anew, and whatever is
 //! still unmarked is what its snapshot shows.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use super::{
     marker::MarkingSession,
     marks::Marks,
     position::{Position, RowId},
-    publisher::Producers,
+    publisher::{Producers, Unpublished},
     report::Report,
-    rows::{Row, Rows, TooLarge},
+    rows::{Row, Rows, Verdicts},
     start::position_bytes,
     supervisor::Context,
 };
@@ -28,12 +31,29 @@ use crate::{
     pgoutput::{Tuple, TupleWriter},
     postgres::{
         SqlSession,
-        catalog::{TableInfo, backfill::BackfillCursor},
+        catalog::{
+            TableInfo,
+            backfill::{BackfillCursor, BackfillRow},
+        },
     },
 };
 
-/// Rows of one FETCH: few enough that large payloads stay within memory, enough that round trips cost little.
+/// Rows of one FETCH at most, so that round trips cost little.
 const FETCH_ROWS: usize = 250;
+
+/// Bytes that one FETCH should bring: the next one asks for as many rows as had so much in the last one.
+const FETCH_BYTES: usize = 4 << 20;
+
+/// Bytes of ids in one chunk: its position holds them all, and has to fit a record of Kafka's default size.
+const CHUNK_ID_BYTES: usize = 384 << 10;
+
+/// How a backfill ended that met no error of Postgres.
+pub(super) enum Ended {
+    /// Every row is published and marked.
+    Done(Box<Producers>),
+    /// A chunk was not, or is not known to be.
+    Unpublished(Box<Unpublished>),
+}
 
 /// One backfill, on a session whose transaction has imported the slot's snapshot.
 pub(super) struct Backfill<'a> {
@@ -46,7 +66,7 @@ pub(super) struct Backfill<'a> {
     /// The session that marks; none with `mark = "none"`.
     pub marking: Option<MarkingSession>,
     /// Records that Kafka was seen to refuse.
-    pub too_large: TooLarge,
+    pub(super) verdicts: Verdicts,
     /// Position of phase `backfill` at the slot's consistent point.
     pub position: Position,
 }
@@ -56,25 +76,35 @@ impl Backfill<'_> {
     ///
     /// # Errors
     /// Whatever stopped it; the next start marks what was published and begins anew.
-    pub(super) async fn run(mut self, mut producers: Producers) -> Result<Producers> {
+    pub(super) async fn run(mut self, mut producers: Producers) -> Result<Ended> {
         let mut report = Report::new(self.context.metrics.clone());
         let mut rows = self.rows()?;
         let snapshot = Arc::clone(&self.snapshot);
         let mut cursor = BackfillCursor::open(&snapshot, self.tables, &self.context.source).await?;
-        let (mut records, mut total) = (Records::default(), 0_usize);
+        let (mut records, mut total, mut fetch) = (Records::default(), 0_usize, 1);
         loop {
-            let marks = self.next_chunk(&mut cursor, &mut rows, &mut records).await?;
+            let marks = self.next_chunk((&mut cursor, &mut fetch), &mut rows, &mut records).await?;
             if records.is_empty() {
                 tracing::info!(rows = total, "backfill done");
-                return Ok(producers);
+                return Ok(Ended::Done(Box::new(producers)));
             }
-            self.position.chunk = marks.iter().map(|row| RowId { table: row.table, id: row.id.to_owned() }).collect();
+            let oid = |table: u16| self.tables[usize::from(table)].oid;
+            self.position.chunk =
+                marks.iter().map(|row| RowId { table: oid(row.table), id: row.id.to_owned() }).collect();
             let began = Instant::now();
             let position = position_bytes(self.context, &self.position);
-            (producers, records) = producers.publish(records, position).await?;
+            (producers, records) = match producers.publish(records, position).await {
+                Ok(published) => published,
+                Err(unpublished) => {
+                    report.failed(&unpublished.failure);
+                    return Ok(Ended::Unpublished(Box::new(unpublished)));
+                }
+            };
             report.committed(&records, began.elapsed(), None);
+            self.context.metrics.dead_letters.inc_by(rows.take_dead_letters());
             total += records.len();
             records.clear();
+            records.shrink_to(2 * self.context.source.limits.batch_bytes);
             if let Some(marking) = &self.marking {
                 marking.mark(&marks).await?;
                 self.context.metrics.rows_marked.inc_by(marks.len() as u64);
@@ -89,20 +119,27 @@ impl Backfill<'_> {
         for (number, table) in (0_u16..).zip(self.tables) {
             encoder.bind(&table.relation_schema(), number)?;
         }
-        Ok(Rows::new(encoder, source.on_poison, self.too_large.clone()))
+        // When they were committed is not known any more: a row without a creation time gets the time of its backfill.
+        encoder.begin(now_micros());
+        Ok(Rows::new(encoder, source.on_poison, self.verdicts.clone()))
     }
 
-    /// Reads rows until the chunk has its rows or its bytes, fetching few at a time, as one may be large.
+    /// Reads rows until the chunk has its rows or its bytes, fetching few at a time where they are large.
     async fn next_chunk(
         &self,
-        cursor: &mut BackfillCursor<'_>,
+        (cursor, fetch): (&mut BackfillCursor<'_>, &mut usize),
         rows: &mut Rows,
         records: &mut Records,
     ) -> Result<Marks> {
         let limits = &self.context.source.limits;
         let (mut marks, mut tuple, mut writer) = (Marks::default(), Vec::new(), TupleWriter::new());
-        while records.len() < limits.backfill_chunk_rows && records.bytes() < limits.batch_bytes {
-            let fetched = cursor.fetch(FETCH_ROWS).await?;
+        while records.len() < limits.backfill_chunk_rows
+            && records.bytes() < limits.batch_bytes
+            && marks.bytes() < CHUNK_ID_BYTES
+        {
+            let fetched = cursor.fetch(*fetch).await?;
+            let is_last = fetched.len() < *fetch;
+            *fetch = next_fetch(&fetched);
             for row in &fetched {
                 tuple.clear();
                 writer.begin(&mut tuple);
@@ -118,10 +155,43 @@ impl Backfill<'_> {
                 let relation = self.tables[usize::from(row.table)].oid;
                 rows.append(Row { xid: 0, relation, tuple: &tuple }, records, &mut marks)?;
             }
-            if fetched.len() < FETCH_ROWS {
+            if is_last {
                 break;
             }
         }
         Ok(marks)
+    }
+}
+
+/// Microseconds since the Unix epoch.
+fn now_micros() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// How many rows to fetch after these: a backlog of large payloads must not come 250 at a time, nor a first one.
+fn next_fetch(fetched: &[BackfillRow]) -> usize {
+    let size = |row: &BackfillRow| row.columns.iter().flatten().map(|column| column.len()).sum::<usize>();
+    let bytes: usize = fetched.iter().map(size).sum();
+    let row = bytes / fetched.len().max(1);
+    (FETCH_BYTES / row.max(1)).clamp(1, FETCH_ROWS.min(2 * fetched.len().max(4)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_rows_are_fetched_as_their_size_allows() {
+        let rows = |count: usize, bytes: usize| -> Vec<BackfillRow> {
+            let row = BackfillRow { table: 0, columns: vec![None, Some(vec![b'x'; bytes].into_boxed_slice())] };
+            vec![row; count]
+        };
+        assert_eq!(next_fetch(&rows(1, 100)), 8);
+        assert_eq!(next_fetch(&rows(64, 100)), 128);
+        assert_eq!(next_fetch(&rows(250, 100)), 250);
+        assert_eq!(next_fetch(&rows(8, 1 << 20)), 4);
+        assert_eq!(next_fetch(&rows(1, 50 << 20)), 1);
+        assert_eq!(next_fetch(&[]), 8);
     }
 }

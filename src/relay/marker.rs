@@ -2,9 +2,13 @@
 //!
 //! A row that is gone counts as marked (rule 10): what matters is that no row stays unmarked that was published.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_postgres::error::SqlState;
 
 use super::{
     marks::{MarkRow, Marks},
@@ -25,6 +29,9 @@ const STATEMENT_ROWS: usize = 2_000;
 
 /// How often a transaction is looked for that is committed and not yet visible.
 const VISIBLE_POLL: Duration = Duration::from_millis(5);
+
+/// The pause after a statement that waited for a lock in vain.
+const LOCKED_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 /// Marks to set, and the batches that are done with them.
@@ -53,23 +60,24 @@ pub(super) struct Marker {
 }
 
 impl Marker {
-    /// Starts the task.
+    /// Starts the task on these sessions, which share each job.
     #[must_use]
-    pub(super) fn start(marking: MarkingSession) -> Self {
+    pub(super) fn start(sessions: Vec<MarkingSession>) -> Self {
         // One job is under way and the session gathers the next: more would only wait.
         let (jobs, mut queue) = mpsc::channel::<MarkJob>(1);
         let (answers, done) = mpsc::channel(1);
+        let sessions: Vec<_> = sessions.into_iter().map(Arc::new).collect();
         let task = tokio::spawn(async move {
             loop {
                 let job = tokio::select! {
                     job = queue.recv() => job,
-                    error = marking.session.closed() => {
+                    error = any_closed(&sessions) => {
                         let _ = answers.send(Err(error)).await;
                         return;
                     }
                 };
                 let Some(job) = job else { return };
-                let answer = answer(&marking, job).await;
+                let answer = answer(&sessions, job).await;
                 let failed = answer.is_err();
                 if answers.send(answer).await.is_err() || failed {
                     return;
@@ -108,16 +116,54 @@ impl Drop for Marker {
     }
 }
 
-async fn answer(marking: &MarkingSession, job: MarkJob) -> Result<Marked> {
-    let began = Instant::now();
-    marking.mark(&job.marks).await?;
-    Ok(Marked { batches: job.batches, rows: job.marks.len(), took: began.elapsed() })
+/// Marks a job's rows, each session an equal part of them.
+async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked> {
+    let (began, rows) = (Instant::now(), job.marks.len());
+    let MarkJob { batches, marks: mut rest } = job;
+    let part = rows.div_ceil(sessions.len()).max(STATEMENT_ROWS);
+    let mut parts = JoinSet::new();
+    for session in sessions {
+        let marks = rest.split_front(part);
+        if marks.len() > 0 {
+            let session = Arc::clone(session);
+            parts.spawn(async move { session.mark(&marks).await });
+        }
+    }
+    while let Some(marked) = parts.join_next().await {
+        marked.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a marking task ended").because(panic)))?;
+    }
+    Ok(Marked { batches, rows, took: began.elapsed() })
+}
+
+/// Resolves when the server ends one of the sessions.
+async fn any_closed(sessions: &[Arc<MarkingSession>]) -> Error {
+    let mut watches = JoinSet::new();
+    for session in sessions {
+        let session = Arc::clone(session);
+        watches.spawn(async move { session.session.closed().await });
+    }
+    match watches.join_next().await {
+        Some(Ok(error)) => error,
+        _ => Error::new(Code::MarkFailed, "the marking sessions ended"),
+    }
 }
 
 /// A session with a prepared statement for each table.
 pub(super) struct MarkingSession {
     session: SqlSession,
     statements: Vec<MarkStatement>,
+}
+
+/// Opens as many sessions as the configuration wants.
+///
+/// # Errors
+/// As [`marking_session`].
+pub(super) async fn marking_sessions(context: &Context, tables: &[TableInfo]) -> Result<Vec<MarkingSession>> {
+    let mut sessions = Vec::new();
+    for _ in 0..context.source.limits.marker_connections.max(1) {
+        sessions.push(marking_session(context, tables).await?);
+    }
+    Ok(sessions)
 }
 
 /// Opens a session to mark rows of these tables.
@@ -173,15 +219,25 @@ impl MarkingSession {
         Snapshot::parse(&text).ok_or_else(|| Error::new(Code::PostgresQueryFailed, format!("{text:?} is no snapshot")))
     }
 
+    /// Runs the statement. A row that somebody else has locked is waited for, with the locks of the others let go now and
+    /// then: to give up would end the session, and with it the publishing of all other rows.
     async fn execute(&self, statement: &MarkStatement, ids: &[&str]) -> Result<u64> {
         let context = format!("marking rows of {}", statement.table());
-        self.session.execute(statement.prepared(), &[&ids]).await.map_err(|error| {
-            let error = sql_error(&context, error);
-            match error.code() {
-                Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
-                _ => error,
+        loop {
+            let error = match self.session.execute(statement.prepared(), &[&ids]).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => error,
+            };
+            if !matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED)) {
+                let error = sql_error(&context, error);
+                return Err(match error.code() {
+                    Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
+                    _ => error,
+                });
             }
-        })
+            tracing::warn!(code = Code::MarkFailed.as_str(), %error, "{context}: waiting for rows that are locked");
+            tokio::time::sleep(LOCKED_PAUSE).await;
+        }
     }
 }
 

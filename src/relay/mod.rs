@@ -33,4 +33,4 @@ pub mod state;
 mod stream;
 mod supervisor;
 
-pub use supervisor::run;
+pub use supervisor::{run, set_up};

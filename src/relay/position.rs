@@ -100,8 +100,8 @@ pub struct History {
 /// A row of one of the source's tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowId {
-    /// Index of the table in configuration order.
-    pub table: u16,
+    /// Oid of its table: the order of `tables` may be another one when the position is read.
+    pub table: u32,
     /// Text of the id column.
     pub id: String,
 }

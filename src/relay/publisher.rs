@@ -75,19 +75,27 @@ impl Producers {
         Ok(Self { publishing, cancel })
     }
 
-    /// Publishes a position alone, during set-up.
+    /// Publishes one batch during set-up, and waits for it.
     ///
     /// # Errors
-    /// The transaction failed, is unknown, or a newer instance fenced us.
-    pub(super) async fn publish(mut self, records: Records, position: PositionBytes) -> Result<(Self, Records)> {
+    /// The transaction failed, is unknown, or a newer instance fenced us; the records come back with the reason.
+    pub(super) async fn publish(
+        mut self,
+        records: Records,
+        position: PositionBytes,
+    ) -> Result<(Self, Records), Unpublished> {
         let task = tokio::task::spawn_blocking(move || {
             let outcome = self.publishing.publish(&records, position.record());
             (self, records, outcome)
         });
-        let (producers, records, outcome) =
-            task.await.map_err(|error| Error::new(Code::Internal, "publishing").because(error))?;
-        outcome.map_err(PublishFailure::into_error)?;
-        Ok((producers, records))
+        let (producers, records, outcome) = task.await.map_err(|panic| {
+            let error = Error::new(Code::Internal, "publishing").because(panic);
+            Unpublished { records: Records::default(), failure: PublishFailure::Unknown(error) }
+        })?;
+        match outcome {
+            Ok(_) => Ok((producers, records)),
+            Err(failure) => Err(Unpublished { records, failure }),
+        }
     }
 
     /// Starts the thread that publishes from here on. At most `queue` jobs wait for it.
@@ -104,6 +112,14 @@ impl Producers {
             .map_err(|error| Error::new(Code::Internal, "starting the publisher's thread").because(error))?;
         Ok(Publisher { jobs: Some(jobs), events, cancel, thread: Some(thread) })
     }
+}
+
+/// A batch that was not published, or not known to be.
+pub(super) struct Unpublished {
+    /// Its records, some of which may be to blame.
+    pub(super) records: Records,
+    /// What happened.
+    pub(super) failure: PublishFailure,
 }
 
 /// A position as it goes into the topic.

@@ -1,6 +1,6 @@
 //! A row becomes a record, or a dead letter, or the end of the source: the poison policy around the encoder.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::marks::{MarkRow, Marks};
 use crate::{
@@ -10,15 +10,48 @@ use crate::{
     pgoutput::Tuple,
 };
 
-/// Records that Kafka was seen to refuse for their size: (table, event id, bytes). Kept while the process lives.
-pub(super) type TooLarge = HashSet<(u16, String, usize)>;
+/// Records that Kafka was seen to refuse, each for itself. Kept while the process lives: what was published before the
+/// verdict is not changed by it, and after a restart it is found again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Verdicts(HashMap<RecordKey, Poison>);
+
+/// A record well enough known: an event id may stand twice, but hardly with the same size.
+type RecordKey = (u16, String, usize);
+
+/// Verdicts that are kept; beyond that they are found anew.
+const MAX_VERDICTS: usize = 10_000;
+
+impl Verdicts {
+    /// Kafka refused this record, whatever came with it. Returns whether that was news.
+    pub(super) fn add(&mut self, record: RecordRef<'_>, error: &Error) -> bool {
+        if self.0.len() >= MAX_VERDICTS {
+            self.0.clear();
+        }
+        let reason = if error.code() == Code::RowTooLarge { PoisonReason::TooLarge } else { PoisonReason::Refused };
+        self.0.insert(key(record), Poison::new(reason, error.detail())).is_none()
+    }
+
+    /// Takes the last record off again if Kafka is known to refuse it.
+    fn on_last(&self, records: &mut Records) -> Option<Poison> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let poison = self.0.get(&key(last(records).ok()?))?.clone();
+        records.truncate(records.len() - 1);
+        Some(poison)
+    }
+}
+
+fn key(record: RecordRef<'_>) -> RecordKey {
+    (record.table, record.event_id.unwrap_or_default().to_owned(), record.size())
+}
 
 /// Encodes the rows of one source.
 pub(super) struct Rows {
     /// Knows the tables' columns.
     pub encoder: Encoder,
     on_poison: OnPoison,
-    too_large: TooLarge,
+    verdicts: Verdicts,
     dead_letters: u64,
     /// Where the id of a redelivered row is read.
     scratch: Records,
@@ -27,8 +60,8 @@ pub(super) struct Rows {
 impl Rows {
     /// With the verdicts of earlier sessions.
     #[must_use]
-    pub(super) fn new(encoder: Encoder, on_poison: OnPoison, too_large: TooLarge) -> Self {
-        Self { encoder, on_poison, too_large, dead_letters: 0, scratch: Records::default() }
+    pub(super) fn new(encoder: Encoder, on_poison: OnPoison, verdicts: Verdicts) -> Self {
+        Self { encoder, on_poison, verdicts, dead_letters: 0, scratch: Records::default() }
     }
 
     /// Appends the row's record, or its dead letter, to `records`, and its id to `marks`, unless its mark is set
@@ -39,7 +72,7 @@ impl Rows {
     pub(super) fn append(&mut self, row: Row<'_>, records: &mut Records, marks: &mut Marks) -> Result<Encoded> {
         let poison = match self.encoder.encode(row.relation, row.tuple, records) {
             Ok(Encoded::AlreadyMarked) => return Ok(Encoded::AlreadyMarked),
-            Ok(Encoded::Published) => self.verdict_on_last(records),
+            Ok(Encoded::Published) => self.verdicts.on_last(records),
             Err(Failure::Poison(poison)) => Some(poison),
             Err(Failure::Protocol(error)) => return Err(error),
         };
@@ -84,31 +117,20 @@ impl Rows {
         }
         tracing::warn!(event_id = %id, reason = %poison, "dead letter");
         self.dead_letters += 1;
-        let whole = match poison.reason {
-            PoisonReason::TooLarge => Ok(()),
-            _ => self.encoder.encode_dead_letter(row.relation, row.tuple, poison, records).map_err(into_error),
-        };
-        whole?;
-        if poison.reason == PoisonReason::TooLarge || self.verdict_on_last(records).is_some() {
-            // It does not fit either: headers and error, without the payload.
-            let encoder = &self.encoder;
-            encoder.encode_dead_letter_without_payload(row.relation, row.tuple, poison, records).map_err(into_error)?;
+        if poison.reason != PoisonReason::TooLarge {
+            self.encoder.encode_dead_letter(row.relation, row.tuple, poison, records).map_err(into_error)?;
+            if self.verdicts.on_last(records).is_none() {
+                return Ok(());
+            }
+        }
+        // It does not fit either: headers and error, without the payload.
+        let encoder = &self.encoder;
+        encoder.encode_dead_letter_without_payload(row.relation, row.tuple, poison, records).map_err(into_error)?;
+        if let Some(refused) = self.verdicts.on_last(records) {
+            let text = format!("event {id:?}: Kafka refuses even its dead letter: {refused}");
+            return Err(Error::new(Code::RowInvalid, text));
         }
         Ok(())
-    }
-
-    /// Takes the last record off again if Kafka is known to refuse it.
-    fn verdict_on_last(&self, records: &mut Records) -> Option<Poison> {
-        if self.too_large.is_empty() {
-            return None;
-        }
-        let row = records.get(records.len().checked_sub(1)?)?;
-        let key = (row.table, row.event_id.unwrap_or_default().to_owned(), row.size());
-        if !self.too_large.contains(&key) {
-            return None;
-        }
-        records.truncate(records.len() - 1);
-        Some(Poison::new(PoisonReason::TooLarge, format!("Kafka refused its {} bytes", key.2)))
     }
 }
 

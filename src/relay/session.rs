@@ -5,8 +5,14 @@
 
 use std::time::SystemTime;
 
-use super::{position::Progress, rows::TooLarge, start::Start, stream::Stream, supervisor::Context};
-use crate::{Result, kafka::Batching, relay::startup::Step, telemetry::SourceState};
+use super::{position::Progress, rows::Verdicts, start::Start, stream::Stream, supervisor::Context};
+use crate::{
+    Result,
+    kafka::{Batching, PublishFailure},
+    outbox::Records,
+    relay::startup::Step,
+    telemetry::SourceState,
+};
 
 /// How a session ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +33,29 @@ pub(super) struct Memory {
     pub trusted: Option<(ServerLife, Progress)>,
     /// After a batch that Kafka found too large: its records one by one, to learn which of them is.
     pub batching: Batching,
-    /// The records that were.
-    pub too_large: TooLarge,
+    /// How far the stream was handed over when that batch was refused: beyond it the rows are not to blame.
+    pub(super) suspected: Option<Progress>,
+    /// The records that Kafka refused.
+    pub(super) verdicts: Verdicts,
+}
+
+impl Memory {
+    /// Learns from a failed publication. Returns whether rows of it are to blame: the next session then finds them out.
+    /// It sends the same batch record by record if need be, and treats as poison what Kafka refused for itself.
+    pub(super) fn learn(&mut self, records: &Records, failure: &PublishFailure) -> bool {
+        let PublishFailure::Rejected { rows, error, certain } = failure else { return false };
+        tracing::warn!(code = error.code().as_str(), rows = rows.len(), certain, "{}", error.detail());
+        self.batching = Batching::OneByOne;
+        if !certain {
+            return true;
+        }
+        let mut learned = false;
+        for record in rows.iter().filter_map(|&row| records.get(row)) {
+            learned |= self.verdicts.add(record, error);
+        }
+        // A verdict that was known and did not help is a reason to stop, not to try for ever.
+        learned
+    }
 }
 
 /// One life of one server: a restored copy is another life.
@@ -61,14 +88,17 @@ impl<'a> Session<'a> {
     pub(super) async fn run(self) -> Result<End> {
         let Self { context, memory } = self;
         context.metrics.set_state(SourceState::Starting);
-        let mut start = Start::new(context, memory);
+        let mut start = Start::new(context, &mut *memory);
         let started = tokio::select! {
             started = start.run() => started?,
             () = context.stopping() => return Ok(End::Stopped),
         };
         match started {
             Step::StandBy => Ok(End::StandBy),
-            _ => Stream::new(context, memory, start.finish().await?).await?.run().await,
+            _ => {
+                let started = start.finish().await?;
+                Stream::new(context, memory, started).await?.run().await
+            }
         }
     }
 }

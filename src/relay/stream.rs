@@ -17,7 +17,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 use super::{
     compare::require_same_publication,
     intake::Intake,
-    marker::{MarkJob, Marked, Marker, marking_session},
+    marker::{MarkJob, Marked, Marker, marking_sessions},
     marks::Marks,
     monitor::Monitor,
     position::Position,
@@ -86,10 +86,10 @@ impl<'a> Stream<'a> {
         }
         let marker = match source.mark {
             Mark::None => None,
-            Mark::Update | Mark::Delete => Some(Marker::start(marking_session(context, &tables).await?)),
+            Mark::Update | Mark::Delete => Some(Marker::start(marking_sessions(context, &tables).await?)),
         };
         let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
-        let rows = Rows::new(encoder, source.on_poison, memory.too_large.clone());
+        let rows = Rows::new(encoder, source.on_poison, memory.verdicts.clone());
         let monitor = Monitor::start(context, &tables).await?;
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
         Ok(Self {
@@ -192,9 +192,7 @@ impl<'a> Stream<'a> {
                     self.position.progress = progress;
                     self.publish(batch, rows)?;
                 }
-                Action::Hold { batch, rows } => {
-                    self.waiting.insert(batch, self.intake.marks.split_front(rows));
-                }
+                Action::Hold { batch, rows } => self.keep_marks(batch, rows),
                 Action::Mark { batch } => {
                     self.owed.batches.push(batch);
                     self.owed.marks.append(&self.waiting.remove(&batch).unwrap_or_default());
@@ -224,11 +222,17 @@ impl<'a> Stream<'a> {
         let mut records = self.spare.pop().unwrap_or_default();
         self.intake.records.split_off_into(rows, &mut records);
         std::mem::swap(&mut self.intake.records, &mut records);
-        if self.marker.is_some() && rows > 0 {
-            self.waiting.insert(batch, self.intake.marks.split_front(rows));
-        }
+        self.keep_marks(batch, rows);
         let position = position_bytes(self.context, &self.position);
         self.publisher.publish(Job { batch, records, position })
+    }
+
+    /// Takes the ids of a batch off the front, and keeps them where they will be marked.
+    fn keep_marks(&mut self, batch: BatchId, rows: usize) {
+        let marks = self.intake.marks.split_front(rows);
+        if self.marker.is_some() && rows > 0 {
+            self.waiting.insert(batch, marks);
+        }
     }
 
     /// The fingerprint is compared before every idle advance: a publication that changed would pass rows over in
@@ -244,32 +248,32 @@ impl<'a> Stream<'a> {
                 let oldest = self.intake.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);
                 records.clear();
+                // One huge row must not keep its memory for good.
+                records.shrink_to(2 * self.context.source.limits.batch_bytes);
                 self.spare.push(records);
                 self.intake.machine.committed(batch);
-                if self.memory.batching == Batching::OneByOne && self.intake.machine.in_flight_bytes() == 0 {
-                    // The batch that was too large is through: full speed again.
-                    self.memory.batching = Batching::Normal;
+                let position = self.intake.machine.position();
+                let is_through = self.memory.suspected.as_ref().is_none_or(|suspected| !position.is_behind(suspected));
+                if self.memory.batching == Batching::OneByOne && is_through {
+                    // What was refused together has gone through one by one: full speed again, whatever waits behind it.
+                    (self.memory.batching, self.memory.suspected) = (Batching::Normal, None);
                     self.ended = Some(End::Again);
                 }
                 Ok(())
             }
-            Event::Failed { records, failure } => Err(self.failed(&records, failure)),
+            Event::Failed { records, failure } => self.failed(&records, failure),
         }
     }
 
-    /// Remembers what the next session must know of a failure.
-    fn failed(&mut self, records: &Records, failure: PublishFailure) -> Error {
-        if let PublishFailure::Rejected { rows, certain, .. } = &failure {
-            self.memory.batching = Batching::OneByOne;
-            if *certain {
-                for row in rows.iter().filter_map(|&row| records.get(row)) {
-                    let id = row.event_id.unwrap_or_default().to_owned();
-                    self.memory.too_large.insert((row.table, id, row.size()));
-                }
-            }
-        }
+    /// A failed transaction ends the session; where rows are to blame, the next one follows at once.
+    fn failed(&mut self, records: &Records, failure: PublishFailure) -> Result<()> {
         self.report.failed(&failure);
-        failure.into_error()
+        self.memory.suspected = Some(self.position.progress.clone());
+        if !self.memory.learn(records, &failure) {
+            return Err(failure.into_error());
+        }
+        self.ended = Some(End::Again);
+        Ok(())
     }
 
     fn marked(&mut self, marked: &Marked) {

@@ -6,7 +6,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::Instrument;
 
-use super::session::{End, Memory, Session};
+use super::{
+    session::{End, Memory, Session},
+    start::Start,
+    startup::Step,
+};
 use crate::{
     Class, Code, Error, Result,
     config::{Config, Kafka, Source},
@@ -16,6 +20,12 @@ use crate::{
 
 /// The first pause of the backoff.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
+
+/// A waiting source shows this often that it is alive; `/livez` and the watchdog look for it.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// Between sessions that follow at once: short, but no loop that takes a core.
+const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A session that lived this long was healthy: the next failure starts the backoff anew.
 const HEALTHY: Duration = Duration::from_secs(30);
@@ -32,19 +42,7 @@ pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<b
     let kafka = Arc::new(config.kafka.clone());
     let mut sources = JoinSet::new();
     for source in &config.sources {
-        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
-            .connect_timeout(source.timeouts.connect)
-            .statement_timeout(source.timeouts.statement)
-            .max_message_bytes(source.limits.message_bytes);
-        let context = Context {
-            metrics: metrics.source(&source.name),
-            position_topic: Arc::from(kafka.position_topic.as_str()),
-            position_key: Arc::from(source.name.as_str()),
-            source: source.clone(),
-            kafka: Arc::clone(&kafka),
-            connect,
-            shutdown: shutdown.clone(),
-        };
+        let context = Context::new(source, &kafka, metrics, shutdown.clone())?;
         let span = tracing::info_span!("source", source = source.name);
         sources.spawn(async move { context.supervise().await }.instrument(span));
     }
@@ -75,7 +73,38 @@ pub(super) struct Context {
     pub shutdown: watch::Receiver<bool>,
 }
 
+/// Sets a source up as the daemon would at its first start, and ends where it would begin to stream: the slot is made
+/// and the position written. A source that is set up already is left as it is.
+///
+/// # Errors
+/// Whatever stands in the way.
+pub async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
+    let (_stop, shutdown) = watch::channel(false);
+    let source = Source { auto_setup: true, ..source.clone() };
+    let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
+    match Start::new(&context, &mut Memory::default()).run().await? {
+        Step::StandBy => Err(Error::new(Code::SlotInUse, format!("an instance of source {} is running", source.name))),
+        _ => Ok(()),
+    }
+}
+
 impl Context {
+    fn new(source: &Source, kafka: &Arc<Kafka>, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<Self> {
+        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
+            .connect_timeout(source.timeouts.connect)
+            .statement_timeout(source.timeouts.statement)
+            .max_message_bytes(source.limits.message_bytes);
+        Ok(Self {
+            metrics: metrics.source(&source.name),
+            position_topic: Arc::from(kafka.position_topic.as_str()),
+            position_key: Arc::from(source.name.as_str()),
+            source: source.clone(),
+            kafka: Arc::clone(kafka),
+            connect,
+            shutdown,
+        })
+    }
+
     /// Resolves when the daemon is to stop.
     pub(super) async fn stopping(&self) {
         let mut shutdown = self.shutdown.clone();
@@ -98,7 +127,7 @@ impl Context {
             }
             let pause = match ended {
                 Ok(End::Stopped) => return Ok(()),
-                Ok(End::Again) => Duration::ZERO,
+                Ok(End::Again) => AGAIN_PAUSE,
                 Ok(End::StandBy) => {
                     self.metrics.set_state(SourceState::Standby);
                     STANDBY_POLL
@@ -109,9 +138,18 @@ impl Context {
                 },
             };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = self.pause(pause) => {}
                 () = self.stopping() => return Ok(()),
             }
+        }
+    }
+
+    /// Waits, and shows meanwhile that it is not stuck.
+    async fn pause(&self, pause: Duration) {
+        let end = Instant::now() + pause;
+        while Instant::now() < end {
+            self.metrics.beat();
+            tokio::time::sleep_until(end.min(Instant::now() + BEAT)).await;
         }
     }
 

@@ -56,6 +56,18 @@ pub async fn try_lock_source(client: &Client, source: &str) -> Result<bool> {
     Ok(row.get(0))
 }
 
+/// Gives back what [`try_lock_source`] took.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn unlock_source(client: &Client, source: &str) -> Result<()> {
+    client
+        .execute("SELECT pg_advisory_unlock(hashtextextended('outboxd:' || $1, 0))", &[&source])
+        .await
+        .map_err(|error| sql_error("giving back the advisory lock of the source", error))?;
+    Ok(())
+}
+
 /// Makes what is missing of the source's tables, rights and publication, as far as the session's role may; for `run`.
 /// With `auto_setup` off nothing is made.
 ///

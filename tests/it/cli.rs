@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, Kafka, Postgres, Version};
+use testbed::{Daemon, Expect, Kafka, Postgres, Version, reader};
 
 use crate::scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready};
 
@@ -89,5 +89,89 @@ async fn help_shows_an_example_for_each_command() -> Result<()> {
         let text = help.lines().join("\n");
         assert!(text.contains(&format!("outboxd {command} ")), "no example for {command} in:\n{text}");
     }
+    Ok(())
+}
+
+/// Runs a command on the scene's configuration to its end.
+async fn command(scene: &Scene, args: &[&str]) -> Result<(i32, String)> {
+    let daemon = Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(args).config(&scene.config()).start()?;
+    let code = daemon.wait_exit(PATIENCE).await?;
+    Ok((code, daemon.lines().join("\n")))
+}
+
+#[tokio::test]
+async fn setup_makes_slot_and_position_where_there_is_no_backfill_and_run_goes_on_from_there() -> Result<()> {
+    let mut scene = Scene::shared().await?.with("backfill = \"none\"");
+    scene.insert(2).await?; // Before the slot, and so not to be published.
+    let (code, text) = command(&scene, &["setup", "--config", "{config}"]).await?;
+    assert_eq!(code, 0, "{text}");
+    let ids = [scene.insert(3).await?, scene.insert(4).await?].concat();
+    let (code, text) = command(&scene, &["setup", "--config", "{config}"]).await?;
+    assert_eq!(code, 0, "a second time: {text}");
+    let _daemon = scene.streaming().await?;
+    scene.wait_caught_up().await?;
+    scene.audit(Expect::Ids(&ids)).await?.assert_clean();
+    let (code, text) = command(&scene, &["check", "--config", "{config}"]).await?;
+    assert_eq!(code, 0, "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn check_fails_with_the_code_of_what_is_missing() -> Result<()> {
+    let scene = Scene::shared().await?;
+    scene.client.batch_execute("ALTER TABLE order_outbox RENAME COLUMN payload TO body").await?;
+    let (code, text) = command(&scene, &["check", "--config", "{config}"]).await?;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("column-invalid") && text.contains("payload"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_poison_row_stops_the_source_or_goes_to_the_dead_letter_topic() -> Result<()> {
+    let poison = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload) \
+                  VALUES ('not a topic!', gen_random_uuid(), 'Odd', '{\"seq\": 1}')";
+    let mut scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    scene.client.batch_execute(poison).await?;
+    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
+    let line = wait_code(&daemon, "row-invalid").await?;
+    assert!(line.contains("topic-invalid"), "{line}");
+
+    let letters = format!("{}.letters", scene.aggregate);
+    scene.kafka.create_topic(&letters, 1, &[]).await?;
+    scene = scene.with(&format!("on_poison = \"dead-letter\"\ndead_letter_topic = \"{letters}\""));
+    let _daemon = scene.streaming().await?;
+    scene.insert(2).await?;
+    scene.wait_marked("order_outbox").await;
+    let dead = reader::read_committed(&scene.kafka.brokers(), &[&letters]).await?;
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].header_str("outboxd_error_code"), Some("topic-invalid"));
+    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_record_that_the_broker_finds_too_large_is_found_out_and_set_aside_alone() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let letters = format!("{}.letters", scene.aggregate);
+    scene.kafka.create_topic(&letters, 1, &[]).await?;
+    let small = format!("{}small.events", scene.aggregate);
+    scene.kafka.create_topic(&small, 1, &[("max.message.bytes", "20000")]).await?;
+    scene = scene.with(&format!("on_poison = \"dead-letter\"\ndead_letter_topic = \"{letters}\""));
+    let _daemon = scene.streaming().await?;
+    let aggregate = format!("{}small", scene.aggregate);
+    let insert = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload) \
+                  SELECT $1, gen_random_uuid(), 'Sized', jsonb_build_object('n', n, 'text', repeat('x', size)) \
+                  FROM (VALUES (1, 100), (2, 30000), (3, 100)) rows(n, size)";
+    scene.client.execute(insert, &[&aggregate]).await?;
+    scene.wait_marked("order_outbox").await;
+    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&small]).await?, 2);
+    let dead = reader::read_committed(&scene.kafka.brokers(), &[&letters]).await?;
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].header_str("outboxd_error_code"), Some("too-large"));
+    // And the source goes on at full speed.
+    scene.insert(5).await?;
+    scene.wait_marked("order_outbox").await;
+    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 5);
     Ok(())
 }

@@ -300,3 +300,27 @@ pub(crate) async fn wait_state(daemon: &Daemon, state: &str) {
     })
     .await;
 }
+
+#[tokio::test]
+async fn rows_that_somebody_has_locked_are_marked_later_and_hold_up_no_others() -> Result<()> {
+    let mut scene = Scene::shared().await?.with("[source.timeouts]\nlock = \"200ms\"");
+    scene
+        .client
+        .batch_execute(
+            "CREATE FUNCTION wait_for_42() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END $$; \
+             CREATE TRIGGER wait_for_42 BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION wait_for_42(); \
+             SELECT pg_advisory_lock(42)",
+        )
+        .await?;
+    let daemon = scene.streaming().await?;
+    for rows in [3, 6] {
+        scene.insert(3).await?;
+        scene.wait_records(rows).await;
+        daemon.wait_for_line(|line| line.contains("waiting for rows that are locked"), PATIENCE).await?;
+    }
+    scene.client.batch_execute("SELECT pg_advisory_unlock(42)").await?;
+    scene.oracle().await?.assert_clean();
+    ensure!(!daemon.lines().iter().any(|line| line.contains("retry_in")), "the session ended over a lock");
+    scene.wait_caught_up().await
+}

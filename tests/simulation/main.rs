@@ -7,6 +7,7 @@
 mod bugs;
 mod checks;
 mod coverage;
+mod faults;
 mod instance;
 mod kafka;
 mod options;

@@ -71,6 +71,7 @@ impl Instance {
             .get(1)
             .is_some_and(|second| second.producer != first.producer && first.transactional && first.is_sent());
         let which = usize::from(second && env.random.chance(50));
+        let first_is_sent = first.stage == Stage::PositionSent;
         let publishing = &mut self.session.publishing[which];
         let (producer, epoch) = (publishing.producer, self.epochs[publishing.producer]);
         if publishing.transactional && !publishing.is_sent() && env.random.below(1000) < env.options.send_failures {
@@ -91,19 +92,16 @@ impl Instance {
                 }
             }
             Stage::RowsSent if publishing.transactional => {
-                if accepted(env.kafka.send_position(producer, epoch, publishing.position.clone()))? {
-                    publishing.stage = Stage::PositionSent;
-                }
+                let is_accepted = accepted(env.kafka.send_position(producer, epoch, publishing.position.clone()))?;
+                publishing.stage = if is_accepted { Stage::PositionSent } else { Stage::RowsSent };
             }
             Stage::PositionSent if which == 0 => {
                 publishing.stage = Stage::Ending;
                 trace!(env, "{self}: commits {:?}", self.session.publishing[0]);
                 self.send_end(env);
             }
-            Stage::PositionSent if env.bug == Some(Bug::CommitOutOfOrder) => {
-                if self.session.publishing[0].stage == Stage::PositionSent {
-                    self.session.publishing.swap(0, 1);
-                }
+            Stage::PositionSent if env.bug == Some(Bug::CommitOutOfOrder) && first_is_sent => {
+                self.session.publishing.swap(0, 1);
             }
             Stage::Ending => return self.wait_for_commit(env),
             Stage::Ended(result) => return self.ended(result, env),

@@ -25,7 +25,7 @@ pub(super) use steps::position_bytes;
 /// A start under way.
 pub(super) struct Start<'a> {
     context: &'a Context,
-    memory: &'a Memory,
+    memory: &'a mut Memory,
     startup: Startup,
     /// Catalog queries; also tells when the server shuts down.
     sql: Option<Arc<SqlSession>>,
@@ -69,7 +69,7 @@ pub(super) struct Started {
 impl<'a> Start<'a> {
     /// Nothing is opened yet.
     #[must_use]
-    pub(super) fn new(context: &'a Context, memory: &'a Memory) -> Self {
+    pub(super) fn new(context: &'a Context, memory: &'a mut Memory) -> Self {
         let source = &context.source;
         let policy =
             Policy { backfill: source.backfill == config::Backfill::Unpublished, auto_setup: source.auto_setup };
@@ -97,6 +97,7 @@ impl<'a> Start<'a> {
         loop {
             let step = self.startup.step();
             tracing::debug!(?step, "starting");
+            self.context.metrics.beat();
             let fact = match step {
                 Step::StandBy => return Ok(step),
                 Step::Stream => match self.compare() {

@@ -9,16 +9,16 @@ use crate::{
     kafka::position_topic,
     outbox::Records,
     postgres::{
-        CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus,
-        catalog::{backfill::BackfillCursor, slots, tables},
+        CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus, SystemIdentity,
+        catalog::{backfill::BackfillCursor, server, slots, tables},
     },
     relay::{
-        backfill::Backfill,
+        backfill::{Backfill, Ended},
         marker::marking_session,
         marks::{MarkRow, Marks},
         position::{History, Phase, Position, Progress},
         publication::fingerprint,
-        publisher::{PositionBytes, Producers},
+        publisher::{PositionBytes, Producers, Unpublished},
         startup::Fact,
         supervisor::Context,
     },
@@ -78,6 +78,9 @@ impl Start<'_> {
             Err(error) if error.code() == Code::SlotInUse => return Ok(Fact::TakenByAnother),
             Err(error) => return Err(error),
         };
+        // Only now: while somebody else had the slot after our IDENTIFY_SYSTEM, they may have published what was written
+        // since, and their position would seem to lie beyond the end of the log.
+        let system = SystemIdentity { flushed: server::flushed_lsn(self.sql()?).await?, ..system };
         let slot = slots::slot(self.sql()?, &source.slot).await?;
         let confirmed =
             slot.ok_or_else(|| Error::new(Code::SlotMissing, format!("slot {} is gone", source.slot)))?.confirmed_flush;
@@ -133,7 +136,7 @@ impl Start<'_> {
         let context = self.context;
         if self.startup.is_setting_up() {
             if context.source.auto_setup {
-                position_topic::ensure(&context.kafka).await?;
+                self.keeping_alive(position_topic::ensure(&context.kafka)).await?;
             }
             setup::ensure(self.sql()?, &context.source).await?;
         }
@@ -157,9 +160,19 @@ impl Start<'_> {
         }
         let mut marks = Marks::default();
         for row in self.startup.position().map_or(&[][..], |position| &position.chunk) {
-            marks.push(MarkRow { table: row.table, xid: 0, id: &row.id });
+            let Some((table, _)) = (0_u16..).zip(&self.tables).find(|(_, table)| table.oid == row.table) else {
+                // Not marked, it would be published again; marked in another table, that one's row would never be.
+                let text = format!(
+                    "rows of the table with oid {} are published and not yet marked: leave it in `tables` until the backfill is done",
+                    row.table
+                );
+                return Err(Error::new(Code::PublicationChanged, text));
+            };
+            marks.push(MarkRow { table, xid: 0, id: &row.id });
         }
-        marking_session(self.context, &self.tables).await?.mark(&marks).await?;
+        let (context, tables) = (self.context, self.tables.clone());
+        // The slot may be in hand, and the rows locked.
+        self.keeping_alive(async { marking_session(context, &tables).await?.mark(&marks).await }).await?;
         Ok(Fact::Done)
     }
 
@@ -207,6 +220,7 @@ impl Start<'_> {
         let bytes = position_bytes(self.context, &position);
         let producers = self.producers.take().ok_or_else(|| Error::new(Code::Internal, "no producers"))?;
         let write = producers.publish(Records::default(), bytes);
+        let write = async { write.await.map_err(|unpublished| unpublished.failure.into_error()) };
         let (producers, _) = self.keeping_alive(write).await?;
         self.producers = Some(producers);
         Ok(Fact::Done)
@@ -233,11 +247,23 @@ impl Start<'_> {
             Mark::Update | Mark::Delete => Some(marking_session(self.context, &self.tables).await?),
         };
         let position = self.set_up_position(Phase::Backfill)?;
-        let too_large = self.memory.too_large.clone();
         let tables = self.tables.clone();
-        let backfill = Backfill { context: self.context, tables: &tables, snapshot, marking, too_large, position };
-        let producers = self.keeping_alive(backfill.run(producers)).await?;
-        self.producers = Some(producers);
+        let verdicts = self.memory.verdicts.clone();
+        let backfill = Backfill { context: self.context, tables: &tables, snapshot, marking, verdicts, position };
+        match self.keeping_alive(backfill.run(producers)).await? {
+            Ended::Done(producers) => self.producers = Some(*producers),
+            Ended::Unpublished(unpublished) => {
+                let Unpublished { records, failure } = *unpublished;
+                let refused = self.memory.learn(&records, &failure);
+                let error = failure.into_error();
+                let again = "records were refused, and the backfill begins anew to set them aside";
+                return Err(if refused {
+                    Error::new(Code::KafkaTransactionFailed, again).because(error)
+                } else {
+                    error
+                });
+            }
+        }
         self.lock = None; // From here on the slot is the mutex.
         Ok(Fact::Done)
     }

@@ -77,7 +77,8 @@ impl Queue {
     /// Takes off what is done at the front; the end of the last of it.
     pub(super) fn pop_done(&mut self) -> Option<Lsn> {
         let mut end = None;
-        while let Some(batch) = self.batches.pop_front_if(|batch| batch.stage == Stage::Done) {
+        while self.batches.front().is_some_and(|batch| batch.stage == Stage::Done) {
+            let Some(batch) = self.batches.pop_front() else { break };
             self.rows -= batch.rows;
             end = end.max(Some(batch.end));
         }
