@@ -31,8 +31,9 @@ use crate::{
 };
 
 /// Transactional ids of a source: `outboxd-<source>-0` to `-2`. All are initialised at every start, whatever number is
-/// in use, so that a successor fences a predecessor that used more of them. Measured: with one, 1,000 transactions a
-/// second wait 50 ms in the median, with three 6 ms.
+/// in use, so that a successor fences a predecessor that used more of them. Measured on two
+/// cores shared with other work (load 10), 1,000 single-row transactions a second, two runs of each: commit to consumer
+/// takes 57 and 59 ms in the median with one producer, 45 and 34 ms with three.
 const PRODUCERS: usize = 3;
 
 /// Bound of `init_transactions`: the broker may have to abort a predecessor's transaction first.
