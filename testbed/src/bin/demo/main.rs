@@ -73,10 +73,9 @@ async fn run(arguments: Arguments) -> Result<bool> {
     let demo = Demo { screen, servers, clients, consumer, daemon, written: Arc::default() };
     let outcome = demo.play(arguments.transactions, arguments.rate, arguments.kills).await;
     demo.screen.finish();
-    let clean = outcome.map_err(|error| {
+    let clean = outcome.inspect_err(|_| {
         let lines = demo.daemon.lines();
         eprintln!("the daemon's last lines:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
-        error
     })?;
     let Demo { servers, clients, daemon, .. } = demo;
     drop((daemon, clients));
