@@ -45,6 +45,9 @@ const MESSAGES_AT_ONCE: usize = 4096;
 /// Batches that may wait for the publisher; the state machine allows fewer.
 const PUBLISH_QUEUE: usize = 8;
 
+/// Metrics are told at least this often.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
 /// A session at work.
 pub(super) struct Stream<'a> {
     context: &'a Context,
@@ -68,6 +71,8 @@ pub(super) struct Stream<'a> {
     /// Ends with the session.
     _monitor: Monitor,
     confirm: bool,
+    /// When metrics were last told.
+    reported: Instant,
     ended: Option<End>,
 }
 
@@ -110,6 +115,7 @@ impl<'a> Stream<'a> {
             life,
             _monitor: monitor,
             confirm: true, // The first status tells the server where we stand.
+            reported: Instant::now(),
             ended: None,
         })
     }
@@ -168,6 +174,8 @@ impl<'a> Stream<'a> {
             marked = marked(&mut self.marker) => self.marked(&marked?),
             error = self.sql.closed() => return Err(error),
             _ = status.tick() => self.confirm = true,
+            // Lag must be seen to grow while nothing happens.
+            () = sleep_until(self.reported + REPORT_EVERY) => self.report(),
             () = sleep_until(wake.unwrap_or_else(far_future)), if wake.is_some() => {}
             () = self.context.stopping(), if give_up.is_none() => {
                 tracing::info!("draining");
@@ -298,6 +306,7 @@ impl<'a> Stream<'a> {
 
     /// Tells metrics and status page where the source stands.
     fn report(&mut self) {
+        self.reported = Instant::now();
         let counts = self.intake.take_counts();
         self.report.progress(&self.intake.machine, &counts);
     }
