@@ -15,3 +15,4 @@ mod scene;
 mod setup;
 mod sources;
 mod status;
+mod wire;
