@@ -3,14 +3,8 @@
 //! A batch goes in with the position that is published with it; the records come back for reuse once Kafka has
 //! committed both. The first failure is the last word: the thread ends, its producers are thrown away, and the session
 //! is rebuilt from the position in Kafka (rules 22 to 24).
-//!
-//! The producers take turns, one transaction after the other. A producer whose next transaction begins before the
-//! broker has written the markers of its last one is told CONCURRENT_TRANSACTIONS, and librdkafka asks again only 20 ms
-//! later; by the time that a producer's turn comes again, its markers are there. Nothing overlaps: a transaction begins
-//! when the one before it is known to be committed, which is stricter than rule 26 asks for.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,14 +20,12 @@ use super::state::BatchId;
 use crate::{
     Code, Error, Result,
     config::{Delivery, Kafka},
-    kafka::{Batching, PositionRecord, Producer, PublishFailure, Published},
+    kafka::{Batching, PositionRecord, Producer, PublishFailure},
     outbox::Records,
 };
 
 /// Transactional ids of a source: `outboxd-<source>-0` to `-2`. All are initialised at every start, whatever number is
-/// in use, so that a successor fences a predecessor that used more of them. Measured on two
-/// cores shared with other work (load 10), 1,000 single-row transactions a second, two runs of each: commit to consumer
-/// takes 57 and 59 ms in the median with one producer, 45 and 34 ms with three.
+/// in use, so that a successor fences a predecessor that used more of them.
 const PRODUCERS: usize = 3;
 
 /// Bound of `init_transactions`: the broker may have to abort a predecessor's transaction first.
@@ -41,8 +33,7 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The fenced-off right to publish for a source.
 pub(super) struct Producers {
-    /// At least one; the first has the next turn.
-    publishing: VecDeque<Producer>,
+    publishing: Producer,
     cancel: Arc<AtomicBool>,
 }
 
@@ -79,11 +70,13 @@ impl Producers {
                 })
                 .collect::<Result<Vec<_>>>()
         })?;
+        // One producer publishes; the others were initialised to fence, and cost threads and memory.
+        producers.truncate(1);
+        let mut publishing = producers.pop().ok_or_else(|| Error::new(Code::Internal, "no producer"))?;
         if kafka.delivery == Delivery::AtLeastOnce {
-            // They were initialised to fence.
-            producers = vec![Producer::create(kafka, &format!("outboxd-{source}"), batching, Arc::clone(&cancel))?];
+            publishing = Producer::create(kafka, &format!("outboxd-{source}"), batching, Arc::clone(&cancel))?;
         }
-        Ok(Self { publishing: producers.into(), cancel })
+        Ok(Self { publishing, cancel })
     }
 
     /// Publishes one batch during set-up, and waits for it.
@@ -97,7 +90,7 @@ impl Producers {
     ) -> Result<(Self, Records), Unpublished> {
         let giving_up = CancelOnDrop::new(&self.cancel);
         let task = tokio::task::spawn_blocking(move || {
-            let outcome = publish_next(&mut self.publishing, &records, &position);
+            let outcome = self.publishing.publish(&records, position.record());
             (self, records, outcome)
         });
         let ended = task.await;
@@ -249,24 +242,10 @@ impl Drop for Publisher {
     }
 }
 
-/// Publishes with the producer whose turn it is.
-fn publish_next(
-    producers: &mut VecDeque<Producer>,
-    records: &Records,
-    position: &PositionBytes,
-) -> Result<Published, PublishFailure> {
-    let Some(producer) = producers.front_mut() else {
-        return Err(PublishFailure::Aborted(Error::new(Code::Internal, "no producer")));
-    };
-    let published = producer.publish(records, position.record())?;
-    producers.rotate_left(1);
-    Ok(published)
-}
-
-fn publish_all(mut producers: VecDeque<Producer>, jobs: &blocking::Receiver<Job>, events: &mpsc::Sender<Event>) {
+fn publish_all(mut producer: Producer, jobs: &blocking::Receiver<Job>, events: &mpsc::Sender<Event>) {
     while let Ok(Job { batch, records, position }) = jobs.recv() {
         let began = Instant::now();
-        let event = match publish_next(&mut producers, &records, &position) {
+        let event = match producer.publish(&records, position.record()) {
             Ok(_) => Event::Committed { batch, records, took: began.elapsed() },
             Err(failure) => {
                 let _ = events.blocking_send(Event::Failed { records, failure });
