@@ -39,8 +39,9 @@ const MAX_PUBLISHING: usize = 3;
 const HOLD_ROWS: usize = 1000;
 
 /// How much longer than the linger whole transactions may wait behind input that never pauses. Rows to publish fill a
-/// batch long before; a flood of rows to pass over never does.
-const BACKLOG_LINGER: Duration = Duration::from_millis(10);
+/// batch before that; a flood of rows to pass over never does. Less than it takes to fill one would cut a backlog into
+/// many small Kafka transactions.
+const BACKLOG_LINGER: Duration = Duration::from_millis(250);
 
 /// Bounds that the machine keeps.
 #[derive(Debug, Clone)]
