@@ -194,14 +194,15 @@ async fn at_least_once_publishes_without_a_transaction_in_the_same_format() {
 async fn a_commit_whose_answer_is_lost_is_unknown_and_the_position_tells() {
     let kafka = Kafka::builder(1).proxied().start().await.unwrap();
     let mut source = Source::on(&kafka.proxied_brokers().unwrap());
-    source.config.delivery_timeout = Duration::from_secs(5);
+    source.config.delivery_timeout = Duration::from_secs(25);
     position_topic::ensure(&source.config).await.unwrap();
     kafka.create_topic(&source.topic, 1, &[]).await.unwrap();
     let mut producer = source.producer();
     producer.publish(&Rows::of(&source.topic, &["warm"]), source.position("1")).unwrap();
 
-    // Answers come late: the records are in the log when their acknowledgement and, after it, the commit is on its way.
-    let answers = Duration::from_millis(800);
+    // Answers come late, and later than it takes to see the commit from beside: the records are in the log when their
+    // acknowledgement and, after it, the commit is on its way.
+    let answers = Duration::from_secs(3);
     kafka.proxy(0).unwrap().delay(Direction::ToClient, answers);
     let started = Instant::now();
     let publishing = tokio::task::spawn_blocking({
