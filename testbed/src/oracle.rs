@@ -59,6 +59,14 @@ impl Audit {
         assert!(self.is_clean(), "{self}");
     }
 
+    /// The verdict where some of the rows were backfilled, whose order is best effort: two rows of one statement differ
+    /// in their `ctid` alone, and a page whose dead rows were pruned gives out its places in any order.
+    #[must_use]
+    pub fn whatever_the_order(mut self) -> Self {
+        self.out_of_order = 0;
+        self
+    }
+
     fn faults(&self) -> [(&'static str, usize); 6] {
         [
             ("duplicates", self.duplicates),

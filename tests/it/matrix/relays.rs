@@ -79,6 +79,7 @@ async fn two_instances_that_are_killed_and_paused_while_they_set_up() -> Result<
         second.resume()?;
     }
     load.stop().await?;
-    scene.oracle().await?.assert_clean();
+    // The load has run since before the slot was there, and so been backfilled in part.
+    scene.oracle().await?.whatever_the_order().assert_clean();
     Ok(())
 }
