@@ -88,7 +88,7 @@ fn confirm(name: &str) -> Result<()> {
 }
 
 /// `user@host`, as far as the environment tells.
-fn by() -> String {
+pub(super) fn by() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.trim())

@@ -30,10 +30,6 @@ use crate::{
 pub use facts::{Facts, Published};
 pub use plan::{Next, Plan, Strategy};
 
-/// How often, and at what distance, the lock is tried for.
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
-
 /// A recovery under way: holds the source's advisory lock as long as it lives.
 pub struct Recovery<'a> {
     source: &'a Source,
@@ -54,7 +50,7 @@ impl<'a> Recovery<'a> {
             .statement_timeout(source.timeouts.statement);
         let sql = connect.sql("recover").await?;
         setup::require_server(&sql).await?;
-        if !lock_source(&sql, &source.name).await? {
+        if !setup::lock_source(&sql, &source.name).await? {
             let text = "another session sets the source up, backfills or recovers it";
             return Err(Error::new(Code::RecoverRefused, text));
         }
@@ -117,15 +113,4 @@ impl<'a> Recovery<'a> {
         let text = "slot, position or publication changed since they were looked at: look again";
         Err(Error::new(Code::RecoverRefused, text))
     }
-}
-
-/// Takes the source's lock. A daemon that has just ended may hold it for the moment that its server takes to notice.
-async fn lock_source(sql: &SqlSession, source: &str) -> Result<bool> {
-    for _ in 0..LOCK_TRIES {
-        if setup::try_lock_source(sql, source).await? {
-            return Ok(true);
-        }
-        tokio::time::sleep(LOCK_PAUSE).await;
-    }
-    setup::try_lock_source(sql, source).await
 }

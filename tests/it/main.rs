@@ -7,6 +7,7 @@ mod catalog;
 mod check;
 mod cli;
 mod faults;
+mod joining;
 mod kafka;
 mod matrix;
 mod recover;
