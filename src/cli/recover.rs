@@ -63,7 +63,9 @@ pub(super) async fn recover(config: Config, options: RecoverOptions) -> Result<E
     if !options.yes {
         confirm(&source.name)?;
     }
-    recovery.carry_out(&plan, by()).await?;
+    // Who reads along may be gone; the recovery is not to end half-way for it.
+    let say = |step: &str| drop(writeln!(io::stdout(), "  {step}"));
+    recovery.carry_out(&plan, by(), say).await?;
     writeln!(io::stdout(), "done: {}", what_next(&plan)).map_err(closed)?;
     Ok(ExitCode::SUCCESS)
 }

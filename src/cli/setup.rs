@@ -104,9 +104,7 @@ fn chosen(config: &Config, options: &SetupOptions) -> Result<Vec<Source>> {
     let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
     let refused = |text: String| Err(Error::new(Code::SetupRefused, text));
     match (sources.as_mut_slice(), &options.source) {
-        ([], Some(name)) => {
-            refused(format!("there is no source {name:?}; the configuration has {}", names.join(", ")))
-        }
+        ([], Some(name)) => refused(format!("there is no source {name:?}; the configuration has {}", names.join(", "))),
         ([source], _) => {
             let joining = options.add_tables.iter().filter(|table| !source.tables.contains(table)).cloned();
             let joining: Vec<_> = joining.collect();
@@ -185,7 +183,7 @@ async fn join(
         lsn: None,
     };
     joining.start_anew(takeover, recovered).await?;
-    let tables: Vec<_> = source.tables.iter().map(|table| display_table(table)).collect();
+    let tables: Vec<_> = source.tables.iter().map(display_table).collect();
     outcome.notes.push(format!(
         "dropped replication slot {}: start the daemon with the tables {}; it makes the slot anew and publishes what is \
          unmarked",

@@ -66,12 +66,13 @@ impl<'a> Recovery<'a> {
         Plan::new(&self.facts, self.source, strategy, force)
     }
 
-    /// Does it.
+    /// Does it, and says each step before it is taken.
     ///
     /// # Errors
     /// [`Code::RecoverRefused`] when anything is no longer as it was when the plan was made; whatever else stands in the
     /// way. Both leave the source as the module says.
-    pub async fn carry_out(self, plan: &Plan, by: String) -> Result<()> {
+    pub async fn carry_out(self, plan: &Plan, by: String, say: impl Fn(&str)) -> Result<()> {
+        say("fencing every daemon of the source");
         position_topic::ensure(self.kafka).await?;
         let takeover = Takeover::fence(self.source, self.kafka).await?;
         self.require_unchanged().await?;
@@ -80,12 +81,16 @@ impl<'a> Recovery<'a> {
             position.recovered = Some(recovered.clone());
             position
         };
+        say("writing the position");
         let takeover = takeover.write(&signed(plan.position.clone())).await?;
+        if plan.next != Next::KeepSlot {
+            say("dropping the slot");
+            slots::drop_slot(&self.sql, &self.source.slot).await?;
+        }
         match plan.next {
-            Next::KeepSlot => {}
-            Next::DropSlot => slots::drop_slot(&self.sql, &self.source.slot).await?,
+            Next::KeepSlot | Next::DropSlot => {}
             Next::NewSlot => {
-                slots::drop_slot(&self.sql, &self.source.slot).await?;
+                say("making the slot anew, when every transaction that is open has ended");
                 let options = CreateSlot {
                     export_snapshot: false,
                     failover: self.source.failover,
@@ -93,6 +98,7 @@ impl<'a> Recovery<'a> {
                 };
                 let mut client = self.connect.replication().await?;
                 let created = client.create_slot(&self.source.slot, &options).await?;
+                say("writing the position of the new slot");
                 takeover.write(&signed(self.facts.streaming_at(created.consistent_point, self.source))).await?;
             }
         }

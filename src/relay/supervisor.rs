@@ -121,7 +121,7 @@ pub async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()> {
 
 /// Waits until the slot is confirmed up to `end`.
 async fn confirmed_up_to(sql: &SqlSession, slot: &str, end: Lsn) -> Result<()> {
-    while !slots::slot(sql, slot).await?.is_some_and(|slot| slot.confirmed_flush >= end) {
+    while slots::slot(sql, slot).await?.is_none_or(|slot| slot.confirmed_flush < end) {
         tokio::time::sleep(DRAIN_POLL).await;
     }
     Ok(())

@@ -141,7 +141,9 @@ impl<'a> Joining<'a> {
                 Some(owed) => tracing::warn!("{owed}; draining once more"),
             }
         }
-        Err(refused("rows are published and not marked yet after several drains: see the log for what holds up the marks"))
+        Err(refused(
+            "rows are published and not marked yet after several drains: see the log for what holds up the marks",
+        ))
     }
 
     /// Writes the position `creating`, and drops the slot. Everything that the new slot needs is there.

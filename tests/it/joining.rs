@@ -1,7 +1,7 @@
 //! A table joins a source that was published before: `outboxd setup --add-table`, number 53 of the matrix.
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, Expect, Load, workload};
+use testbed::{Daemon, Expect, Load, eventually, workload};
 
 use crate::scene::{PATIENCE, Scene, start, wait_ready};
 
@@ -48,6 +48,14 @@ async fn oracle(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+async fn wait(scene: &Scene, query: &str, wanted: bool) {
+    eventually(PATIENCE, || async {
+        ensure!(scene.client.query_one(query, &[]).await?.get::<_, bool>(0) == wanted, "not yet {wanted}: {query}");
+        Ok(())
+    })
+    .await;
+}
+
 /// Leaves five rows in the topic that are not marked, behind a daemon that is dead.
 async fn published_and_not_marked(scene: &mut Scene, daemon: &Daemon) -> Result<()> {
     daemon.pause()?;
@@ -56,7 +64,15 @@ async fn published_and_not_marked(scene: &mut Scene, daemon: &Daemon) -> Result<
     locker.batch_execute("BEGIN; SELECT FROM order_outbox FOR UPDATE").await?;
     daemon.resume()?;
     scene.wait_records(8).await;
+    let blocked =
+        "SELECT count(pid) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    wait(scene, blocked, true).await;
     daemon.kill9()?;
+    // The mark's own session waits for the lock still, and has not noticed that nobody waits for it.
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+               WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    scene.client.batch_execute(end).await?;
+    wait(scene, blocked, false).await;
     locker.batch_execute("COMMIT").await?;
     let unmarked = "SELECT count(*) FROM order_outbox WHERE published_at IS NULL";
     ensure!(scene.client.query_one(unmarked, &[]).await?.get::<_, i64>(0) == 5, "the rows are marked");
@@ -85,13 +101,9 @@ async fn a_table_joins_while_its_writers_are_open_and_marks_are_owed() -> Result
 
     scene.source_lines.push_str(BOTH);
     let daemon = start(&scene.config())?;
-    let making = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
     let slot = scene.slot();
-    testbed::eventually(PATIENCE, || async {
-        ensure!(scene.client.query_one(making, &[&slot]).await?.get::<_, bool>(0), "no slot yet");
-        Ok(())
-    })
-    .await;
+    let making = format!("SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')");
+    wait(&scene, &making, true).await;
     insert(&scene, &open, "refund_outbox").await?;
     open.batch_execute("COMMIT").await?;
     wait_ready(&daemon).await;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Config,
+    Config, Lsn,
     config::Flags,
     relay::compare::Server,
     relay::position::{RowId, Split},
