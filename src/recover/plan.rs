@@ -130,7 +130,8 @@ fn require_ours(slot: &SlotInfo, facts: &Facts, source: &Source) -> Result<()> {
     let ours = slot.plugin.as_deref() == Some("pgoutput")
         && slot.database.as_deref() == Some(facts.database.as_str())
         && !slot.temporary
-        && !slot.synced;
+        // A standby that was promoted says so still of the slots that it had from its primary.
+        && !(slot.synced && facts.in_recovery);
     if ours {
         Ok(())
     } else {

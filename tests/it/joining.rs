@@ -129,11 +129,13 @@ async fn a_table_joins_although_the_command_is_killed_at_each_of_its_steps() -> 
         "writing the position",
         "dropping the slot",
     ];
+    let mut killed = 0;
     for step in steps {
         let config = scene.config().replace("{http}", "off");
         let command = Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&arguments).config(&config).start()?;
         command.wait_for_line(|line| line.contains(step), PATIENCE).await?;
-        command.kill9()?;
+        // The last one may be done before the signal comes.
+        killed += usize::from(command.kill9().is_ok());
         if step == steps[1] {
             // So far the source goes on as it was.
             daemon.start_again()?;
@@ -141,6 +143,7 @@ async fn a_table_joins_although_the_command_is_killed_at_each_of_its_steps() -> 
             daemon.kill9()?;
         }
     }
+    assert!(killed > 2, "{killed} were killed");
     let (code, said, log) = join(&scene, &[]).await?;
     assert_eq!(code, 0, "{said}{log}");
     scene.source_lines.push_str(BOTH);

@@ -278,12 +278,15 @@ async fn a_recovery_that_is_killed_at_each_of_its_steps_is_run_again_and_loses_a
     scene.client.query(advance, &[&scene.slot()]).await?;
     scene.insert(5).await?;
     halts(&daemon, "slot-ahead").await?;
+    let mut killed = 0;
     for step in ["fencing every daemon", "writing the position", "dropping the slot"] {
         // Once the position says `creating` there is no halt to see, and a person insists.
         let command = recovering(&scene, "republish-unmarked", &["--force"])?;
         command.wait_for_line(|line| line.contains(step), PATIENCE).await?;
-        command.kill9()?;
+        // The last one may be done before the signal comes.
+        killed += usize::from(command.kill9().is_ok());
     }
+    assert!(killed > 1, "{killed} were killed");
     // Killed at the last step, it needs no other run: the daemon goes on from `creating`.
     goes_on(&mut scene, &daemon).await?;
     let audit = audit_marked(&scene).await?;

@@ -17,16 +17,16 @@ async fn a_backfill_outlasts_the_transaction_timeout_of_its_role() -> Result<()>
         .client
         .batch_execute(&format!("ALTER ROLE outboxd IN DATABASE {database} SET transaction_timeout = '2s'"))
         .await?;
-    // The marks of a chunk take 0.2 s, so the whole takes longer than one transaction may.
+    // Up to 250 rows are marked in one transaction, and the whole takes longer than one may.
     scene
         .client
         .batch_execute(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
-             'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END'; \
+             'BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END'; \
              CREATE TRIGGER slow BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION slow()",
         )
         .await?;
-    scene.insert(250).await?;
+    scene.insert(3000).await?;
     let daemon = scene.daemon()?;
     let lasts = "SELECT coalesce(max(now() - xact_start) > interval '3s', false) FROM pg_stat_activity \
                  WHERE datname = current_database() AND application_name = 'outboxd backfill'";
@@ -35,7 +35,7 @@ async fn a_backfill_outlasts_the_transaction_timeout_of_its_role() -> Result<()>
     ensure!(!daemon.lines().iter().any(|line| line.contains("retry_in")), "it began anew");
     let audit = scene.oracle().await?.whatever_the_order();
     audit.assert_clean();
-    assert_eq!(audit.records, 250);
+    assert_eq!(audit.records, 3000);
     Ok(())
 }
 
