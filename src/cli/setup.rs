@@ -124,8 +124,11 @@ fn print(source: &Source, outcome: &Outcome, out: &mut dyn Write) -> Result<()> 
 async fn set_up(source: &Source, kafka: &Kafka, options: &SetupOptions) -> Result<Outcome> {
     if !options.add_tables.is_empty() {
         let joining = Joining::begin(source, kafka).await?;
+        if !options.dry_run {
+            joining.hold().await?;
+        }
         match joining.look().await? {
-            Standing::Ordinary => {}
+            Standing::Ordinary => joining.release().await?,
             standing => return join(joining, standing, (source, kafka), options).await,
         }
     }
@@ -166,7 +169,6 @@ async fn join(
         outcome.notes.extend(joining_says(&standing, source));
         return Ok(outcome);
     }
-    joining.lock().await?;
     let takeover = joining.quiesce(&standing).await?;
     tracing::info!("everything that is published is marked");
     let mut outcome = execute::execute(&session, plan_of_join(&session, source, kafka).await?, source, kafka).await?;

@@ -19,7 +19,7 @@
 
 use tokio_postgres::Client;
 
-use super::{lock_source, require_server};
+use super::{lock_source, require_server, unlock_source};
 use crate::{
     Code, Error, Lsn, Result,
     config::{Backfill, Kafka, Mark, Source, TableName},
@@ -106,15 +106,25 @@ impl<'a> Joining<'a> {
         }
     }
 
-    /// Takes the source's lock, which keeps every other set-up and recovery away as long as this lives.
+    /// Takes the source's lock, which keeps every other set-up and recovery away as long as this lives, and has Kafka
+    /// abort what a killed daemon left open: it would hide the position for as long as a transaction may take.
     ///
     /// # Errors
-    /// [`Code::SlotInUse`] when somebody has it.
-    pub async fn lock(&self) -> Result<()> {
-        if lock_source(&self.sql, &self.source.name).await? {
-            return Ok(());
+    /// [`Code::SlotInUse`] when somebody has the lock or the slot.
+    pub async fn hold(&self) -> Result<()> {
+        if !lock_source(&self.sql, &self.source.name).await? {
+            return Err(Error::new(Code::SlotInUse, "another session sets the source up, backfills or recovers it"));
         }
-        Err(Error::new(Code::SlotInUse, "another session sets the source up, backfills or recovers it"))
+        require_free(slots::slot(&self.sql, &self.source.slot).await?.as_ref(), self.source)?;
+        Takeover::fence(self.source, self.kafka).await.map(drop)
+    }
+
+    /// Gives the lock back: there is nothing to do here.
+    ///
+    /// # Errors
+    /// Only what a broken session brings.
+    pub async fn release(self) -> Result<()> {
+        unlock_source(&self.sql, &self.source.name).await
     }
 
     /// Publishes and marks what was committed so far, then fences every daemon.

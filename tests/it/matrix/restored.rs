@@ -4,7 +4,7 @@ use anyhow::Result;
 use testbed::{Daemon, Postgres, Proxy, Version};
 
 use super::{assert_halts, on_major, own_postgres, stop, wait_true};
-use crate::scene::{Host, Scene, start, wait_ready};
+use crate::scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready};
 
 /// A daemon that reaches its server through a proxy, which can lead it to another one.
 pub(crate) async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon)> {
@@ -110,6 +110,21 @@ async fn a_promoted_standby_that_lacks_what_was_published_halts() -> Result<()> 
     let (scene, _daemon) = promoted_without_the_last_rows().await?;
     let rows = scene.client.query_one("SELECT count(*) FROM order_outbox", &[]).await?;
     assert_eq!(rows.get::<_, i64>(0), 5, "the standby has what it was not to have");
+    Ok(())
+}
+
+#[tokio::test]
+async fn failover_on_postgres_15_ends_with_exit_code_2_and_makes_no_slot() -> Result<()> {
+    let scene = Scene::shared().await?.with("failover = true");
+    let daemon = scene.daemon()?;
+    assert_eq!(daemon.wait_exit(PATIENCE).await?, 2);
+    let line = wait_code(&daemon, "config-invalid").await?;
+    assert!(line.contains("needs Postgres 17"), "{line}");
+    let slots = scene.client.query("SELECT FROM pg_replication_slots WHERE slot_name = $1", &[&scene.slot()]).await?;
+    assert!(slots.is_empty());
+    // And without it the same source is set up to its end.
+    let scene = Scene { source_lines: String::new(), ..scene };
+    scene.streaming().await?;
     Ok(())
 }
 
