@@ -1,9 +1,13 @@
 //! A table joins a source that was published before: `outboxd setup --add-table`, number 53 of the matrix.
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, Expect, Load, eventually, workload};
+use testbed::{Daemon, Expect, Load, Version, eventually, reader, workload};
+use uuid::Uuid;
 
-use crate::scene::{PATIENCE, Scene, start, wait_ready};
+use crate::{
+    matrix::on_major,
+    scene::{PATIENCE, Scene, start, wait_ready},
+};
 
 const BOTH: &str = "tables = [\"order_outbox\", \"refund_outbox\"]\n";
 
@@ -30,13 +34,12 @@ fn orders(scene: &Scene) -> Load {
     Load::builder(&url, "order_outbox", &scene.aggregate).writers(2).per_second(20).start()
 }
 
-async fn insert(scene: &Scene, session: &tokio_postgres::Client, table: &str) -> Result<()> {
+async fn insert(scene: &Scene, session: &tokio_postgres::Client, table: &str) -> Result<Uuid> {
     let insert = format!(
         "INSERT INTO {table} (aggregate_type, aggregate_id, event_type, payload) \
-         VALUES ($1, gen_random_uuid(), 'OrderCreated', '{{\"seq\": 1}}')"
+         VALUES ($1, gen_random_uuid(), 'OrderCreated', '{{\"seq\": 1}}') RETURNING id"
     );
-    session.execute(&insert, &[&scene.aggregate]).await?;
-    Ok(())
+    Ok(session.query_one(&insert, &[&scene.aggregate]).await?.get(0))
 }
 
 /// Both tables against the topic, once every row is marked.
@@ -56,6 +59,16 @@ async fn wait(scene: &Scene, query: &str, wanted: bool) {
     .await;
 }
 
+/// The session of a mark that waits for a lock does not notice that nobody waits for it: with the lock it would go on.
+async fn end_blocked_marks(scene: &Scene) -> Result<()> {
+    let of = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let blocked = format!("SELECT count(pid) > 0 {of}");
+    wait(scene, &blocked, true).await;
+    scene.client.batch_execute(&format!("SELECT count(pg_terminate_backend(pid)) {of}")).await?;
+    wait(scene, &blocked, false).await;
+    Ok(())
+}
+
 /// Leaves five rows in the topic that are not marked, behind a daemon that is dead.
 async fn published_and_not_marked(scene: &mut Scene, daemon: &Daemon) -> Result<()> {
     daemon.pause()?;
@@ -64,15 +77,8 @@ async fn published_and_not_marked(scene: &mut Scene, daemon: &Daemon) -> Result<
     locker.batch_execute("BEGIN; SELECT FROM order_outbox FOR UPDATE").await?;
     daemon.resume()?;
     scene.wait_records(8).await;
-    let blocked =
-        "SELECT count(pid) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    wait(scene, blocked, true).await;
     daemon.kill9()?;
-    // The mark's own session waits for the lock still, and has not noticed that nobody waits for it.
-    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-               WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    scene.client.batch_execute(end).await?;
-    wait(scene, blocked, false).await;
+    end_blocked_marks(scene).await?;
     locker.batch_execute("COMMIT").await?;
     let unmarked = "SELECT count(*) FROM order_outbox WHERE published_at IS NULL";
     ensure!(scene.client.query_one(unmarked, &[]).await?.get::<_, i64>(0) == 5, "the rows are marked");
@@ -189,5 +195,37 @@ async fn a_table_joins_only_a_source_that_is_stopped_and_whose_marks_tell_what_i
     let (code, said, err) = join(&scene, &[]).await?;
     assert_eq!(code, 2, "{said}{err}");
     assert!(err.contains("error[setup-refused]") && err.contains("source of its own"), "{err}");
+    Ok(())
+}
+
+/// The command makes the table as well, and its rights; the old rows are those that are there still.
+#[tokio::test]
+async fn a_table_that_does_not_exist_joins_a_source_that_deletes_what_is_published() -> Result<()> {
+    let mut scene = on_major(Version::V18).await?.with("mark = \"delete\"");
+    let daemon = scene.streaming().await?;
+    daemon.pause()?;
+    let mut ids = scene.insert(5).await?;
+    let locker = scene.postgres.client(&scene.database).await?;
+    locker.batch_execute("BEGIN; SELECT FROM order_outbox FOR UPDATE").await?;
+    daemon.resume()?;
+    scene.wait_records(5).await;
+    daemon.kill9()?;
+    end_blocked_marks(&scene).await?;
+    locker.batch_execute("COMMIT").await?;
+    ids.extend(scene.insert(4).await?);
+    let (code, said, log) = join(&scene, &[]).await?;
+    assert_eq!(code, 0, "{said}{log}");
+    assert!(said.contains("created  table public.refund_outbox"), "{said}");
+    // What was committed before the command is published by then, and nothing of it twice.
+    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 9);
+    ids.extend(scene.insert(3).await?);
+    ids.push(insert(&scene, &scene.client, "refund_outbox").await?);
+    scene.source_lines.push_str(BOTH);
+    let _daemon = scene.streaming().await?;
+    ids.extend(scene.insert(2).await?);
+    ids.push(insert(&scene, &scene.client, "refund_outbox").await?);
+    wait(&scene, "SELECT count(*) = 0 FROM (SELECT FROM order_outbox UNION ALL SELECT FROM refund_outbox) o", true)
+        .await;
+    scene.audit(Expect::Ids(&ids)).await?.assert_clean();
     Ok(())
 }

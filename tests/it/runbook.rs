@@ -83,6 +83,75 @@ async fn after_position_invalid_from_slot_loses_and_repeats_nothing_where_all_wa
 }
 
 #[tokio::test]
+async fn after_position_lost_republish_unmarked_loses_and_repeats_nothing_where_all_was_marked() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let daemon = stopped(&mut scene).await?;
+    scene.insert(4).await?;
+    scene.kafka.delete_topic(&scene.position_topic).await?;
+    halts(&daemon, "position-lost").await?;
+    recover(&scene, "republish-unmarked").await?;
+    goes_on(&mut scene, &daemon).await?;
+    let audit = audit_marked(&scene).await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 9);
+    Ok(())
+}
+
+/// What was committed while there was none cannot be streamed, and comes from the table.
+#[tokio::test]
+async fn after_a_publication_was_dropped_and_made_again_republish_unmarked_loses_and_repeats_nothing() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let daemon = stopped(&mut scene).await?;
+    let publication = scene.slot();
+    scene.client.batch_execute(&format!("DROP PUBLICATION {publication}")).await?;
+    scene.insert(4).await?;
+    halts(&daemon, "publication-changed").await?;
+    let again = format!(
+        "CREATE PUBLICATION {publication} FOR TABLE order_outbox \
+         WITH (publish = 'insert', publish_via_partition_root = true)"
+    );
+    scene.client.batch_execute(&again).await?;
+    halts(&daemon, "publication-changed").await?;
+    recover(&scene, "republish-unmarked").await?;
+    goes_on(&mut scene, &daemon).await?;
+    let audit = audit_marked(&scene).await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 9);
+    Ok(())
+}
+
+/// With `mark = "none"` nothing tells what is published: `from-now`, and the rows after the last events are inserted
+/// again by hand.
+#[tokio::test]
+async fn after_slot_missing_without_marks_from_now_and_inserting_again_lose_and_repeat_nothing() -> Result<()> {
+    let mut scene = Scene::shared().await?.with("mark = \"none\"\nbackfill = \"none\"");
+    let daemon = scene.streaming().await?;
+    scene.insert(3).await?;
+    scene.wait_records(3).await;
+    scene.wait_caught_up().await?;
+    stop(&daemon).await?;
+    let owed = scene.insert(4).await?;
+    drop_slot(&scene).await?;
+    halts(&daemon, "slot-missing").await?;
+    let arguments = ["recover", "--source", &scene.source, "--strategy", "republish-unmarked", "--yes"];
+    let (code, said, refused) = scene.command(&arguments).await?;
+    assert_eq!(code, 2, "{said}{refused}");
+    recover(&scene, "from-now").await?;
+    goes_on(&mut scene, &daemon).await?;
+    let seen = reader::read_committed(&scene.kafka.brokers(), &[&scene.topic]).await?;
+    let seen: Vec<_> = seen.iter().filter_map(|record| record.header_str("event_id")).collect();
+    ensure!(owed.iter().all(|id| !seen.contains(&id.to_string().as_str())), "they are in the topic");
+    scene.client.batch_execute("CREATE TEMP TABLE gone (LIKE order_outbox)").await?;
+    scene.client.execute("INSERT INTO gone SELECT * FROM order_outbox WHERE id = ANY ($1)", &[&owed]).await?;
+    scene.client.execute("DELETE FROM order_outbox WHERE id = ANY ($1)", &[&owed]).await?;
+    scene.client.batch_execute("INSERT INTO order_outbox SELECT * FROM gone").await?;
+    scene.wait_records(9).await;
+    let audit = scene.audit(Expect::UnmarkedTables(TABLE)).await?;
+    assert_eq!(difference(&audit), (0, 0), "{audit}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn after_a_second_partition_another_position_topic_and_from_slot_lose_and_repeat_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
     let daemon = stopped(&mut scene).await?;
