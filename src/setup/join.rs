@@ -8,12 +8,12 @@
 //! ```
 //!
 //! What must hold, and why it does:
-//! - nothing is repeated: before `creating` is written, everything that is published is marked. The slot is confirmed only
-//!   behind what is published *and* marked (rule 7), so the position's last commit must not lie beyond it;
-//! - nothing is lost: what is unmarked then is unpublished, whether it was committed before or after, and the new slot's
-//!   snapshot shows it;
-//! - the publication changes while no slot of ours decodes (rule 16): what the old slot had to send is published, and the
-//!   new one is made only when every transaction that is open has ended;
+//! - nothing is repeated: before `creating` is written, everything that is published is marked. The slot is confirmed
+//!   only behind what is published *and* marked (rule 7), so the position's last commit must not lie beyond it;
+//! - nothing is lost: what is unmarked then is unpublished, whether it was committed before or after, and the snapshot of
+//!   the new slot shows it;
+//! - the publication changes while no slot of ours decodes (rule 16): what the old slot had to send is published, and
+//!   the new one is made only when every transaction that is open has ended;
 //! - killed between any two steps, the same command goes on. Until `creating` is written a daemon with the old `tables`
 //!   goes on too, and from then on one with the new ones.
 
@@ -94,8 +94,8 @@ impl<'a> Joining<'a> {
         match (position.phase, slot) {
             (Phase::Creating, _) => Ok(Standing::Creating),
             (Phase::Backfill, _) => {
-                let text = "the source is in the middle of a backfill: start the daemon with the tables as they were, and \
-                            come back when it streams";
+                let text = "the source is in the middle of a backfill: start the daemon with the tables as they were, \
+                            and come back when it streams";
                 Err(refused(text))
             }
             (Phase::Streaming, None) => {
@@ -227,8 +227,8 @@ fn require_exact(source: &Source) -> Result<()> {
     if source.mark != Mark::None && source.backfill == Backfill::Unpublished {
         return Ok(());
     }
-    let text = "--add-table needs mark = \"update\" or \"delete\", and backfill = \"unpublished\": without them rows that \
-                are committed between the old slot and the new one would be lost. Give the table a source of its own";
+    let text = "--add-table needs mark = \"update\" or \"delete\", and backfill = \"unpublished\": without them rows \
+                that are committed between the old slot and the new one would be lost. Give the table a source of its own";
     Err(refused(text))
 }
 
