@@ -59,6 +59,9 @@ codes! {
     /// `recover` will not do what was asked, and has changed nothing.
     RecoverRefused = "recover-refused", Config, "nothing was changed; `outboxd status` shows where the source stands, the runbook which strategy fits";
 
+    /// `setup` will not do what was asked, and has changed nothing of slot and position.
+    SetupRefused = "setup-refused", Config, "slot and position are as they were; the message says what stands in the way";
+
     /// No server answered at any host of the URL in time.
     PostgresUnreachable = "postgres-unreachable", Retry, "check host, port and network; outboxd keeps trying";
     /// The server refused the user, the password or the database.

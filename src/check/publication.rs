@@ -35,7 +35,7 @@ pub(super) fn check(
                     &about,
                     Code::PublicationMissing,
                     text,
-                    "`outboxd setup` adds it while there is no slot",
+                    "`outboxd setup` adds it while there is no slot, `outboxd setup --add-table` afterwards",
                 );
             }
             Membership::Listed(listed) => listed_table(&about, listed, table, (context, findings)),

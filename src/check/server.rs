@@ -21,6 +21,7 @@ pub(super) fn check(server: &ServerInfo, source: &Source, slot: Option<&SlotInfo
     }
     capacity(server, slot, findings);
     retention(server, findings);
+    silence(server, source, findings);
     if server.role.replication || server.role.superuser {
         findings.ok("role", format!("{} may replicate", server.role.name));
     } else {
@@ -93,6 +94,22 @@ fn retention(server: &ServerInfo, findings: &mut Findings) {
             format!("idle_replication_slot_timeout is {timeout}: a daemon that is down for longer loses its slot"),
             "set it to 0, or well above the longest time that the daemon may be down",
         );
+    }
+}
+
+/// The server ends a stream from which it has not heard for so long.
+fn silence(server: &ServerInfo, source: &Source, findings: &mut Findings) {
+    const ABOUT: &str = "wal_sender_timeout";
+    let (patience, status) = (server.wal_sender_timeout, source.timeouts.status);
+    if patience.is_zero() {
+        let hint = "set it: while the walsender of a daemon whose machine vanished lives, no other instance takes over";
+        findings.warning(ABOUT, "it is 0: the server waits for ever for a daemon that is gone", hint);
+    } else if patience <= status {
+        let text =
+            format!("it is {patience:?}, and the daemon reports every {status:?}: the server may end the stream");
+        findings.warning(ABOUT, text, "lower timeouts.status to a third of it or less, or raise it");
+    } else {
+        findings.ok(ABOUT, format!("{patience:?}; the daemon reports every {status:?}"));
     }
 }
 

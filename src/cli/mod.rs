@@ -40,7 +40,8 @@ enum Command {
     #[command(after_help = "Example:\n  outboxd check --config /etc/outboxd/outboxd.toml")]
     Check(#[command(flatten)] check::CheckArgs),
     /// Create what is missing: table, grants, publication, slot, topics.
-    #[command(after_help = "Example:\n  outboxd setup --config /etc/outboxd/outboxd.toml --dry-run")]
+    #[command(after_help = "Examples:\n  outboxd setup --config /etc/outboxd/outboxd.toml --dry-run\n  \
+                            outboxd setup --config /etc/outboxd/outboxd.toml --source order --add-table refund_outbox")]
     Setup(#[command(flatten)] setup::SetupArgs),
     /// Show where each source stands: phase, position, lag, slot, unpublished rows. Works while no daemon runs.
     #[command(after_help = "Examples:\n  outboxd status --config /etc/outboxd/outboxd.toml\n  \

@@ -63,7 +63,9 @@ pub(super) async fn recover(config: Config, options: RecoverOptions) -> Result<E
     if !options.yes {
         confirm(&source.name)?;
     }
-    recovery.carry_out(&plan, by()).await?;
+    // Who reads along may be gone; the recovery is not to end half-way for it.
+    let say = |step: &str| drop(writeln!(io::stdout(), "  {step}"));
+    recovery.carry_out(&plan, by(), say).await?;
     writeln!(io::stdout(), "done: {}", what_next(&plan)).map_err(closed)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -88,7 +90,7 @@ fn confirm(name: &str) -> Result<()> {
 }
 
 /// `user@host`, as far as the environment tells.
-fn by() -> String {
+pub(super) fn by() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.trim())

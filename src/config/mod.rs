@@ -112,6 +112,14 @@ pub struct TableName {
     pub name: String,
 }
 
+impl std::str::FromStr for TableName {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        names::table(text)
+    }
+}
+
 /// `text {column} text {other}`, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {

@@ -30,6 +30,8 @@ pub struct Facts {
     pub slot: Option<SlotInfo>,
     /// The server, as a start would see it.
     pub server: Server,
+    /// The server is a standby.
+    pub in_recovery: bool,
     /// The database that is connected to.
     pub database: String,
     /// Oids of the source's tables.
@@ -96,6 +98,7 @@ pub(super) async fn read(connect: &ConnectOptions, sql: &SqlSession, source: &So
         published,
         slot,
         server,
+        in_recovery: server::server(sql).await?.in_recovery,
         database: connect.database().to_owned(),
         unmarked: monitor.read(sql).await?.backlog.map(|backlog| backlog.rows),
         tables: tables.iter().map(|table| table.oid).collect(),

@@ -30,10 +30,6 @@ use crate::{
 pub use facts::{Facts, Published};
 pub use plan::{Next, Plan, Strategy};
 
-/// How often, and at what distance, the lock is tried for.
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
-
 /// A recovery under way: holds the source's advisory lock as long as it lives.
 pub struct Recovery<'a> {
     source: &'a Source,
@@ -54,7 +50,7 @@ impl<'a> Recovery<'a> {
             .statement_timeout(source.timeouts.statement);
         let sql = connect.sql("recover").await?;
         setup::require_server(&sql).await?;
-        if !lock_source(&sql, &source.name).await? {
+        if !setup::lock_source(&sql, &source.name).await? {
             let text = "another session sets the source up, backfills or recovers it";
             return Err(Error::new(Code::RecoverRefused, text));
         }
@@ -70,12 +66,13 @@ impl<'a> Recovery<'a> {
         Plan::new(&self.facts, self.source, strategy, force)
     }
 
-    /// Does it.
+    /// Does it, and says each step before it is taken.
     ///
     /// # Errors
     /// [`Code::RecoverRefused`] when anything is no longer as it was when the plan was made; whatever else stands in the
     /// way. Both leave the source as the module says.
-    pub async fn carry_out(self, plan: &Plan, by: String) -> Result<()> {
+    pub async fn carry_out(self, plan: &Plan, by: String, say: impl Fn(&str)) -> Result<()> {
+        say("fencing every daemon of the source");
         position_topic::ensure(self.kafka).await?;
         let takeover = Takeover::fence(self.source, self.kafka).await?;
         self.require_unchanged().await?;
@@ -84,12 +81,16 @@ impl<'a> Recovery<'a> {
             position.recovered = Some(recovered.clone());
             position
         };
+        say("writing the position");
         let takeover = takeover.write(&signed(plan.position.clone())).await?;
+        if plan.next != Next::KeepSlot {
+            say("dropping the slot");
+            slots::drop_slot(&self.sql, &self.source.slot).await?;
+        }
         match plan.next {
-            Next::KeepSlot => {}
-            Next::DropSlot => slots::drop_slot(&self.sql, &self.source.slot).await?,
+            Next::KeepSlot | Next::DropSlot => {}
             Next::NewSlot => {
-                slots::drop_slot(&self.sql, &self.source.slot).await?;
+                say("making the slot anew, when every transaction that is open has ended");
                 let options = CreateSlot {
                     export_snapshot: false,
                     failover: self.source.failover,
@@ -97,6 +98,7 @@ impl<'a> Recovery<'a> {
                 };
                 let mut client = self.connect.replication().await?;
                 let created = client.create_slot(&self.source.slot, &options).await?;
+                say("writing the position of the new slot");
                 takeover.write(&signed(self.facts.streaming_at(created.consistent_point, self.source))).await?;
             }
         }
@@ -117,15 +119,4 @@ impl<'a> Recovery<'a> {
         let text = "slot, position or publication changed since they were looked at: look again";
         Err(Error::new(Code::RecoverRefused, text))
     }
-}
-
-/// Takes the source's lock. A daemon that has just ended may hold it for the moment that its server takes to notice.
-async fn lock_source(sql: &SqlSession, source: &str) -> Result<bool> {
-    for _ in 0..LOCK_TRIES {
-        if setup::try_lock_source(sql, source).await? {
-            return Ok(true);
-        }
-        tokio::time::sleep(LOCK_PAUSE).await;
-    }
-    setup::try_lock_source(sql, source).await
 }

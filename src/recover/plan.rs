@@ -7,12 +7,12 @@ use std::{
 
 use super::facts::{Facts, Published};
 use crate::{
-    Code, Error, Lsn, Result,
+    Code, Error, Result,
     config::{Backfill, Mark, Source},
     postgres::catalog::SlotInfo,
     relay::{
         compare::compare,
-        position::{History, Phase, Position, Progress, Recovered},
+        position::{Phase, Position, Recovered},
     },
 };
 
@@ -130,7 +130,8 @@ fn require_ours(slot: &SlotInfo, facts: &Facts, source: &Source) -> Result<()> {
     let ours = slot.plugin.as_deref() == Some("pgoutput")
         && slot.database.as_deref() == Some(facts.database.as_str())
         && !slot.temporary
-        && !slot.synced;
+        // A standby that was promoted says so still of the slots that it had from its primary.
+        && !(slot.synced && facts.in_recovery);
     if ours {
         Ok(())
     } else {
@@ -168,7 +169,7 @@ fn republish(facts: &Facts, source: &Source) -> Result<Way> {
                     them nothing tells which rows are published";
         return Err(refused(text));
     }
-    let mut position = creating(facts, source);
+    let mut position = Position::creating(&source.slot, facts.server.publication.clone());
     // The marks of an interrupted backfill's last chunk are owed still, and the next start does them first.
     if let Some(before) = facts.position().filter(|before| before.phase == Phase::Backfill)
         && before.chunk.iter().all(|row| facts.tables.contains(&row.table))
@@ -241,14 +242,7 @@ fn from_now(facts: &Facts, source: &Source) -> Result<Way> {
         format!("unmarked rows now: {}", unmarked(facts)),
         "if it is interrupted before it says that it is done, run it again before the daemon".to_owned(),
     ];
-    Ok((creating(facts, source), Next::NewSlot, says))
-}
-
-/// Nothing was published through the slot that is to come, so there is no history to compare.
-fn creating(facts: &Facts, source: &Source) -> Position {
-    let history =
-        History { system_id: String::new(), timeline: 0, slot: source.slot.clone(), consistent_point: Lsn::ZERO };
-    Position::new(Phase::Creating, Progress::default(), history, facts.server.publication.clone())
+    Ok((Position::creating(&source.slot, facts.server.publication.clone()), Next::NewSlot, says))
 }
 
 /// The old position with the publication of today, where that is all that differs: what the slot sends again is then

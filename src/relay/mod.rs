@@ -35,4 +35,4 @@ mod supervisor;
 pub mod takeover;
 
 pub(crate) use start::succession;
-pub use supervisor::{run, set_up};
+pub use supervisor::{drain, run, set_up};

@@ -6,7 +6,7 @@ use super::supervisor::Context;
 use crate::{
     Result,
     postgres::{
-        SqlSession,
+        ConnectOptions, SqlSession,
         catalog::{TableInfo, monitor},
     },
     telemetry::SourceMetrics,
@@ -19,16 +19,12 @@ const EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Monitor(tokio::task::JoinHandle<()>);
 
 impl Monitor {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// The server cannot be reached.
-    pub(super) async fn start(context: &Context, tables: &[TableInfo]) -> Result<Self> {
+    /// Starts it. Whatever keeps it from looking holds nothing up.
+    pub(super) fn start(context: &Context, tables: &[TableInfo]) -> Self {
         let source = &context.source;
-        let session = context.connect.sql("monitor").await?;
         let queries = monitor::Monitor::new(&source.slot, tables, &source.mapping.columns, source.mark);
-        let metrics = context.metrics.clone();
-        Ok(Self(tokio::spawn(async move { watch(&session, &queries, &metrics).await })))
+        let (connect, metrics) = (context.connect.clone(), context.metrics.clone());
+        Self(tokio::spawn(async move { watch(&connect, &queries, &metrics).await }))
     }
 }
 
@@ -38,16 +34,30 @@ impl Drop for Monitor {
     }
 }
 
-async fn watch(session: &SqlSession, queries: &monitor::Monitor, metrics: &SourceMetrics) {
+async fn watch(connect: &ConnectOptions, queries: &monitor::Monitor, metrics: &SourceMetrics) {
     let mut tick = tokio::time::interval(EVERY);
+    let mut session = None;
     loop {
         tick.tick().await;
-        match queries.read(session).await {
+        // The relay itself meets the same server; here an error only means old numbers.
+        match look(connect, queries, &mut session).await {
             Ok(reading) => show(&reading, metrics),
-            // The relay itself meets the same server; here it only means old numbers.
             Err(error) => tracing::debug!("monitoring: {error}"),
         }
     }
+}
+
+/// Looks once, on the session of last time where that lives.
+async fn look(
+    connect: &ConnectOptions,
+    queries: &monitor::Monitor,
+    session: &mut Option<SqlSession>,
+) -> Result<monitor::Reading> {
+    let open = match session.take().filter(|session| !session.is_closed()) {
+        Some(open) => open,
+        None => connect.sql("monitor").await?,
+    };
+    queries.read(session.insert(open)).await
 }
 
 fn show(reading: &monitor::Reading, metrics: &SourceMetrics) {

@@ -174,6 +174,15 @@ impl Position {
         }
     }
 
+    /// A position of phase `creating`: nothing was published through the slot that is to come, so there is no history to
+    /// compare.
+    #[must_use]
+    pub fn creating(slot: &str, publication: serde_json::Value) -> Self {
+        let history =
+            History { system_id: String::new(), timeline: 0, slot: slot.to_owned(), consistent_point: Lsn::ZERO };
+        Self::new(Phase::Creating, Progress::default(), history, publication)
+    }
+
     /// The record's value.
     #[must_use]
     #[expect(clippy::expect_used, reason = "writing plain structs with string keys to memory cannot fail")]

@@ -95,6 +95,9 @@ impl<'a> Session<'a> {
         let Self { context, memory } = self;
         context.metrics.set_state(SourceState::Starting);
         let mut start = Start::new(context, &mut *memory);
+        if !context.patient {
+            start = start.impatient();
+        }
         let started = tokio::select! {
             started = start.run() => started?,
             () = context.stopping() => return Ok(End::Stopped),

@@ -95,7 +95,7 @@ impl<'a> Stream<'a> {
         };
         let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
         let rows = Rows::new(encoder, source.on_poison, memory.verdicts.clone());
-        let monitor = Monitor::start(context, &tables).await?;
+        let monitor = Monitor::start(context, &tables);
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
         Ok(Self {
             context,

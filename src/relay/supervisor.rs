@@ -12,9 +12,9 @@ use super::{
     startup::Step,
 };
 use crate::{
-    Class, Code, Error, Result,
+    Class, Code, Error, Lsn, Result,
     config::{Config, Kafka, Source},
-    postgres::ConnectOptions,
+    postgres::{ConnectOptions, SqlSession, catalog::slots},
     telemetry::{Metrics, SourceMetrics, SourceState},
 };
 
@@ -32,6 +32,9 @@ const HEALTHY: Duration = Duration::from_secs(120);
 
 /// How often a standby looks whether the slot is free; well within the takeover bound of 3 s.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
+
+/// How often [`drain`] looks how far the slot is, and at most how long the source may keep to itself that it idles.
+const DRAIN_POLL: Duration = Duration::from_millis(200);
 
 /// Runs all sources until `shutdown` turns true and everything in flight is finished.
 ///
@@ -71,6 +74,8 @@ pub(super) struct Context {
     pub metrics: SourceMetrics,
     /// Turns true once, when the daemon is to stop.
     pub shutdown: watch::Receiver<bool>,
+    /// Whether to wait where another instance streams, as a daemon does.
+    pub(super) patient: bool,
 }
 
 /// Sets a source up as the daemon would at its first start, and ends where it would begin to stream: the slot is made
@@ -83,9 +88,47 @@ pub async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
     let source = Source { auto_setup: true, ..source.clone() };
     let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
     match Start::new(&context, &mut Memory::default()).impatient().run().await? {
-        Step::StandBy => Err(Error::new(Code::SlotInUse, format!("an instance of source {} is running", source.name))),
+        Step::StandBy => Err(in_use(&source)),
         _ => Ok(()),
     }
+}
+
+/// Relays a source as the daemon does until its slot is confirmed up to `end`, and then stops in order. What was
+/// written before is published and marked then, unless the stop took longer than it may: look at the position.
+///
+/// # Errors
+/// [`Code::SlotInUse`] when an instance is running; whatever halts the source. What can heal is waited for, as the
+/// daemon does.
+pub async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()> {
+    let (stop, shutdown) = watch::channel(false);
+    let mut source = Source { auto_setup: false, ..source.clone() };
+    // Nobody wants to wait for an idle source to say how far it is.
+    source.timeouts.idle_advance = source.timeouts.idle_advance.min(DRAIN_POLL);
+    source.timeouts.status = source.timeouts.status.min(DRAIN_POLL);
+    let mut context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
+    context.patient = false;
+    let sql = context.connect.sql("drain").await?;
+    let relaying = context.supervise();
+    tokio::pin!(relaying);
+    tokio::select! {
+        ended = &mut relaying => return ended,
+        reached = confirmed_up_to(&sql, &source.slot, end) => reached?,
+    }
+    // It cannot be gone: `relaying` has the receiver.
+    let _ = stop.send(true);
+    relaying.await
+}
+
+/// Waits until the slot is confirmed up to `end`.
+async fn confirmed_up_to(sql: &SqlSession, slot: &str, end: Lsn) -> Result<()> {
+    while slots::slot(sql, slot).await?.is_none_or(|slot| slot.confirmed_flush < end) {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    Ok(())
+}
+
+fn in_use(source: &Source) -> Error {
+    Error::new(Code::SlotInUse, format!("an instance of source {} is running", source.name))
 }
 
 impl Context {
@@ -102,6 +145,7 @@ impl Context {
             kafka: Arc::clone(kafka),
             connect,
             shutdown,
+            patient: true,
         })
     }
 
@@ -128,6 +172,7 @@ impl Context {
             let pause = match ended {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Again) => AGAIN_PAUSE,
+                Ok(End::StandBy) if !self.patient => return Err(in_use(&self.source)),
                 Ok(End::StandBy) => {
                     self.metrics.set_state(SourceState::Standby);
                     STANDBY_POLL

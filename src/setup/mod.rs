@@ -13,12 +13,15 @@
 
 pub mod execute;
 pub mod facts;
+pub mod join;
 pub mod migrations;
 pub mod plan;
 
 pub use execute::{Outcome, Report};
 pub use facts::{Facts, KafkaFacts};
 pub use plan::{Plan, SlotStep, SqlStep, Step};
+
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -27,6 +30,10 @@ use crate::{
     config::Source,
     postgres::{SqlSession, catalog::server, sql_error},
 };
+
+/// How often, and at what distance, [`lock_source`] tries.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
 /// Refuses a server that outboxd cannot work with at all.
 ///
@@ -54,6 +61,21 @@ pub async fn try_lock_source(client: &Client, source: &str) -> Result<bool> {
         .await
         .map_err(|error| sql_error("taking the advisory lock of the source", error))?;
     Ok(row.get(0))
+}
+
+/// The same, with a few seconds of patience: a daemon that has just ended may hold the lock for the moment that its
+/// server takes to notice.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn lock_source(client: &Client, source: &str) -> Result<bool> {
+    for _ in 0..LOCK_TRIES {
+        if try_lock_source(client, source).await? {
+            return Ok(true);
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    try_lock_source(client, source).await
 }
 
 /// Gives back what [`try_lock_source`] took.

@@ -201,7 +201,8 @@ impl Plan {
         if facts.slot_exists {
             let names: Vec<_> = absent.iter().map(|table| table.display_name()).collect();
             let text = format!(
-                "publication {name} lacks {} while slot {} exists: rows written until now would never be published",
+                "publication {name} lacks {} while slot {} exists: rows written until now would never be published \
+                 (`outboxd setup --add-table` lets a table join)",
                 names.join(", "),
                 source.slot
             );

@@ -33,6 +33,7 @@ if [ -n "$pid" ]; then
 fi 2>/dev/null
 segment=$(sed -n 7p "$dir/data/postmaster.pid" 2>/dev/null)
 [ -n "$segment" ] && ipcrm -m "${segment##* }" 2>/dev/null
+mountpoint -q "$dir/tmpfs" 2>/dev/null && umount -l "$dir/tmpfs" 2>/dev/null
 n=0
 until rm -rf "$dir" 2>/dev/null && [ ! -e "$dir" ]; do
     n=$((n + 1)); [ $n -gt 100 ] && exit 1
@@ -110,6 +111,18 @@ impl Guarded {
         std::fs::create_dir_all(&path)?;
         self.own(&path)?;
         Ok(path)
+    }
+
+    /// A file system of its own in memory, of this size, that goes with the directory. Needs root.
+    pub(crate) fn mount_tmpfs(&self, megabytes: u32) -> Result<PathBuf> {
+        let path = self.subdir("tmpfs")?;
+        mount(&["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"], &path)?;
+        self.own(&path)?;
+        Ok(path)
+    }
+
+    pub(crate) fn resize_tmpfs(&self, megabytes: u32) -> Result<()> {
+        mount(&["-o", &format!("remount,size={megabytes}m")], &self.dir.join("tmpfs"))
     }
 
     pub(crate) fn own(&self, path: &Path) -> Result<()> {
@@ -222,6 +235,12 @@ impl Guarded {
     fn lock(&self) -> MutexGuard<'_, Option<Child>> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn mount(options: &[&str], path: &Path) -> Result<()> {
+    let status = Command::new("mount").args(options).arg(path).status().context("cannot run mount")?;
+    anyhow::ensure!(status.success(), "mount {options:?} {}: {status}", path.display());
+    Ok(())
 }
 
 impl Drop for Guarded {

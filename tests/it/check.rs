@@ -209,3 +209,34 @@ async fn without_marks_nothing_but_streaming_is_asked_for() {
         .unwrap();
     assert_eq!(healthy.troubles().await, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_would_end_the_stream_before_it_hears_from_us_is_named() {
+    let mut healthy = Healthy::new().await;
+    healthy.source().auto_setup = true;
+    let database: String = healthy.client.query_one("SELECT current_database()::text", &[]).await.unwrap().get(0);
+    for (setting, expected) in [
+        ("5s", "warning - wal_sender_timeout: it is 5s, and the daemon reports every 5s"),
+        ("0", "warning - wal_sender_timeout: it is 0"),
+    ] {
+        let set = format!("ALTER ROLE outboxd IN DATABASE {database} SET wal_sender_timeout = '{setting}'");
+        healthy.client.batch_execute(&set).await.unwrap();
+        let troubles = healthy.troubles().await;
+        assert!(troubles.len() == 1 && troubles[0].starts_with(expected), "{troubles:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_slot_needs_postgres_17_and_standbys_to_wait_for() {
+    for (version, expected) in [
+        (Version::V15, "failed config-invalid failover: failover slots need Postgres 17"),
+        (Version::V16, "failed config-invalid failover: failover slots need Postgres 17"),
+        (Version::V17, "warning - failover: synchronized_standby_slots is empty"),
+    ] {
+        let mut healthy = Healthy::on(Postgres::shared(version).await.unwrap(), TABLE).await;
+        healthy.source().auto_setup = true;
+        healthy.source().failover = true;
+        let troubles = healthy.troubles().await;
+        assert!(troubles.len() == 1 && troubles[0].starts_with(expected), "{troubles:#?}");
+    }
+}

@@ -6,7 +6,7 @@ use testbed::{Audit, Daemon, Expect};
 use crate::scene::{PATIENCE, Scene, wait_code, wait_ready};
 
 /// A source that has published three rows, all confirmed, and was stopped.
-async fn stopped(scene: &mut Scene) -> Result<Daemon> {
+pub(crate) async fn stopped(scene: &mut Scene) -> Result<Daemon> {
     let daemon = scene.streaming().await?;
     scene.insert(3).await?;
     scene.oracle().await?.assert_clean();
@@ -17,7 +17,7 @@ async fn stopped(scene: &mut Scene) -> Result<Daemon> {
 }
 
 /// The daemon, started again, halts with this code.
-async fn halts(daemon: &Daemon, code: &str) -> Result<()> {
+pub(crate) async fn halts(daemon: &Daemon, code: &str) -> Result<()> {
     daemon.start_again()?;
     assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
     wait_code(daemon, code).await?;
@@ -25,7 +25,7 @@ async fn halts(daemon: &Daemon, code: &str) -> Result<()> {
 }
 
 /// Recovers, having seen that nothing is done without `--yes`; gives back what was said.
-async fn recover(scene: &Scene, strategy: &str) -> Result<String> {
+pub(crate) async fn recover(scene: &Scene, strategy: &str) -> Result<String> {
     let arguments = ["recover", "--source", &scene.source, "--strategy", strategy];
     let (code, said, refused) = scene.command(&arguments).await?;
     assert_eq!(code, 2, "{said}{refused}");
@@ -35,13 +35,13 @@ async fn recover(scene: &Scene, strategy: &str) -> Result<String> {
     Ok(said)
 }
 
-async fn drop_slot(scene: &Scene) -> Result<()> {
+pub(crate) async fn drop_slot(scene: &Scene) -> Result<()> {
     scene.client.execute("SELECT pg_drop_replication_slot($1)", &[&scene.slot()]).await?;
     Ok(())
 }
 
 /// After the recovery: the daemon streams, and publishes what comes.
-async fn goes_on(scene: &mut Scene, daemon: &Daemon) -> Result<()> {
+pub(crate) async fn goes_on(scene: &mut Scene, daemon: &Daemon) -> Result<()> {
     daemon.start_again()?;
     wait_ready(daemon).await;
     let before = scene.audit(Expect::UnmarkedTables(&["order_outbox"])).await?.records;
@@ -56,7 +56,7 @@ async fn goes_on(scene: &mut Scene, daemon: &Daemon) -> Result<()> {
 }
 
 /// Missing and repeated rows.
-fn difference(audit: &Audit) -> (usize, usize) {
+pub(crate) fn difference(audit: &Audit) -> (usize, usize) {
     assert_eq!((audit.unknown, audit.out_of_order, audit.torn), (0, 0, 0), "{audit}");
     (audit.missing, audit.duplicates)
 }

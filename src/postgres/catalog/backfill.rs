@@ -108,11 +108,13 @@ impl<'a> BackfillCursor<'a> {
     /// What the server says, for example that the snapshot is gone.
     pub async fn import_snapshot(client: &Client, snapshot: &str) -> Result<()> {
         // Row security must fail a backfill, not hide rows from it. The whole result is wanted, not its first tenth.
-        // While a chunk travels to Kafka this transaction idles, and the sort may well outlast a statement_timeout.
+        // While a chunk travels to Kafka this transaction idles, the sort may well outlast a statement_timeout, and the
+        // whole a transaction_timeout (Postgres 17).
         let sql = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};
              SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
-             SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;",
+             SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;
+             SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout';",
             quote_literal(snapshot)
         );
         client.batch_execute(&sql).await.map_err(|error| failed("import the snapshot of the slot", error))

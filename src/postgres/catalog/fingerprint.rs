@@ -91,6 +91,13 @@ impl Fingerprint {
         serde_json::to_value(self).expect("a fingerprint is plain data")
     }
 
+    /// Oids of the tables in a position record's fingerprint; `None` when it cannot be read.
+    #[must_use]
+    pub fn table_oids_of_json(then: &serde_json::Value) -> Option<Vec<u32>> {
+        let then = Self::deserialize(then).ok()?;
+        Some(then.tables.iter().map(|table| table.oid).collect())
+    }
+
     /// What is different in `now` from a position record's fingerprint, in words; empty when nothing is. What cannot be
     /// read differs as a whole.
     #[must_use]

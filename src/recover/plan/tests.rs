@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Config,
+    Config, Lsn,
     config::Flags,
     relay::compare::Server,
     relay::position::{RowId, Split},
@@ -47,6 +47,7 @@ fn healthy() -> Facts {
         published: Published::Nothing,
         slot: Some(slot),
         server,
+        in_recovery: false,
         database: "shop".into(),
         tables: vec![16_400],
         unmarked: Some(9),
@@ -176,4 +177,16 @@ fn a_lost_or_missing_slot_sends_nothing_to_go_on_from() {
     assert!(refusal(&facts, &marking(), Strategy::FromSlot, false).contains("is lost"));
     facts.slot = None;
     assert!(refusal(&facts, &marking(), Strategy::FromSlot, false).contains("does not exist"));
+}
+
+#[test]
+fn a_slot_that_came_with_a_promoted_standby_is_ours_and_a_standbys_own_copy_is_not() {
+    let mut facts = confirmed(120);
+    if let Some(slot) = &mut facts.slot {
+        slot.synced = true;
+    }
+    assert!(Plan::new(&facts, &marking(), Strategy::RepublishUnmarked, false).is_ok());
+    facts.in_recovery = true;
+    let refused = Plan::new(&facts, &marking(), Strategy::RepublishUnmarked, false).unwrap_err();
+    assert_eq!(refused.code(), Code::RecoverRefused);
 }

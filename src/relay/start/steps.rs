@@ -32,6 +32,9 @@ const POSITION_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often the end of our own walsender is looked for.
 const RELEASE_POLL: Duration = Duration::from_millis(20);
 
+/// How long it is waited for: a walsender that a lost network keeps alive is for the next start to find.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long an ended stream is read for its reason.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -101,7 +104,13 @@ impl Start<'_> {
             let _ = replication.stream.close().await;
         }
         let name = &self.context.source.slot;
+        let deadline = tokio::time::Instant::now() + RELEASE_PATIENCE;
         while slots::slot(self.sql()?, name).await?.is_some_and(|slot| slot.active) {
+            if tokio::time::Instant::now() > deadline {
+                let text = format!("slot {name} is in use still after we gave it back");
+                return Err(Error::new(Code::SlotInUse, text));
+            }
+            self.context.metrics.beat();
             tokio::time::sleep(RELEASE_POLL).await;
         }
         Ok(Fact::Done)

@@ -13,11 +13,12 @@ pub struct Builder {
     pub(super) hba: Vec<String>,
     pub(super) ssl: bool,
     pub(super) durable: bool,
+    pub(super) wal_megabytes: Option<u32>,
 }
 
 impl Builder {
     pub(super) fn new(version: Version) -> Self {
-        Self { version, settings: Vec::new(), hba: Vec::new(), ssl: false, durable: false }
+        Self { version, settings: Vec::new(), hba: Vec::new(), ssl: false, durable: false, wal_megabytes: None }
     }
 
     /// A line of postgresql.conf, after ours: `("wal_level", "replica")`.
@@ -46,6 +47,13 @@ impl Builder {
     #[must_use]
     pub fn durable(mut self, on: bool) -> Self {
         self.durable = on;
+        self
+    }
+
+    /// `pg_wal` on a tmpfs of its own, of this size, with segments of 1 MB; needs root. See [`Postgres::resize_wal`].
+    #[must_use]
+    pub fn wal_megabytes(mut self, megabytes: u32) -> Self {
+        self.wal_megabytes = Some(megabytes);
         self
     }
 

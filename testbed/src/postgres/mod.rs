@@ -233,6 +233,11 @@ impl Postgres {
         Ok(())
     }
 
+    /// Gives the file system of a server built with [`Builder::wal_megabytes`] another size.
+    pub fn resize_wal(&self, megabytes: u32) -> Result<()> {
+        self.child()?.guard.resize_tmpfs(megabytes)
+    }
+
     fn child(&self) -> Result<&Child> {
         match &self.place {
             Place::Child(child) => Ok(child),
@@ -269,6 +274,9 @@ impl Child {
 
     async fn initdb(&self, builder: &Builder) -> Result<()> {
         let mut initdb = self.guard.tool(self.bin("initdb"));
+        if let Some(megabytes) = builder.wal_megabytes {
+            initdb.arg("--wal-segsize=1").arg("--waldir").arg(self.guard.mount_tmpfs(megabytes)?.join("pg_wal"));
+        }
         initdb.arg("--pgdata").arg(self.data_dir()).args([
             "--username=postgres",
             "--auth=trust",

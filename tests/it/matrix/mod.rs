@@ -5,7 +5,8 @@ mod kafka;
 mod network;
 mod postgres;
 mod relays;
-mod restored;
+pub(crate) mod restored;
+mod resumed;
 mod rows;
 mod schema;
 mod table;
@@ -17,12 +18,12 @@ use uuid::Uuid;
 use crate::scene::{Host, PATIENCE, Scene, wait_code};
 
 /// A server of the test's own, beside the shared broker.
-async fn own_postgres(postgres: testbed::postgres::Builder) -> Result<Scene> {
+pub(crate) async fn own_postgres(postgres: testbed::postgres::Builder) -> Result<Scene> {
     Scene::on(Host::Own(postgres.start().await?), Host::Shared(Kafka::shared().await?)).await
 }
 
 /// A shared server of this major.
-async fn on_major(version: Version) -> Result<Scene> {
+pub(crate) async fn on_major(version: Version) -> Result<Scene> {
     Scene::on(Host::Shared(Postgres::shared(version).await?), Host::Shared(Kafka::shared().await?)).await
 }
 
@@ -49,7 +50,7 @@ async fn role_with(scene: &Scene, settings: &[&str]) -> Result<String> {
 }
 
 /// Waits until this query gives true.
-async fn wait_true(client: &tokio_postgres::Client, query: &str) {
+pub(crate) async fn wait_true(client: &tokio_postgres::Client, query: &str) {
     eventually(PATIENCE, || async {
         match client.query_one(query, &[]).await?.get(0) {
             Some(true) => Ok(()),
@@ -60,7 +61,7 @@ async fn wait_true(client: &tokio_postgres::Client, query: &str) {
 }
 
 /// Ends the daemon in order.
-async fn stop(daemon: &Daemon) -> Result<()> {
+pub(crate) async fn stop(daemon: &Daemon) -> Result<()> {
     daemon.term()?;
     assert_eq!(daemon.wait_exit(PATIENCE).await?, 0);
     Ok(())

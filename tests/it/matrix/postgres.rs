@@ -1,9 +1,9 @@
-//! What happens to the server, the slot and the role: numbers 37 to 39, 43, 45, 59 to 62, 78.
+//! What happens to the server, the slot and the role: numbers 37 to 39, 43, 45, 59 to 62, 64, 78.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use testbed::{Postgres, Version, eventually};
+use testbed::{Load, Postgres, Version, eventually};
 
 use super::{assert_halts, insert_one, own_postgres, role_with, stop, wait_true};
 use crate::scene::{PATIENCE, Scene, start, wait_code, wait_ready};
@@ -217,5 +217,41 @@ async fn marks_are_durable_whatever_the_role_prefers() -> Result<()> {
     }
     // What was confirmed is never sent again: a lost mark would stay.
     scene.oracle().await?.assert_clean();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_whose_log_has_no_room_left_is_waited_for() -> Result<()> {
+    let postgres = Postgres::builder(Version::V15)
+        .wal_megabytes(40)
+        .setting("min_wal_size", "2MB")
+        .setting("max_wal_size", "10MB");
+    let mut scene = own_postgres(postgres).await?.with("[source.timeouts]\nbackoff_max = \"1s\"");
+    let daemon = scene.streaming().await?;
+    let load = Load::builder(&scene.postgres.superuser_url(&scene.database), "order_outbox", &scene.aggregate);
+    let load = load.writers(2).per_second(20).start();
+    scene.insert(3).await?;
+    // Somebody's slot that nobody reads keeps the log until the disk is full.
+    scene.client.batch_execute("SELECT pg_create_physical_replication_slot('forgotten', true)").await?;
+    let filler = scene.postgres.client(&scene.database).await?;
+    filler.batch_execute("CREATE TABLE filler (text text)").await?;
+    let fill = "INSERT INTO filler SELECT repeat(md5(n::text), 30) FROM generate_series(1, 1000) n";
+    while filler.batch_execute(fill).await.is_ok() {}
+    let log = scene.postgres.log_path()?;
+    let full =
+        || std::fs::read_to_string(&log).map(|log| log.contains("PANIC") && log.contains("No space left on device"));
+    eventually(PATIENCE, || async { if full()? { Ok(()) } else { bail!("the server has room still") } }).await;
+    // It may come back by itself, with the next segment it needs as its end; or its recovery may fail.
+    let _ = scene.postgres.kill9();
+    scene.postgres.resize_wal(200)?;
+    scene.postgres.start_again().await?;
+    scene.client = scene.postgres.client(&scene.database).await?;
+    scene.client.batch_execute("SELECT pg_drop_replication_slot('forgotten')").await?;
+    wait_ready(&daemon).await;
+    scene.insert(3).await?;
+    load.stop().await?;
+    let audit = scene.oracle().await?;
+    audit.assert_clean();
+    assert!(audit.records > 6, "{audit}");
     Ok(())
 }

@@ -4,10 +4,10 @@ use anyhow::Result;
 use testbed::{Daemon, Postgres, Proxy, Version};
 
 use super::{assert_halts, on_major, own_postgres, stop, wait_true};
-use crate::scene::{Scene, start, wait_ready};
+use crate::scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready};
 
 /// A daemon that reaches its server through a proxy, which can lead it to another one.
-async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon)> {
+pub(crate) async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon)> {
     let proxy = Proxy::start(scene.postgres.port()?)?;
     let url = format!("postgres://outboxd@{}/{}", proxy.address(), scene.database);
     let daemon = start(&scene.config_through(&url, &scene.kafka.brokers()))?;
@@ -62,6 +62,72 @@ async fn a_failover_slot_carries_the_source_over_to_the_standby() -> Result<()> 
     Ok(())
 }
 
+/// A standby that has the slot, but has stopped to receive before the last rows were published: nothing made the primary
+/// wait for it (`synchronized_standby_slots`).
+pub(crate) async fn promoted_without_the_last_rows() -> Result<(Scene, Daemon)> {
+    let mut scene = own_postgres(Postgres::builder(Version::V17)).await?.with("failover = true");
+    scene.client.batch_execute("SELECT pg_create_physical_replication_slot('standby', true)").await?;
+    let settings = [("sync_replication_slots", "on"), ("primary_slot_name", "standby")];
+    let standby = scene.postgres.standby(&settings).await?;
+    let (proxy, daemon) = behind_a_proxy(&scene).await?;
+    scene.insert(5).await?;
+    scene.oracle().await?.assert_clean();
+    scene.wait_caught_up().await?;
+    let there = standby.client("postgres").await?;
+    let (slot, end) = (scene.slot(), end_of_log(&scene).await?);
+    wait_true(
+        &there,
+        &format!(
+            "SELECT coalesce(bool_or(synced AND NOT temporary), false) AND pg_last_wal_replay_lsn() >= '{end}' \
+             FROM pg_replication_slots WHERE slot_name = '{slot}'"
+        ),
+    )
+    .await;
+    there.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await?;
+    there.batch_execute("SELECT pg_reload_conf()").await?;
+    wait_true(&there, "SELECT count(*) = 0 FROM pg_stat_wal_receiver").await;
+    scene.insert(4).await?;
+    scene.oracle().await?.assert_clean();
+    scene.postgres.stop_immediate().await?;
+    standby.promote().await?;
+    proxy.retarget(standby.port()?);
+    scene.client = standby.client(&scene.database).await?;
+    scene.postgres = Host::Own(standby);
+    assert_halts(&daemon, "history-diverged").await?;
+    drop(daemon);
+    // The halted daemon's own way in is gone with the proxy: the next one has the new primary's address.
+    let daemon = start(&scene.config())?;
+    assert_halts(&daemon, "history-diverged").await?;
+    Ok((scene, daemon))
+}
+
+async fn end_of_log(scene: &Scene) -> Result<String> {
+    Ok(scene.client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0))
+}
+
+#[tokio::test]
+async fn a_promoted_standby_that_lacks_what_was_published_halts() -> Result<()> {
+    let (scene, _daemon) = promoted_without_the_last_rows().await?;
+    let rows = scene.client.query_one("SELECT count(*) FROM order_outbox", &[]).await?;
+    assert_eq!(rows.get::<_, i64>(0), 5, "the standby has what it was not to have");
+    Ok(())
+}
+
+#[tokio::test]
+async fn failover_on_postgres_15_ends_with_exit_code_2_and_makes_no_slot() -> Result<()> {
+    let scene = Scene::shared().await?.with("failover = true");
+    let daemon = scene.daemon()?;
+    assert_eq!(daemon.wait_exit(PATIENCE).await?, 2);
+    let line = wait_code(&daemon, "config-invalid").await?;
+    assert!(line.contains("needs Postgres 17"), "{line}");
+    let slots = scene.client.query("SELECT FROM pg_replication_slots WHERE slot_name = $1", &[&scene.slot()]).await?;
+    assert!(slots.is_empty());
+    // And without it the same source is set up to its end.
+    let scene = Scene { source_lines: String::new(), ..scene };
+    scene.streaming().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn another_cluster_at_the_same_address_halts() -> Result<()> {
     let mut scene = Scene::shared().await?;
@@ -87,7 +153,7 @@ async fn another_cluster_at_the_same_address_halts() -> Result<()> {
 }
 
 /// A server whose disk was put back to an earlier moment, slot included, after more was published.
-async fn restored() -> Result<(Scene, Daemon)> {
+pub(crate) async fn restored() -> Result<(Scene, Daemon)> {
     let mut scene = own_postgres(Postgres::builder(Version::V15)).await?;
     let daemon = scene.streaming().await?;
     scene.insert(3).await?;

@@ -1,0 +1,279 @@
+//! A table joins a source that streams already: `outboxd setup --add-table`.
+//!
+//! ```text
+//!   lock ─▶ drain: the daemon's own relay, with the tables as they were, up to what is in the log now
+//!        ─▶ fence every daemon ─▶ is everything that is published marked? else drain again
+//!        ─▶ make what is missing: table, rights, publication          (a right is missing: all is as it was)
+//!        ─▶ position `creating` ─▶ drop the slot ─▶ `run` makes it anew, and backfills what is unmarked
+//! ```
+//!
+//! What must hold, and why it does:
+//! - nothing is repeated: before `creating` is written, everything that is published is marked. The slot is confirmed
+//!   only behind what is published *and* marked (rule 7), so the position's last commit must not lie beyond it;
+//! - nothing is lost: what is unmarked then is unpublished, whether it was committed before or after, and the snapshot of
+//!   the new slot shows it;
+//! - the publication changes while no slot of ours decodes (rule 16): what the old slot had to send is published, and
+//!   the new one is made only when every transaction that is open has ended;
+//! - killed between any two steps, the same command goes on. Until `creating` is written a daemon with the old `tables`
+//!   goes on too, and from then on one with the new ones.
+
+use tokio_postgres::Client;
+
+use super::{lock_source, require_server, unlock_source};
+use crate::{
+    Code, Error, Lsn, Result,
+    config::{Backfill, Kafka, Mark, Source, TableName},
+    kafka::position_topic,
+    postgres::{
+        ConnectOptions, SqlSession,
+        catalog::{Fingerprint, SlotInfo, names::display_table, server, slots, tables},
+    },
+    relay::{
+        self,
+        position::{Phase, Position, Recovered},
+        publication::fingerprint,
+        takeover::Takeover,
+    },
+};
+
+/// Longest wait for the open transactions of others on the position topic.
+const POSITION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(90);
+
+/// How often it is drained again where something is owed a mark still: a transaction of many batches was just being
+/// published when the drain ended.
+const DRAINS: u32 = 5;
+
+/// Where a source stands that tables are to join.
+#[derive(Debug)]
+pub enum Standing {
+    /// It has every table already, or was never set up: the ordinary set-up is all there is to do.
+    Ordinary,
+    /// It streams these tables; the others are to join.
+    Streams {
+        /// The source with the tables that are published.
+        old: Box<Source>,
+        /// Those that join, `schema.name` or `name`.
+        joining: Vec<String>,
+    },
+    /// Its slot is about to be made anew: everything that was published is marked.
+    Creating,
+}
+
+/// Tables joining a source.
+pub struct Joining<'a> {
+    /// With the tables that join.
+    source: &'a Source,
+    kafka: &'a Kafka,
+    sql: SqlSession,
+}
+
+impl<'a> Joining<'a> {
+    /// Connects; changes nothing.
+    ///
+    /// # Errors
+    /// [`Code::SetupRefused`] where the tables do not tell what is published; whatever keeps us from looking.
+    pub async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
+        require_exact(source)?;
+        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
+            .connect_timeout(source.timeouts.connect)
+            .statement_timeout(source.timeouts.statement);
+        let sql = connect.sql("setup").await?;
+        require_server(&sql).await?;
+        Ok(Self { source, kafka, sql })
+    }
+
+    /// Looks where the source stands; changes nothing.
+    ///
+    /// # Errors
+    /// [`Code::SlotInUse`] beside a running daemon, [`Code::SetupRefused`] in the middle of a backfill or where a table
+    /// would leave; the codes with which a start would halt.
+    pub async fn look(&self) -> Result<Standing> {
+        let slot = slots::slot(&self.sql, &self.source.slot).await?;
+        require_free(slot.as_ref(), self.source)?;
+        let Some(position) = self.position().await? else { return Ok(Standing::Ordinary) };
+        match (position.phase, slot) {
+            (Phase::Creating, _) => Ok(Standing::Creating),
+            (Phase::Backfill, _) => {
+                let text = "the source is in the middle of a backfill: start the daemon with the tables as they were, \
+                            and come back when it streams";
+                Err(refused(text))
+            }
+            (Phase::Streaming, None) => {
+                let text = format!("rows were published through slot {}, which does not exist", self.source.slot);
+                Err(Error::new(Code::SlotMissing, text))
+            }
+            (Phase::Streaming, Some(_)) => self.who_joins(&position).await,
+        }
+    }
+
+    /// Takes the source's lock, which keeps every other set-up and recovery away as long as this lives, and has Kafka
+    /// abort what a killed daemon left open: it would hide the position for as long as a transaction may take.
+    ///
+    /// # Errors
+    /// [`Code::SlotInUse`] when somebody has the lock or the slot.
+    pub async fn hold(&self) -> Result<()> {
+        if !lock_source(&self.sql, &self.source.name).await? {
+            return Err(Error::new(Code::SlotInUse, "another session sets the source up, backfills or recovers it"));
+        }
+        require_free(slots::slot(&self.sql, &self.source.slot).await?.as_ref(), self.source)?;
+        Takeover::fence(self.source, self.kafka).await.map(drop)
+    }
+
+    /// Gives the lock back: there is nothing to do here.
+    ///
+    /// # Errors
+    /// Only what a broken session brings.
+    pub async fn release(self) -> Result<()> {
+        unlock_source(&self.sql, &self.source.name).await
+    }
+
+    /// Publishes and marks what was committed so far, then fences every daemon.
+    ///
+    /// # Errors
+    /// What halts the source; [`Code::SlotInUse`] when a daemon was started; [`Code::SetupRefused`] when marks are owed
+    /// still after several drains.
+    pub async fn quiesce(&self, standing: &Standing) -> Result<Takeover> {
+        for _ in 0..DRAINS {
+            if let Standing::Streams { old, .. } = standing {
+                let end = server::flushed_lsn(&self.sql).await?;
+                tracing::info!(slot = old.slot, %end, "draining what was committed so far");
+                relay::drain(old, self.kafka, end).await?;
+            }
+            position_topic::ensure(self.kafka).await?;
+            let takeover = Takeover::fence(self.source, self.kafka).await?;
+            // Every daemon is fenced: what is read now stays so until one starts, which fences us first.
+            let slot = slots::slot(&self.sql, &self.source.slot).await?;
+            require_free(slot.as_ref(), self.source)?;
+            let confirmed = slot.map_or(Lsn::ZERO, |slot| slot.confirmed_flush);
+            let position = self.position().await?;
+            match position.as_ref().and_then(|position| owed(position, confirmed)) {
+                None => return Ok(takeover),
+                Some(owed) => tracing::warn!("{owed}; draining once more"),
+            }
+        }
+        Err(refused(
+            "rows are published and not marked yet after several drains: see the log for what holds up the marks",
+        ))
+    }
+
+    /// Writes the position `creating`, and drops the slot. Everything that the new slot needs is there.
+    ///
+    /// # Errors
+    /// [`Code::KafkaFenced`] when a daemon was started meanwhile; whatever stands in the way. The same command goes on.
+    pub async fn start_anew(self, takeover: Takeover, recovered: Recovered) -> Result<()> {
+        let tables = tables::resolve_all(&self.sql, self.source).await?;
+        let publication = fingerprint(&self.sql, &self.source.publication, &tables).await?;
+        let mut position = Position::creating(&self.source.slot, publication);
+        let before = self.position().await?;
+        position.recovered = Some(Recovered {
+            phase: before.as_ref().map(|before| before.phase),
+            lsn: before.as_ref().map(|before| before.progress.lsn),
+            ..recovered
+        });
+        tracing::info!("writing the position `creating`");
+        let _takeover = takeover.write(&position).await?;
+        tracing::info!(slot = self.source.slot, "dropping the slot");
+        slots::drop_slot(&self.sql, &self.source.slot).await
+    }
+
+    async fn position(&self) -> Result<Option<Position>> {
+        if !position_topic::exists(self.kafka).await? {
+            return Ok(None);
+        }
+        let read = position_topic::read(self.kafka, &self.source.name, relay::succession, POSITION_TIMEOUT).await?;
+        let what = "the newest position of this source";
+        let decode = |bytes: Vec<u8>| {
+            Position::decode(&bytes).map_err(|error| Error::new(Code::PositionInvalid, what).because(error))
+        };
+        read.map(decode).transpose()
+    }
+
+    /// Tells the tables that are published, which the position knows by oid, from those that are to join.
+    async fn who_joins(&self, position: &Position) -> Result<Standing> {
+        let unreadable = || refused("the position does not tell which tables are published: start the source anew");
+        let published = Fingerprint::table_oids_of_json(&position.publication).ok_or_else(unreadable)?;
+        let (mut found, mut old, mut joining) = (Vec::new(), Vec::new(), Vec::new());
+        for name in &self.source.tables {
+            match oid(&self.sql, name).await? {
+                Some(oid) if published.contains(&oid) => {
+                    found.push(oid);
+                    old.push(name.clone());
+                }
+                _ => joining.push(display_table(name)),
+            }
+        }
+        if let Some(gone) = published.iter().find(|oid| !found.contains(oid)) {
+            let text = format!("the table with oid {gone} is published and not among `tables`: tables can only join");
+            return Err(refused(text));
+        }
+        if joining.is_empty() {
+            return Ok(Standing::Ordinary);
+        }
+        let old = Box::new(Source { tables: old, ..self.source.clone() });
+        Ok(Standing::Streams { old, joining })
+    }
+}
+
+async fn oid(client: &Client, name: &TableName) -> Result<Option<u32>> {
+    Ok(tables::find_table(client, name).await?.map(|table| table.oid))
+}
+
+fn refused(text: impl Into<String>) -> Error {
+    Error::new(Code::SetupRefused, text)
+}
+
+/// The new slot begins later than the old one ends, and only the marks tell which of the rows in between are published.
+fn require_exact(source: &Source) -> Result<()> {
+    if source.mark != Mark::None && source.backfill == Backfill::Unpublished {
+        return Ok(());
+    }
+    let text = "--add-table needs mark = \"update\" or \"delete\", and backfill = \"unpublished\": without them rows \
+                that are committed between the old slot and the new one would be lost. Give the table a source of its own";
+    Err(refused(text))
+}
+
+fn require_free(slot: Option<&SlotInfo>, source: &Source) -> Result<()> {
+    let Some(slot) = slot else { return Ok(()) };
+    if slot.active {
+        let text = format!("a session streams from slot {}: stop every daemon of the source first", source.slot);
+        return Err(Error::new(Code::SlotInUse, text));
+    }
+    match slot.lost() {
+        Some(reason) => Err(Error::new(Code::SlotLost, format!("slot {}: {reason}", source.slot))),
+        None => Ok(()),
+    }
+}
+
+/// What may be published and not marked, with the slot confirmed up to `confirmed`.
+fn owed(position: &Position, confirmed: Lsn) -> Option<String> {
+    if position.phase != Phase::Streaming {
+        return None;
+    }
+    let progress = &position.progress;
+    if let Some(split) = &progress.split {
+        return Some(format!("transaction {} is published in part", split.xid));
+    }
+    let commit = progress.commit.filter(|commit| commit.end_lsn > confirmed)?;
+    Some(format!("published up to {}, and marked only up to {confirmed}", commit.end_lsn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::position::{CommitId, History, Progress, Split};
+
+    #[test]
+    fn nothing_is_owed_once_the_slot_is_confirmed_behind_the_last_commit() {
+        let history = History { system_id: "7".into(), timeline: 1, slot: "s".into(), consistent_point: Lsn(10) };
+        let commit = CommitId { end_lsn: Lsn(100), xid: 7, time: 0 };
+        let progress = Progress { lsn: Lsn(200), commit: Some(commit), split: None };
+        let mut position = Position::new(Phase::Streaming, progress, history, serde_json::Value::Null);
+        // The idle LSN of 200 says nothing of marks.
+        assert_eq!(owed(&position, Lsn(100)), None);
+        assert!(owed(&position, Lsn(99)).is_some());
+        position.progress.split = Some(Split { final_lsn: Lsn(300), xid: 8, rows: 2, event_id: "e".into() });
+        assert!(owed(&position, Lsn(250)).is_some());
+        position.phase = Phase::Creating;
+        assert_eq!(owed(&position, Lsn::ZERO), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! `recover` itself under faults: killed at each of its steps, interrupted half-way, and asked on a terminal.
+
+use std::{io::Write, process::Stdio};
+
+use anyhow::{Context, Result, ensure};
+use testbed::{Daemon, Expect, unique};
+
+use super::{TABLE, audit_marked, positions};
+use crate::{
+    matrix::wait_true,
+    recover::{difference, drop_slot, goes_on, halts, stopped},
+    scene::{PATIENCE, Scene},
+};
+
+/// The command as a process that can be killed.
+fn recovering(scene: &Scene, strategy: &str, more: &[&str]) -> Result<Daemon> {
+    let arguments = ["recover", "--config", "{config}", "--source", &scene.source, "--strategy", strategy, "--yes"];
+    let config = scene.config().replace("{http}", "off");
+    Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&[&arguments[..], more].concat()).config(&config).start()
+}
+
+#[tokio::test]
+async fn a_recovery_that_is_killed_at_each_of_its_steps_is_run_again_and_loses_and_repeats_nothing() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let daemon = stopped(&mut scene).await?;
+    scene.insert(4).await?;
+    let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
+    scene.client.query(advance, &[&scene.slot()]).await?;
+    scene.insert(5).await?;
+    halts(&daemon, "slot-ahead").await?;
+    let mut killed = 0;
+    for step in ["fencing every daemon", "writing the position", "dropping the slot"] {
+        // Once the position says `creating` there is no halt to see, and a person insists.
+        let command = recovering(&scene, "republish-unmarked", &["--force"])?;
+        command.wait_for_line(|line| line.contains(step), PATIENCE).await?;
+        // The last one may be done before the signal comes.
+        killed += usize::from(command.kill9().is_ok());
+    }
+    assert!(killed > 1, "{killed} were killed");
+    // Killed at the last step, it needs no other run: the daemon goes on from `creating`.
+    goes_on(&mut scene, &daemon).await?;
+    let audit = audit_marked(&scene).await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 14);
+    Ok(())
+}
+
+/// The slot cannot be made while a transaction is open: there it is killed, the old slot dropped and the position
+/// `creating`.
+async fn from_now_killed_half_way() -> Result<(Scene, Daemon)> {
+    let mut scene = Scene::shared().await?;
+    let daemon = stopped(&mut scene).await?;
+    scene.insert(4).await?;
+    drop_slot(&scene).await?;
+    halts(&daemon, "slot-missing").await?;
+    let open = scene.postgres.client(&scene.database).await?;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
+    let command = recovering(&scene, "from-now", &[])?;
+    command.wait_for_line(|line| line.contains("making the slot anew"), PATIENCE).await?;
+    let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() \
+                 AND backend_type = 'walsender' AND wait_event_type = 'Lock'";
+    wait_true(&scene.client, waits).await;
+    command.kill9()?;
+    ensure!(!command.lines().iter().any(|line| line.contains("done:")), "it was done before it was killed");
+    open.batch_execute("ROLLBACK").await?;
+    // The walsender may have made the slot by then, before it finds that nobody wants it.
+    wait_true(&scene.client, &waits.replace("> 0", "= 0")).await;
+    Ok((scene, daemon))
+}
+
+#[tokio::test]
+async fn from_now_that_was_interrupted_is_run_again_and_loses_exactly_what_it_said() -> Result<()> {
+    let (mut scene, daemon) = from_now_killed_half_way().await?;
+    let arguments = ["recover", "--source", &scene.source, "--strategy", "from-now", "--yes", "--force"];
+    let (code, said, err) = scene.command(&arguments).await?;
+    assert_eq!(code, 0, "{said}{err}");
+    goes_on(&mut scene, &daemon).await?;
+    let audit = scene.audit(Expect::UnmarkedTables(TABLE)).await?;
+    assert_eq!(difference(&audit), (4, 0), "{audit}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn from_now_that_was_interrupted_and_not_run_again_loses_nothing() -> Result<()> {
+    let (mut scene, daemon) = from_now_killed_half_way().await?;
+    goes_on(&mut scene, &daemon).await?;
+    audit_marked(&scene).await?.assert_clean();
+    Ok(())
+}
+
+/// Runs `recover` on a terminal, on which this is typed. Exit code and everything that stood there.
+fn on_a_terminal(scene: &Scene, typed: &str) -> Result<(i32, String)> {
+    let path = std::env::temp_dir().join(format!("outboxd-{}.toml", unique("terminal")));
+    std::fs::write(&path, scene.config().replace("{http}", "off"))?;
+    let command = format!(
+        "{} recover --config {} --source {} --strategy republish-unmarked",
+        env!("CARGO_BIN_EXE_outboxd"),
+        path.display(),
+        scene.source
+    );
+    let mut terminal = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    terminal.stdin.take().context("no stdin")?.write_all(format!("{typed}\n").as_bytes())?;
+    let output = terminal.wait_with_output()?;
+    std::fs::remove_file(&path)?;
+    Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_only_the_name_of_the_source_lets_recover_go_on() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    let daemon = stopped(&mut scene).await?;
+    scene.insert(4).await?;
+    scene.client.query("SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())", &[&scene.slot()]).await?;
+    halts(&daemon, "slot-ahead").await?;
+    let before = positions(&scene).await?;
+    for typed in ["no", "yes", ""] {
+        let (code, said) = on_a_terminal(&scene, typed)?;
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("Type the source's name") && said.contains("recover-refused"), "{said}");
+    }
+    assert_eq!(positions(&scene).await?, before);
+    halts(&daemon, "slot-ahead").await?;
+    let (code, said) = on_a_terminal(&scene, &scene.source)?;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("LOSES nothing") && said.contains("done: start the daemon"), "{said}");
+    goes_on(&mut scene, &daemon).await?;
+    let audit = audit_marked(&scene).await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 9);
+    Ok(())
+}
