@@ -61,11 +61,16 @@ use crate::{
 /// Records without an event id that are named, of each topic.
 const NAMELESS_NAMED: usize = 5;
 
+/// Partitions whose ends are asked for before it is known which of them matter.
+const EARLY_ENDS: usize = 500;
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Only this source.
     pub source: Option<String>,
+    /// Topics to read besides those that rows are meant for.
+    pub topics: Vec<String>,
     /// Only rows and records from then on, in milliseconds since the Unix epoch.
     pub since: Option<i64>,
     /// How long what is under way is waited for.
@@ -105,6 +110,11 @@ fn choose<'c>(config: &'c Config, options: &Options) -> Result<(Vec<&'c Source>,
         let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
         let name = options.source.as_deref().unwrap_or_default();
         let text = format!("there is no source {name:?}; the configuration has {}", names.join(", "));
+        return Err(Error::new(Code::ConfigInvalid, text));
+    }
+    let can_make = |topic: &&String| chosen.iter().any(|source| routes::can_make(&source.mapping.topic, topic));
+    if let Some(topic) = options.topics.iter().find(|topic| !can_make(topic)) {
+        let text = format!("--topic {topic}: no source that is audited has a template that makes this name");
         return Err(Error::new(Code::ConfigInvalid, text));
     }
     Ok((chosen, others))
@@ -167,7 +177,7 @@ impl Audit<'_> {
             others: &self.others,
             routed: &routed,
             existing: &existing,
-            position_topic: &self.config.kafka.position_topic,
+            named: &self.options.topics,
         };
         let plan = plan::plan(&setting, &mut numbers);
         let Plan { rules, mut read, notes, judges_unknown } = plan;
@@ -214,15 +224,20 @@ impl Audit<'_> {
         self.sources.iter().map(rules).collect()
     }
 
-    /// The ends of all topics that may matter, right after the snapshots: what is younger is of no concern.
+    /// The ends of all topics that may matter, right after the snapshots: what is younger is of no concern. Where that would
+    /// be very many, they are asked for when the rows have told which matter.
     async fn ends(&self, existing: &BTreeMap<String, Vec<i32>>) -> Result<HashMap<String, Vec<Span>>> {
         let ours = |name: &&String| {
             !name.starts_with("__")
                 && **name != self.config.kafka.position_topic
                 && plan::may_be_read(&self.chosen, name)
         };
-        let wanted = existing.iter().filter(|(name, _)| ours(name));
-        self.cluster.spans(wanted.map(|(name, partitions)| (name.clone(), partitions.clone())).collect()).await
+        let wanted: Vec<_> = existing.iter().filter(|(name, _)| ours(name)).collect();
+        if wanted.iter().map(|(_, partitions)| partitions.len()).sum::<usize>() > EARLY_ENDS {
+            return Ok(HashMap::new());
+        }
+        let owned = |(name, partitions): (&String, &Vec<i32>)| (name.clone(), partitions.clone());
+        self.cluster.spans(wanted.into_iter().map(owned).collect()).await
     }
 
     /// Reads all rows; the topics that each source's rows are meant for.

@@ -19,7 +19,8 @@ pub(super) struct Setting<'a> {
     pub(super) routed: &'a [BTreeSet<u32>],
     /// Every topic of the cluster.
     pub(super) existing: &'a BTreeMap<String, Vec<i32>>,
-    pub(super) position_topic: &'a str,
+    /// Topics that were named: also those that no row is meant for any more.
+    pub(super) named: &'a [String],
 }
 
 /// What is read and judged.
@@ -70,6 +71,10 @@ pub(super) fn plan(setting: &Setting<'_>, topics: &mut TopicNumbers) -> Plan {
             let text = "published rows are deleted: a record whose row is gone is not called unknown, and a row that was \
                         deleted without a record is not seen";
             notes.push(text.to_owned());
+            if setting.named.is_empty() && constant(&source.mapping.topic).is_none() {
+                let text = "only topics that a row is still meant for were read; --topic names others";
+                notes.push(text.to_owned());
+            }
         }
         plan.notes.push(notes);
         plan.judges_unknown.push(judges || mains.is_empty());
@@ -91,7 +96,8 @@ impl Plan {
     }
 }
 
-/// Where the source's rows go or went. Of rows that are deleted nothing is left but the topics that they can have gone to.
+/// Where the source's rows go, as far as there are rows or a person says so. Whatever else the template could make may be
+/// another service's.
 fn main_topics(setting: &Setting<'_>, number: usize, topics: &mut TopicNumbers) -> BTreeMap<String, u32> {
     let mut mains = BTreeMap::new();
     let Some(source) = setting.chosen.get(number) else { return mains };
@@ -104,13 +110,8 @@ fn main_topics(setting: &Setting<'_>, number: usize, topics: &mut TopicNumbers) 
         let topic = topics.number(&name);
         mains.insert(name, topic);
     }
-    if source.mark == Mark::Delete {
-        let ours = |name: &&String| {
-            can_make(&source.mapping.topic, name) && !name.starts_with("__") && *name != setting.position_topic
-        };
-        for name in setting.existing.keys().filter(ours) {
-            mains.insert(name.clone(), topics.number(name));
-        }
+    for name in setting.named.iter().filter(|name| can_make(&source.mapping.topic, name)) {
+        mains.insert(name.clone(), topics.number(name));
     }
     mains
 }

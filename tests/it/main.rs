@@ -15,4 +15,5 @@ mod scene;
 mod setup;
 mod sources;
 mod status;
+mod verify;
 mod wire;
