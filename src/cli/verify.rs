@@ -24,8 +24,8 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     /// Also read this topic, where no row is meant for it any more; repeat it, or use commas.
-    #[arg(long = "topic", value_name = "TOPIC", value_delimiter = ',')]
-    topics: Vec<String>,
+    #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
+    also_read: Vec<String>,
     /// Only rows and records created from then on: a moment such as 2024-01-15T10:30:00Z, or an age such as 2h.
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<SystemTime>,
@@ -57,7 +57,7 @@ impl VerifyArgs {
         };
         let options = Options {
             source: self.source.clone(),
-            topics: self.topics.clone(),
+            topics: self.also_read.clone(),
             since: self.since.map(age),
             wait: self.wait,
             order_by: self.order_by.clone(),

@@ -80,7 +80,7 @@ impl Again<'_> {
                     .collect();
                 let mut still = HashSet::new();
                 let ids: Vec<&[u8]> = unmarked.iter().map(|key| split_match(key).0).collect();
-                let until = (&mut self.numbers, far());
+                let until = (&mut self.numbers, None);
                 let note = |key: &[u8], row: RowEntry| {
                     if !row.marked {
                         still.insert(MatchKey::from(key));
@@ -94,7 +94,7 @@ impl Again<'_> {
                 let unknown: Vec<MatchKey> = self.candidates.unknown.keys().cloned().collect();
                 let ids: Vec<&[u8]> = unknown.iter().map(|key| split_match(key).0).collect();
                 let mut known = Vec::new();
-                let until = (&mut self.numbers, deadline);
+                let until = (&mut self.numbers, Some(deadline));
                 source.again(table, &ids, until, |key, _| known.push(MatchKey::from(key))).await?;
                 known.iter().for_each(|key| self.is_known(key));
             }
@@ -129,7 +129,7 @@ impl Again<'_> {
             let topic = self.cluster.move_ends(topic.clone()).await?;
             let missing = mem::take(&mut self.candidates.missing);
             let state = (mem::take(&mut self.numbers), Awaited { missing, late: Vec::new() });
-            let read = self.cluster.read(topic, (far(), progress), state, |awaited, found| {
+            let read = self.cluster.read(topic, (soon(), progress), state, |awaited, found| {
                 awaited.take(&found);
                 Ok(())
             });
@@ -174,7 +174,8 @@ impl Awaited {
     }
 }
 
-/// Open transactions do not matter here: the ends are where a reader can read.
-fn far() -> Instant {
-    Instant::now() + Duration::from_secs(24 * 3600)
+/// Open transactions do not matter here, since the ends are where a reader can read; a leader that has just taken over may
+/// know less for a moment.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
 }

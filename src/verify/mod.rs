@@ -114,7 +114,7 @@ fn choose<'c>(config: &'c Config, options: &Options) -> Result<(Vec<&'c Source>,
     }
     let can_make = |topic: &&String| chosen.iter().any(|source| routes::can_make(&source.mapping.topic, topic));
     if let Some(topic) = options.topics.iter().find(|topic| !can_make(topic)) {
-        let text = format!("--topic {topic}: no source that is audited has a template that makes this name");
+        let text = format!("--also-read {topic}: no source that is audited has a template that makes this name");
         return Err(Error::new(Code::ConfigInvalid, text));
     }
     Ok((chosen, others))

@@ -72,7 +72,7 @@ pub(super) fn plan(setting: &Setting<'_>, topics: &mut TopicNumbers) -> Plan {
                         deleted without a record is not seen";
             notes.push(text.to_owned());
             if setting.named.is_empty() && constant(&source.mapping.topic).is_none() {
-                let text = "only topics that a row is still meant for were read; --topic names others";
+                let text = "only topics that a row is still meant for were read; --also-read names others";
                 notes.push(text.to_owned());
             }
         }

@@ -117,12 +117,13 @@ impl<'c> OpenSource<'c> {
         self.session.batch_execute("COMMIT").await.map_err(failed("end the snapshot"))
     }
 
-    /// Gives the rows of one table that have these ids now, with what they are matched by. Stops at the deadline.
+    /// Gives the rows of one table that have these ids now, with what they are matched by. Stops at the deadline, where
+    /// there is one.
     pub(super) async fn again(
         &self,
         table: u16,
         ids: &[&[u8]],
-        (topics, deadline): (&mut TopicNumbers, Instant),
+        (topics, deadline): (&mut TopicNumbers, Option<Instant>),
         mut each: impl FnMut(&[u8], RowEntry),
     ) -> Result<()> {
         let Some(query) = self.queries.get(usize::from(table)) else { return Ok(()) };
@@ -141,7 +142,7 @@ impl<'c> OpenSource<'c> {
                 key.extend_from_slice(&read.topic.to_be_bytes());
                 each(&key, read.entry);
             }
-            if Instant::now() >= deadline {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 break;
             }
         }

@@ -246,6 +246,34 @@ async fn several_tables_are_one_source_and_a_row_is_named_by_its_own() -> Result
 }
 
 #[tokio::test]
+async fn in_a_topic_of_two_sources_each_knows_the_other_s_rows_unless_it_is_audited_alone() -> Result<()> {
+    let mut other = Scene::shared().await?;
+    let mut scene = Scene::shared().await?;
+    other.aggregate = scene.aggregate.clone();
+    other.topic = scene.topic.clone();
+    let (name, url) = (&other.source, other.postgres.url(&other.database));
+    scene = scene.with_kafka(&format!("[[source]]\nname = \"{name}\"\nurl = \"{url}\"\ntables = [\"order_outbox\"]"));
+    event(&scene, Uuid::new_v4()).await?;
+    event(&other, Uuid::new_v4()).await?;
+    let (code, both) = verify(&scene, &["--wait", "1s"]).await?;
+    assert_eq!(code, 0, "{both:#}");
+    for source in 0..2 {
+        let report = &both["sources"][source];
+        assert_eq!((report["rows"].as_u64(), report["records"].as_u64()), (Some(1), Some(1)), "{both:#}");
+    }
+    let (code, alone) = verify(&scene, &["--wait", "1s", "--source", &scene.source]).await?;
+    assert_eq!((code, alone["sources"].as_array().unwrap().len()), (0, 1), "{alone:#}");
+    let report = &alone["sources"][0];
+    assert_eq!((report["records"].as_u64(), &report["unknown"]), (Some(1), &Value::Null), "{alone:#}");
+    assert!(report["notes"].to_string().contains(&other.source), "{alone:#}");
+
+    publish(&scene, &Uuid::new_v4().to_string(), Uuid::new_v4(), Duration::ZERO)?;
+    let (code, both) = verify(&scene, &["--wait", "1s"]).await?;
+    assert_eq!((code, both["sources"][0]["unknown"].as_u64()), (1, Some(1)), "{both:#}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn dead_letters_are_counted_apart_and_not_missed() -> Result<()> {
     let mut scene = Scene::shared().await?.with("on_poison = \"dead-letter\"");
     let letters = format!("{}.dead-letter", scene.topic);
@@ -271,13 +299,13 @@ async fn where_rows_are_deleted_it_says_what_cannot_be_judged_and_finds_the_rest
     let daemon = scene.streaming().await?;
     scene.insert(5).await?;
     scene.wait_records(5).await;
-    let topic = ["--topic", &scene.topic, "--wait", "60s"];
+    let topic = ["--also-read", &scene.topic, "--wait", "60s"];
     let (code, found) = report(&scene, &topic).await?;
     assert_eq!((code, found["records"].as_u64(), found["rows"].as_u64()), (0, Some(5), Some(0)), "{found:#}");
     assert_eq!((&found["unknown"], &found["unmarked"]), (&Value::Null, &0.into()), "{found:#}");
     assert!(found["notes"][0].as_str().unwrap().contains("deleted"), "{found:#}");
 
-    let (code, _, err) = scene.command(&["verify", "--topic", "no.template.of.ours"]).await?;
+    let (code, _, err) = scene.command(&["verify", "--also-read", "no.template.of.ours"]).await?;
     assert!(code == 2 && err.contains("no.template.of.ours"), "{code}: {err}");
 
     daemon.term()?;
@@ -287,7 +315,7 @@ async fn where_rows_are_deleted_it_says_what_cannot_be_judged_and_finds_the_rest
     publish(&scene, &twice, key, Duration::ZERO)?;
     publish(&scene, &twice, key, Duration::ZERO)?;
     event(&scene, key).await?;
-    let (code, found) = report(&scene, &["--topic", &scene.topic, "--wait", "1s"]).await?;
+    let (code, found) = report(&scene, &["--also-read", &scene.topic, "--wait", "1s"]).await?;
     assert_eq!((code, differences(&found)), (1, [Some(0), Some(1), Some(0), Some(1), None]), "{found:#}");
     Ok(())
 }
