@@ -50,6 +50,7 @@ pub(super) struct Cluster {
 }
 
 /// A record and what it is matched by.
+#[derive(Clone, Copy)]
 pub(super) struct Match<'k> {
     /// Id and topic; without an id nothing.
     pub(super) key: Option<&'k [u8]>,
