@@ -44,6 +44,7 @@
 //! | [`check`] | what there is → findings; changes nothing | |
 //! | [`recover`] | a halted source → a way back that a person chose | what to write is pure |
 //! | [`status`] | slot, position, tables → where a source stands; changes nothing | |
+//! | [`verify`] | tables and topics → what is missing, repeated, out of order; changes nothing | comparing is pure |
 //! | [`telemetry`], [`http`] | what happened → logs, metrics, `/livez`, `/readyz`, `/status` | |
 //!
 //! `docs/guarantees.md` says what is promised, `docs/architecture.md` why the parts are as they are.
@@ -63,6 +64,7 @@ pub mod relay;
 pub mod setup;
 pub mod status;
 pub mod telemetry;
+pub mod verify;
 
 pub use config::Config;
 pub use error::{Class, Code, Error, Result};

@@ -5,6 +5,7 @@ mod recover;
 mod run;
 mod setup;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -22,7 +23,7 @@ pub use run::Daemon;
     max_term_width = 120,
     arg_required_else_help = true,
     after_help = "Example:\n  outboxd check --config /etc/outboxd/outboxd.toml\n\n\
-                  Exit codes:\n  0  done\n  1  check found something, or the command failed\n  \
+                  Exit codes:\n  0  done\n  1  check or verify found something, or the command failed\n  \
                   2  bad arguments or configuration\n  3  halted: a person has to act"
 )]
 pub struct Cli {
@@ -47,6 +48,11 @@ enum Command {
     #[command(after_help = "Examples:\n  outboxd status --config /etc/outboxd/outboxd.toml\n  \
                             outboxd status --config /etc/outboxd/outboxd.toml --json")]
     Status(#[command(flatten)] status::StatusArgs),
+    /// Hold the tables against the topics: missing, duplicated, out of order, unmarked, unknown. Changes nothing.
+    #[command(after_help = "Examples:\n  outboxd verify --config /etc/outboxd/outboxd.toml\n  \
+                            outboxd verify --config /etc/outboxd/outboxd.toml --since 24h --json\n\n\
+                            Exit codes: 0 clean, 1 a difference, 2 bad arguments or configuration.")]
+    Verify(#[command(flatten)] verify::VerifyArgs),
     /// Go on after a halt, in a way that a person chooses. Says first what may be lost or repeated.
     #[command(
         after_help = "Example:\n  outboxd recover --config /etc/outboxd/outboxd.toml --source order --strategy republish-unmarked\n\n\
@@ -82,6 +88,10 @@ impl Cli {
             Command::Status(args) => {
                 let config = Config::load(&args.flags)?;
                 on_runtime(status::status(config, args.json))
+            }
+            Command::Verify(args) => {
+                let config = Config::load(&args.flags)?;
+                on_runtime(verify::verify(config, args.request()))
             }
             Command::Recover(args) => {
                 let config = Config::load(&args.flags)?;

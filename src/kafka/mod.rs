@@ -24,6 +24,7 @@ mod failure;
 mod options;
 pub mod position_topic;
 mod producer;
+pub mod topic_reader;
 pub mod topics;
 
 pub use batch::{Batch, Header, Outgoing};

@@ -18,4 +18,5 @@ mod sessions;
 mod setup;
 mod sources;
 mod status;
+mod verify;
 mod wire;

@@ -15,6 +15,7 @@ mod marking;
 mod peer;
 mod report;
 mod setting;
+mod verify;
 
 use anyhow::Result;
 use clap::Parser;
@@ -52,6 +53,9 @@ struct Arguments {
     /// Leave latency out
     #[arg(long)]
     only_drain: bool,
+    /// Nothing of the above: fill a table and a topic with this many matching events, and audit them with `outboxd verify`
+    #[arg(long, value_name = "ROWS")]
+    verify: Option<i64>,
     /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
     #[arg(long)]
     limit: Vec<String>,
@@ -61,6 +65,9 @@ struct Arguments {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let setting = Setting::start(arguments.outboxd.as_deref(), &arguments.limit).await?;
+    if let Some(rows) = arguments.verify {
+        return verify::measure(&setting, rows, &arguments.results).await;
+    }
     let mut report = Report::begin(arguments.rows, arguments.rows_per_transaction, &arguments.limit);
     if !arguments.only_latency {
         let shape = drain::Shape { rows: arguments.rows, per_transaction: arguments.rows_per_transaction };

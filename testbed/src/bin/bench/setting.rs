@@ -48,10 +48,9 @@ impl Setting {
         Ok(client)
     }
 
-    /// A daemon of this source, running.
-    pub(crate) fn daemon(&self, source: &Source<'_>) -> Result<Daemon> {
-        let Source { name, database, topic, mark } = source;
-        let config = format!(
+    /// The configuration of one source; `{http}` stands for the HTTP address.
+    pub(crate) fn config(&self, name: &str, (database, topic): (&str, &str), mark: &str) -> String {
+        format!(
             "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{topic}\"\n\
              mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n\
              [kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\n\
@@ -59,7 +58,18 @@ impl Setting {
             self.postgres.url(database),
             self.limits.join("\n"),
             self.kafka.brokers()
-        );
+        )
+    }
+
+    /// The program.
+    pub(crate) fn outboxd(&self) -> &Path {
+        &self.outboxd
+    }
+
+    /// A daemon of this source, running.
+    pub(crate) fn daemon(&self, source: &Source<'_>) -> Result<Daemon> {
+        let Source { name, database, topic, mark } = source;
+        let config = self.config(name, (database, topic), mark);
         Daemon::builder(&self.outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()
     }
 

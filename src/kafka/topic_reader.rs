@@ -1,0 +1,236 @@
+//! Reading topics as a `read_committed` consumer, from offsets to offsets, in bounded memory. Joins no group and commits
+//! nothing.
+
+use super::context::ReaderContext;
+use super::failure::explain;
+use super::options::{self, Isolation};
+use super::topics;
+use crate::config::Kafka;
+use crate::error::{Code, Error, Result};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Longest wait for one answer, and for the next record.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Partitions that are fetched from at once; each has buffers of its own.
+const AT_ONCE: usize = 64;
+/// After the end was reported and nothing came: what lies before our end was aborted or compacted.
+const SETTLED: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(50);
+
+/// What librdkafka fetches ahead, and in one answer. Its own defaults would hold hundreds of MiB.
+const FETCH: [(&str, &str); 2] = [("queued.max.messages.kbytes", "8192"), ("fetch.max.bytes", "8388608")];
+
+/// Records of one partition: from `first` up to, not including, `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The partition.
+    pub partition: i32,
+    /// Offset of the first.
+    pub first: i64,
+    /// Offset after the last.
+    pub end: i64,
+}
+
+/// A record as it lies in its topic.
+#[derive(Debug)]
+pub struct Seen<'a>(&'a BorrowedMessage<'a>);
+
+impl Seen<'_> {
+    /// Its partition.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.0.partition()
+    }
+
+    /// Its offset.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.0.offset()
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key()
+    }
+
+    /// The time that its producer gave it, in milliseconds since the Unix epoch; `None` when the broker set its own.
+    #[must_use]
+    pub fn created(&self) -> Option<i64> {
+        match self.0.timestamp() {
+            Timestamp::CreateTime(ms) => Some(ms),
+            Timestamp::NotAvailable | Timestamp::LogAppendTime(_) => None,
+        }
+    }
+
+    /// The first header of this name; `None` also when its value is null.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.0.headers()?.iter().find(|header| header.key == name)?.value
+    }
+}
+
+/// Reads topics. It blocks: it belongs on a thread of its own.
+pub struct TopicReader {
+    committed: BaseConsumer<ReaderContext>,
+    all: BaseConsumer<ReaderContext>,
+}
+
+impl TopicReader {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`Code::KafkaOptionInvalid`].
+    pub fn open(kafka: &Kafka, purpose: &str) -> Result<Self> {
+        let make = |isolation| {
+            let mut config = options::reader(kafka, purpose, isolation);
+            for (key, value) in FETCH {
+                config.set(key, value);
+            }
+            config.create_with_context(ReaderContext::default()).map_err(|error| options::refused(&error))
+        };
+        Ok(Self { committed: make(Isolation::Committed)?, all: make(Isolation::Uncommitted)? })
+    }
+
+    /// Every topic of the cluster that we may see, with its partitions.
+    ///
+    /// # Errors
+    /// As [`topics::ping`].
+    pub fn topics(&self) -> Result<BTreeMap<String, Vec<i32>>> {
+        let metadata = topics::metadata(&self.all, None, PATIENCE)?;
+        let partitions = |topic: &rdkafka::metadata::MetadataTopic| {
+            topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect()
+        };
+        Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), partitions(topic))).collect())
+    }
+
+    /// All that the partitions hold now, what is not yet committed included.
+    ///
+    /// # Errors
+    /// As [`topics::ping`]; [`Code::KafkaDenied`]; [`Code::TopicMissing`].
+    pub fn spans(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Span>> {
+        let span = |&partition: &i32| {
+            let (first, end) = watermarks(&self.all, topic, partition)?;
+            Ok(Span { partition, first, end })
+        };
+        partitions.iter().map(span).collect()
+    }
+
+    /// The ends up to which a `read_committed` consumer can read now, in place of the spans' own.
+    ///
+    /// # Errors
+    /// As [`Self::spans`].
+    pub fn stable_ends(&self, topic: &str, spans: &[Span]) -> Result<Vec<i64>> {
+        spans.iter().map(|span| Ok(watermarks(&self.committed, topic, span.partition)?.1)).collect()
+    }
+
+    /// Begins the spans at the first record of this time or later, in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// As [`Self::spans`].
+    pub fn skip_before(&self, topic: &str, spans: &mut [Span], time: i64) -> Result<()> {
+        let failed = |error: KafkaError| self.failed(&self.all, format!("looking for a time in topic {topic}"), &error);
+        let mut wanted = TopicPartitionList::new();
+        for span in &*spans {
+            wanted.add_partition_offset(topic, span.partition, Offset::Offset(time)).map_err(failed)?;
+        }
+        let found = self.all.offsets_for_times(wanted, PATIENCE).map_err(failed)?;
+        for span in spans {
+            span.first = match found.find_partition(topic, span.partition).map(|partition| partition.offset()) {
+                Some(Offset::Offset(offset)) => offset.clamp(span.first, span.end),
+                // No record is that young.
+                Some(Offset::End) => span.end,
+                _ => span.first,
+            };
+        }
+        Ok(())
+    }
+
+    /// Gives every committed record of the spans to `each`; within a partition in order. The spans must end where
+    /// [`Self::stable_ends`] has been: what lies behind an open transaction never comes.
+    ///
+    /// # Errors
+    /// As [`Self::spans`], and what `each` says; [`Code::KafkaUnreachable`] when nothing comes for half a minute.
+    pub fn read(&self, topic: &str, spans: &[Span], each: &mut dyn FnMut(&Seen<'_>) -> Result<()>) -> Result<()> {
+        let wanted: Vec<Span> = spans.iter().filter(|span| span.first < span.end).copied().collect();
+        wanted.chunks(AT_ONCE).try_for_each(|spans| self.read_at_once(topic, spans, each))
+    }
+
+    fn read_at_once(&self, topic: &str, spans: &[Span], each: &mut dyn FnMut(&Seen<'_>) -> Result<()>) -> Result<()> {
+        let what = || format!("reading topic {topic}");
+        let failed = |error: KafkaError| self.failed(&self.committed, what(), &error);
+        let mut assignment = TopicPartitionList::new();
+        // By partition: where it ends, and when its end was reported.
+        let mut open: BTreeMap<i32, (i64, Option<Instant>)> = BTreeMap::new();
+        for span in spans {
+            assignment.add_partition_offset(topic, span.partition, Offset::Offset(span.first)).map_err(failed)?;
+            open.insert(span.partition, (span.end, None));
+        }
+        self.committed.assign(&assignment).map_err(failed)?;
+        let mut heard = Instant::now();
+        let mut last_error = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+        while !open.is_empty() {
+            match self.committed.poll(POLL) {
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    let Some((end, _)) = open.get(&message.partition()).copied() else { continue };
+                    if message.offset() < end {
+                        each(&Seen(&message))?;
+                    }
+                    if message.offset() + 1 >= end {
+                        open.remove(&message.partition());
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    if let Some((_, reported)) = open.get_mut(&partition) {
+                        *reported = Some(Instant::now());
+                    }
+                    self.close_passed(topic, &mut open);
+                }
+                Some(Err(error)) => last_error = error,
+                None => self.close_passed(topic, &mut open),
+            }
+            if heard.elapsed() > PATIENCE {
+                return Err(failed(last_error));
+            }
+        }
+        self.committed.unassign().map_err(failed)
+    }
+
+    /// Ends the partitions whose place is past their end: control records move it too. One that was reported to be at its
+    /// end and stays where it is holds nothing more before ours.
+    fn close_passed(&self, topic: &str, open: &mut BTreeMap<i32, (i64, Option<Instant>)>) {
+        let Ok(positions) = self.committed.position() else { return };
+        open.retain(|&partition, &mut (end, reported)| {
+            let next = positions.find_partition(topic, partition).and_then(|place| place.offset().to_raw());
+            let passed = next.is_some_and(|next| next >= end);
+            !passed && reported.is_none_or(|at| at.elapsed() < SETTLED)
+        });
+    }
+
+    fn failed(&self, client: &BaseConsumer<ReaderContext>, what: String, error: &KafkaError) -> Error {
+        explain(what, error, &client.context().trouble, Code::KafkaUnreachable)
+    }
+}
+
+fn watermarks(client: &BaseConsumer<ReaderContext>, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.fetch_watermarks(topic, partition, Duration::from_secs(5)) {
+            Ok(watermarks) => return Ok(watermarks),
+            Err(error) => {
+                while client.poll(Duration::ZERO).is_some() {}
+                if Instant::now() >= deadline || client.context().trouble.is_authentication() {
+                    let what = format!("reading the ends of topic {topic}");
+                    return Err(explain(what, &error, &client.context().trouble, Code::KafkaUnreachable));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Rows and records as byte strings whose order puts together what belongs together.
+//!
+//! ```text
+//!   match:  id ─ topic ─ 0 = row ────── source, table, flags, order value
+//!                      └ 1 = record ─── topic where it lies, partition, offset, flags, time, hash of the key
+//!   order:  topic ─ partition ─ hash of the key ─ scope ─ offset ─ order value, source, table, id
+//! ```
+//!
+//! The topic of a match is the one that a row is meant for: a dead letter says it in a header, so it meets its row. Ids of
+//! two sources that count from 1 do not meet, as their topics differ.
+
+use sha2::{Digest, Sha256};
+
+use super::id;
+
+/// The topic of a dead letter that does not say where it was meant for, and of a row whose topic is NULL.
+pub(super) const NO_TOPIC: u32 = u32::MAX;
+
+/// What rows are ordered by: any type becomes a number of the same order.
+pub(super) type OrderValue = u128;
+
+/// An [`OrderValue`] of a signed number.
+pub(super) fn order_value(number: i64) -> OrderValue {
+    OrderValue::from(number.cast_unsigned() ^ (1 << 63))
+}
+
+/// A row of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RowEntry {
+    pub(super) source: u16,
+    /// Index among the source's tables.
+    pub(super) table: u16,
+    pub(super) marked: bool,
+    /// A record of it is right, and none is as well: the row has no creation time, and `--since` is asked for.
+    pub(super) optional: bool,
+    pub(super) order: Option<OrderValue>,
+}
+
+/// A record of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RecordEntry {
+    /// Where it lies.
+    pub(super) topic: u32,
+    pub(super) partition: u32,
+    pub(super) offset: u64,
+    /// It is a dead letter.
+    pub(super) dead: bool,
+    /// Its time is the row's creation time, in milliseconds since the Unix epoch.
+    pub(super) created: Option<i64>,
+    /// Of the key; `None` is Kafka's null, which has no order.
+    pub(super) key: Option<KeyHash>,
+}
+
+/// Keys can be long and are only compared.
+pub(super) type KeyHash = [u8; 16];
+
+/// The hash of a record's key.
+pub(super) fn key_hash(key: &[u8]) -> KeyHash {
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&Sha256::digest(key)[..16]);
+    hash
+}
+
+/// A row or a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    Row(RowEntry),
+    Record(RecordEntry),
+}
+
+impl RowEntry {
+    /// Appends the entry of the row with this id that is meant for this topic.
+    pub(super) fn write(&self, (id, topic): (&[u8], u32), out: &mut Vec<u8>) {
+        out.extend_from_slice(id);
+        out.extend_from_slice(&topic.to_be_bytes());
+        out.push(0);
+        out.extend_from_slice(&self.source.to_be_bytes());
+        out.extend_from_slice(&self.table.to_be_bytes());
+        out.push(u8::from(self.marked) | u8::from(self.optional) << 1 | u8::from(self.order.is_some()) << 2);
+        if let Some(order) = self.order {
+            out.extend_from_slice(&order.to_be_bytes());
+        }
+    }
+}
+
+impl RecordEntry {
+    /// Appends the entry of the record with this id that was meant for this topic.
+    pub(super) fn write(&self, (id, meant_for): (&[u8], u32), out: &mut Vec<u8>) {
+        out.extend_from_slice(id);
+        out.extend_from_slice(&meant_for.to_be_bytes());
+        out.push(1);
+        out.extend_from_slice(&self.topic.to_be_bytes());
+        out.extend_from_slice(&self.partition.to_be_bytes());
+        out.extend_from_slice(&self.offset.to_be_bytes());
+        out.push(u8::from(self.dead) | u8::from(self.created.is_some()) << 1 | u8::from(self.key.is_some()) << 2);
+        if let Some(created) = self.created {
+            out.extend_from_slice(&created.to_be_bytes());
+        }
+        if let Some(key) = self.key {
+            out.extend_from_slice(&key);
+        }
+    }
+}
+
+/// How many bytes of a match entry are what rows and records are matched by: the id and the topic.
+pub(super) fn match_length(entry: &[u8]) -> Option<usize> {
+    let length = id::length(entry)? + 4;
+    (entry.len() > length).then_some(length)
+}
+
+/// The id and the topic of the first bytes of a match entry.
+pub(super) fn split_match(key: &[u8]) -> (&[u8], u32) {
+    let (id, topic) = key.split_at(key.len().saturating_sub(4));
+    (id, topic.first_chunk().map_or(NO_TOPIC, |bytes| u32::from_be_bytes(*bytes)))
+}
+
+/// Reads what follows the id and the topic; `None` when the bytes are not ours.
+pub(super) fn read(rest: &[u8]) -> Option<Entry> {
+    let mut bytes = Bytes(rest);
+    Some(match bytes.take::<1>()? {
+        [0] => {
+            let (source, table) = (u16::from_be_bytes(bytes.take()?), u16::from_be_bytes(bytes.take()?));
+            let [flags] = bytes.take()?;
+            let order = if flags & 4 != 0 { Some(u128::from_be_bytes(bytes.take()?)) } else { None };
+            Entry::Row(RowEntry { source, table, marked: flags & 1 != 0, optional: flags & 2 != 0, order })
+        }
+        _ => {
+            let (topic, partition) = (u32::from_be_bytes(bytes.take()?), u32::from_be_bytes(bytes.take()?));
+            let offset = u64::from_be_bytes(bytes.take()?);
+            let [flags] = bytes.take()?;
+            let created = if flags & 2 != 0 { Some(i64::from_be_bytes(bytes.take()?)) } else { None };
+            let key = if flags & 4 != 0 { Some(bytes.take()?) } else { None };
+            Entry::Record(RecordEntry { topic, partition, offset, dead: flags & 1 != 0, created, key })
+        }
+    })
+}
+
+/// A record whose place among those of its key is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OrderEntry<'a> {
+    pub(super) topic: u32,
+    pub(super) partition: u32,
+    pub(super) key: KeyHash,
+    /// Only values of one scope can be compared.
+    pub(super) scope: u32,
+    pub(super) offset: u64,
+    pub(super) value: OrderValue,
+    pub(super) source: u16,
+    /// `None`: the row is gone.
+    pub(super) table: Option<u16>,
+    pub(super) id: &'a [u8],
+}
+
+/// Bytes of an order entry within which values are compared.
+pub(super) const ORDER_GROUP: usize = 4 + 4 + 16 + 4;
+
+impl<'a> OrderEntry<'a> {
+    /// Appends the entry.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.topic.to_be_bytes());
+        out.extend_from_slice(&self.partition.to_be_bytes());
+        out.extend_from_slice(&self.key);
+        out.extend_from_slice(&self.scope.to_be_bytes());
+        out.extend_from_slice(&self.offset.to_be_bytes());
+        out.extend_from_slice(&self.value.to_be_bytes());
+        out.extend_from_slice(&self.source.to_be_bytes());
+        // A source has fewer tables.
+        out.extend_from_slice(&self.table.unwrap_or(u16::MAX).to_be_bytes());
+        out.extend_from_slice(self.id);
+    }
+
+    /// Reads an entry; `None` when the bytes are not ours.
+    pub(super) fn read(entry: &'a [u8]) -> Option<Self> {
+        let mut bytes = Bytes(entry);
+        Some(Self {
+            topic: u32::from_be_bytes(bytes.take()?),
+            partition: u32::from_be_bytes(bytes.take()?),
+            key: bytes.take()?,
+            scope: u32::from_be_bytes(bytes.take()?),
+            offset: u64::from_be_bytes(bytes.take()?),
+            value: u128::from_be_bytes(bytes.take()?),
+            source: u16::from_be_bytes(bytes.take()?),
+            table: Some(u16::from_be_bytes(bytes.take()?)).filter(|table| *table != u16::MAX),
+            id: bytes.0,
+        })
+    }
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl Bytes<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_of(text: &str) -> Vec<u8> {
+        let mut id = Vec::new();
+        id::put_text(text.as_bytes(), &mut id);
+        id
+    }
+
+    #[test]
+    fn a_row_comes_before_its_records_and_both_read_back() {
+        let row = RowEntry { source: 3, table: 2, marked: true, optional: false, order: Some(order_value(-5)) };
+        let record = RecordEntry {
+            topic: 9,
+            partition: 1,
+            offset: 77,
+            dead: true,
+            created: Some(-1),
+            key: Some(key_hash(b"k")),
+        };
+        let id = id_of("event-1");
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        row.write((&id, 7), &mut first);
+        record.write((&id, 7), &mut second);
+        assert!(first < second);
+        let length = match_length(&first).unwrap();
+        assert_eq!(first[..length], second[..length]);
+        assert_eq!(split_match(&first[..length]), (&id[..], 7));
+        assert_eq!(read(&first[length..]), Some(Entry::Row(row)));
+        assert_eq!(read(&second[length..]), Some(Entry::Record(record)));
+        let bare = RecordEntry { created: None, key: None, dead: false, ..record };
+        second.clear();
+        bare.write((&id, 7), &mut second);
+        assert_eq!(read(&second[length..]), Some(Entry::Record(bare)));
+    }
+
+    #[test]
+    fn values_keep_their_order() {
+        let numbers = [i64::MIN, -2, -1, 0, 1, i64::MAX];
+        assert!(numbers.map(order_value).is_sorted());
+        let id = id_of("x");
+        let entry = OrderEntry {
+            topic: 1,
+            partition: 2,
+            key: [3; 16],
+            scope: 4,
+            offset: 255,
+            value: order_value(-9),
+            source: 5,
+            table: None,
+            id: &id,
+        };
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        entry.write(&mut first);
+        OrderEntry { offset: 256, value: 0, ..entry }.write(&mut second);
+        assert!(first < second, "the offset goes before the value");
+        assert_eq!(first[..ORDER_GROUP], second[..ORDER_GROUP]);
+        assert_eq!(OrderEntry::read(&first), Some(entry));
+    }
+}

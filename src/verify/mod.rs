@@ -1,0 +1,376 @@
+//! Table against topic, as `outboxd verify` audits it: nothing missing, nothing twice, in order, marked, nothing unknown.
+//!
+//! ```text
+//!   Postgres: one snapshot of the tables ── rows ──┐ sorter, by id and topic       ┌▶ duplicated, dead-lettered
+//!                                                  ├▶ memory, then one file ─merge─┼▶ missing, unmarked, unknown ─ again ─▶ counted
+//!   Kafka: the topics, read_committed ── records ──┘                               └▶ sorter, by key ─▶ out of order
+//! ```
+//!
+//! What must hold:
+//! - nothing is changed on either side: no slot, no transactional id, no committed offset, a read-only transaction;
+//! - memory is bounded whatever the number of rows: it grows with the number of topics alone;
+//! - no false alarm on a live system. The ends of the topics are taken just after the snapshot, and what seems missing,
+//!   unmarked or unknown then is looked at again: the rows by their ids, the topics further on (`again`).
+//!
+//! `sort`, `entry`, `compare`, `order`, `plan`, `routes` and `query` know neither server; `rows`, `records` and `again` do.
+
+mod again;
+mod compare;
+mod entry;
+mod id;
+mod order;
+mod plan;
+mod progress;
+mod query;
+mod records;
+mod report;
+mod routes;
+mod rows;
+mod sort;
+mod subject;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use again::Again;
+use entry::{NO_TOPIC, RecordEntry};
+use plan::{Plan, Setting};
+use query::Shape;
+use records::{Cluster, Match, TopicToRead};
+use report::Kind;
+use routes::TopicNumbers;
+use rows::OpenSource;
+use sort::Sorter;
+use subject::{SourceRules, Subject};
+
+pub use progress::Progress;
+pub use report::{Offender, Outcome, Report};
+
+use crate::{
+    Code, Config, Error, Result,
+    config::{Backfill, Source},
+    kafka::topic_reader::Span,
+};
+
+/// Records without an event id that are named, of each topic.
+const NAMELESS_NAMED: usize = 5;
+
+/// Partitions whose ends are asked for before it is known which of them matter.
+const EARLY_ENDS: usize = 500;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Only this source.
+    pub source: Option<String>,
+    /// Topics to read besides those that rows are meant for.
+    pub topics: Vec<String>,
+    /// Only rows and records from then on, in milliseconds since the Unix epoch.
+    pub since: Option<i64>,
+    /// How long what is under way is waited for.
+    pub wait: Duration,
+    /// Judge order by this column, strictly.
+    pub order_by: Option<String>,
+    /// Without such a column: an inversion of creation times is no difference up to this.
+    pub order_tolerance: Duration,
+    /// Where sorted runs go.
+    pub temp_dir: PathBuf,
+    /// Bytes that are sorted in memory.
+    pub memory: usize,
+}
+
+/// Compares what the tables hold with what a `read_committed` consumer sees.
+///
+/// # Errors
+/// [`Code::ConfigInvalid`] for what cannot be asked of these sources; [`Code::TempDirUnusable`]; what an unreachable server or
+/// a missing right brings. A difference is no error: the outcome tells.
+pub async fn audit(config: &Config, options: &Options, progress: &Progress) -> Result<Outcome> {
+    let (chosen, others) = choose(config, options)?;
+    // Before anything long: a full disk is found later, a wrong directory now.
+    tempfile::tempfile_in(&options.temp_dir).map_err(disk)?;
+    let cluster = Cluster::open(&config.kafka, options.since)?;
+    let sources = open_sources(&chosen, options).await?;
+    let audit = Audit { config, options, progress, chosen, others, cluster, sources };
+    let outcome = audit.run().await;
+    progress.end();
+    outcome
+}
+
+/// The sources that are audited, and the rest.
+fn choose<'c>(config: &'c Config, options: &Options) -> Result<(Vec<&'c Source>, Vec<&'c Source>)> {
+    let is_chosen = |source: &&Source| options.source.as_ref().is_none_or(|name| *name == source.name);
+    let (chosen, others): (Vec<_>, Vec<_>) = config.sources.iter().partition(is_chosen);
+    if chosen.is_empty() {
+        let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
+        let name = options.source.as_deref().unwrap_or_default();
+        let text = format!("there is no source {name:?}; the configuration has {}", names.join(", "));
+        return Err(Error::new(Code::ConfigInvalid, text));
+    }
+    let can_make = |topic: &&String| chosen.iter().any(|source| routes::can_make(&source.mapping.topic, topic));
+    if let Some(topic) = options.topics.iter().find(|topic| !can_make(topic)) {
+        let text = format!("--also-read {topic}: no source that is audited has a template that makes this name");
+        return Err(Error::new(Code::ConfigInvalid, text));
+    }
+    Ok((chosen, others))
+}
+
+/// The column that a source's order is judged by in place of the creation time.
+fn order_by<'a>(source: &'a Source, options: &'a Options) -> Option<&'a str> {
+    options.order_by.as_deref().or(source.backfill_order_by.as_deref())
+}
+
+/// One snapshot for each source.
+async fn open_sources<'c>(chosen: &[&'c Source], options: &'c Options) -> Result<Vec<OpenSource<'c>>> {
+    let mut sources = Vec::with_capacity(chosen.len());
+    for (number, source) in (0..).zip(chosen) {
+        let shape = Shape { source, order_by: order_by(source, options), since: options.since };
+        let open =
+            OpenSource::open(number, shape).await.map_err(|error| error.about(format_args!("source {}", source.name)));
+        sources.push(open?);
+    }
+    Ok(sources)
+}
+
+struct Audit<'c> {
+    config: &'c Config,
+    options: &'c Options,
+    progress: &'c Progress,
+    chosen: Vec<&'c Source>,
+    others: Vec<&'c Source>,
+    cluster: Cluster,
+    sources: Vec<OpenSource<'c>>,
+}
+
+/// What the reading thread fills.
+struct Sink {
+    sorter: Sorter,
+    scratch: Vec<u8>,
+    /// Records without an event id, by topic: how many, and the first of them.
+    nameless: HashMap<u32, (u64, Vec<RecordEntry>)>,
+}
+
+/// What was read of all topics.
+struct ReadRecords {
+    sink: Sink,
+    numbers: TopicNumbers,
+    topics: Vec<TopicToRead>,
+    notes: Vec<String>,
+    /// Topics that begin later than with their first record.
+    trimmed: Vec<String>,
+}
+
+impl Audit<'_> {
+    async fn run(&self) -> Result<Outcome> {
+        let existing = self.cluster.topics().await?;
+        let mut spans = self.ends(&existing).await?;
+        let mut sorter = self.sorter();
+        let mut numbers = TopicNumbers::default();
+        let routed = self.scan(&mut numbers, &mut sorter).await?;
+        let setting = Setting {
+            chosen: &self.chosen,
+            others: &self.others,
+            routed: &routed,
+            existing: &existing,
+            named: &self.options.topics,
+        };
+        let plan = plan::plan(&setting, &mut numbers);
+        let Plan { rules, mut read, notes, judges_unknown } = plan;
+        self.add_spans(&mut read, &mut spans, &existing).await?;
+        let subject = Subject { sources: self.rules(), topics: rules, since: self.options.since.is_some() };
+        let records = self.read(read, sorter, numbers).await?;
+        let ReadRecords { sink, numbers, topics, notes: of_reading, trimmed } = records;
+
+        self.progress.begin("comparing", 0);
+        let sorted = sink.sorter.finish().map_err(disk)?;
+        let compared = compare::compare(&subject, sorted, self.sorter(), self.options.memory / 2)?;
+        let (mut reports, candidates) = (compared.reports, compared.candidates);
+        order::judge(&subject, compared.order.finish().map_err(disk)?, &mut reports)?;
+        count_nameless(&subject, &mut reports, &sink.nameless);
+        let left_out = candidates.left_out;
+        let (sources, cluster) = (&self.sources, &self.cluster);
+        let again = Again { subject: &subject, sources, cluster, topics, numbers, candidates, reports };
+        let mut reports = again.look(self.options.wait, self.progress).await?;
+
+        for ((report, notes), judges) in reports.iter_mut().zip(notes).zip(judges_unknown) {
+            report.unknown = report.unknown.filter(|_| judges);
+            notes.into_iter().chain(of_reading.iter().cloned()).for_each(|note| report.note(note));
+        }
+        self.explain(&mut reports, &trimmed, left_out);
+        Ok(Outcome::of(reports))
+    }
+
+    /// Half of the memory: two sorters live at a time.
+    fn sorter(&self) -> Sorter {
+        Sorter::new(self.options.memory / 2, &self.options.temp_dir)
+    }
+
+    fn rules(&self) -> Vec<SourceRules> {
+        let rules = |open: &OpenSource<'_>| {
+            let by_column = order_by(open.config, self.options).is_some();
+            SourceRules {
+                name: open.config.name.clone(),
+                tables: open.tables.iter().map(crate::postgres::catalog::TableInfo::display_name).collect(),
+                mark: open.config.mark,
+                order_by_table: by_column,
+                tolerance: if by_column { 0 } else { self.options.order_tolerance.as_micros() },
+            }
+        };
+        self.sources.iter().map(rules).collect()
+    }
+
+    /// The ends of all topics that may matter, right after the snapshots: what is younger is of no concern. Where that would
+    /// be very many, they are asked for when the rows have told which matter.
+    async fn ends(&self, existing: &BTreeMap<String, Vec<i32>>) -> Result<HashMap<String, Vec<Span>>> {
+        let ours = |name: &&String| {
+            !name.starts_with("__")
+                && **name != self.config.kafka.position_topic
+                && plan::may_be_read(&self.chosen, name)
+        };
+        let wanted: Vec<_> = existing.iter().filter(|(name, _)| ours(name)).collect();
+        if wanted.iter().map(|(_, partitions)| partitions.len()).sum::<usize>() > EARLY_ENDS {
+            return Ok(HashMap::new());
+        }
+        let owned = |(name, partitions): (&String, &Vec<i32>)| (name.clone(), partitions.clone());
+        self.cluster.spans(wanted.into_iter().map(owned).collect()).await
+    }
+
+    /// Reads all rows; the topics that each source's rows are meant for.
+    async fn scan(&self, numbers: &mut TopicNumbers, sorter: &mut Sorter) -> Result<Vec<BTreeSet<u32>>> {
+        let mut routed = Vec::new();
+        for source in &self.sources {
+            self.progress.begin(&format!("rows of {}", source.config.name), source.estimate().await);
+            let (mut topics, mut last) = (BTreeSet::new(), NO_TOPIC);
+            let route = |topic| {
+                if topic != last {
+                    last = topic;
+                    topics.insert(topic);
+                }
+            };
+            source.scan(numbers, sorter, self.progress, route).await?;
+            topics.remove(&NO_TOPIC);
+            source.end_snapshot().await?;
+            routed.push(topics);
+        }
+        Ok(routed)
+    }
+
+    async fn add_spans(
+        &self,
+        read: &mut [TopicToRead],
+        known: &mut HashMap<String, Vec<Span>>,
+        existing: &BTreeMap<String, Vec<i32>>,
+    ) -> Result<()> {
+        let unknown = read.iter().filter(|topic| !known.contains_key(&topic.name));
+        let partitions = |name: &String| existing.get(name).cloned().unwrap_or_default();
+        let asked: Vec<_> = unknown.map(|topic| (topic.name.clone(), partitions(&topic.name))).collect();
+        known.extend(self.cluster.spans(asked).await?);
+        for topic in read {
+            topic.spans = known.remove(&topic.name).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    async fn read(&self, read: Vec<TopicToRead>, sorter: Sorter, numbers: TopicNumbers) -> Result<ReadRecords> {
+        let sink = Sink { sorter, scratch: Vec::new(), nameless: HashMap::new() };
+        let mut done = ReadRecords { sink, numbers, topics: Vec::new(), notes: Vec::new(), trimmed: Vec::new() };
+        let total = |topic: &TopicToRead| topic.spans.iter().map(|span| span.end.abs_diff(span.first)).sum::<u64>();
+        let deadline = Instant::now() + self.options.wait;
+        for topic in read {
+            if topic.spans.iter().any(|span| span.first > 0) {
+                done.trimmed.push(topic.name.clone());
+            }
+            let topic = self.cluster.skip_old(topic).await?;
+            self.progress.begin(&format!("records of {}", topic.name), total(&topic));
+            let state = (done.numbers, done.sink);
+            let reading = self.cluster.read(topic, (deadline, self.progress), state, Sink::take);
+            let (topic, (numbers, sink), found) = reading.await?;
+            (done.numbers, done.sink) = (numbers, sink);
+            for (partition, offset) in found.held {
+                done.notes.push(format!(
+                    "{}-{partition}: another producer's transaction has been open since offset {offset}; what lies behind \
+                     it is not readable, and rows whose records are there count as missing",
+                    topic.name
+                ));
+            }
+            done.topics.push(topic);
+        }
+        Ok(done)
+    }
+
+    /// What to know when reading the numbers.
+    fn explain(&self, reports: &mut [Report], trimmed: &[String], left_out: u64) {
+        for (report, open) in reports.iter_mut().zip(&self.sources) {
+            let created = &open.config.mapping.columns.created_at;
+            let by_column = order_by(open.config, self.options).is_some();
+            if !by_column && open.tables.iter().any(|table| table.column(created).is_none()) {
+                report.note(format!(
+                    "order is not judged where a table has no column {created}; --order-by names another"
+                ));
+            }
+            if left_out > 0 {
+                report.note(format!(
+                    "{left_out} differences of all sources were counted without a second look: there were more than --memory holds"
+                ));
+            }
+            if report.missing > 0 && self.options.since.is_none() {
+                if open.config.backfill == Backfill::None {
+                    let text = "backfill = \"none\": rows from before the slot was made count as missing; --since leaves them out";
+                    report.note(text.to_owned());
+                }
+                for topic in trimmed {
+                    report.note(format!(
+                        "the first records of {topic} have been removed (retention); --since leaves their rows out"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+impl Sink {
+    fn take(&mut self, found: Match<'_>) -> Result<()> {
+        let Match { key, record } = found;
+        let Some(key) = key else {
+            let (count, first) = self.nameless.entry(record.topic).or_default();
+            *count += 1;
+            if first.len() < NAMELESS_NAMED {
+                first.push(record);
+            }
+            return Ok(());
+        };
+        self.scratch.clear();
+        record.write(entry::split_match(key), &mut self.scratch);
+        self.sorter.push(&self.scratch).map_err(disk)
+    }
+}
+
+/// Records without an event id are nobody's, where that is judged at all.
+fn count_nameless(subject: &Subject, reports: &mut [Report], nameless: &HashMap<u32, (u64, Vec<RecordEntry>)>) {
+    for (count, first) in nameless.values() {
+        let Some(record) = first.first() else { continue };
+        let Some((source, strangers)) = subject.stranger(record) else { continue };
+        let Some(report) = reports.get_mut(usize::from(source)) else { continue };
+        report.records += count;
+        if strangers != subject::Strangers::Unknown {
+            continue;
+        }
+        let mut named = first.iter();
+        for _ in 0..*count {
+            report.count(Kind::Unknown, || {
+                let place = named.next().map(|record| subject.place(record.place()));
+                Offender { kind: Kind::Unknown, table: None, id: None, place, after: None }
+            });
+        }
+    }
+}
+
+/// The error of the file that sorted runs go to.
+fn disk(error: io::Error) -> Error {
+    Error::new(Code::TempDirUnusable, "sorting on disk").because(error)
+}

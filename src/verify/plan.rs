@@ -1,0 +1,169 @@
+//! Which topics are read, and what is judged in each. Pure: the rows' topics and the cluster's come in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    records::TopicToRead,
+    routes::{FALLBACK_DEAD_LETTERS, TopicNumbers, can_make, constant, dead_letter_topic},
+    subject::{Strangers, TopicRules},
+};
+use crate::config::{Envelope, Mark, OnPoison, Source};
+
+/// What is there.
+pub(super) struct Setting<'a> {
+    /// The sources that are audited.
+    pub(super) chosen: &'a [&'a Source],
+    /// The configuration's other sources.
+    pub(super) others: &'a [&'a Source],
+    /// Topics that the rows of each chosen source are meant for.
+    pub(super) routed: &'a [BTreeSet<u32>],
+    /// Every topic of the cluster.
+    pub(super) existing: &'a BTreeMap<String, Vec<i32>>,
+    /// Topics that were named: also those that no row is meant for any more.
+    pub(super) named: &'a [String],
+}
+
+/// What is read and judged.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// For every number of a topic.
+    pub(super) rules: Vec<TopicRules>,
+    /// Without spans.
+    pub(super) read: Vec<TopicToRead>,
+    /// For each chosen source, what to know.
+    pub(super) notes: Vec<Vec<String>>,
+    /// For each chosen source, whether there is a topic in which unknown records are seen.
+    pub(super) judges_unknown: Vec<bool>,
+}
+
+/// Topics of which a source's rows may have made records, as far as the configuration alone tells.
+pub(super) fn may_be_read(sources: &[&Source], topic: &str) -> bool {
+    let dead = |source: &&Source| can_make(&source.mapping.dead_letter_topic, topic);
+    topic == FALLBACK_DEAD_LETTERS
+        || sources.iter().any(|source| can_make(&source.mapping.topic, topic))
+        || sources.iter().filter(|source| source.on_poison == OnPoison::DeadLetter).any(dead)
+}
+
+/// Decides.
+pub(super) fn plan(setting: &Setting<'_>, topics: &mut TopicNumbers) -> Plan {
+    let mut plan = Plan::default();
+    let mut seen = BTreeSet::new();
+    let mut owners: BTreeMap<u32, (u16, Strangers)> = BTreeMap::new();
+    for (number, source) in (0_u16..).zip(setting.chosen) {
+        let (mut notes, mut judges) = (Vec::new(), false);
+        let mains = main_topics(setting, usize::from(number), topics);
+        for (name, &topic) in &mains {
+            let strangers = strangers(setting, source, name, &mut notes);
+            judges |= strangers == Strangers::Unknown;
+            owners.entry(topic).or_insert_with(|| (owner(setting, number, name, strangers), strangers));
+            if setting.existing.contains_key(name) {
+                plan.add(&mut seen, setting, (topic, name, false));
+            } else {
+                notes.push(format!("topic {name} does not exist"));
+            }
+        }
+        for (name, strangers) in dead_topics(setting, source, &mains) {
+            let topic = topics.number(&name);
+            owners.entry(topic).or_insert((number, strangers));
+            plan.add(&mut seen, setting, (topic, &name, true));
+        }
+        if source.mark == Mark::Delete {
+            let text = "published rows are deleted: a record whose row is gone is not called unknown, and a row that was \
+                        deleted without a record is not seen";
+            notes.push(text.to_owned());
+            if setting.named.is_empty() && constant(&source.mapping.topic).is_none() {
+                let text = "only topics that a row is still meant for were read; --also-read names others";
+                notes.push(text.to_owned());
+            }
+        }
+        plan.notes.push(notes);
+        plan.judges_unknown.push(judges || mains.is_empty());
+    }
+    let rules = |(number, name): (u32, &String)| {
+        let (owner, strangers) = owners.get(&number).copied().unzip();
+        TopicRules { name: name.clone(), owner, strangers: strangers.unwrap_or(Strangers::Elsewhere) }
+    };
+    plan.rules = (0..).zip(topics.names()).map(rules).collect();
+    plan
+}
+
+impl Plan {
+    fn add(&mut self, seen: &mut BTreeSet<u32>, setting: &Setting<'_>, (number, name, dead): (u32, &str, bool)) {
+        if seen.insert(number) {
+            let router = setting.chosen.iter().any(|source| source.mapping.envelope == Envelope::Debezium);
+            self.read.push(TopicToRead { number, name: name.to_owned(), dead, router, spans: Vec::new() });
+        }
+    }
+}
+
+/// Where the source's rows go, as far as there are rows or a person says so. Whatever else the template could make may be
+/// another service's.
+fn main_topics(setting: &Setting<'_>, number: usize, topics: &mut TopicNumbers) -> BTreeMap<String, u32> {
+    let mut mains = BTreeMap::new();
+    let Some(source) = setting.chosen.get(number) else { return mains };
+    for &topic in setting.routed.get(number).into_iter().flatten() {
+        if let Some(name) = topics.names().get(topic as usize) {
+            mains.insert(name.clone(), topic);
+        }
+    }
+    if let Some(name) = constant(&source.mapping.topic) {
+        let topic = topics.number(&name);
+        mains.insert(name, topic);
+    }
+    for name in setting.named.iter().filter(|name| can_make(&source.mapping.topic, name)) {
+        mains.insert(name.clone(), topics.number(name));
+    }
+    mains
+}
+
+/// What a record of this topic is without its row.
+fn strangers(setting: &Setting<'_>, source: &Source, topic: &str, notes: &mut Vec<String>) -> Strangers {
+    let makes = |other: &&&Source| can_make(&other.mapping.topic, topic);
+    if let Some(other) = setting.others.iter().find(makes) {
+        let text = format!(
+            "unknown records are not judged in {topic}: source {}, which is not audited, may write there too",
+            other.name
+        );
+        notes.push(text);
+        return Strangers::Elsewhere;
+    }
+    let deletes = setting.chosen.iter().filter(makes).any(|source| source.mark == Mark::Delete);
+    if deletes || source.mark == Mark::Delete { Strangers::Gone } else { Strangers::Unknown }
+}
+
+/// To whom a record of this topic counts without its row: the first source that writes there, or the one that deletes.
+fn owner(setting: &Setting<'_>, first: u16, topic: &str, strangers: Strangers) -> u16 {
+    let deletes = |source: &&Source| source.mark == Mark::Delete && can_make(&source.mapping.topic, topic);
+    let found = if strangers == Strangers::Gone { setting.chosen.iter().position(deletes) } else { None };
+    found.and_then(|found| u16::try_from(found).ok()).unwrap_or(first)
+}
+
+/// The dead-letter topics that are there.
+fn dead_topics(setting: &Setting<'_>, source: &Source, mains: &BTreeMap<String, u32>) -> Vec<(String, Strangers)> {
+    if source.on_poison != OnPoison::DeadLetter {
+        return Vec::new();
+    }
+    let template = &source.mapping.dead_letter_topic;
+    let elsewhere = setting.others.iter().any(|other| {
+        other.on_poison == OnPoison::DeadLetter && mains.keys().any(|main| can_make(&other.mapping.topic, main))
+    });
+    let own = match source.mark {
+        _ if elsewhere => Strangers::Elsewhere,
+        Mark::Delete => Strangers::Gone,
+        Mark::Update | Mark::None => Strangers::Unknown,
+    };
+    // A row whose topic has no name has an empty one there.
+    let named: Option<BTreeSet<String>> =
+        mains.keys().map(String::as_str).chain([""]).map(|main| dead_letter_topic(template, main)).collect();
+    let mut found: Vec<(String, Strangers)> = match named {
+        Some(named) => named.into_iter().map(|name| (name, own)).collect(),
+        // The columns of rows decide: whatever fits may hold letters of ours, and of others.
+        None => {
+            let fits = setting.existing.keys().filter(|name| can_make(template, name));
+            fits.map(|name| (name.clone(), Strangers::Elsewhere)).collect()
+        }
+    };
+    found.push((FALLBACK_DEAD_LETTERS.to_owned(), Strangers::Elsewhere));
+    found.retain(|(name, _)| setting.existing.contains_key(name) && !mains.contains_key(name));
+    found
+}

@@ -1,0 +1,280 @@
+//! The SQL that reads rows: of each the id, the topic that it is meant for, what it is ordered by, and its mark.
+
+use tokio_postgres::{
+    Row,
+    types::{FromSql, Type},
+};
+
+use super::{
+    entry::{NO_TOPIC, OrderValue, RowEntry, order_value},
+    id,
+    routes::{TopicNumbers, constant},
+};
+use crate::{
+    Code, Error, Result,
+    config::{Mark, Source, TemplatePart},
+    postgres::catalog::{
+        ColumnInfo, TableInfo,
+        names::{quote_ident, quote_literal},
+    },
+};
+
+/// Microseconds from 1970 to 2000, where Postgres counts from.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// How the rows of one table are read.
+#[derive(Debug)]
+pub(super) struct RowQuery {
+    source: u16,
+    table: u16,
+    mark: Mark,
+    select: String,
+    /// Of the table's rows, those that the publication sends.
+    filter: String,
+    /// Of these, those that are young enough.
+    since: String,
+    /// The condition for certain ids, which are parameter 1.
+    chosen: String,
+    id: Type,
+    order: Option<OrderColumn>,
+    /// Where the topic is the same for all rows.
+    topic: Option<String>,
+}
+
+/// What a query is made of besides its table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape<'a> {
+    pub(super) source: &'a Source,
+    /// The column to order by in place of the creation time.
+    pub(super) order_by: Option<&'a str>,
+    /// Milliseconds since the Unix epoch.
+    pub(super) since: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OrderColumn {
+    Number,
+    /// Microseconds, or milliseconds alone where records will be compared with it.
+    Time,
+    Date,
+    Uuid,
+}
+
+/// One row as it was read.
+pub(super) struct ReadRow {
+    pub(super) entry: RowEntry,
+    pub(super) topic: u32,
+}
+
+impl RowQuery {
+    /// The query of table number `table` of source number `source`; `row_filter` is the publication's.
+    ///
+    /// # Errors
+    /// [`Code::ColumnInvalid`] when a column is missing; [`Code::ConfigInvalid`] when it cannot be ordered by, or cannot be
+    /// compared with `--since`.
+    pub(super) fn new(
+        (source, table): (u16, u16),
+        info: &TableInfo,
+        row_filter: Option<&str>,
+        shape: Shape<'_>,
+    ) -> Result<Self> {
+        let Shape { source: config, order_by, since } = shape;
+        let columns = &config.mapping.columns;
+        let id = info.needed_column(&columns.id)?;
+        let topic = constant(&config.mapping.topic);
+        let topic_sql = if topic.is_some() { "NULL::text".to_owned() } else { template_sql(info, config)? };
+        let (order, order_sql) = order(info, order_by, &columns.created_at)?;
+        let marked = match config.mark {
+            Mark::Update => {
+                format!("num_nulls(t.{}) = 0", quote_ident(&info.needed_column(&columns.published_at)?.name))
+            }
+            Mark::Delete | Mark::None => "false".to_owned(),
+        };
+        let (since, optional) = since_sql(info, &columns.created_at, since)?;
+        let select = format!(
+            "SELECT {} AS i, {topic_sql} AS t, {order_sql} AS o, {marked} AS m, {optional} AS n FROM {} t",
+            id_sql(id),
+            info.sql_name()
+        );
+        Ok(Self {
+            source,
+            table,
+            mark: config.mark,
+            select,
+            filter: row_filter.map_or_else(|| "true".to_owned(), |filter| format!("({filter})")),
+            since,
+            chosen: chosen_sql(id),
+            id: Type::from_oid(id.base_type_oid).unwrap_or(Type::TEXT),
+            order,
+            topic,
+        })
+    }
+
+    /// All rows that are to be judged.
+    pub(super) fn all(&self) -> String {
+        format!("{} WHERE {} AND {}", self.select, self.filter, self.since)
+    }
+
+    /// The rows with the ids of parameter 1, a `text[]`.
+    pub(super) fn chosen(&self) -> String {
+        format!("{} WHERE {} AND {}", self.select, self.filter, self.chosen)
+    }
+
+    /// The text by which a row of this table is asked for; `None` when no row of it can have such an id.
+    pub(super) fn askable(&self, id: &[u8]) -> Option<String> {
+        let text = id::text(id);
+        let number = || text.parse::<i64>().ok().filter(|number| number.to_string() == text);
+        let askable = match self.id {
+            // Its first byte says that it is one.
+            Type::UUID => id.len() == 17 && uuid::Uuid::try_parse(&text).is_ok(),
+            Type::INT8 => number().is_some(),
+            Type::INT4 => number().is_some_and(|number| i32::try_from(number).is_ok()),
+            Type::INT2 => number().is_some_and(|number| i16::try_from(number).is_ok()),
+            // A zero byte cannot be sent in a text.
+            _ => !text.contains('\0'),
+        };
+        askable.then_some(text)
+    }
+
+    /// Reads a row, its id into `id`.
+    pub(super) fn read(&self, row: &Row, topics: &mut TopicNumbers, id: &mut Vec<u8>) -> ReadRow {
+        let raw = |column| row.get::<_, Option<Raw<'_>>>(column).map(|raw| raw.0);
+        id.clear();
+        match (raw(0), &self.id) {
+            (Some(bytes), &Type::UUID) if bytes.len() == 16 => {
+                id::put_uuid(bytes.try_into().unwrap_or_default(), id);
+            }
+            (bytes, _) => id::put_text(bytes.unwrap_or_default(), id),
+        }
+        let topic = match &self.topic {
+            Some(topic) => topics.number(topic),
+            None => raw(1).map_or(NO_TOPIC, |name| topics.number(&String::from_utf8_lossy(name))),
+        };
+        let order = self.order.zip(raw(2)).and_then(|(column, bytes)| column.value(bytes, self.mark));
+        let (source, table) = (self.source, self.table);
+        let entry = RowEntry { source, table, marked: row.get(3), optional: row.get(4), order };
+        ReadRow { entry, topic }
+    }
+}
+
+/// A value as the server sent it.
+struct Raw<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Raw<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+impl OrderColumn {
+    fn of(r#type: Option<&Type>) -> Option<Self> {
+        match *r#type? {
+            Type::INT2 | Type::INT4 | Type::INT8 => Some(Self::Number),
+            Type::TIMESTAMP | Type::TIMESTAMPTZ => Some(Self::Time),
+            Type::DATE => Some(Self::Date),
+            Type::UUID => Some(Self::Uuid),
+            _ => None,
+        }
+    }
+
+    /// The value of the binary form.
+    fn value(self, raw: &[u8], mark: Mark) -> Option<OrderValue> {
+        let number = match *raw {
+            [a, b] => i64::from(i16::from_be_bytes([a, b])),
+            [a, b, c, d] => i64::from(i32::from_be_bytes([a, b, c, d])),
+            _ if raw.len() == 8 => i64::from_be_bytes(raw.try_into().ok()?),
+            _ => return Some(u128::from_be_bytes(raw.try_into().ok()?)),
+        };
+        Some(order_value(match self {
+            Self::Time => {
+                let micros = number.saturating_add(EPOCH);
+                // Rows that are deleted leave only records behind, whose time has milliseconds.
+                if mark == Mark::Delete { micros.div_euclid(1000).saturating_mul(1000) } else { micros }
+            }
+            Self::Number | Self::Date | Self::Uuid => number,
+        }))
+    }
+}
+
+/// The text that pgoutput would send, or the uuid itself.
+fn id_sql(id: &ColumnInfo) -> String {
+    let name = format!("t.{}", quote_ident(&id.name));
+    match Type::from_oid(id.base_type_oid) {
+        Some(Type::UUID) => name,
+        _ => text_sql(id),
+    }
+}
+
+/// A column as the text that pgoutput would send for it. A cast is not the same: `bool` would give `true` for `t`, and
+/// `character(n)` would lose its padding.
+fn text_sql(column: &ColumnInfo) -> String {
+    let name = format!("t.{}", quote_ident(&column.name));
+    match Type::from_oid(column.base_type_oid) {
+        Some(Type::TEXT | Type::VARCHAR) => format!("{name}::text"),
+        _ => format!("CASE WHEN num_nulls({name}) = 0 THEN format('%s', {name}) END"),
+    }
+}
+
+fn template_sql(info: &TableInfo, source: &Source) -> Result<String> {
+    let part = |part: &TemplatePart| match part {
+        TemplatePart::Text(text) => Ok(quote_literal(text)),
+        TemplatePart::Column(name) => Ok(format!("({})", text_sql(info.needed_column(name)?))),
+    };
+    // One NULL makes the whole NULL: such a row has no topic.
+    Ok(source.mapping.topic.parts.iter().map(part).collect::<Result<Vec<_>>>()?.join(" || "))
+}
+
+fn chosen_sql(id: &ColumnInfo) -> String {
+    let name = format!("t.{}", quote_ident(&id.name));
+    match Type::from_oid(id.base_type_oid) {
+        Some(Type::UUID | Type::INT2 | Type::INT4 | Type::INT8 | Type::TEXT | Type::VARCHAR) => {
+            format!("{name} = ANY ($1::text[]::{}[])", id.cast_name)
+        }
+        // Whatever else: no index serves, but no text is refused either.
+        _ => format!("({}) = ANY ($1::text[])", text_sql(id)),
+    }
+}
+
+fn order(info: &TableInfo, order_by: Option<&str>, created_at: &str) -> Result<(Option<OrderColumn>, String)> {
+    let value = |column: &ColumnInfo| {
+        let kind = OrderColumn::of(Type::from_oid(column.base_type_oid).as_ref());
+        (kind, format!("t.{}", quote_ident(&column.name)))
+    };
+    if let Some(name) = order_by {
+        let column = info.needed_column(name)?;
+        let (kind, sql) = value(column);
+        if kind.is_none() {
+            let (table, kind) = (info.display_name(), &column.type_name);
+            let text = format!(
+                "column {name} of table {table} has type {kind}; order is judged by smallint, integer, bigint, date, \
+                 timestamp, timestamptz or uuid"
+            );
+            return Err(Error::new(Code::ConfigInvalid, text));
+        }
+        return Ok((kind, sql));
+    }
+    let created = info.column(created_at).map(value);
+    Ok(created.filter(|(kind, _)| *kind == Some(OrderColumn::Time)).unwrap_or((None, "NULL::int8".to_owned())))
+}
+
+/// The condition on the creation time, and whether a row has none.
+fn since_sql(info: &TableInfo, created_at: &str, since: Option<i64>) -> Result<(String, String)> {
+    let Some(since) = since else { return Ok(("true".to_owned(), "false".to_owned())) };
+    let column = info.column(created_at);
+    let zone = match column.and_then(|column| Type::from_oid(column.base_type_oid)) {
+        Some(Type::TIMESTAMP) => "timestamp '1970-01-01 00:00:00'",
+        Some(Type::TIMESTAMPTZ) => "timestamptz '1970-01-01 00:00:00+00'",
+        _ => {
+            let table = info.display_name();
+            let text = format!("--since needs a creation time, and table {table} has no timestamp column {created_at}");
+            return Err(Error::new(Code::ConfigInvalid, text));
+        }
+    };
+    let name = quote_ident(created_at);
+    let young = format!("(t.{name} >= {zone} + {since} * interval '1 millisecond' OR t.{name} IS NULL)");
+    Ok((young, format!("t.{name} IS NULL")))
+}

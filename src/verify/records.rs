@@ -1,0 +1,204 @@
+//! Reading records: which topics, from where to where, and what of a record is kept.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    entry::{NO_TOPIC, RecordEntry, key_hash},
+    id,
+    progress::Progress,
+    routes::TopicNumbers,
+};
+use crate::{
+    Code, Error, Result,
+    config::Kafka,
+    kafka::topic_reader::{Seen, Span, TopicReader},
+};
+
+/// Between two looks at the ends of a topic.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A topic that is read.
+#[derive(Debug, Clone)]
+pub(super) struct TopicToRead {
+    pub(super) number: u32,
+    pub(super) name: String,
+    /// It holds dead letters.
+    pub(super) dead: bool,
+    /// The header `id` may be the event id, as in the records of Debezium's Event Router.
+    pub(super) router: bool,
+    /// What is still to be read: `first` moves on.
+    pub(super) spans: Vec<Span>,
+}
+
+/// What a reading came upon.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Partitions with a transaction that stayed open: (partition, offset).
+    pub(super) held: Vec<(i32, i64)>,
+}
+
+/// The cluster, seen with one pair of clients.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    reader: Arc<TopicReader>,
+    /// Milliseconds since the Unix epoch.
+    since: Option<i64>,
+}
+
+/// A record and what it is matched by.
+#[derive(Clone, Copy)]
+pub(super) struct Match<'k> {
+    /// Id and topic; without an id nothing.
+    pub(super) key: Option<&'k [u8]>,
+    pub(super) record: RecordEntry,
+}
+
+impl Cluster {
+    pub(super) fn open(kafka: &Kafka, since: Option<i64>) -> Result<Self> {
+        Ok(Self { reader: Arc::new(TopicReader::open(kafka, "verify")?), since })
+    }
+
+    /// Every topic with its partitions.
+    pub(super) async fn topics(&self) -> Result<BTreeMap<String, Vec<i32>>> {
+        let reader = self.reader.clone();
+        blocking(move || reader.topics()).await
+    }
+
+    /// What these topics hold now.
+    pub(super) async fn spans(&self, topics: Vec<(String, Vec<i32>)>) -> Result<HashMap<String, Vec<Span>>> {
+        let reader = self.reader.clone();
+        let spans = move || {
+            let span = |(name, partitions): (String, Vec<i32>)| {
+                let spans = reader.spans(&name, &partitions)?;
+                Ok((name, spans))
+            };
+            topics.into_iter().map(span).collect()
+        };
+        blocking(spans).await
+    }
+
+    /// Where the records of the wanted time begin.
+    pub(super) async fn skip_old(&self, mut topic: TopicToRead) -> Result<TopicToRead> {
+        let Some(since) = self.since.filter(|_| !topic.spans.is_empty()) else { return Ok(topic) };
+        let reader = self.reader.clone();
+        let skip = move || {
+            reader.skip_before(&topic.name, &mut topic.spans, since)?;
+            Ok(topic)
+        };
+        blocking(skip).await
+    }
+
+    /// Reads the topic's spans to their ends and moves them on. Open transactions are waited for until the deadline.
+    /// `state` travels to the reading thread and back.
+    pub(super) async fn read<S: Send + 'static>(
+        &self,
+        mut topic: TopicToRead,
+        (deadline, progress): (Instant, &Progress),
+        mut state: (TopicNumbers, S),
+        mut each: impl FnMut(&mut S, Match<'_>) -> Result<()> + Send + 'static,
+    ) -> Result<(TopicToRead, (TopicNumbers, S), Found)> {
+        let (cluster, progress) = (self.clone(), progress.clone());
+        let read = move || {
+            let found = cluster.wait_stable(&mut topic, deadline)?;
+            let (mut key, mut unsaid) = (Vec::new(), 0);
+            let TopicToRead { number, dead, router, .. } = topic;
+            let mut take = |seen: &Seen<'_>| {
+                unsaid += 1;
+                if unsaid >= 1_000 {
+                    progress.add(std::mem::take(&mut unsaid));
+                }
+                let record = entry_of(seen, number, dead);
+                if let (Some(created), Some(since)) = (record.created, cluster.since)
+                    && created < since
+                {
+                    return Ok(());
+                }
+                let has_id = write_key(seen, (number, dead, router), &mut state.0, &mut key);
+                each(&mut state.1, Match { key: has_id.then_some(&key[..]), record })
+            };
+            cluster.reader.read(&topic.name, &topic.spans, &mut take)?;
+            progress.add(unsaid);
+            for span in &mut topic.spans {
+                span.first = span.end.max(span.first);
+            }
+            Ok((topic, state, found))
+        };
+        blocking(read).await
+    }
+
+    /// Moves the ends to where a reader can read now: what came since the last reading.
+    pub(super) async fn move_ends(&self, mut topic: TopicToRead) -> Result<TopicToRead> {
+        let reader = self.reader.clone();
+        let ends = move || {
+            let ends = reader.stable_ends(&topic.name, &topic.spans)?;
+            for (span, end) in topic.spans.iter_mut().zip(ends) {
+                span.end = end.max(span.first);
+            }
+            Ok(topic)
+        };
+        blocking(ends).await
+    }
+
+    /// Waits until what is below the ends is committed or aborted. Where it is not in time, the end is moved back.
+    fn wait_stable(&self, topic: &mut TopicToRead, deadline: Instant) -> Result<Found> {
+        loop {
+            let stable = self.reader.stable_ends(&topic.name, &topic.spans)?;
+            let held = |(span, stable): (&Span, &i64)| (*stable < span.end).then_some((span.partition, *stable));
+            let held: Vec<_> = topic.spans.iter().zip(&stable).filter_map(held).collect();
+            if held.is_empty() {
+                return Ok(Found::default());
+            }
+            if Instant::now() >= deadline {
+                for (span, stable) in topic.spans.iter_mut().zip(stable) {
+                    span.end = span.end.min(stable).max(span.first);
+                }
+                return Ok(Found { held });
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn entry_of(seen: &Seen<'_>, topic: u32, dead: bool) -> RecordEntry {
+    RecordEntry {
+        topic,
+        // Neither is ever negative.
+        partition: seen.partition().unsigned_abs(),
+        offset: seen.offset().unsigned_abs(),
+        dead,
+        // A dead letter may carry the time of sending.
+        created: if dead { None } else { seen.created() },
+        key: seen.key().map(key_hash),
+    }
+}
+
+/// Writes what a record is matched by; false when it has no id.
+fn write_key(
+    seen: &Seen<'_>,
+    (topic, dead, router): (u32, bool, bool),
+    topics: &mut TopicNumbers,
+    key: &mut Vec<u8>,
+) -> bool {
+    let id = seen.header("event_id").or_else(|| if router { seen.header("id") } else { None });
+    let Some(event_id) = id else { return false };
+    let meant_for = match seen.header("outboxd_topic") {
+        Some(name) if dead => topics.number(&String::from_utf8_lossy(name)),
+        _ if dead => NO_TOPIC,
+        _ => topic,
+    };
+    key.clear();
+    id::put_text(event_id, key);
+    key.extend_from_slice(&meant_for.to_be_bytes());
+    true
+}
+
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result,
+        Err(panic) => Err(Error::new(Code::Internal, "a reading thread did not return").because(panic)),
+    }
+}

@@ -1,0 +1,155 @@
+//! Reading rows: all of a source in one snapshot, and some of them again.
+
+use std::time::Instant;
+
+use tokio_postgres::types::Type;
+
+use super::{
+    disk,
+    entry::RowEntry,
+    progress::Progress,
+    query::{RowQuery, Shape},
+    routes::TopicNumbers,
+    sort::Sorter,
+};
+use crate::{
+    Error, Result,
+    config::Source,
+    postgres::{
+        ConnectOptions, SqlSession,
+        catalog::{
+            TableInfo,
+            names::quote_qualified,
+            publications::{self, Membership},
+            tables,
+        },
+        sql_error,
+    },
+};
+
+/// Rows that the server sends at a time: a few MiB.
+const FETCH: u64 = 10_000;
+
+/// A source whose rows can be read. Its snapshot lives until [`OpenSource::end_snapshot`].
+pub(super) struct OpenSource<'c> {
+    pub(super) config: &'c Source,
+    pub(super) tables: Vec<TableInfo>,
+    queries: Vec<RowQuery>,
+    session: SqlSession,
+}
+
+impl<'c> OpenSource<'c> {
+    /// Connects, takes the snapshot and looks at the tables within it.
+    pub(super) async fn open(number: u16, shape: Shape<'c>) -> Result<Self> {
+        let config = shape.source;
+        let connect = ConnectOptions::parse(&config.url, config.password.as_ref())?
+            .connect_timeout(config.timeouts.connect)
+            .statement_timeout(config.timeouts.statement);
+        let session = connect.sql("verify").await?;
+        // Row security must fail an audit, not hide rows from it. The whole result is wanted, not its first tenth, and it
+        // may take longer than a statement of the daemon's.
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+             SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1; SET LOCAL statement_timeout = 0;
+             SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL lock_timeout = {};
+             SELECT pg_current_snapshot();",
+            config.timeouts.lock.as_millis().clamp(1, i32::MAX as u128)
+        );
+        session.batch_execute(&begin).await.map_err(failed("begin a snapshot"))?;
+        let tables = tables::resolve_all(&session, config).await?;
+        let publication = publications::publication(&session, &config.publication).await?;
+        let mut queries = Vec::with_capacity(tables.len());
+        for (table, info) in (0..).zip(&tables) {
+            // What the stream leaves out is not expected.
+            let filter = match publication.as_ref().map(|publication| publication.membership(info)) {
+                Some(Membership::Listed(listed)) => listed.row_filter.as_deref(),
+                _ => None,
+            };
+            queries.push(RowQuery::new((number, table), info, filter, shape)?);
+        }
+        Ok(Self { config, tables, queries, session })
+    }
+
+    /// About how many rows there are, from the planner's statistics.
+    pub(super) async fn estimate(&self) -> u64 {
+        let oids: Vec<u32> = self.tables.iter().map(|table| table.oid).collect();
+        let sql = "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::int8 FROM pg_class c WHERE c.oid = ANY ($1)";
+        let counted = self.session.query_one(sql, &[&oids]).await;
+        counted.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs())
+    }
+
+    /// Gives every row of the snapshot to the sorter. The topics that they are meant for have their numbers then.
+    pub(super) async fn scan(
+        &self,
+        topics: &mut TopicNumbers,
+        sorter: &mut Sorter,
+        progress: &Progress,
+        mut routed: impl FnMut(u32),
+    ) -> Result<()> {
+        let (mut id, mut entry) = (Vec::new(), Vec::new());
+        for (query, table) in self.queries.iter().zip(&self.tables) {
+            let name = quote_qualified(&table.schema, &table.name);
+            let reading = format!("read the rows of {name}");
+            let declare = format!("DECLARE outboxd_verify NO SCROLL CURSOR FOR {}", query.all());
+            self.session.batch_execute(&declare).await.map_err(failed(&reading))?;
+            loop {
+                let fetch = format!("FETCH FORWARD {FETCH} FROM outboxd_verify");
+                let rows = self.session.query_typed(&fetch, &[]).await.map_err(failed(&reading))?;
+                for row in &rows {
+                    let read = query.read(row, topics, &mut id);
+                    routed(read.topic);
+                    entry.clear();
+                    read.entry.write((&id, read.topic), &mut entry);
+                    sorter.push(&entry).map_err(disk)?;
+                }
+                progress.add(rows.len() as u64);
+                if (rows.len() as u64) < FETCH {
+                    break;
+                }
+            }
+            self.session.batch_execute("CLOSE outboxd_verify").await.map_err(failed(&reading))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the snapshot go: it keeps the server from cleaning up.
+    pub(super) async fn end_snapshot(&self) -> Result<()> {
+        self.session.batch_execute("COMMIT").await.map_err(failed("end the snapshot"))
+    }
+
+    /// Gives the rows of one table that have these ids now, with what they are matched by. Stops at the deadline, where
+    /// there is one.
+    pub(super) async fn again(
+        &self,
+        table: u16,
+        ids: &[&[u8]],
+        (topics, deadline): (&mut TopicNumbers, Option<Instant>),
+        mut each: impl FnMut(&[u8], RowEntry),
+    ) -> Result<()> {
+        let Some(query) = self.queries.get(usize::from(table)) else { return Ok(()) };
+        let (mut id, mut key) = (Vec::new(), Vec::new());
+        let sql = query.chosen();
+        for ids in ids.chunks(1_000) {
+            let asked: Vec<String> = ids.iter().filter_map(|id| query.askable(id)).collect();
+            if asked.is_empty() {
+                continue;
+            }
+            let rows = self.session.query_typed(&sql, &[(&asked, Type::TEXT_ARRAY)]).await;
+            for row in &rows.map_err(failed("read rows again"))? {
+                let read = query.read(row, topics, &mut id);
+                key.clear();
+                key.extend_from_slice(&id);
+                key.extend_from_slice(&read.topic.to_be_bytes());
+                each(&key, read.entry);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn failed(what: &str) -> impl FnOnce(tokio_postgres::Error) -> Error {
+    move |error| sql_error(&format!("could not {what}"), error)
+}

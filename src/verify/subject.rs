@@ -1,0 +1,91 @@
+//! What is audited, by number: sources, their tables, topics; and what is judged of each.
+
+use super::{
+    entry::{NO_TOPIC, RecordEntry, RowEntry},
+    id,
+    report::{Kind, Offender},
+};
+use crate::config::Mark;
+
+/// Everything that entries name by number.
+#[derive(Debug, Default)]
+pub(super) struct Subject {
+    pub(super) sources: Vec<SourceRules>,
+    pub(super) topics: Vec<TopicRules>,
+    /// Only rows and records from a moment on are looked at. Then a record without a creation time cannot be called
+    /// unknown: its row may be older.
+    pub(super) since: bool,
+}
+
+/// What is judged of a source.
+#[derive(Debug)]
+pub(super) struct SourceRules {
+    pub(super) name: String,
+    /// `schema.table` each.
+    pub(super) tables: Vec<String>,
+    pub(super) mark: Mark,
+    /// Values are of a column whose meaning may differ between tables.
+    pub(super) order_by_table: bool,
+    /// An inversion is no difference up to this.
+    pub(super) tolerance: u128,
+}
+
+/// What is judged of a topic.
+#[derive(Debug)]
+pub(super) struct TopicRules {
+    pub(super) name: String,
+    /// The source to which records count whose row is not there; `None` for a topic that is only meant.
+    pub(super) owner: Option<u16>,
+    pub(super) strangers: Strangers,
+}
+
+/// What a record is whose row is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strangers {
+    /// A difference.
+    Unknown,
+    /// As it should be: published rows are deleted.
+    Gone,
+    /// Perhaps somebody else's: passed over.
+    Elsewhere,
+}
+
+impl Subject {
+    /// What a record is whose row is not there, and the source to which it counts; `None`: passed over.
+    pub(super) fn stranger(&self, record: &RecordEntry) -> Option<(u16, Strangers)> {
+        let rules = self.topics.get(record.topic as usize)?;
+        let undated = self.since && record.created.is_none();
+        if undated || rules.strangers == Strangers::Elsewhere {
+            return None;
+        }
+        Some((rules.owner?, rules.strangers))
+    }
+
+    /// An offender by name. `id` as in a match entry.
+    pub(super) fn offender(&self, kind: Kind, id: &[u8]) -> Offender {
+        Offender { kind, table: None, id: Some(id::text(id)), place: None, after: None }
+    }
+
+    /// `schema.table`.
+    pub(super) fn table(&self, row: &RowEntry) -> Option<String> {
+        self.sources.get(usize::from(row.source))?.tables.get(usize::from(row.table)).cloned()
+    }
+
+    /// `topic-partition@offset`.
+    pub(super) fn place(&self, (topic, partition, offset): (u32, u32, u64)) -> String {
+        let name = self.topics.get(topic as usize).map_or("?", |topic| &topic.name);
+        format!("{name}-{partition}@{offset}")
+    }
+
+    /// The name of the topic that a row is meant for; `None` when a column of the template is NULL.
+    pub(super) fn topic(&self, topic: u32) -> Option<String> {
+        if topic == NO_TOPIC { None } else { self.topics.get(topic as usize).map(|topic| topic.name.clone()) }
+    }
+}
+
+impl RecordEntry {
+    /// Topic, partition, offset.
+    pub(super) fn place(&self) -> (u32, u32, u64) {
+        (self.topic, self.partition, self.offset)
+    }
+}
