@@ -130,7 +130,7 @@ impl Writer {
             let rows = self.rows(shape.rows, &mut seqs);
             let committed = match self.write(&mut client, tx, &rows, shape).await {
                 Ok(committed) => committed,
-                Err(_) if client.is_closed() => {
+                Err(_) if is_lost(&client).await => {
                     client = self.connect().await?;
                     self.ended_committed(&mut client, tx).await?
                 }
@@ -226,7 +226,7 @@ impl Writer {
         loop {
             match client.query_one(&query, &[&tx.to_string()]).await {
                 Ok(row) => return Ok(row.get(0)),
-                Err(_) if client.is_closed() => *client = self.connect().await?,
+                Err(_) if is_lost(client).await => *client = self.connect().await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -246,4 +246,13 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether the session has ended: its last words come a moment before.
+async fn is_lost(client: &Client) -> bool {
+    let until = Instant::now() + Duration::from_secs(5);
+    while !client.is_closed() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    client.is_closed()
 }
