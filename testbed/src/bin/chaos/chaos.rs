@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
     let host = Host::here();
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
     let timeline = Timeline::new();
-    timeline.say(&format!("seed {seed}: starting Postgres, {} brokers and {DAEMONS} daemons", BROKERS));
+    timeline.say(&format!("seed {seed}: starting Postgres, {BROKERS} brokers and {DAEMONS} daemons"));
     let stage = Arc::new(Stage::start(&daemon_binary(arguments.outboxd.clone())?, arguments.postgres).await?);
     let watch = Watch::start(&stage);
     let mut run = Run {
@@ -77,7 +77,17 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
     let seen = run.watch.stop().await;
     let command =
         format!("chaos run --minutes {} --seed {seed} --audit-every {}", arguments.minutes, arguments.audit_every);
-    let report = Report { host, command, stage: &stage, inflicted: &run.inflicted, auditor: &run.auditor, seen, clean };
+    let postgres = arguments.postgres.major();
+    let report = Report {
+        host,
+        command,
+        postgres,
+        stage: &stage,
+        inflicted: &run.inflicted,
+        auditor: &run.auditor,
+        seen,
+        clean,
+    };
     println!("\n{}", report.text()?);
     if !arguments.results.is_empty() && clean {
         println!("kept as {}", report.keep(Path::new(&arguments.results), &run.timeline)?.display());
@@ -110,7 +120,7 @@ impl Run {
                 Writers::start(&self.stage, arguments.rate, seed.wrapping_add(self.auditor.audits as u64 * 1_000));
             while Instant::now() < epoch_end {
                 self.next_fault(pause).await?;
-                self.check(&mut writers).await?;
+                self.check(&mut writers)?;
             }
             self.all_healed().await?;
             let rows = writers.rows();
@@ -168,7 +178,7 @@ impl Run {
     }
 
     /// No daemon ends, no source halts, no writer gives up.
-    async fn check(&mut self, writers: &mut Writers) -> Result<()> {
+    fn check(&mut self, writers: &mut Writers) -> Result<()> {
         writers.check()?;
         self.reap_ended()?;
         for (number, daemon) in self.stage.daemons.iter().enumerate() {

@@ -15,8 +15,10 @@ pub(crate) enum Kind {
     KillBroker,
     PauseBroker,
     RestartBroker,
+    PauseTwoBrokers,
     FastRestart,
     ImmediateRestart,
+    KillPostgres,
     PausePostgres,
     TerminateWalsender,
     TerminateMarkers,
@@ -43,7 +45,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Resource {
     Daemon(usize),
-    /// One broker at a time: with two of three away nothing can be written.
+    /// One at a time: with two of three away nothing can be written, which has a card of its own.
     Brokers,
     Postgres,
     Rows(usize),
@@ -54,15 +56,17 @@ pub(crate) enum Resource {
 
 impl Kind {
     /// Every kind, with how many cards of it are in the deck, its name, and its longest duration in milliseconds.
-    pub(crate) const ALL: [(Self, usize, &'static str, u64); 28] = [
+    pub(crate) const ALL: [(Self, usize, &'static str, u64); 30] = [
         (Self::KillDaemon, 8, "daemon: kill -9", 2_000),
         (Self::StopDaemon, 5, "daemon: SIGSTOP, SIGCONT", 6_000),
         (Self::RestartDaemon, 3, "daemon: SIGTERM, restart", 1_000),
         (Self::KillBroker, 2, "broker: kill -9, restart", 3_000),
         (Self::PauseBroker, 2, "broker: SIGSTOP, SIGCONT", 6_000),
         (Self::RestartBroker, 1, "broker: SIGTERM, restart", 2_000),
+        (Self::PauseTwoBrokers, 1, "broker: SIGSTOP, SIGCONT for two of three", 4_000),
         (Self::FastRestart, 1, "postgres: fast restart", 1_000),
         (Self::ImmediateRestart, 2, "postgres: immediate restart", 1_000),
+        (Self::KillPostgres, 1, "postgres: kill -9 of all its processes, restart", 1_000),
         (Self::PausePostgres, 1, "postgres: SIGSTOP, SIGCONT", 4_000),
         (Self::TerminateWalsender, 3, "postgres: walsender terminated", 0),
         (Self::TerminateMarkers, 3, "postgres: markers terminated", 0),
@@ -101,9 +105,10 @@ impl Kind {
     fn resource(self, target: usize) -> Resource {
         match self {
             Self::KillDaemon | Self::StopDaemon | Self::RestartDaemon => Resource::Daemon(target),
-            Self::KillBroker | Self::PauseBroker | Self::RestartBroker => Resource::Brokers,
+            Self::KillBroker | Self::PauseBroker | Self::RestartBroker | Self::PauseTwoBrokers => Resource::Brokers,
             Self::FastRestart
             | Self::ImmediateRestart
+            | Self::KillPostgres
             | Self::PausePostgres
             | Self::TerminateWalsender
             | Self::TerminateMarkers

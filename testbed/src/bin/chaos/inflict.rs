@@ -3,12 +3,15 @@
 use crate::fault::{Fault, Kind};
 use crate::kafka;
 use crate::source::SOURCES;
-use crate::stage::{PATIENCE, Stage};
+use crate::stage::{BROKERS, PATIENCE, Stage};
 use anyhow::{Context, Result, ensure};
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 use testbed::Proxy;
 use testbed::proxy::{Direction, Flow};
 use tokio::time::sleep;
+
+const SIGTERM: i32 = 15;
 
 /// A fast shutdown that takes longer is held up by somebody.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(30);
@@ -18,8 +21,8 @@ pub(crate) async fn inflict(stage: &Stage, fault: Fault) -> Result<bool> {
     use Kind as K;
     match fault.kind {
         K::KillDaemon | K::StopDaemon | K::RestartDaemon => hit_daemon(stage, fault).await?,
-        K::KillBroker | K::PauseBroker | K::RestartBroker => hit_broker(stage, fault).await?,
-        K::FastRestart | K::ImmediateRestart | K::PausePostgres => hit_postgres(stage, fault).await?,
+        K::KillBroker | K::PauseBroker | K::RestartBroker | K::PauseTwoBrokers => hit_broker(stage, fault).await?,
+        K::FastRestart | K::ImmediateRestart | K::KillPostgres | K::PausePostgres => hit_postgres(stage, fault).await?,
         K::TerminateWalsender => {
             let slot = format!("outboxd_{}", SOURCES[fault.target].name);
             let query = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots \
@@ -64,8 +67,10 @@ async fn hit_daemon(stage: &Stage, fault: Fault) -> Result<()> {
         daemon.kill9()?;
     } else {
         daemon.term()?;
-        let code = daemon.wait_exit(PATIENCE).await?;
-        ensure!(code == 0, "daemon {} ended with exit code {code} after SIGTERM", fault.target);
+        let status = daemon.wait_status(PATIENCE).await?;
+        // One that has just begun has no ear for signals yet.
+        let drained = status.success() || status.signal() == Some(SIGTERM);
+        ensure!(drained, "daemon {} ended with {status} after SIGTERM", fault.target);
     }
     sleep(fault.lasts).await;
     daemon.start_again()
@@ -78,6 +83,15 @@ async fn hit_broker(stage: &Stage, fault: Fault) -> Result<()> {
             kafka.pause(broker)?;
             sleep(fault.lasts).await;
             kafka.resume(broker)?;
+            return kafka.wait_ready().await;
+        }
+        Kind::PauseTwoBrokers => {
+            let other = (broker + 1) % BROKERS;
+            kafka.pause(broker)?;
+            kafka.pause(other)?;
+            sleep(fault.lasts).await;
+            kafka.resume(broker)?;
+            kafka.resume(other)?;
             return kafka.wait_ready().await;
         }
         Kind::KillBroker => kafka.kill9(broker)?,
@@ -100,6 +114,7 @@ async fn hit_postgres(stage: &Stage, fault: Fault) -> Result<()> {
             let stopped = postgres.wait_stopped(SHUTDOWN_WITHIN).await;
             stopped.context("a fast shutdown of Postgres was held up")?;
         }
+        Kind::KillPostgres => postgres.kill9()?,
         _ => {
             postgres.stop_immediate().await?;
         }

@@ -39,6 +39,8 @@ impl Timeline {
 pub(crate) struct Report<'a> {
     pub(crate) host: Host,
     pub(crate) command: String,
+    /// Its major.
+    pub(crate) postgres: u32,
     pub(crate) stage: &'a Stage,
     pub(crate) inflicted: &'a Inflicted,
     pub(crate) auditor: &'a Auditor,
@@ -58,10 +60,11 @@ impl Report<'_> {
 
     fn heading(&self) -> String {
         let Host { name, processor, cores, memory_gib, kernel, load, commit, date } = &self.host;
+        let postgres = self.postgres;
         format!(
             "# Chaos: outboxd {commit}, {date}\n\n`{}`\n\n\
              {cores} cores of {processor}, {memory_gib} GiB, Linux {kernel}, host {name}, load before: {load}.\n\
-             Postgres 15, Kafka {} (three brokers and a controller), three daemons with all three sources, and the writers share them.\n",
+             Postgres {postgres}, Kafka {} (three brokers and a controller), three daemons with all three sources, and the writers share them.\n",
             self.command,
             testbed::artifacts::KAFKA
         )

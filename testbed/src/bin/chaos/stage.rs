@@ -71,7 +71,10 @@ impl Stage {
     /// No network fault is left.
     pub(crate) fn heal(&self) -> Result<()> {
         self.proxies.iter().for_each(Proxy::heal);
-        (0..BROKERS).try_for_each(|broker| Ok(self.kafka.proxy(broker)?.heal()))
+        for broker in 0..BROKERS {
+            self.kafka.proxy(broker)?.heal();
+        }
+        Ok(())
     }
 
     /// One partition more for the topic of this source, or none if it has many.

@@ -153,9 +153,9 @@ impl Writer {
     /// Mostly single rows; now and then thousands in one transaction, or a payload of half a megabyte.
     fn shape(&mut self) -> Shape {
         let random = &mut self.random;
-        let rows = match random.u16(..2_000) {
+        let rows = match random.u16(..1_000) {
             0 => random.usize(1_000..5_000),
-            1..600 => random.usize(2..20),
+            1..300 => random.usize(2..20),
             _ => 1,
         };
         let padding = match random.u16(..300) {
