@@ -29,3 +29,35 @@ impl Deck {
         longest.mul_f64(self.random.f64())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn dealt(seed: u64, faults: usize) -> Vec<String> {
+        let mut deck = Deck::new(seed);
+        (0..faults)
+            .map(|_| {
+                let pause = deck.pause(Duration::from_secs(1));
+                format!("{pause:?} {:?}", deck.deal())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_seed_repeats_the_faults_and_their_order() {
+        assert_eq!(dealt(1, 200), dealt(1, 200));
+        assert_ne!(dealt(1, 200), dealt(2, 200));
+    }
+
+    #[test]
+    fn every_kind_comes_in_every_deck() {
+        let cards = Kind::ALL.iter().map(|(_, cards, ..)| cards).sum();
+        let mut deck = Deck::new(7);
+        for _ in 0..3 {
+            let kinds: BTreeSet<Kind> = (0..cards).map(|_| deck.deal().kind).collect();
+            assert_eq!(kinds.len(), Kind::ALL.len());
+        }
+    }
+}
