@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -61,9 +61,17 @@ impl Record {
 /// Every committed record of the topics, from the beginning to the high watermarks at the time of the call. Within a
 /// partition in order. Fails when a transaction stays open below them for a minute.
 pub async fn read_committed(brokers: &str, topics: &[&str]) -> Result<Vec<Record>> {
+    read_committed_after(brokers, topics, &mut Ends::new()).await
+}
+
+/// Up to which offset each partition of a topic has been read.
+pub type Ends = BTreeMap<(String, i32), i64>;
+
+/// The same beyond `ends`, which move on: what a long run has judged already is not read again.
+pub async fn read_committed_after(brokers: &str, topics: &[&str], ends: &mut Ends) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let (sender, mut receiver) = mpsc::unbounded_channel();
-    let reading = scan(brokers, topics, move |message| {
+    let reading = scan(brokers, topics, ends.clone(), move |message| {
         let _ = sender.send(Record::of(message));
     });
     let (done, ()) = tokio::join!(reading, async {
@@ -71,7 +79,7 @@ pub async fn read_committed(brokers: &str, topics: &[&str]) -> Result<Vec<Record
             records.push(record);
         }
     });
-    done?;
+    *ends = done?;
     Ok(records)
 }
 
@@ -79,7 +87,7 @@ pub async fn read_committed(brokers: &str, topics: &[&str]) -> Result<Vec<Record
 pub async fn count_committed(brokers: &str, topics: &[&str]) -> Result<u64> {
     let count = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counter = count.clone();
-    scan(brokers, topics, move |_| {
+    scan(brokers, topics, Ends::new(), move |_| {
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     })
     .await?;
@@ -89,31 +97,33 @@ pub async fn count_committed(brokers: &str, topics: &[&str]) -> Result<u64> {
 async fn scan(
     brokers: &str,
     topics: &[&str],
+    mut ends: Ends,
     mut each: impl FnMut(&BorrowedMessage<'_>) + Send + 'static,
-) -> Result<()> {
+) -> Result<Ends> {
     let brokers = brokers.to_owned();
     let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
     blocking(move || {
         let reader = consumer(&brokers, "read_committed")?;
         let writer_view = consumer(&brokers, "read_uncommitted")?;
         for topic in &topics {
-            scan_topic(&reader, &writer_view, topic, &mut each)?;
+            scan_topic((&reader, &writer_view), topic, &mut ends, &mut each)?;
         }
-        Ok(())
+        Ok(ends)
     })
     .await
 }
 
 /// One topic at a time, because the end of a partition is reported by its number alone.
 fn scan_topic(
-    reader: &BaseConsumer,
-    writer_view: &BaseConsumer,
+    (reader, writer_view): (&BaseConsumer, &BaseConsumer),
     topic: &str,
+    ends: &mut Ends,
     each: &mut impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<()> {
     let started = Instant::now();
     let mut assignment = TopicPartitionList::new();
     let mut open = BTreeSet::new();
+    let mut highs = BTreeMap::new();
     for partition in partitions(reader, topic)? {
         let (low, high) = writer_view.fetch_watermarks(topic, partition, REQUEST)?;
         // In read_committed the high end is the last stable offset: the first open transaction holds it back.
@@ -123,9 +133,11 @@ fn scan_topic(
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        if low < high {
-            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+        let start = ends.insert((topic.to_owned(), partition), high).unwrap_or(low).max(low);
+        if start < high {
+            assignment.add_partition_offset(topic, partition, Offset::Offset(start))?;
             open.insert(partition);
+            highs.insert(partition, high);
         }
     }
     reader.assign(&assignment)?;
@@ -135,7 +147,9 @@ fn scan_topic(
         match reader.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
                 last = Instant::now();
-                each(&message);
+                if highs.get(&message.partition()).is_some_and(|high| message.offset() < *high) {
+                    each(&message);
+                }
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 last = Instant::now();

@@ -1,6 +1,7 @@
 //! The fault matrix: one test or more for each number of `docs/fault-matrix.md`, a file per family. Every test ends with
 //! the oracle, or with the exact code with which the source halts.
 
+mod instances;
 mod kafka;
 mod network;
 mod postgres;

@@ -1,0 +1,182 @@
+//! Several instances of one source: numbers 8, 9 and 11. One leads and the others stand by, whoever is killed.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use testbed::{Daemon, eventually, reader};
+
+use super::{role_with, wait_true};
+use crate::faults::wait_state;
+use crate::scene::{PATIENCE, Scene, start, wait_ready};
+
+const INSTANCES: usize = 3;
+
+/// Enough that every instance is hit in every way.
+const ROUNDS: usize = 20;
+
+/// One that leads and others that stand by, and their role. One that is stopped loses its session after this time.
+async fn instances(scene: &Scene, wal_sender_timeout: &str) -> Result<(Vec<Daemon>, String)> {
+    let role = role_with(scene, &[&format!("wal_sender_timeout = '{wal_sender_timeout}'")]).await?;
+    let config = scene.config_through(&scene.postgres.role_url(&role, &scene.database), &scene.kafka.brokers());
+    let leader = start(&config)?;
+    wait_ready(&leader).await;
+    let mut daemons = vec![leader];
+    for _ in 1..INSTANCES {
+        let standby = start(&config)?;
+        wait_state(&standby, "standby").await;
+        daemons.push(standby);
+    }
+    Ok((daemons, role))
+}
+
+async fn scene() -> Result<Scene> {
+    Ok(Scene::shared().await?.with("[source.timeouts]\nstatus = \"200ms\"\nbackoff_max = \"1s\""))
+}
+
+#[tokio::test]
+async fn standbys_are_live_and_not_ready_and_hold_one_session_each() -> Result<()> {
+    let scene = scene().await?;
+    let (daemons, role) = instances(&scene, "5s").await?;
+    for standby in &daemons[1..] {
+        assert_eq!(standby.http_get("/livez").await?.0, 200);
+        assert_eq!(standby.http_get("/readyz").await?.0, 503);
+    }
+    let sessions = |application: &str| {
+        format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}' AND application_name = '{application}'")
+    };
+    for (application, wanted) in
+        [("outboxd catalog", INSTANCES as i64), ("outboxd marker", 1), ("outboxd monitor", 1), ("outboxd", 1)]
+    {
+        wait_true(&scene.client, &format!("SELECT ({}) = {wanted}", sessions(application))).await;
+    }
+    Ok(())
+}
+
+/// A seed of one's own: `OUTBOXD_KILLER_SEED`.
+fn killer() -> Result<fastrand::Rng> {
+    let seed = match std::env::var("OUTBOXD_KILLER_SEED") {
+        Ok(seed) => seed.parse().context("OUTBOXD_KILLER_SEED")?,
+        Err(_) => 20_241,
+    };
+    Ok(fastrand::Rng::with_seed(seed))
+}
+
+#[tokio::test]
+async fn three_instances_under_a_random_killer() -> Result<()> {
+    let scene = scene().await?;
+    let (daemons, _) = instances(&scene, "1s").await?;
+    let load = scene.load();
+    let mut random = killer()?;
+    let (mut stopped, mut hits) = ([false; INSTANCES], [0; 3]);
+    for round in 0..ROUNDS {
+        tokio::time::sleep(Duration::from_millis(random.u64(50..700))).await;
+        let mut victim = random.usize(..INSTANCES);
+        if round % 4 == 3 {
+            for (daemon, stopped) in daemons.iter().zip(&mut stopped).filter(|(_, stopped)| **stopped) {
+                daemon.resume()?;
+                *stopped = false;
+            }
+            victim = leader(&daemons).await;
+        }
+        let daemon = &daemons[victim];
+        if std::mem::take(&mut stopped[victim]) {
+            daemon.resume()?;
+            continue;
+        }
+        let hit = random.usize(..hits.len());
+        hits[hit] += 1;
+        match hit {
+            0 => {
+                daemon.kill9()?;
+                daemon.start_again()?;
+            }
+            1 => {
+                daemon.pause()?;
+                stopped[victim] = true;
+            }
+            _ => {
+                daemon.term()?;
+                // One that has just begun has no ear for signals yet.
+                daemon.wait_status(PATIENCE).await?;
+                daemon.start_again()?;
+            }
+        }
+    }
+    for (daemon, stopped) in daemons.iter().zip(stopped) {
+        if stopped {
+            daemon.resume()?;
+        }
+    }
+    load.stop().await?;
+    scene.oracle().await?.assert_clean();
+    scene.wait_caught_up().await?;
+    ensure!(hits.iter().all(|&times| times > 1), "the killer was lazy: {hits:?}");
+    let led = daemons.iter().filter(|daemon| times_led(daemon) > 0).count();
+    let times: usize = daemons.iter().map(times_led).sum();
+    ensure!(led > 1 && times > 3, "{led} instances led, {times} times");
+    ensure!(daemons.iter().all(|daemon| daemon.is_running().unwrap_or(false)), "an instance ended by itself");
+    Ok(())
+}
+
+/// Waits until one leads.
+async fn leader(daemons: &[Daemon]) -> usize {
+    eventually(PATIENCE, || async {
+        for (number, daemon) in daemons.iter().enumerate() {
+            if matches!(daemon.http_get("/readyz").await, Ok((200, _))) {
+                return Ok(number);
+            }
+        }
+        anyhow::bail!("nobody leads")
+    })
+    .await
+}
+
+fn times_led(daemon: &Daemon) -> usize {
+    daemon.lines().iter().filter(|line| line.contains("\"message\":\"streaming\"")).count()
+}
+
+/// Who marked what: the server process that ran the UPDATE, and when.
+const MARK_LOG: &str = "CREATE TABLE mark_log (id uuid, pid int, at timestamptz DEFAULT clock_timestamp());
+     CREATE FUNCTION log_mark() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+     $$ BEGIN INSERT INTO mark_log VALUES (NEW.id, pg_backend_pid()); RETURN NEW; END $$;
+     CREATE TRIGGER log_mark BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION log_mark()";
+
+#[tokio::test]
+async fn a_zombie_publishes_marks_and_confirms_nothing_that_came_after_it() -> Result<()> {
+    let mut scene = scene().await?;
+    scene.client.batch_execute(MARK_LOG).await?;
+    let (daemons, role) = instances(&scene, "3s").await?;
+    let (zombie, standbys) = daemons.split_first().context("no daemon")?;
+    let load = scene.load();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let query = "SELECT pid FROM pg_stat_activity WHERE usename = $1 AND application_name = 'outboxd marker'";
+    let marker: i32 = scene.client.query_one(query, &[&role]).await?.get(0);
+    zombie.pause()?;
+    leader(standbys).await;
+    load.stop().await?;
+    scene.wait_marked("order_outbox").await;
+    let after = scene.insert(50).await?;
+    scene.wait_marked("order_outbox").await;
+    let led = times_led(zombie);
+    let (published, woken) = (records(&scene).await?, now(&scene).await?);
+    zombie.resume()?;
+    zombie.wait_for_line(|line| line.contains("retry_in") || line.contains("kafka-fenced"), PATIENCE).await?;
+    wait_state(zombie, "standby").await;
+    assert_eq!(records(&scene).await?, published, "it published");
+    let query = "SELECT count(*) FROM mark_log WHERE pid = $1 AND (at > $2::text::timestamptz OR id = ANY($3))";
+    let marks: i64 = scene.client.query_one(query, &[&marker, &woken, &after]).await?.get(0);
+    assert_eq!(marks, 0, "it marked");
+    assert_eq!(times_led(zombie), led, "whoever does not have the slot cannot confirm");
+    scene.insert(5).await?;
+    scene.oracle().await?.assert_clean();
+    Ok(())
+}
+
+async fn now(scene: &Scene) -> Result<String> {
+    Ok(scene.client.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0))
+}
+
+/// How many records a reader sees.
+async fn records(scene: &Scene) -> Result<u64> {
+    reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await
+}
