@@ -54,6 +54,7 @@ impl<'a> Recovery<'a> {
             let text = "another session sets the source up, backfills or recovers it";
             return Err(Error::new(Code::RecoverRefused, text));
         }
+        setup::slot_at_rest(&sql, &source.slot).await?;
         let facts = facts::read(&connect, &sql, source, kafka).await?;
         Ok(Self { source, kafka, connect, sql, facts })
     }

@@ -33,6 +33,9 @@ const HEALTHY: Duration = Duration::from_secs(120);
 /// How often a standby looks whether the slot is free; well within the takeover bound of 3 s.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
 
+/// How often a slot that is in use is looked for by who would not stand by.
+const IMPATIENT_TRIES: u32 = 20;
+
 /// How often [`drain`] looks how far the slot is, and at most how long the source may keep to itself that it idles.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
 
@@ -160,6 +163,7 @@ impl Context {
     async fn supervise(&self) -> Result<()> {
         let mut memory = Memory::default();
         let mut backoff = Backoff::new(self.source.timeouts.backoff_max);
+        let mut stood_by = 0;
         loop {
             if *self.shutdown.borrow() {
                 return Ok(());
@@ -172,8 +176,10 @@ impl Context {
             let pause = match ended {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Again) => AGAIN_PAUSE,
-                Ok(End::StandBy) if !self.patient => return Err(in_use(&self.source)),
+                // The walsender of our own last session may live for a moment.
+                Ok(End::StandBy) if !self.patient && stood_by >= IMPATIENT_TRIES => return Err(in_use(&self.source)),
                 Ok(End::StandBy) => {
+                    stood_by += 1;
                     self.metrics.set_state(SourceState::Standby);
                     STANDBY_POLL
                 }

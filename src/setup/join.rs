@@ -19,7 +19,7 @@
 
 use tokio_postgres::Client;
 
-use super::{lock_source, require_server, unlock_source};
+use super::{lock_source, require_server, slot_at_rest, unlock_source};
 use crate::{
     Code, Error, Lsn, Result,
     config::{Backfill, Kafka, Mark, Source, TableName},
@@ -88,7 +88,7 @@ impl<'a> Joining<'a> {
     /// [`Code::SlotInUse`] beside a running daemon, [`Code::SetupRefused`] in the middle of a backfill or where a table
     /// would leave; the codes with which a start would halt.
     pub async fn look(&self) -> Result<Standing> {
-        let slot = slots::slot(&self.sql, &self.source.slot).await?;
+        let slot = slot_at_rest(&self.sql, &self.source.slot).await?;
         require_free(slot.as_ref(), self.source)?;
         let Some(position) = self.position().await? else { return Ok(Standing::Ordinary) };
         match (position.phase, slot) {
@@ -115,7 +115,7 @@ impl<'a> Joining<'a> {
         if !lock_source(&self.sql, &self.source.name).await? {
             return Err(Error::new(Code::SlotInUse, "another session sets the source up, backfills or recovers it"));
         }
-        require_free(slots::slot(&self.sql, &self.source.slot).await?.as_ref(), self.source)?;
+        require_free(slot_at_rest(&self.sql, &self.source.slot).await?.as_ref(), self.source)?;
         Takeover::fence(self.source, self.kafka).await.map(drop)
     }
 
@@ -142,7 +142,7 @@ impl<'a> Joining<'a> {
             position_topic::ensure(self.kafka).await?;
             let takeover = Takeover::fence(self.source, self.kafka).await?;
             // Every daemon is fenced: what is read now stays so until one starts, which fences us first.
-            let slot = slots::slot(&self.sql, &self.source.slot).await?;
+            let slot = slot_at_rest(&self.sql, &self.source.slot).await?;
             require_free(slot.as_ref(), self.source)?;
             let confirmed = slot.map_or(Lsn::ZERO, |slot| slot.confirmed_flush);
             let position = self.position().await?;

@@ -28,10 +28,14 @@ use tokio_postgres::Client;
 use crate::{
     Code, Error, Result,
     config::Source,
-    postgres::{SqlSession, catalog::server, sql_error},
+    postgres::{
+        SqlSession,
+        catalog::{SlotInfo, server, slots},
+        sql_error,
+    },
 };
 
-/// How often, and at what distance, [`lock_source`] tries.
+/// How often, and at what distance, [`lock_source`] and [`slot_at_rest`] try.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
@@ -76,6 +80,20 @@ pub async fn lock_source(client: &Client, source: &str) -> Result<bool> {
         tokio::time::sleep(LOCK_PAUSE).await;
     }
     try_lock_source(client, source).await
+}
+
+/// The slot, once nobody streams from it; with the same patience, after which it is given as it is.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn slot_at_rest(client: &Client, name: &str) -> Result<Option<SlotInfo>> {
+    for _ in 0..LOCK_TRIES {
+        match slots::slot(client, name).await? {
+            Some(slot) if slot.active => tokio::time::sleep(LOCK_PAUSE).await,
+            slot => return Ok(slot),
+        }
+    }
+    slots::slot(client, name).await
 }
 
 /// Gives back what [`try_lock_source`] took.
