@@ -2,6 +2,8 @@
 
 use outboxd::Code;
 
+use crate::{cells::Cells, faults::Fault, phase::Phase, transitions::Transitions};
+
 macro_rules! events {
     ($($name:ident = $text:literal, $floor:literal;)*) => {
         /// Something that happened in a schedule.
@@ -24,7 +26,6 @@ events! {
     Drained = "instance drained and stopped", 2_000;
     Standby = "instance stood by", 20_000;
     NotOurs = "ownership found lost during a start", 100;
-    PostgresCrash = "Postgres crashed", 10_000;
     ConfirmedLost = "confirmed position lost in a crash", 1_000;
     BrokenConnection = "replication connection broken", 10_000;
     CommitUnknown = "commit unknown", 3_000;
@@ -33,10 +34,11 @@ events! {
     LateEnd = "late EndTxn rejected by the epoch", 1_000;
     CommitFailed = "commit failed", 500;
     Fenced = "instance fenced", 5_000;
-    Timeout = "transaction timed out at the broker", 1_000;
-    ForeignFence = "fenced by a stranger", 1_000;
     ReadBlocked = "position not readable for an open transaction", 1_000;
     Redelivered = "rows redelivered", 100_000;
+    HeldEnd = "EndTxn that was held up met the next transaction", 100;
+    NotVisible = "rows to mark were not visible yet", 1_000;
+    OpenWriter = "slot waited for an open transaction", 100;
     Held = "rows held for the proof of history", 20_000;
     Dropped = "redelivered rows dropped for lack of room", 1_000;
     Reconnect = "reconnected after the proof", 200;
@@ -54,26 +56,31 @@ events! {
     SlotDropped = "slot dropped and made again by the set-up", 2_000;
     Adopted = "slot adopted", 200;
     LateLanding = "records without a transaction landed late", 1_000;
-    Restored = "server restored from a copy", 500;
-    Promoted = "standby promoted", 500;
     Healed = "  and the source went on", 100;
-    PersonDroppedSlot = "slot dropped by a person", 200;
-    PersonMadeSlot = "slot dropped and made again by a person", 200;
-    PersonAdvancedSlot = "slot advanced by a person", 200;
-    PositionsDeleted = "position topic deleted", 200;
-    PublicationChanged = "publication changed", 200;
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Coverage {
     events: [u64; EVENTS.len()],
     halts: [u64; Code::ALL.len()],
+    cells: Cells,
+    pub(crate) transitions: Transitions,
     pub(crate) schedules: u64,
 }
 
 impl Coverage {
-    pub(crate) fn new() -> Self {
-        Self { events: [0; EVENTS.len()], halts: [0; Code::ALL.len()], schedules: 0 }
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self {
+            events: [0; EVENTS.len()],
+            halts: [0; Code::ALL.len()],
+            cells: Cells::new(),
+            transitions: Transitions::new(),
+            schedules: 0,
+        })
+    }
+
+    pub(crate) fn strike(&mut self, fault: Fault, phase: Phase) {
+        self.cells.add(fault, phase);
     }
 
     pub(crate) fn add(&mut self, event: Event, times: usize) {
@@ -86,6 +93,8 @@ impl Coverage {
 
     pub(crate) fn merge(&mut self, other: &Self) {
         self.schedules += other.schedules;
+        self.cells.merge(&other.cells);
+        self.transitions.merge(&other.transitions);
         for (sum, more) in self.events.iter_mut().zip(other.events) {
             *sum += more;
         }
@@ -97,6 +106,10 @@ impl Coverage {
     pub(crate) fn table(&self) -> String {
         let mut text = format!("{:>12}  schedules\n", self.schedules);
         for ((what, _), times) in EVENTS.iter().zip(self.events) {
+            text += &format!("{times:>12}  {what}\n");
+        }
+        text += &self.cells.table();
+        for (what, times) in self.transitions.every() {
             text += &format!("{times:>12}  {what}\n");
         }
         for (code, times) in Code::ALL.iter().zip(self.halts).filter(|(_, times)| *times > 0) {

@@ -5,18 +5,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bugs;
+mod cells;
 mod checks;
 mod coverage;
 mod faults;
 mod instance;
 mod kafka;
 mod options;
+mod phase;
 mod postgres;
 mod publishing;
 mod random;
 mod relaying;
 mod schedule;
 mod starting;
+mod striking;
+mod transitions;
+mod world;
 
 use std::{
     sync::Mutex,
@@ -27,7 +32,7 @@ use std::{
 
 use outboxd::Code;
 
-use crate::{bugs::Bug, coverage::Coverage};
+use crate::{bugs::Bug, coverage::Coverage, schedule::Plan};
 
 /// Steps that are printed of a failing schedule.
 const LAST_EVENTS: usize = 120;
@@ -38,7 +43,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Runs the seeds until one fails in the way that is looked for. What was covered, and the first seed that failed.
-fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) -> (Coverage, Option<u64>) {
+fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) -> (Box<Coverage>, Option<u64>) {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let coverage = Mutex::new(Coverage::new());
     thread::scope(|scope| {
@@ -50,8 +55,8 @@ fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) ->
                     if seed >= seeds.end || seed > failed.load(Ordering::Relaxed) {
                         break;
                     }
-                    let outcome = schedule::run(seed, bug, false);
-                    covered.merge(&outcome.coverage);
+                    let outcome = Plan::new(seed, bug).run(covered);
+                    covered = outcome.coverage;
                     if outcome.violation.is_some_and(|violation| violation.starts_with(looked_for)) {
                         failed.fetch_min(seed, Ordering::Relaxed);
                     }
@@ -66,17 +71,14 @@ fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) ->
 
 /// Prints a schedule, its last events or all of them, and fails if it failed.
 fn replay(seed: u64, events: usize) {
-    let outcome = schedule::run(seed, None, true);
+    let mut plan = Plan::new(seed, None);
+    plan.traced = true;
+    let outcome = plan.run(Coverage::new());
     let skipped = outcome.trace.len().saturating_sub(events);
     println!("{}", outcome.trace[0]);
     for line in &outcome.trace[skipped.max(1)..] {
         println!("{line}");
     }
-    println!(
-        "seed {seed}: {} steps, {} events, the last {events} at most are above",
-        outcome.steps,
-        outcome.trace.len()
-    );
     if let Some(violation) = outcome.violation {
         panic!("{violation}\nreplay: OUTBOXD_SIM_SEED={seed} cargo test --test simulation guarantees -- --nocapture");
     }
@@ -108,8 +110,9 @@ fn the_guarantees_hold_in_every_schedule() {
 
 #[test]
 fn a_seed_decides_everything() {
+    let told = |seed| Plan { traced: true, ..Plan::new(seed, None) }.run(Coverage::new()).trace;
     for seed in 0..20 {
-        assert_eq!(schedule::run(seed, None, true).trace, schedule::run(seed, None, true).trace);
+        assert_eq!(told(seed), told(seed));
     }
 }
 
@@ -117,10 +120,10 @@ fn a_seed_decides_everything() {
 #[test]
 fn every_deliberate_bug_is_found() {
     const SCHEDULES: u64 = 100_000;
-    for (bug, looked_for) in Bug::ALL {
+    for (bug, _, looked_for) in Bug::ALL {
         let (_, failed) = run_seeds(0..SCHEDULES, Some(bug), looked_for);
         let Some(seed) = failed else { panic!("{bug:?} was not found by {looked_for} in {SCHEDULES} schedules") };
-        let outcome = schedule::run(seed, Some(bug), false);
-        println!("{bug:?}: seed {seed}, {} steps: {}", outcome.steps, outcome.violation.unwrap());
+        let outcome = Plan::new(seed, Some(bug)).run(Coverage::new());
+        println!("{bug:?}: seed {seed}, {} steps: {}", outcome.steps.len(), outcome.violation.unwrap());
     }
 }
