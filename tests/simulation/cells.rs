@@ -66,15 +66,45 @@ impl Cells {
 /// A letter for the table, and why a fault cannot strike in a phase.
 type Reason = (char, &'static str);
 
-const REASONS: &[Reason] = &[
-    ('a', "no process is there to be hit"),
-];
+const NO_LOCK: Reason = ('a', "only a set-up holds the lock, from its second step on, until the stream has begun");
+const NOT_OPEN: Reason = ('b', "nothing is with the producer, and no transaction is open");
+const NO_COMMIT: Reason = ('c', "no commit is under way");
+const TRANSACTIONAL: Reason = ('d', "what is sent in this phase is always in a transaction");
+const NO_MARKS: Reason = ('e', "no marks of this instance are under way; those of a dead one have nobody to miss their answer");
+const HAS_SLOT: Reason = ('f', "there is a slot already");
+const NOT_MODELLED: Reason = ('g', "not modelled: the marks alone tell what was published, and the copy has lost some");
+
+const REASONS: &[Reason] =
+    &[NO_LOCK, NOT_OPEN, NO_COMMIT, TRANSACTIONAL, NO_MARKS, HAS_SLOT, NOT_MODELLED];
 
 fn letter(reason: Reason) -> char {
     reason.0
 }
 
 /// Why the fault cannot strike in this phase, if it cannot.
-fn why_not(_fault: Fault, _phase: Phase) -> Option<Reason> {
-    None
+fn why_not(fault: Fault, phase: Phase) -> Option<Reason> {
+    let starts = matches!(phase, Phase::Down | Phase::Taking | Phase::Fencing | Phase::Reading);
+    let is_quiet = matches!(phase, Phase::ChunkMarks | Phase::Idle | Phase::Gathering | Phase::Marking);
+    match fault {
+        Fault::LockLost => matches!(phase, Phase::Down | Phase::Taking | Phase::Redelivering).then_some(NO_LOCK),
+        Fault::TransactionTimesOut => (is_quiet || phase == Phase::Reading).then_some(NOT_OPEN),
+        Fault::SendFails => (starts || is_quiet).then_some(NOT_OPEN),
+        Fault::CommitHeld | Fault::CommitSlow | Fault::CommitUnknown | Fault::AnswerLost => {
+            (starts || is_quiet || phase == Phase::Sending).then_some(NO_COMMIT)
+        }
+        Fault::RecordsLost if starts || is_quiet => Some(NOT_OPEN),
+        Fault::RecordsLost => (phase.is_set_up() || matches!(phase, Phase::Committing | Phase::Pipelined))
+            .then_some(TRANSACTIONAL),
+        Fault::MarksLost | Fault::MarksUnanswered | Fault::MarksBlocked => {
+            let is_none = matches!(phase, Phase::Chunk | Phase::Entering | Phase::Idle | Phase::Gathering);
+            (starts || is_none).then_some(NO_MARKS)
+        }
+        Fault::MakeSlot => {
+            (!starts && phase != Phase::Creating).then_some(HAS_SLOT)
+        }
+        _ if fault.is_copy() => {
+            matches!(phase, Phase::Creating | Phase::Chunk | Phase::ChunkMarks).then_some(NOT_MODELLED)
+        }
+        _ => None,
+    }
 }

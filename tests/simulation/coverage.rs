@@ -32,7 +32,6 @@ events! {
     UnknownWasCommitted = "  and it was committed", 2_000;
     CommitSlow = "commit retried, its first request still under way", 1_000;
     LateEnd = "late EndTxn rejected by the epoch", 1_000;
-    CommitFailed = "commit failed", 500;
     Fenced = "instance fenced", 5_000;
     ReadBlocked = "position not readable for an open transaction", 1_000;
     Redelivered = "rows redelivered", 100_000;
@@ -46,7 +45,7 @@ events! {
     Split = "transactions split", 20_000;
     SplitResumed = "split transaction resumed", 2_000;
     Pipelined = "batches sent while the one before was committing", 10_000;
-    IdleAdvance = "positions advanced while idle", 50_000;
+    IdleAdvance = "positions advanced while idle", 20_000;
     UrgentReply = "replies asked for", 10_000;
     LateMark = "marks applied for a session that had ended", 1_000;
     MarkLost = "marks failed or their answer lost", 1_000;
@@ -55,7 +54,7 @@ events! {
     BackfillAgain = "backfill begun anew", 2_000;
     SlotDropped = "slot dropped and made again by the set-up", 2_000;
     Adopted = "slot adopted", 200;
-    LateLanding = "records without a transaction landed late", 1_000;
+    LateLanding = "records without a transaction landed late", 300;
     Healed = "  and the source went on", 100;
 }
 
@@ -108,14 +107,16 @@ impl Coverage {
         for ((what, _), times) in EVENTS.iter().zip(self.events) {
             text += &format!("{times:>12}  {what}\n");
         }
-        text += &self.cells.table();
-        for (what, times) in self.transitions.every() {
-            text += &format!("{times:>12}  {what}\n");
-        }
         for (code, times) in Code::ALL.iter().zip(self.halts).filter(|(_, times)| *times > 0) {
             text += &format!("{times:>12}  halted: {code}\n");
         }
+        text += &format!("\n{}{}", self.cells.table(), self.transitions.table());
         text
+    }
+
+    /// Cells and transitions that are missing, or should not have been.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        [self.cells.wrong(), self.transitions.wrong(self.schedules)].concat()
     }
 
     /// Events that happened too seldom for the number of schedules.

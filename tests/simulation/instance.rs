@@ -62,6 +62,8 @@ pub(crate) struct Session {
     /// What arrived and is not read yet; it can be read although the connection broke.
     pub(crate) stream: VecDeque<Message>,
     pub(crate) lock: Option<u64>,
+    /// The consistent point of the slot that it made.
+    pub(crate) created: Lsn,
     /// The youngest transaction that was open when the slot was to be made.
     pub(crate) waits_for: Option<u32>,
     /// What was read, before it was reported.
@@ -93,6 +95,7 @@ impl Session {
             connection: None,
             stream: VecDeque::new(),
             lock: None,
+            created: Lsn::ZERO,
             waits_for: None,
             read: None,
             position: None,

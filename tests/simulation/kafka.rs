@@ -115,6 +115,11 @@ impl Kafka {
         self.epochs[producer]
     }
 
+    pub(crate) fn open_producer(&self) -> Option<usize> {
+        let is_open = |open: usize| self.transactions[open].state == State::Open;
+        (0..PRODUCERS).find(|&producer| self.open[producer].is_some_and(is_open))
+    }
+
     /// The coordinator aborts what stayed open for too long, and fences its producer.
     pub(crate) fn time_out(&mut self, producer: usize) -> bool {
         let is_open = self.open[producer].is_some_and(|open| self.transactions[open].state == State::Open);

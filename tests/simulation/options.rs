@@ -62,9 +62,9 @@ impl Options {
         let (healing, grave): (Vec<Fault>, Vec<Fault>) = Fault::ALL.iter().partition(|fault| !fault.is_grave());
         let phase = |random: &mut Random| Phase::ALL[random.index(Phase::ALL.len())];
         let mut aims = vec![(healing[random.index(healing.len())], phase(random))];
-        if random.chance(30) {
+        if random.chance(50) {
             // A copy that takes the server's place has the most to show.
-            let fault = if random.chance(25) { Fault::Restore } else { grave[random.index(grave.len())] };
+            let fault = if random.chance(30) { Fault::Restore } else { grave[random.index(grave.len())] };
             aims.push((fault, phase(random)));
         }
         Self {
@@ -72,7 +72,7 @@ impl Options {
             starts_streaming: random.chance(70),
             exactly_once,
             marks,
-            policy: Policy { backfill: marks && random.chance(70), auto_setup: true },
+            policy: Policy { backfill: marks && random.chance(70), auto_setup: random.chance(95) },
             instances: 1 + random.index(3),
             producers: 1 + random.index(PRODUCERS),
             bounds,
@@ -88,7 +88,13 @@ impl Options {
 
     /// What is aimed at must be able to come.
     fn bent_to_the_aims(mut self) -> Self {
-        for (_, phase) in self.aims.clone() {
+        self.policy.auto_setup |= self.starts_streaming;
+        for (fault, phase) in self.aims.clone() {
+            if fault.is_copy() {
+                // What is lost with the server must matter, and its log must grow again.
+                self.transactions = self.transactions.max(25);
+                self.large = 25;
+            }
             if phase.is_set_up() {
                 self.starts_streaming = false;
             }
@@ -99,6 +105,8 @@ impl Options {
                 }
                 Phase::Marking => self.marks = true,
                 Phase::Split => self.large = 25,
+                Phase::Redelivering => self.faults[Fault::Kill as usize] = Fault::Kill.often(),
+                Phase::Draining => self.faults[Fault::Stop as usize] = 2 * Fault::Stop.often(),
                 Phase::Pipelined => (self.exactly_once, self.producers) = (true, PRODUCERS),
                 _ => {}
             }

@@ -23,7 +23,7 @@ macro_rules! phases {
 }
 
 phases! {
-    Down = "down", "No process, or one that waits to start again.";
+    Down = "down", "No process, or one that stands by.";
     Taking = "take", "It takes the slot or the lock.";
     Fencing = "fence", "It initialises the producers and looks whether the slot is still its own.";
     Reading = "read", "It reads the position.";
@@ -46,10 +46,6 @@ impl Phase {
     /// The position is not `streaming` yet.
     pub(crate) fn is_set_up(self) -> bool {
         matches!(self, Self::Creating | Self::Chunk | Self::ChunkMarks | Self::Entering)
-    }
-
-    pub(crate) fn is_streaming(self) -> bool {
-        self >= Self::Idle
     }
 }
 

@@ -182,7 +182,6 @@ impl Instance {
             Ok(()) => {}
             Err(Refusal::Fenced) => return Err(Error::new(Code::KafkaFenced, "the producer is fenced")),
             Err(_) => {
-                env.hit(Event::CommitFailed);
                 return self.failed(Error::new(Code::KafkaTransactionFailed, "the commit was refused"), env);
             }
         }

@@ -279,6 +279,8 @@ impl World {
     }
 
     fn set_up(&mut self) {
+        self.env.postgres.roll_back_all();
+        self.env.postgres.show_commits();
         match self.env.random.below(4) {
             0 => self.kafka(),
             1 => self.marks(),
@@ -310,6 +312,8 @@ impl World {
         self.is_calm = true;
         trace!(self.env, "---- from here on there are no faults ----");
         self.written = self.env.options.transactions;
+        // Where the daemon may not set its source up, a person does.
+        self.env.options.policy.auto_setup = true;
         self.env.kafka.foreign_open = false;
         self.env.kafka.is_moving = false;
         self.env.postgres.roll_back_all();

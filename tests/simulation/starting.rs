@@ -244,13 +244,17 @@ impl Instance {
             };
             env.checks.slot_created(consistent_point);
             self.session.snapshot = VecDeque::from(snapshot);
+            self.session.created = consistent_point;
             self.session.progress = 1;
             return Ok(None);
         }
         self.sql(env)?;
         match self.take_slot(env)? {
             Fact::Done => {
-                let begins = env.postgres.slot.as_ref().map_or(Lsn::ZERO, |slot| slot.consistent_point);
+                let begins = self.session.created;
+                if env.postgres.slot.as_ref().map(|slot| slot.confirmed) != Some(begins) {
+                    return Err(Error::new(Code::SlotInUse, "the slot was made anew by somebody else"));
+                }
                 Ok(Some(Fact::Slot { begins }))
             }
             _ => Err(Error::new(Code::SlotInUse, "another instance took the slot")),

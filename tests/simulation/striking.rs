@@ -5,9 +5,9 @@ use outboxd::{Code, Error, relay::position::Phase as PositionPhase};
 use crate::{
     coverage::Event,
     faults::Fault,
-    instance::Life,
+    instance::{Instance, Life},
     kafka::{End, PRODUCERS},
-    phase::leader,
+    phase::{Phase, leader},
     postgres::Walsender,
     publishing::Stage,
     schedule::{World, trace},
@@ -16,8 +16,7 @@ use crate::{
 impl World {
     /// Lets a fault strike, if it can; `on` is the instance that it hits, if it hits one.
     pub(crate) fn strike(&mut self, fault: Fault, on: usize) {
-        let source = leader(&self.instances, &self.env.postgres);
-        let phase = if fault.hits_an_instance() { self.instances[on].phase() } else { self.instances[source].phase() };
+        let phase = self.phase_for(fault, on);
         if fault.is_grave() && self.env.grave.is_some() {
             return;
         }
@@ -29,6 +28,24 @@ impl World {
         } else {
             trace!(self.env, "… and there is nothing for it to hit");
         }
+    }
+
+    /// The phase of the instance that is hit, or of the source.
+    fn phase_for(&self, fault: Fault, on: usize) -> Phase {
+        if fault == Fault::TransactionTimesOut {
+            let owner = self.env.kafka.open_producer().and_then(|producer| {
+                let epoch = self.env.kafka.epochs[producer];
+                self.instances.iter().find(|instance| instance.epochs[producer] == epoch)
+            });
+            return owner.map_or(Phase::Down, Instance::phase);
+        }
+        if fault == Fault::LockLost {
+            let lock = self.env.postgres.lock.as_ref().map(|lock| lock.session);
+            let owner = self.instances.iter().find(|instance| lock.is_some() && instance.session.lock == lock);
+            return owner.map_or(Phase::Down, Instance::phase);
+        }
+        let on = if fault.hits_an_instance() { on } else { leader(&self.instances, &self.env.postgres) };
+        self.instances[on].phase()
     }
 
     fn healing(&mut self, fault: Fault, on: usize) -> bool {
@@ -141,8 +158,8 @@ impl World {
                 self.cut_streams();
             }
             Fault::TransactionTimesOut => {
-                let first = env.random.index(PRODUCERS);
-                return env.kafka.time_out(first) || env.kafka.time_out((first + 1) % PRODUCERS);
+                let open = env.kafka.open_producer();
+                return open.is_some_and(|producer| env.kafka.time_out(producer));
             }
             Fault::StrangerFences => {
                 let producer = env.random.index(PRODUCERS);
@@ -219,7 +236,7 @@ impl World {
         if fault == Fault::AdvanceSlot {
             env.checks.forgiven_before = env.postgres.log_end;
         }
-        if env.random.chance(50) {
+        if env.random.chance(30) {
             env.postgres.no_twin();
         }
         if let (true, Some(slot)) = (fault.is_copy(), &env.postgres.slot) {

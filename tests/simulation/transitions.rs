@@ -1,12 +1,15 @@
 //! The transitions of the order of a start and of the state machine: which there are, and that none is missed.
 //!
-//! What is listed must happen; what happens and is not listed fails the run.
+//! What is listed in `transitions.txt` must happen; what happens and is not listed fails the run.
 
 use outboxd::relay::{
     position::{Phase, Position},
     startup::{Fact, Step},
     state::Place,
 };
+
+/// One to a line; those with a question mark are seldom.
+const LISTED: &str = include_str!("transitions.txt");
 
 macro_rules! named {
     ($(#[$meta:meta])* $kind:ident: $($name:ident = $text:literal,)*) => {
@@ -118,8 +121,10 @@ impl Transitions {
         self.start[step as usize][came as usize][next] += 1;
     }
 
-    pub(crate) fn told(&mut self, input: Input, from: From, made: Made) {
-        self.machine[input as usize][from.0 as usize + 4 * usize::from(from.1)][made as usize] += 1;
+    pub(crate) fn told(&mut self, input: Input, (place, owes): From, made: Made) {
+        // Only to the stream it matters what is owed.
+        let owes = owes && matches!(input, Input::Begin | Input::Row | Input::Commit | Input::Keepalive);
+        self.machine[input as usize][place as usize + 4 * usize::from(owes)][made as usize] += 1;
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -130,25 +135,48 @@ impl Transitions {
         ours.as_flattened_mut().iter_mut().zip(theirs.as_flattened()).for_each(|(sum, more)| add(sum, more));
     }
 
-    pub(crate) fn every(&self) -> Vec<(String, u32)> {
-        let mut all = Vec::new();
+    /// Each that happened, by its name in the list, with its count.
+    fn each(&self, mut told: impl FnMut(String, String, u32)) {
         for (step, came) in self.start.iter().enumerate() {
             for (fact, nexts) in came.iter().enumerate() {
                 for (next, times) in nexts.iter().enumerate().filter(|(_, times)| **times > 0) {
-                    let next = STEPS.get(next).map_or("-".to_owned(), |step| format!("{step:?}"));
-                    all.push((format!("{:?}: {} → {next}", STEPS[step], Came::NAMES[fact]), *times));
+                    let next = STEPS.get(next).map_or("end".to_owned(), |step| format!("{step:?}"));
+                    told(format!("{:?}", STEPS[step]), format!("{} → {next}", Came::NAMES[fact]), *times);
                 }
             }
         }
         for (input, from) in self.machine.iter().enumerate() {
             for (place, made) in from.iter().enumerate() {
                 for (what, times) in made.iter().enumerate().filter(|(_, times)| **times > 0) {
-                    let owing = if place < 4 { "" } else { ", owing proof" };
-                    let text = format!("{} {}{owing} → {}", Input::NAMES[input], PLACES[place % 4], Made::NAMES[what]);
-                    all.push((text, *times));
+                    let owing = if place < PLACES.len() { "" } else { ", owing proof" };
+                    let name = format!("{} {}{owing}", Input::NAMES[input], PLACES[place % PLACES.len()]);
+                    told(name, format!("→ {}", Made::NAMES[what]), *times);
                 }
             }
         }
-        all
+    }
+
+    /// A line for each step of the start, and for each input and place of the machine.
+    pub(crate) fn table(&self) -> String {
+        let (mut text, mut last) = (String::new(), String::new());
+        self.each(|from, to, times| {
+            let head = if from == last { " ·".to_owned() } else { format!("\n{from}:") };
+            text += &format!("{head} {to} {times}");
+            last = from;
+        });
+        text + "\n"
+    }
+
+    /// Listed and not seen, or seen and not listed. What is seldom is demanded of a million schedules.
+    pub(crate) fn wrong(&self, schedules: u64) -> Vec<String> {
+        let mut seen = Vec::new();
+        self.each(|from, to, _| seen.push(format!("{from}: {to}")));
+        let is_listed = |line: &str| LISTED.lines().any(|listed| listed.trim_start_matches("? ") == line);
+        let unlisted = seen.iter().filter(|line| !is_listed(line)).map(|line| format!("not in transitions.txt: {line}"));
+        let demanded = LISTED.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let demanded = demanded.filter(|line| schedules >= 1_000_000 || !line.starts_with("? "));
+        let demanded = demanded.map(|line| line.trim_start_matches("? "));
+        let missing = demanded.filter(|line| !seen.iter().any(|seen| seen == line));
+        unlisted.chain(missing.map(|line| format!("never happened: {line}"))).collect()
     }
 }

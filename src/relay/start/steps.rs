@@ -212,6 +212,11 @@ impl Start<'_> {
             self.snapshot = Some(Arc::new(session));
         }
         self.own_slot(client).await?;
+        if self.replication.as_ref().map(|replication| replication.confirmed) != Some(created.consistent_point) {
+            // What was committed between the two slots is neither in our snapshot nor in this one's stream.
+            let text = format!("slot {} was advanced or made anew by somebody else while it was set up", source.slot);
+            return Err(Error::new(Code::SlotInUse, text));
+        }
         Ok(Fact::Slot { begins: created.consistent_point })
     }
 
