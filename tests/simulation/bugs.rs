@@ -37,11 +37,13 @@ pub(crate) enum Bug {
     InvisibleIsMarked,
     /// A row that comes with its mark set is published.
     PublishMarkedRows,
+    /// A set-up goes on although marks that were durable are gone.
+    TrustRestoredMarks,
 }
 
 impl Bug {
     /// Each with what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 17] = [
+    pub(crate) const ALL: [(Self, &str, &str); 18] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
@@ -60,5 +62,6 @@ impl Bug {
         (Self::CommitSecondAfterFailure, "G1", ""),
         (Self::InvisibleIsMarked, "G5", "rule 7"),
         (Self::PublishMarkedRows, "G1", "e"),
+        (Self::TrustRestoredMarks, "G1, G4", "G1"),
     ];
 }

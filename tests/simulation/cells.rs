@@ -72,10 +72,9 @@ const NO_COMMIT: Reason = ('c', "no commit is under way");
 const TRANSACTIONAL: Reason = ('d', "what is sent in this phase is always in a transaction");
 const NO_MARKS: Reason = ('e', "no marks of this instance are under way; those of a dead one have nobody to miss their answer");
 const HAS_SLOT: Reason = ('f', "there is a slot already");
-const NOT_MODELLED: Reason = ('g', "not modelled: the marks alone tell what was published, and the copy has lost some");
 
 const REASONS: &[Reason] =
-    &[NO_LOCK, NOT_OPEN, NO_COMMIT, TRANSACTIONAL, NO_MARKS, HAS_SLOT, NOT_MODELLED];
+    &[NO_LOCK, NOT_OPEN, NO_COMMIT, TRANSACTIONAL, NO_MARKS, HAS_SLOT];
 
 fn letter(reason: Reason) -> char {
     reason.0
@@ -101,9 +100,6 @@ fn why_not(fault: Fault, phase: Phase) -> Option<Reason> {
         }
         Fault::MakeSlot => {
             (!starts && phase != Phase::Creating).then_some(HAS_SLOT)
-        }
-        _ if fault.is_copy() => {
-            matches!(phase, Phase::Creating | Phase::Chunk | Phase::ChunkMarks).then_some(NOT_MODELLED)
         }
         _ => None,
     }

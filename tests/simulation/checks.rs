@@ -189,6 +189,11 @@ impl Checks {
         self.settled = 0;
     }
 
+    /// Every row that was published has a smaller number.
+    pub(crate) fn published_rows(&self) -> usize {
+        self.published.iter().rposition(|times| *times > 0).map_or(0, |last| last + 1)
+    }
+
     fn times_published(&self, number: RowNo) -> u8 {
         self.published.get(number as usize).copied().unwrap_or(0)
     }

@@ -37,6 +37,7 @@ events! {
     Redelivered = "rows redelivered", 100_000;
     HeldEnd = "EndTxn that was held up met the next transaction", 100;
     NotVisible = "rows to mark were not visible yet", 1_000;
+    MarksGone = "marks of a backfill found gone", 10;
     OpenWriter = "slot waited for an open transaction", 100;
     Held = "rows held for the proof of history", 20_000;
     Dropped = "redelivered rows dropped for lack of room", 1_000;

@@ -80,6 +80,10 @@ pub(crate) struct Session {
     /// Unpublished rows of the slot's snapshot.
     pub(crate) snapshot: VecDeque<RowNo>,
     pub(crate) chunk: Vec<RowNo>,
+    /// The last row of the chunk that was published last.
+    pub(crate) last_published: Option<RowNo>,
+    /// The last row of a chunk before it, whose mark is durable.
+    pub(crate) last_marked: Option<RowNo>,
     pub(crate) draining: bool,
     /// The transaction of the last redelivered row.
     pub(crate) read_part: Option<usize>,
@@ -106,6 +110,8 @@ impl Session {
             published_batches: 0,
             snapshot: VecDeque::new(),
             chunk: Vec::new(),
+            last_published: None,
+            last_marked: None,
             draining: false,
             read_part: None,
         }

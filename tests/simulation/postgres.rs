@@ -241,6 +241,10 @@ impl Postgres {
         self.transactions.iter_mut().for_each(|transaction| transaction.is_visible = true);
     }
 
+    pub(crate) fn is_visible(&self, row: RowNo) -> bool {
+        self.transactions[self.rows[row as usize].transaction].is_visible
+    }
+
     /// Whoever locked rows lets them go.
     pub(crate) fn unblock(&mut self) {
         self.marks.iter_mut().for_each(|request| request.blocked = false);
@@ -410,6 +414,11 @@ impl Postgres {
 
     pub(crate) fn no_twin(&mut self) {
         self.twin = None;
+    }
+
+    /// Whether there is a copy, and so many rows in it.
+    pub(crate) fn copy_holds(&self, rows: usize) -> bool {
+        self.backup.as_ref().is_some_and(|backup| backup.rows.len() >= rows)
     }
 
     /// Copies the disk. What a standby knows of a slot may be older than its log.

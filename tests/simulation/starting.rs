@@ -182,7 +182,19 @@ impl Instance {
         if self.session.progress == 0 {
             env.hit(Event::BackfillAgain);
             self.session.progress = 1;
-            let chunk = self.session.startup.position().map(|position| position.chunk.as_slice()).unwrap_or_default();
+            let read = self.session.startup.position();
+            let number = |row: &RowId| row.id.parse::<RowNo>().ok();
+            if let Some(marked) = read.and_then(|position| position.marked.as_ref()).and_then(number) {
+                self.sql(env)?;
+                let row = &env.postgres.rows[marked as usize];
+                if !row.marked && !row.gone && !row.deleted && env.bug != Some(Bug::TrustRestoredMarks) {
+                    env.hit(Event::MarksGone);
+                    return Err(Error::new(Code::HistoryDiverged, "a row that was marked has lost its mark"));
+                }
+                self.session.last_marked = Some(marked);
+            }
+            let chunk = read.map(|position| position.chunk.as_slice()).unwrap_or_default();
+            self.session.last_marked = chunk.last().and_then(number).or(self.session.last_marked);
             self.session.chunk = chunk.iter().filter_map(|row| row.id.parse().ok()).collect();
             if env.bug == Some(Bug::SkipMarkChunk) {
                 self.session.chunk.clear();
@@ -216,7 +228,8 @@ impl Instance {
             consistent_point: lsn,
         };
         let mut position = Position::new(phase, progress, history, env.postgres.publication.into());
-        position.chunk = chunk.iter().map(|row| RowId { table: 0, id: row.to_string() }).collect();
+        position.marked = self.session.last_marked.filter(|_| phase != Phase::Streaming).map(row_id);
+        position.chunk = chunk.iter().copied().map(row_id).collect();
         Box::new(position)
     }
 
@@ -279,6 +292,7 @@ impl Instance {
         if !self.session.publishing.is_empty() {
             if let Some(published) = self.publish_on(env)? {
                 env.hit(Event::Chunk);
+                self.session.last_published = published.rows.last().copied();
                 self.session.chunk = published.rows;
                 self.send_marks(Marks::Chunk, self.session.chunk.clone(), env)?;
             }
@@ -291,6 +305,7 @@ impl Instance {
         if self.session.snapshot.is_empty() {
             return Ok(Some(Fact::Done));
         }
+        self.session.last_marked = self.session.last_published.or(self.session.last_marked);
         let size = (1 + env.random.index(4)).min(self.session.snapshot.len());
         let chunk: Vec<RowNo> = self.session.snapshot.drain(..size).collect();
         let position = self.new_position(Phase::Backfill, &chunk, env);
@@ -334,4 +349,8 @@ impl Instance {
         self.session.machine = Some(machine);
         Ok(None)
     }
+}
+
+fn row_id(row: RowNo) -> RowId {
+    RowId { table: 0, id: row.to_string() }
 }

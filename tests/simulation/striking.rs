@@ -171,6 +171,8 @@ impl World {
                 let first = env.random.index(PRODUCERS);
                 return env.kafka.expire(first) || env.kafka.expire((first + 1) % PRODUCERS);
             }
+            // A restored row that has lost its mark and is deleted before anybody looks tells nothing any more.
+            Fault::RowsDeleted if env.grave.is_some_and(Fault::is_copy) => return false,
             Fault::RowsDeleted => return env.postgres.delete_row(&mut env.random, env.options.marks),
             _ => return false,
         }
@@ -214,8 +216,8 @@ impl World {
         let is_streaming =
             env.checks.position.as_ref().is_some_and(|position| position.phase == PositionPhase::Streaming);
         let happened = match fault {
-            // During a set-up the marks alone tell what was published, and a restored table has lost some of them.
-            _ if fault.is_copy() && !is_streaming => false,
+            // During a set-up the marks alone tell what was published; a copy from before such a row shows nothing.
+            _ if fault.is_copy() && !is_streaming && !env.postgres.copy_holds(env.checks.published_rows()) => false,
             Fault::Restore | Fault::RestoreBare => env.postgres.restore(false, fault == Fault::Restore),
             Fault::Promote | Fault::PromoteBare => env.postgres.restore(true, fault == Fault::Promote),
             Fault::DeletePositions => env.kafka.delete_positions(),
@@ -239,7 +241,7 @@ impl World {
         if env.random.chance(30) {
             env.postgres.no_twin();
         }
-        if let (true, Some(slot)) = (fault.is_copy(), &env.postgres.slot) {
+        if let (true, true, Some(slot)) = (fault.is_copy(), is_streaming, &env.postgres.slot) {
             // A copy from amid the backfill lacks marks of its chunks: they are reported, and never published again.
             env.checks.forgiven_before = slot.consistent_point;
         }

@@ -6,6 +6,7 @@ use crate::{
     bugs::Bug,
     coverage::Event,
     instance::Life,
+    postgres::Marks,
     schedule::{World, trace},
 };
 
@@ -212,6 +213,12 @@ impl World {
         let env = &mut self.env;
         let postgres = &mut env.postgres;
         let mut sees_all = true;
+        // A chunk is marked in whole statements: nothing of it before all of it can be seen.
+        let is_chunk = postgres.marks[chosen].what == Marks::Chunk;
+        if is_chunk && postgres.marks[chosen].rows.iter().any(|&row| !postgres.is_visible(row)) {
+            env.hit(Event::NotVisible);
+            return;
+        }
         for number in postgres.marks[chosen].rows.clone() {
             let row = &mut postgres.rows[number as usize];
             if row.gone || row.deleted {
