@@ -22,9 +22,10 @@ impl Cells {
     }
 
     fn each(&self) -> impl Iterator<Item = (Fault, Phase, u32)> {
-        Fault::ALL.iter().zip(&self.0).flat_map(|(fault, row)| {
-            Phase::ALL.iter().zip(row).map(move |(phase, times)| (*fault, *phase, *times))
-        })
+        Fault::ALL
+            .iter()
+            .zip(&self.0)
+            .flat_map(|(fault, row)| Phase::ALL.iter().zip(row).map(move |(phase, times)| (*fault, *phase, *times)))
     }
 
     /// A row for each fault, a column for each phase; letters stand for reasons.
@@ -70,11 +71,11 @@ const NO_LOCK: Reason = ('a', "only a set-up holds the lock, from its second ste
 const NOT_OPEN: Reason = ('b', "nothing is with the producer, and no transaction is open");
 const NO_COMMIT: Reason = ('c', "no commit is under way");
 const TRANSACTIONAL: Reason = ('d', "what is sent in this phase is always in a transaction");
-const NO_MARKS: Reason = ('e', "no marks of this instance are under way; those of a dead one have nobody to miss their answer");
+const NO_MARKS: Reason =
+    ('e', "no marks of this instance are under way; those of a dead one have nobody to miss their answer");
 const HAS_SLOT: Reason = ('f', "there is a slot already");
 
-const REASONS: &[Reason] =
-    &[NO_LOCK, NOT_OPEN, NO_COMMIT, TRANSACTIONAL, NO_MARKS, HAS_SLOT];
+const REASONS: &[Reason] = &[NO_LOCK, NOT_OPEN, NO_COMMIT, TRANSACTIONAL, NO_MARKS, HAS_SLOT];
 
 fn letter(reason: Reason) -> char {
     reason.0
@@ -92,15 +93,14 @@ fn why_not(fault: Fault, phase: Phase) -> Option<Reason> {
             (starts || is_quiet || phase == Phase::Sending).then_some(NO_COMMIT)
         }
         Fault::RecordsLost if starts || is_quiet => Some(NOT_OPEN),
-        Fault::RecordsLost => (phase.is_set_up() || matches!(phase, Phase::Committing | Phase::Pipelined))
-            .then_some(TRANSACTIONAL),
+        Fault::RecordsLost => {
+            (phase.is_set_up() || matches!(phase, Phase::Committing | Phase::Pipelined)).then_some(TRANSACTIONAL)
+        }
         Fault::MarksLost | Fault::MarksUnanswered | Fault::MarksBlocked => {
             let is_none = matches!(phase, Phase::Chunk | Phase::Entering | Phase::Idle | Phase::Gathering);
             (starts || is_none).then_some(NO_MARKS)
         }
-        Fault::MakeSlot => {
-            (!starts && phase != Phase::Creating).then_some(HAS_SLOT)
-        }
+        Fault::MakeSlot => (!starts && phase != Phase::Creating).then_some(HAS_SLOT),
         _ => None,
     }
 }

@@ -80,7 +80,8 @@ fn tell(seed: u64, bug: Option<Bug>) -> Result<(), String> {
     let mut outcome = plan.run(Coverage::new());
     let (steps, struck, mut told) = (outcome.steps.len(), outcome.struck, std::mem::take(&mut outcome.trace));
     let mut text = format!("seed {seed}: {steps} steps, {struck} faults");
-    let shrunk = Shrunk::new(&Plan { traced: false, ..plan }, outcome).filter(|_| number("OUTBOXD_SIM_WHOLE").is_none());
+    let shrunk =
+        Shrunk::new(&Plan { traced: false, ..plan }, outcome).filter(|_| number("OUTBOXD_SIM_WHOLE").is_none());
     let violation = shrunk.map(|shrunk| {
         let shrunk = shrunk.shrink();
         told = shrunk.tell();
@@ -146,7 +147,8 @@ fn every_deliberate_bug_is_found_and_made_small() {
         let small = whole.shrink();
         assert!(small.len() < steps && small.faults() <= faults, "{bug:?}: {} of {steps} steps", small.len());
         let (found, left) = (shrink::check(&small.violation), (small.len(), small.faults()));
-        table += &format!("| `{bug:?}` | {breaks} | {found} | {seed} | {steps} | {faults} | {} | {} |\n", left.0, left.1);
+        table +=
+            &format!("| `{bug:?}` | {breaks} | {found} | {seed} | {steps} | {faults} | {} | {} |\n", left.0, left.1);
     }
     println!("{table}");
 }

@@ -339,8 +339,7 @@ impl Postgres {
         }
         self.log_end.0 += 8; // the record of the running transactions
         let point = self.log_end;
-        let slot =
-            Slot { confirmed: point, saved: point, consistent_point: point, walsender: None, is_lost: false };
+        let slot = Slot { confirmed: point, saved: point, consistent_point: point, walsender: None, is_lost: false };
         self.slot = Some(slot);
         self.rows.iter_mut().filter(|row| row.deleted).for_each(|row| row.vanished = true);
         let unmarked = |row: &Row| !row.marked && !row.gone && !row.deleted;

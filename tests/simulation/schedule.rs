@@ -46,7 +46,10 @@ pub(crate) enum What {
     SetUp,
     /// Anything but a fault.
     Turn,
-    Strike { fault: Fault, on: usize },
+    Strike {
+        fault: Fault,
+        on: usize,
+    },
     /// As a turn; from the first of them on nobody writes, and what is held up goes on.
     Calm,
 }

@@ -57,7 +57,8 @@ impl World {
                 is_up && self.fail(on, Code::PostgresUnreachable, "the connection broke")
             }
             Fault::SendFails => {
-                let sending = |publishing: &crate::publishing::Publishing| publishing.transactional && !publishing.is_sent();
+                let sending =
+                    |publishing: &crate::publishing::Publishing| publishing.transactional && !publishing.is_sent();
                 let hits = is_up && self.instances[on].session.publishing.iter().any(sending);
                 hits && self.fail(on, Code::KafkaTransactionFailed, "a record was not delivered")
             }

@@ -172,7 +172,8 @@ impl Transitions {
         let mut seen = Vec::new();
         self.each(|from, to, _| seen.push(format!("{from}: {to}")));
         let is_listed = |line: &str| LISTED.lines().any(|listed| listed.trim_start_matches("? ") == line);
-        let unlisted = seen.iter().filter(|line| !is_listed(line)).map(|line| format!("not in transitions.txt: {line}"));
+        let unlisted =
+            seen.iter().filter(|line| !is_listed(line)).map(|line| format!("not in transitions.txt: {line}"));
         let demanded = LISTED.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let demanded = demanded.filter(|line| schedules >= 1_000_000 || !line.starts_with("? "));
         let demanded = demanded.map(|line| line.trim_start_matches("? "));

@@ -188,7 +188,8 @@ impl World {
             return;
         }
         let chosen = env.random.index(env.postgres.marks.len());
-        let waits = self.instances[env.postgres.marks[chosen].owner].session.serial == env.postgres.marks[chosen].serial;
+        let waits =
+            self.instances[env.postgres.marks[chosen].owner].session.serial == env.postgres.marks[chosen].serial;
         if env.postgres.marks[chosen].blocked {
             return;
         }
