@@ -252,7 +252,7 @@ impl Postgres {
 
     /// The application deletes a row: one that is not marked yet, where there are marks.
     pub(crate) fn delete_row(&mut self, random: &mut Random, marks: bool) -> bool {
-        let is_there = |row: &&mut Row| !row.gone && !row.deleted && !(marks && row.marked);
+        let is_there = |row: &&mut Row| !(row.gone || row.deleted || marks && row.marked);
         let count = self.rows.iter_mut().filter(is_there).count();
         let chosen = random.index(count);
         let Some(row) = self.rows.iter_mut().filter(is_there).nth(chosen) else { return false };
