@@ -42,7 +42,7 @@ alerts: ## the alert rules against their tests, where promtool is installed
 	else echo "promtool is not installed: the alert rules are not tested"; fi
 
 soak: deps ## a million simulated schedules, the slow tests, takeover times, and half an hour of random faults
-	OUTBOXD_SIM_SCHEDULES=1000000 $(CARGO) test --release --test simulation -- --nocapture
+	OUTBOXD_SIM_SCHEDULES=1000000 nice $(CARGO) test --release --test simulation guarantees -- --nocapture
 	$(CARGO) test --release --workspace --tests -- --ignored
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
 	$(RELEASE)/chaos takeover

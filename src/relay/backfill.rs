@@ -8,7 +8,8 @@
 //!
 //! Because chunk n+1 is committed only after chunk n's marks are durable, at most one chunk can be published and
 //! unmarked, and the position names its rows. After a crash they are marked, the slot is made anew, and whatever is
-//! still unmarked is what its snapshot shows.
+//! still unmarked is what its snapshot shows. A server that was restored meanwhile would show published rows, too: so
+//! the position also names a row that was marked before, and a server on which it is not halts the source.
 
 use std::{
     sync::Arc,
@@ -88,6 +89,8 @@ impl Backfill<'_> {
                 tracing::info!(rows = total, "backfill done");
                 return Ok(Ended::Done(Box::new(producers)));
             }
+            let marked = last_marked(&self.position.chunk, self.tables).filter(|_| self.marking.is_some());
+            self.position.marked = marked.or_else(|| self.position.marked.take());
             let oid = |table: u16| self.tables[usize::from(table)].oid;
             self.position.chunk =
                 marks.iter().map(|row| RowId { table: oid(row.table), id: row.id.to_owned() }).collect();
@@ -161,6 +164,11 @@ impl Backfill<'_> {
         }
         Ok(marks)
     }
+}
+
+/// Of a chunk, the row whose mark is made last: rows are marked table by table.
+pub(super) fn last_marked(chunk: &[RowId], tables: &[TableInfo]) -> Option<RowId> {
+    chunk.iter().max_by_key(|row| tables.iter().position(|table| table.oid == row.table)).cloned()
 }
 
 /// Microseconds since the Unix epoch.

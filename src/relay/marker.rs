@@ -201,6 +201,20 @@ impl MarkingSession {
         Ok(())
     }
 
+    /// Whether the row is there without its mark. Nothing is changed: what is missing must still be missing when a person
+    /// looks.
+    ///
+    /// # Errors
+    /// As [`MarkingSession::mark`].
+    pub(super) async fn is_unmarked(&self, row: MarkRow<'_>) -> Result<bool> {
+        let Some(statement) = self.statements.get(usize::from(row.table)) else { return Ok(false) };
+        let context = |error| sql_error("looking for a mark", error);
+        self.session.batch_execute("BEGIN").await.map_err(context)?;
+        let found = self.execute(statement, &[row.id]).await?;
+        self.session.batch_execute("ROLLBACK").await.map_err(context)?;
+        Ok(found > 0)
+    }
+
     /// Marks the rows of a chunk. A row that is not found may be gone, or marked already. But it may also be invisible
     /// still: the server's walsender sends a transaction as soon as its commit record is flushed, and the transaction
     /// leaves the list of those in progress only after that, much later where it waits for a synchronous standby. Such a

@@ -39,6 +39,10 @@ pub struct Position {
     /// In phase `backfill`: the rows of the last chunk, whose marks may still be owed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chunk: Vec<RowId>,
+    /// Before `streaming`: the row that was marked last of an earlier chunk. On a server that does not show its mark the
+    /// marks were lost, and with them what tells the rows that are published from those that are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marked: Option<RowId>,
     /// A person wrote this position with `outboxd recover`; the daemon's own positions after it do not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovered: Option<Recovered>,
@@ -170,6 +174,7 @@ impl Position {
             publication,
             unfenced: false,
             chunk: Vec::new(),
+            marked: None,
             recovered: None,
         }
     }
@@ -269,6 +274,7 @@ mod tests {
     fn what_is_written_reads_back() {
         for mut written in [position(100, None), position(100, Some(7))] {
             written.chunk = vec![RowId { table: 2, id: "x\"y".into() }];
+            written.marked = Some(RowId { table: 2, id: "w".into() });
             written.recovered = Some(recovered());
             assert_eq!(Position::decode(&written.encode()).unwrap(), written);
         }

@@ -42,7 +42,8 @@ pub enum Step {
     CheckOwnership,
     /// Read the position, `read_committed`, to the high watermark, and then whether the slot exists.
     ReadPosition,
-    /// Mark the rows of the last chunk of an interrupted backfill.
+    /// Mark the rows of the last chunk of an interrupted backfill, on a server that still has the marks of the chunks
+    /// before it.
     MarkChunk,
     /// Write a position in phase `creating`.
     WriteCreating,
@@ -230,9 +231,15 @@ impl Startup {
             (_, true) if !self.policy.auto_setup => {
                 Err(Error::new(Code::SetupMissing, "the slot does not exist and auto_setup is off"))
             }
-            (None | Some(Phase::Creating), true) => Ok(Step::WriteCreating),
-            (Some(Phase::Backfill), true) => Ok(Step::MarkChunk),
+            (None, true) => Ok(Step::WriteCreating),
+            (Some(Phase::Creating), true) if !self.was_marked() => Ok(Step::WriteCreating),
+            (Some(Phase::Creating | Phase::Backfill), true) => Ok(Step::MarkChunk),
         }
+    }
+
+    /// Rows of an interrupted backfill are marked, which the server must still show.
+    fn was_marked(&self) -> bool {
+        self.position.as_ref().is_some_and(|position| position.marked.is_some())
     }
 
     fn after_creating(&self) -> Step {
@@ -329,6 +336,18 @@ mod tests {
         use Step::*;
         assert_eq!(steps[4..5], [LockSource]);
         assert_eq!(steps[8..], [MarkChunk, WriteCreating, ReleaseSlot, DropSlot, CreateSlot]);
+    }
+
+    #[test]
+    fn marks_that_were_made_are_looked_for_before_the_set_up_goes_on() {
+        let mut marked = with_slot(Phase::Creating, false);
+        if let Fact::Position { position: Some(position), .. } = &mut marked {
+            position.marked = Some(crate::relay::position::RowId { table: 1, id: "e7".into() });
+        }
+        let facts = vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, marked, Fact::Done];
+        let (steps, result) = walk(BACKFILL, facts);
+        assert_eq!(result, Ok(()));
+        assert_eq!(steps[5..], [Step::MarkChunk, Step::WriteCreating]);
     }
 
     #[test]

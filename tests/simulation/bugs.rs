@@ -31,25 +31,37 @@ pub(crate) enum Bug {
     CommitOutOfOrder,
     /// A fenced instance initialises its producers and goes on, instead of starting anew.
     BareInitAfterFence,
+    /// The commit of one batch failed, and the next one, which was sent meanwhile, is committed all the same.
+    CommitSecondAfterFailure,
+    /// A row that the UPDATE does not see counts as gone, though its commit is only not visible yet.
+    InvisibleIsMarked,
+    /// A row that comes with its mark set is published.
+    PublishMarkedRows,
+    /// A set-up goes on although marks that were durable are gone.
+    TrustRestoredMarks,
 }
 
 impl Bug {
-    /// Each with the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str); 14] = [
-        (Self::ConfirmBeforeMark, "rule 7"),
-        (Self::RepublishFromMemory, "G1"),
-        (Self::PositionBeforeSlot, "G1"),
-        (Self::MarkBeforeCommit, "G5"),
-        (Self::ConfirmIdleWithoutPosition, "rule 4"),
-        (Self::KeepProducers, "G1"),
-        (Self::NoFencing, "G1"),
+    /// Each with what it breaks, and the check that must find it, by the beginning of its message.
+    pub(crate) const ALL: [(Self, &str, &str); 18] = [
+        (Self::ConfirmBeforeMark, "G5", "rule 7"),
+        (Self::RepublishFromMemory, "G1", "G1"),
+        (Self::PositionBeforeSlot, "G1", "G1"),
+        (Self::MarkBeforeCommit, "G5", "G5"),
+        (Self::ConfirmIdleWithoutPosition, "G4", "rule 4"),
+        (Self::KeepProducers, "G1", "G1"),
+        (Self::NoFencing, "G1", "G1"),
         // The machine itself finds that the published commit does not come by.
-        (Self::StreamFromPosition, "halted without need"),
-        (Self::ChunkBeforeMarks, "G1"),
-        (Self::SkipMarkChunk, "G1"),
-        (Self::TrustRestoredServer, "G5"),
-        (Self::ReadUncommittedPosition, "rule"),
-        (Self::CommitOutOfOrder, "rule 2"),
-        (Self::BareInitAfterFence, "G1"),
+        (Self::StreamFromPosition, "G5", "halted without need"),
+        (Self::ChunkBeforeMarks, "G1", "G1"),
+        (Self::SkipMarkChunk, "G1", "G1"),
+        (Self::TrustRestoredServer, "G4, G5", "G5"),
+        (Self::ReadUncommittedPosition, "G1, G4", "rule"),
+        (Self::CommitOutOfOrder, "G2", "rule 2"),
+        (Self::BareInitAfterFence, "G1", "G1"),
+        (Self::CommitSecondAfterFailure, "G1", ""),
+        (Self::InvisibleIsMarked, "G5", "rule 7"),
+        (Self::PublishMarkedRows, "G1", "e"),
+        (Self::TrustRestoredMarks, "G1, G4", "G1"),
     ];
 }

@@ -177,9 +177,9 @@ impl Checks {
     }
 
     /// Without a backfill, rows from before the slot are nobody's business.
-    pub(crate) fn slot_created(&mut self, consistent_point: Lsn) {
+    pub(crate) fn slot_created(&mut self, begins: Lsn) {
         if !self.backfill {
-            self.owed_from = consistent_point;
+            self.owed_from = begins;
             self.settled = 0;
         }
     }
@@ -187,6 +187,11 @@ impl Checks {
     /// The server was replaced by a copy.
     pub(crate) fn restored(&mut self) {
         self.settled = 0;
+    }
+
+    /// Every row that was published has a smaller number.
+    pub(crate) fn published_rows(&self) -> usize {
+        self.published.iter().rposition(|times| *times > 0).map_or(0, |last| last + 1)
     }
 
     fn times_published(&self, number: RowNo) -> u8 {
@@ -200,8 +205,8 @@ impl Checks {
         if row.born_marked || row.gone || final_lsn < self.owed_from {
             return false;
         }
-        let mark_is_owed = self.marks && !row.marked && final_lsn >= self.forgiven_before;
-        self.times_published(number) == 0 || mark_is_owed
+        let mark_is_owed = self.marks && !row.marked && !row.deleted && final_lsn >= self.forgiven_before;
+        (self.times_published(number) == 0 && !row.vanished) || mark_is_owed
     }
 
     /// The first row that is not published, or not marked.

@@ -2,6 +2,8 @@
 
 use outboxd::Code;
 
+use crate::{cells::Cells, faults::Fault, phase::Phase, transitions::Transitions};
+
 macro_rules! events {
     ($($name:ident = $text:literal, $floor:literal;)*) => {
         /// Something that happened in a schedule.
@@ -24,19 +26,19 @@ events! {
     Drained = "instance drained and stopped", 2_000;
     Standby = "instance stood by", 20_000;
     NotOurs = "ownership found lost during a start", 100;
-    PostgresCrash = "Postgres crashed", 10_000;
     ConfirmedLost = "confirmed position lost in a crash", 1_000;
     BrokenConnection = "replication connection broken", 10_000;
     CommitUnknown = "commit unknown", 3_000;
     UnknownWasCommitted = "  and it was committed", 2_000;
     CommitSlow = "commit retried, its first request still under way", 1_000;
     LateEnd = "late EndTxn rejected by the epoch", 1_000;
-    CommitFailed = "commit failed", 500;
     Fenced = "instance fenced", 5_000;
-    Timeout = "transaction timed out at the broker", 1_000;
-    ForeignFence = "fenced by a stranger", 1_000;
     ReadBlocked = "position not readable for an open transaction", 1_000;
     Redelivered = "rows redelivered", 100_000;
+    HeldEnd = "EndTxn that was held up met the next transaction", 100;
+    NotVisible = "rows to mark were not visible yet", 1_000;
+    MarksGone = "marks of a backfill found gone", 10;
+    OpenWriter = "slot waited for an open transaction", 100;
     Held = "rows held for the proof of history", 20_000;
     Dropped = "redelivered rows dropped for lack of room", 1_000;
     Reconnect = "reconnected after the proof", 200;
@@ -44,7 +46,7 @@ events! {
     Split = "transactions split", 20_000;
     SplitResumed = "split transaction resumed", 2_000;
     Pipelined = "batches sent while the one before was committing", 10_000;
-    IdleAdvance = "positions advanced while idle", 50_000;
+    IdleAdvance = "positions advanced while idle", 20_000;
     UrgentReply = "replies asked for", 10_000;
     LateMark = "marks applied for a session that had ended", 1_000;
     MarkLost = "marks failed or their answer lost", 1_000;
@@ -53,27 +55,32 @@ events! {
     BackfillAgain = "backfill begun anew", 2_000;
     SlotDropped = "slot dropped and made again by the set-up", 2_000;
     Adopted = "slot adopted", 200;
-    LateLanding = "records without a transaction landed late", 1_000;
-    Restored = "server restored from a copy", 500;
-    Promoted = "standby promoted", 500;
+    LateLanding = "records without a transaction landed late", 300;
     Healed = "  and the source went on", 100;
-    PersonDroppedSlot = "slot dropped by a person", 200;
-    PersonMadeSlot = "slot dropped and made again by a person", 200;
-    PersonAdvancedSlot = "slot advanced by a person", 200;
-    PositionsDeleted = "position topic deleted", 200;
-    PublicationChanged = "publication changed", 200;
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Coverage {
     events: [u64; EVENTS.len()],
     halts: [u64; Code::ALL.len()],
+    cells: Cells,
+    pub(crate) transitions: Transitions,
     pub(crate) schedules: u64,
 }
 
 impl Coverage {
-    pub(crate) fn new() -> Self {
-        Self { events: [0; EVENTS.len()], halts: [0; Code::ALL.len()], schedules: 0 }
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self {
+            events: [0; EVENTS.len()],
+            halts: [0; Code::ALL.len()],
+            cells: Cells::new(),
+            transitions: Transitions::new(),
+            schedules: 0,
+        })
+    }
+
+    pub(crate) fn strike(&mut self, fault: Fault, phase: Phase) {
+        self.cells.add(fault, phase);
     }
 
     pub(crate) fn add(&mut self, event: Event, times: usize) {
@@ -86,6 +93,8 @@ impl Coverage {
 
     pub(crate) fn merge(&mut self, other: &Self) {
         self.schedules += other.schedules;
+        self.cells.merge(&other.cells);
+        self.transitions.merge(&other.transitions);
         for (sum, more) in self.events.iter_mut().zip(other.events) {
             *sum += more;
         }
@@ -102,7 +111,13 @@ impl Coverage {
         for (code, times) in Code::ALL.iter().zip(self.halts).filter(|(_, times)| *times > 0) {
             text += &format!("{times:>12}  halted: {code}\n");
         }
+        text += &format!("\n{}{}", self.cells.table(), self.transitions.table());
         text
+    }
+
+    /// Cells and transitions that are missing, or should not have been.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        [self.cells.wrong(), self.transitions.wrong(self.schedules)].concat()
     }
 
     /// Events that happened too seldom for the number of schedules.

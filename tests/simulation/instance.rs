@@ -21,7 +21,9 @@ use crate::{
     kafka::PRODUCERS,
     postgres::{MarkRequest, Marks, Message, RowNo},
     publishing::Publishing,
+    relaying::stands,
     schedule::{Env, trace},
+    transitions::{Came, Input, Made},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +62,10 @@ pub(crate) struct Session {
     /// What arrived and is not read yet; it can be read although the connection broke.
     pub(crate) stream: VecDeque<Message>,
     pub(crate) lock: Option<u64>,
+    /// The consistent point of the slot that it made.
+    pub(crate) created: Lsn,
+    /// The youngest transaction that was open when the slot was to be made.
+    pub(crate) waits_for: Option<u32>,
     /// What was read, before it was reported.
     pub(crate) read: Option<Box<Position>>,
     /// The position that this session writes on from.
@@ -74,6 +80,10 @@ pub(crate) struct Session {
     /// Unpublished rows of the slot's snapshot.
     pub(crate) snapshot: VecDeque<RowNo>,
     pub(crate) chunk: Vec<RowNo>,
+    /// The last row of the chunk that was published last.
+    pub(crate) last_published: Option<RowNo>,
+    /// The last row of a chunk before it, whose mark is durable.
+    pub(crate) last_marked: Option<RowNo>,
     pub(crate) draining: bool,
     /// The transaction of the last redelivered row.
     pub(crate) read_part: Option<usize>,
@@ -89,6 +99,8 @@ impl Session {
             connection: None,
             stream: VecDeque::new(),
             lock: None,
+            created: Lsn::ZERO,
+            waits_for: None,
             read: None,
             position: None,
             machine: None,
@@ -98,6 +110,8 @@ impl Session {
             published_batches: 0,
             snapshot: VecDeque::new(),
             chunk: Vec::new(),
+            last_published: None,
+            last_marked: None,
             draining: false,
             read_part: None,
         }
@@ -171,7 +185,8 @@ impl Instance {
     pub(crate) fn kill(&mut self, env: &mut Env) {
         trace!(env, "{self}: is killed");
         env.hit(Event::Crash);
-        if self.life == Life::Up && self.session.machine.is_none() {
+        if self.session.machine.is_none() {
+            env.coverage.transitions.started(self.session.startup.step(), Came::Killed, None);
             env.hit(if self.session.startup.step() == Step::Backfill {
                 Event::CrashInBackfill
             } else {
@@ -217,15 +232,15 @@ impl Instance {
     }
 
     /// Whether the server still counts the replication connection as ours.
-    pub(crate) fn holds_slot(&self, env: &mut Env) -> bool {
-        self.session.connection.is_some_and(|connection| env.postgres.walsender(connection).is_some())
+    pub(crate) fn holds_slot(&self, env: &Env) -> bool {
+        self.session.connection.is_some_and(|connection| env.postgres.is_connected(connection))
     }
 
     pub(crate) fn send_marks(&mut self, what: Marks, rows: Vec<RowNo>, env: &mut Env) -> Result<(), Error> {
         self.sql(env)?;
         trace!(env, "{self}: marks {what:?} {rows:?}");
         let (owner, serial) = (self.number, self.session.serial);
-        env.postgres.marks.push(MarkRequest { owner, serial, what, rows, applied: false });
+        env.postgres.marks.push(MarkRequest { owner, serial, what, rows, applied: false, blocked: false });
         Ok(())
     }
 
@@ -238,7 +253,10 @@ impl Instance {
                 if let Some(machine) = &mut self.session.machine
                     && env.bug != Some(Bug::ConfirmBeforeMark)
                 {
+                    let (from, before) = (stands(machine), machine.confirmed());
                     machine.marked(batch);
+                    let made = if machine.confirmed() > before { Made::Confirms } else { Made::Ends };
+                    env.coverage.transitions.told(Input::Marked, from, made);
                 }
             }
             Marks::Chunk => self.session.chunk.clear(),

@@ -7,6 +7,9 @@
 //!   high watermark waits for every open transaction on its topic;
 //! - EndTxn names a producer and an epoch, not a transaction. One that was held up ends whatever is open when it arrives
 //!   (KAFKA-17754), and a second one for a transaction that is committed succeeds;
+//! - the coordinator may move or die: what is under way to it may be lost, and nobody answers for a while; what it had
+//!   decided stays decided;
+//! - an id that idled for a week is forgotten, and with it its epoch;
 //! - records lie in the order in which they were sent, whenever their transactions were committed;
 //! - without transactions, what one producer sent arrives in order or not at all (idempotence), perhaps after its death.
 
@@ -40,6 +43,10 @@ pub(crate) struct End {
     pub(crate) epoch: u32,
     pub(crate) owner: usize,
     pub(crate) serial: u64,
+    /// The transaction that it was sent for.
+    transaction: Option<usize>,
+    /// It does not arrive before the producer's next transaction is open.
+    pub(crate) held: bool,
 }
 
 /// Records on their way, without a transaction.
@@ -58,6 +65,8 @@ pub(crate) enum Refusal {
     Busy,
     /// INVALID_TXN_STATE: nothing is open that could be ended.
     Invalid,
+    /// INVALID_PRODUCER_ID_MAPPING: the id has expired.
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -74,6 +83,9 @@ pub(crate) struct Kafka {
     pub(crate) produces: Vec<Produce>,
     /// Somebody else's open transaction on the position topic.
     pub(crate) foreign_open: bool,
+    /// The coordinator is moving: nobody answers for it.
+    pub(crate) is_moving: bool,
+    has_expired: [bool; PRODUCERS],
 }
 
 impl Kafka {
@@ -88,6 +100,8 @@ impl Kafka {
             ends: Vec::new(),
             produces: Vec::new(),
             foreign_open: false,
+            is_moving: false,
+            has_expired: [false; PRODUCERS],
         }
     }
 
@@ -96,8 +110,14 @@ impl Kafka {
     /// `init_transactions`; the new epoch.
     pub(crate) fn init(&mut self, producer: usize) -> u32 {
         self.close_open(producer);
+        self.has_expired[producer] = false;
         self.epochs[producer] += 1;
         self.epochs[producer]
+    }
+
+    pub(crate) fn open_producer(&self) -> Option<usize> {
+        let is_open = |open: usize| self.transactions[open].state == State::Open;
+        (0..PRODUCERS).find(|&producer| self.open[producer].is_some_and(is_open))
     }
 
     /// The coordinator aborts what stayed open for too long, and fences its producer.
@@ -107,6 +127,29 @@ impl Kafka {
             self.init(producer);
         }
         is_open
+    }
+
+    /// The coordinator moves; of what is under way to it, some is lost.
+    pub(crate) fn move_coordinator(&mut self, random: &mut Random) -> bool {
+        self.ends.retain(|_| random.chance(50));
+        !std::mem::replace(&mut self.is_moving, true)
+    }
+
+    /// The producer idled for a week.
+    pub(crate) fn expire(&mut self, producer: usize) -> bool {
+        let idles = self.open[producer].is_none() && self.epochs[producer] > 0;
+        idles && !std::mem::replace(&mut self.has_expired[producer], true)
+    }
+
+    /// Sends an EndTxn on its way.
+    pub(crate) fn send_end(&mut self, producer: usize, epoch: u32, owner: usize, serial: u64) {
+        let transaction = self.open[producer];
+        self.ends.push(End { producer, epoch, owner, serial, transaction, held: false });
+    }
+
+    pub(crate) fn is_in_another_transaction(&self, end: End) -> bool {
+        let open = self.open[end.producer].filter(|&open| self.transactions[open].state == State::Open);
+        open.is_some() && open != end.transaction
     }
 
     pub(crate) fn send_rows(&mut self, producer: usize, epoch: u32, rows: &[RowNo]) -> Result<(), Refusal> {
@@ -161,6 +204,12 @@ impl Kafka {
         if let Some(open) = self.open[producer] {
             return if self.transactions[open].state == State::Open { Ok(open) } else { Err(Refusal::Busy) };
         }
+        if self.has_expired[producer] {
+            return Err(Refusal::Unknown);
+        }
+        if self.is_moving {
+            return Err(Refusal::Busy);
+        }
         let open = self.transactions.len();
         self.transactions.push(Transaction { state: State::Open, rows: Vec::new(), position: None });
         self.open[producer] = Some(open);
@@ -178,9 +227,7 @@ impl Kafka {
     // ---- without transactions --------------------------------------------------------------------------------
 
     /// Takes in the next of what one producer has under way; the transaction that stands for it.
-    pub(crate) fn land(&mut self, random: &mut Random) -> Option<(Produce, usize)> {
-        let chosen = random.index(self.produces.len());
-        let serial = self.produces.get(chosen)?.serial;
+    pub(crate) fn land(&mut self, serial: u64) -> Option<(Produce, usize)> {
         let first = self.produces.iter().position(|produce| produce.serial == serial)?;
         let mut produce = self.produces.remove(first);
         let index = self.transactions.len();
@@ -193,12 +240,11 @@ impl Kafka {
         Some((produce, index))
     }
 
-    /// Loses all that one producer has under way.
-    pub(crate) fn lose(&mut self, random: &mut Random) -> Option<(usize, u64)> {
-        let chosen = random.index(self.produces.len());
-        let (owner, serial) = self.produces.get(chosen).map(|produce| (produce.owner, produce.serial))?;
+    /// Loses all that one producer has under way, if it has.
+    pub(crate) fn lose(&mut self, serial: u64) -> bool {
+        let count = self.produces.len();
         self.produces.retain(|produce| produce.serial != serial);
-        Some((owner, serial))
+        self.produces.len() < count
     }
 
     // ---- the position ----------------------------------------------------------------------------------------
@@ -230,7 +276,9 @@ impl Kafka {
     }
 
     /// The position topic is deleted, and made again by whoever writes to it next.
-    pub(crate) fn delete_positions(&mut self) {
+    pub(crate) fn delete_positions(&mut self) -> bool {
+        let were_there = !self.positions.is_empty();
         self.positions.clear();
+        were_there
     }
 }

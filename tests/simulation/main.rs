@@ -5,18 +5,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bugs;
+mod cells;
 mod checks;
 mod coverage;
 mod faults;
 mod instance;
 mod kafka;
 mod options;
+mod phase;
 mod postgres;
 mod publishing;
 mod random;
 mod relaying;
 mod schedule;
+mod shrink;
 mod starting;
+mod striking;
+mod transitions;
+mod world;
 
 use std::{
     sync::Mutex,
@@ -27,18 +33,22 @@ use std::{
 
 use outboxd::Code;
 
-use crate::{bugs::Bug, coverage::Coverage};
-
-/// Steps that are printed of a failing schedule.
-const LAST_EVENTS: usize = 120;
+use crate::{bugs::Bug, coverage::Coverage, schedule::Plan, shrink::Shrunk};
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
+/// The bug that `OUTBOXD_SIM_BUG` names.
+fn bug_asked_for() -> Option<Bug> {
+    let name = std::env::var("OUTBOXD_SIM_BUG").ok()?;
+    let bug = Bug::ALL.iter().map(|(bug, _, _)| *bug).find(|bug| format!("{bug:?}") == name);
+    Some(bug.unwrap_or_else(|| panic!("OUTBOXD_SIM_BUG={name}: there is no such bug in bugs.rs")))
+}
+
 /// Runs the seeds until one fails in the way that is looked for. What was covered, and the first seed that failed.
-fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) -> (Coverage, Option<u64>) {
+fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) -> (Box<Coverage>, Option<u64>) {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let coverage = Mutex::new(Coverage::new());
     thread::scope(|scope| {
@@ -50,8 +60,8 @@ fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) ->
                     if seed >= seeds.end || seed > failed.load(Ordering::Relaxed) {
                         break;
                     }
-                    let outcome = schedule::run(seed, bug, false);
-                    covered.merge(&outcome.coverage);
+                    let outcome = Plan::new(seed, bug).run(covered);
+                    covered = outcome.coverage;
                     if outcome.violation.is_some_and(|violation| violation.starts_with(looked_for)) {
                         failed.fetch_min(seed, Ordering::Relaxed);
                     }
@@ -64,28 +74,31 @@ fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) ->
     (coverage.into_inner().unwrap(), (failed < u64::MAX).then_some(failed))
 }
 
-/// Prints a schedule, its last events or all of them, and fails if it failed.
-fn replay(seed: u64, events: usize) {
-    let outcome = schedule::run(seed, None, true);
-    let skipped = outcome.trace.len().saturating_sub(events);
-    println!("{}", outcome.trace[0]);
-    for line in &outcome.trace[skipped.max(1)..] {
-        println!("{line}");
-    }
-    println!(
-        "seed {seed}: {} steps, {} events, the last {events} at most are above",
-        outcome.steps,
-        outcome.trace.len()
-    );
-    if let Some(violation) = outcome.violation {
-        panic!("{violation}\nreplay: OUTBOXD_SIM_SEED={seed} cargo test --test simulation guarantees -- --nocapture");
-    }
+/// Tells a schedule; one that fails is made small first, unless `OUTBOXD_SIM_WHOLE` is set. `Err`: how it fails.
+fn tell(seed: u64, bug: Option<Bug>) -> Result<(), String> {
+    let plan = Plan { traced: true, ..Plan::new(seed, bug) };
+    let mut outcome = plan.run(Coverage::new());
+    let (steps, struck, mut told) = (outcome.steps.len(), outcome.struck, std::mem::take(&mut outcome.trace));
+    let mut text = format!("seed {seed}: {steps} steps, {struck} faults");
+    let shrunk =
+        Shrunk::new(&Plan { traced: false, ..plan }, outcome).filter(|_| number("OUTBOXD_SIM_WHOLE").is_none());
+    let violation = shrunk.map(|shrunk| {
+        let shrunk = shrunk.shrink();
+        told = shrunk.tell();
+        text += &format!("; shrunk to {} steps, {} faults, which are above", shrunk.len(), shrunk.faults());
+        shrunk.violation
+    });
+    told.iter().for_each(|line| println!("{line}"));
+    let bug = bug.map_or(String::new(), |bug| format!("OUTBOXD_SIM_BUG={bug:?} "));
+    println!("{text}\nreplay: {bug}OUTBOXD_SIM_SEED={seed} cargo test --test simulation guarantees -- --nocapture");
+    violation.map_or(Ok(()), Err)
 }
 
 #[test]
 fn the_guarantees_hold_in_every_schedule() {
     if let Some(seed) = number("OUTBOXD_SIM_SEED") {
-        return replay(seed, usize::MAX);
+        tell(seed, bug_asked_for()).unwrap_or_else(|violation| panic!("{violation}"));
+        return;
     }
     let schedules = number("OUTBOXD_SIM_SCHEDULES").unwrap_or(100_000);
     let first = number("OUTBOXD_SIM_FIRST").unwrap_or(0);
@@ -96,7 +109,11 @@ fn the_guarantees_hold_in_every_schedule() {
     let rate = coverage.schedules as f64 / seconds;
     println!("{}{seconds:.1} s, {rate:.0} schedules/s", coverage.table());
     if let Some(seed) = failed {
-        replay(seed, LAST_EVENTS);
+        tell(seed, None).unwrap_or_else(|violation| panic!("{violation}"));
+        panic!("seed {seed} failed, and does not when it is run again");
+    }
+    if schedules >= 100_000 {
+        assert_eq!(coverage.wrong(), Vec::<String>::new(), "the table of faults and phases is not full");
     }
     if schedules >= 10_000 {
         assert_eq!(coverage.missing(), Vec::<&str>::new(), "these happened too seldom for the schedules to mean much");
@@ -108,19 +125,30 @@ fn the_guarantees_hold_in_every_schedule() {
 
 #[test]
 fn a_seed_decides_everything() {
+    let told = |seed| Plan { traced: true, ..Plan::new(seed, None) }.run(Coverage::new()).trace;
     for seed in 0..20 {
-        assert_eq!(schedule::run(seed, None, true).trace, schedule::run(seed, None, true).trace);
+        assert_eq!(told(seed), told(seed));
     }
 }
 
-/// A simulation that no bug can fail would prove nothing.
+/// A simulation that no bug can fail would prove nothing. The table of the README is what this prints.
 #[test]
-fn every_deliberate_bug_is_found() {
+fn every_deliberate_bug_is_found_and_made_small() {
     const SCHEDULES: u64 = 100_000;
-    for (bug, looked_for) in Bug::ALL {
+    let mut table = String::from("| bug | breaks | found as | seed | steps | faults | shrunk to | faults |\n");
+    table += "|---|---|---|---:|---:|---:|---:|---:|\n";
+    for (bug, breaks, looked_for) in Bug::ALL {
         let (_, failed) = run_seeds(0..SCHEDULES, Some(bug), looked_for);
-        let Some(seed) = failed else { panic!("{bug:?} was not found by {looked_for} in {SCHEDULES} schedules") };
-        let outcome = schedule::run(seed, Some(bug), false);
-        println!("{bug:?}: seed {seed}, {} steps: {}", outcome.steps, outcome.violation.unwrap());
+        let Some(seed) = failed else { panic!("{bug:?} was not found by {looked_for:?} in {SCHEDULES} schedules") };
+        let plan = Plan::new(seed, Some(bug));
+        let outcome = plan.run(Coverage::new());
+        let (steps, faults) = (outcome.steps.len(), outcome.struck);
+        let Some(whole) = Shrunk::new(&plan, outcome) else { panic!("{bug:?}: seed {seed} fails only once") };
+        let small = whole.shrink();
+        assert!(small.len() < steps && small.faults() <= faults, "{bug:?}: {} of {steps} steps", small.len());
+        let (found, left) = (shrink::check(&small.violation), (small.len(), small.faults()));
+        table +=
+            &format!("| `{bug:?}` | {breaks} | {found} | {seed} | {steps} | {faults} | {} | {} |\n", left.0, left.1);
     }
+    println!("{table}");
 }

@@ -5,44 +5,9 @@
 
 use std::time::Duration;
 
-use outboxd::{
-    Code,
-    relay::{startup::Policy, state::Bounds},
-};
+use outboxd::relay::{startup::Policy, state::Bounds};
 
-use crate::random::Random;
-
-/// A fault after which the design allows the source to halt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Grave {
-    /// The server is replaced by an older copy of its disk, with its slots or without.
-    Restore {
-        with_slot: bool,
-    },
-    /// A standby is promoted; it has the slot (a failover slot), or not.
-    Promote {
-        with_slot: bool,
-    },
-    DropSlot,
-    RecreateSlot,
-    AdvanceSlot,
-    DeletePositions,
-    ChangePublication,
-}
-
-impl Grave {
-    /// The codes with which a source may halt after it.
-    pub(crate) fn may_halt_with(self) -> &'static [Code] {
-        match self {
-            // The copy may be from before the slot.
-            Self::Restore { .. } | Self::Promote { .. } => &[Code::HistoryDiverged, Code::SlotMissing],
-            Self::DropSlot => &[Code::SlotMissing],
-            Self::RecreateSlot | Self::AdvanceSlot => &[Code::SlotAhead],
-            Self::DeletePositions => &[Code::PositionLost],
-            Self::ChangePublication => &[Code::PublicationChanged],
-        }
-    }
-}
+use crate::{faults::Fault, kafka::PRODUCERS, phase::Phase, random::Random};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -62,26 +27,10 @@ pub(crate) struct Options {
     pub(crate) transactions: u64,
     /// In a hundred transactions, those that are larger than a batch.
     pub(crate) large: u64,
-    /// In a thousand.
-    pub(crate) send_failures: u64,
-    pub(crate) commit_retries: u64,
-    pub(crate) commit_timeouts: u64,
-    pub(crate) lost_answers: u64,
-    pub(crate) faults: Faults,
-    pub(crate) grave: Option<Grave>,
-    pub(crate) grave_at: u64,
-}
-
-/// In a thousand steps.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Faults {
-    pub(crate) kill: u64,
-    pub(crate) pause: u64,
-    pub(crate) break_connection: u64,
-    pub(crate) postgres_crash: u64,
-    pub(crate) stop: u64,
-    pub(crate) broker: u64,
-    pub(crate) lost_marks: u64,
+    /// How often each fault strikes, in ten thousand steps.
+    pub(crate) faults: [u64; Fault::ALL.len()],
+    /// Faults that wait for the source to come to a phase.
+    pub(crate) aims: Vec<(Fault, Phase)>,
 }
 
 impl Options {
@@ -106,55 +55,62 @@ impl Options {
             _ => often,
         };
         let steps = random.between(100, 700);
-        let grave = random.chance(20).then(|| match random.below(11) {
-            0 | 1 | 9 | 10 => Grave::Restore { with_slot: true },
-            2 => Grave::Restore { with_slot: random.chance(50) },
-            3 => Grave::Promote { with_slot: random.chance(70) },
-            4 => Grave::DropSlot,
-            5 => Grave::RecreateSlot,
-            6 => Grave::AdvanceSlot,
-            7 => Grave::DeletePositions,
-            _ => Grave::ChangePublication,
-        });
+        let mut faults = [0; Fault::ALL.len()];
+        for (often_drawn, fault) in faults.iter_mut().zip(Fault::ALL) {
+            *often_drawn = often(random, fault.often());
+        }
+        let (healing, grave): (Vec<Fault>, Vec<Fault>) = Fault::ALL.iter().partition(|fault| !fault.is_grave());
+        let phase = |random: &mut Random| Phase::ALL[random.index(Phase::ALL.len())];
+        let mut aims = vec![(healing[random.index(healing.len())], phase(random))];
+        if random.chance(50) {
+            // A copy that takes the server's place has the most to show.
+            let fault = if random.chance(30) { Fault::Restore } else { grave[random.index(grave.len())] };
+            aims.push((fault, phase(random)));
+        }
         Self {
             steps,
             starts_streaming: random.chance(70),
             exactly_once,
             marks,
-            policy: Policy { backfill: marks && random.chance(70), auto_setup: true },
+            policy: Policy { backfill: marks && random.chance(70), auto_setup: random.chance(95) },
             instances: 1 + random.index(3),
-            producers: 1 + random.index(2),
+            producers: 1 + random.index(PRODUCERS),
             bounds,
             keys: random.between(1, 4),
             existing: random.below(6),
             transactions: random.between(4, 30),
             large: often(random, 25),
-            send_failures: often(random, 8),
-            commit_retries: often(random, 40),
-            commit_timeouts: often(random, 60),
-            lost_answers: often(random, 80),
-            faults: Faults {
-                kill: often(random, 16),
-                pause: often(random, 16),
-                break_connection: often(random, 16),
-                postgres_crash: often(random, 8),
-                stop: often(random, 6),
-                broker: often(random, 10),
-                lost_marks: often(random, 60),
-            },
-            grave,
-            grave_at: random.between(steps / 4, steps),
+            faults,
+            aims,
         }
+        .bent_to_the_aims()
     }
 
-    /// The same world without its faults, to see that it comes to rest.
-    pub(crate) fn calm(&mut self) {
-        self.send_failures = 0;
-        self.commit_retries = 0;
-        self.commit_timeouts = 0;
-        self.lost_answers = 0;
-        self.faults =
-            Faults { kill: 0, pause: 0, break_connection: 0, postgres_crash: 0, stop: 0, broker: 0, lost_marks: 0 };
-        self.grave = None;
+    /// What is aimed at must be able to come.
+    fn bent_to_the_aims(mut self) -> Self {
+        self.policy.auto_setup |= self.starts_streaming;
+        for (fault, phase) in self.aims.clone() {
+            if fault.is_copy() {
+                // What is lost with the server must matter, and its log must grow again.
+                self.transactions = self.transactions.max(25);
+                self.large = 25;
+            }
+            if phase.is_set_up() {
+                self.starts_streaming = false;
+            }
+            match phase {
+                Phase::Chunk | Phase::ChunkMarks => {
+                    (self.marks, self.policy.backfill) = (true, true);
+                    self.existing = self.existing.max(3);
+                }
+                Phase::Marking => self.marks = true,
+                Phase::Split => self.large = 25,
+                Phase::Redelivering => self.faults[Fault::Kill as usize] = Fault::Kill.often(),
+                Phase::Draining => self.faults[Fault::Stop as usize] = 2 * Fault::Stop.often(),
+                Phase::Pipelined => (self.exactly_once, self.producers) = (true, PRODUCERS),
+                _ => {}
+            }
+        }
+        self
     }
 }

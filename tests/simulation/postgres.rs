@@ -4,6 +4,8 @@
 //! - transactions are sent whole and in commit order; one is sent if its commit record starts at or behind the
 //!   `confirmed_flush` with which the walsender started (rule 6);
 //! - `confirmed_flush` is written to disk at a checkpoint only, so a crash takes it back; marks are durable;
+//! - a commit is in the log, and sent, before other sessions see its rows, and an UPDATE passes them over till then;
+//! - xids are given out when transactions begin, so that they come in any order; a new slot waits for those that are open;
 //! - a keepalive carries the end of what was read from the log, which may lie before `confirmed_flush` at first;
 //! - a slot has one walsender. That of a client that is gone lingers, and may still take in what the client sent;
 //! - a restored server goes on from the copy's LSN and xid, so that both are given out a second time.
@@ -30,6 +32,10 @@ pub(crate) struct Row {
     pub(crate) marked: bool,
     /// It was committed in a history that is no more.
     pub(crate) gone: bool,
+    /// The application deleted it: there is nothing to mark any more.
+    pub(crate) deleted: bool,
+    /// It was deleted before a slot was there to see it: nobody will publish it.
+    pub(crate) vanished: bool,
 }
 
 #[derive(Debug)]
@@ -39,6 +45,8 @@ pub(crate) struct Transaction {
     pub(crate) final_lsn: Lsn,
     pub(crate) end_lsn: Lsn,
     pub(crate) rows: std::ops::Range<RowNo>,
+    /// A commit is in the log, and sent, before other sessions see its rows.
+    pub(crate) is_visible: bool,
 }
 
 /// What a walsender sends.
@@ -70,6 +78,8 @@ pub(crate) struct Slot {
     saved: Lsn,
     pub(crate) consistent_point: Lsn,
     pub(crate) walsender: Option<Walsender>,
+    /// Invalidated: the log that it needs was removed.
+    pub(crate) is_lost: bool,
 }
 
 #[derive(Debug)]
@@ -87,6 +97,8 @@ pub(crate) struct MarkRequest {
     pub(crate) what: Marks,
     pub(crate) rows: Vec<RowNo>,
     pub(crate) applied: bool,
+    /// It waits for somebody's lock.
+    pub(crate) blocked: bool,
 }
 
 /// What the rows are to the client that marks them.
@@ -101,7 +113,8 @@ struct Backup {
     log: usize,
     log_end: Lsn,
     next_xid: u32,
-    marked: Vec<bool>,
+    /// Of each row, whether it is marked, deleted, vanished.
+    rows: Vec<(bool, bool, bool)>,
     slot: Option<Slot>,
 }
 
@@ -110,6 +123,7 @@ pub(crate) enum Take {
     Taken { connection: u64 },
     InUse,
     Absent,
+    Lost,
 }
 
 #[derive(Debug)]
@@ -120,6 +134,8 @@ pub(crate) struct Postgres {
     pub(crate) log: Vec<usize>,
     pub(crate) log_end: Lsn,
     next_xid: u32,
+    /// Xids of writers that have not committed: theirs will be smaller than those of commits before.
+    open: Vec<u32>,
     pub(crate) slot: Option<Slot>,
     pub(crate) lock: Option<Lock>,
     pub(crate) marks: Vec<MarkRequest>,
@@ -142,6 +158,7 @@ impl Postgres {
             log: Vec::new(),
             log_end: Lsn(1000),
             next_xid: 700,
+            open: Vec::new(),
             slot: None,
             lock: None,
             marks: Vec::new(),
@@ -157,7 +174,30 @@ impl Postgres {
 
     // ---- writers ---------------------------------------------------------------------------------------------
 
-    /// Commits a transaction of so many rows. Its xid was given out earlier than that of its neighbours, perhaps.
+    /// A writer begins a transaction; it commits much later, perhaps, or rolls back.
+    pub(crate) fn begin(&mut self) {
+        self.next_xid += 1;
+        self.open.push(self.next_xid);
+    }
+
+    pub(crate) fn roll_back_one(&mut self) {
+        self.open.pop();
+    }
+
+    pub(crate) fn roll_back_all(&mut self) {
+        self.open.clear();
+    }
+
+    /// A slot is made when the transactions that were open have ended (rule 15): which is the last that is waited for?
+    pub(crate) fn youngest_open(&self) -> u32 {
+        self.open.iter().copied().max().unwrap_or(0)
+    }
+
+    pub(crate) fn is_open_up_to(&self, xid: u32) -> bool {
+        self.open.iter().any(|open| *open <= xid)
+    }
+
+    /// Commits a transaction of so many rows: a new one, or one of those that are open.
     pub(crate) fn commit(&mut self, random: &mut Random, rows: u32, keys: u64, time: i64) {
         self.log_end.0 += 8 * random.below(4);
         self.next_xid += u32::try_from(random.below(3)).unwrap_or(0) + 2;
@@ -173,6 +213,8 @@ impl Postgres {
                 born_marked,
                 marked: born_marked,
                 gone: false,
+                deleted: false,
+                vanished: false,
             });
         }
         let twin = self.twin.take().filter(|(final_lsn, _)| *final_lsn >= self.log_end);
@@ -183,17 +225,39 @@ impl Postgres {
         let final_lsn = self.log_end;
         self.log_end.0 += 8 * random.between(1, 4);
         self.log.push(self.transactions.len());
+        let is_old = twin.is_none() && !self.open.is_empty() && random.chance(50);
+        let xid = if is_old { self.open.swap_remove(random.index(self.open.len())) } else { self.next_xid };
         self.transactions.push(Transaction {
-            xid: if twin.is_some() {
-                self.next_xid
-            } else {
-                self.next_xid - u32::try_from(random.below(2)).unwrap_or(0)
-            },
+            xid,
             time,
             final_lsn,
             end_lsn: self.log_end,
             rows: first..first + rows,
+            is_visible: random.chance(85),
         });
+    }
+
+    pub(crate) fn show_commits(&mut self) {
+        self.transactions.iter_mut().for_each(|transaction| transaction.is_visible = true);
+    }
+
+    pub(crate) fn is_visible(&self, row: RowNo) -> bool {
+        self.transactions[self.rows[row as usize].transaction].is_visible
+    }
+
+    /// Whoever locked rows lets them go.
+    pub(crate) fn unblock(&mut self) {
+        self.marks.iter_mut().for_each(|request| request.blocked = false);
+    }
+
+    /// The application deletes a row: one that is not marked yet, where there are marks.
+    pub(crate) fn delete_row(&mut self, random: &mut Random, marks: bool) -> bool {
+        let is_there = |row: &&mut Row| !(row.gone || row.deleted || marks && row.marked);
+        let count = self.rows.iter_mut().filter(is_there).count();
+        let chosen = random.index(count);
+        let Some(row) = self.rows.iter_mut().filter(is_there).nth(chosen) else { return false };
+        row.deleted = true;
+        true
     }
 
     /// Log that holds nothing of ours: other tables, other databases, a rolled back transaction.
@@ -207,6 +271,9 @@ impl Postgres {
     /// `START_REPLICATION` from `from`, which the server raises to its own confirmed position.
     pub(crate) fn take_slot(&mut self, owner: usize, from: Lsn) -> Take {
         let Some(slot) = &mut self.slot else { return Take::Absent };
+        if slot.is_lost {
+            return Take::Lost;
+        }
         if slot.walsender.is_some() {
             return Take::InUse;
         }
@@ -224,6 +291,11 @@ impl Postgres {
             client_gone: false,
         });
         Take::Taken { connection: self.connections }
+    }
+
+    pub(crate) fn is_connected(&self, connection: u64) -> bool {
+        let walsender = self.slot.as_ref().and_then(|slot| slot.walsender.as_ref());
+        walsender.is_some_and(|walsender| walsender.connection == connection)
     }
 
     pub(crate) fn walsender(&mut self, connection: u64) -> Option<&mut Walsender> {
@@ -267,10 +339,11 @@ impl Postgres {
         }
         self.log_end.0 += 8; // the record of the running transactions
         let point = self.log_end;
-        self.slot = Some(Slot { confirmed: point, saved: point, consistent_point: point, walsender: None });
-        let unmarked = |row: &&RowNo| !self.rows[**row as usize].marked && !self.rows[**row as usize].gone;
-        let all: Vec<RowNo> = (0..u32::try_from(self.rows.len()).unwrap_or(0)).collect();
-        Some((point, all.iter().filter(unmarked).copied().collect()))
+        let slot = Slot { confirmed: point, saved: point, consistent_point: point, walsender: None, is_lost: false };
+        self.slot = Some(slot);
+        self.rows.iter_mut().filter(|row| row.deleted).for_each(|row| row.vanished = true);
+        let unmarked = |row: &Row| !row.marked && !row.gone && !row.deleted;
+        Some((point, (0..).zip(&self.rows).filter(|(_, row)| unmarked(row)).map(|(number, _)| number).collect()))
     }
 
     /// Drops the slot, unless a walsender is on it.
@@ -283,14 +356,10 @@ impl Postgres {
     }
 
     /// `pg_replication_slot_advance` by a person.
-    pub(crate) fn advance_slot(&mut self) -> bool {
-        match &mut self.slot {
-            Some(slot) if slot.walsender.is_none() => {
-                slot.confirmed = self.log_end;
-                slot.saved = self.log_end;
-                true
-            }
-            _ => false,
+    pub(crate) fn advance_slot(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.confirmed = self.log_end;
+            slot.saved = self.log_end;
         }
     }
 
@@ -329,6 +398,8 @@ impl Postgres {
         self.incarnation += 1;
         self.lock = None;
         self.marks.clear();
+        self.open.clear();
+        self.show_commits();
         if let Some(slot) = &mut self.slot {
             slot.walsender = None;
             slot.confirmed = slot.saved;
@@ -344,9 +415,17 @@ impl Postgres {
         self.twin = None;
     }
 
-    /// Copies the disk.
-    pub(crate) fn back_up(&mut self) {
-        let mut slot = self.slot.clone();
+    /// Whether there is a copy, and so many rows in it.
+    pub(crate) fn copy_holds(&self, rows: usize) -> bool {
+        self.backup.as_ref().is_some_and(|backup| backup.rows.len() >= rows)
+    }
+
+    /// Copies the disk. What a standby knows of a slot may be older than its log.
+    pub(crate) fn back_up(&mut self, random: &mut Random) {
+        let point = |slot: &Slot| slot.consistent_point;
+        let synchronised = self.backup.take().and_then(|backup| backup.slot);
+        let is_same = synchronised.is_some() && synchronised.as_ref().map(point) == self.slot.as_ref().map(point);
+        let mut slot = if is_same && random.chance(50) { synchronised } else { self.slot.clone() };
         if let Some(slot) = &mut slot {
             slot.walsender = None;
             slot.confirmed = slot.saved;
@@ -355,7 +434,7 @@ impl Postgres {
             log: self.log.len(),
             log_end: self.log_end,
             next_xid: self.next_xid,
-            marked: self.rows.iter().map(|row| row.marked).collect(),
+            rows: self.rows.iter().map(|row| (row.marked, row.deleted, row.vanished)).collect(),
             slot,
         });
     }
@@ -371,8 +450,8 @@ impl Postgres {
         self.next_xid = backup.next_xid;
         self.slot = if with_slot { backup.slot } else { None };
         for (number, row) in self.rows.iter_mut().enumerate() {
-            match backup.marked.get(number) {
-                Some(&marked) if !row.gone => row.marked = marked,
+            match backup.rows.get(number) {
+                Some(&then) if !row.gone => (row.marked, row.deleted, row.vanished) = then,
                 _ => row.gone = true,
             }
         }

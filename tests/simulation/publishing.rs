@@ -10,7 +10,7 @@ use crate::{
     bugs::Bug,
     coverage::Event,
     instance::Instance,
-    kafka::{End, Produce, Refusal},
+    kafka::{Produce, Refusal},
     postgres::RowNo,
     schedule::{Env, trace},
 };
@@ -45,7 +45,7 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         matches!(self.stage, Stage::PositionSent | Stage::Ending | Stage::Ended(_))
     }
 }
@@ -74,10 +74,6 @@ impl Instance {
         let first_is_sent = first.stage == Stage::PositionSent;
         let publishing = &mut self.session.publishing[which];
         let (producer, epoch) = (publishing.producer, self.epochs[publishing.producer]);
-        if publishing.transactional && !publishing.is_sent() && env.random.below(1000) < env.options.send_failures {
-            env.hit(Event::CommitFailed);
-            return Err(Error::new(Code::KafkaTransactionFailed, "a record was not delivered"));
-        }
         match publishing.stage {
             Stage::Queued | Stage::Part(_) if publishing.transactional => {
                 if which == 1 {
@@ -129,7 +125,7 @@ impl Instance {
     fn send_end(&mut self, env: &mut Env) {
         let producer = self.session.publishing[0].producer;
         let (epoch, owner, serial) = (self.epochs[producer], self.number, self.session.serial);
-        env.kafka.ends.push(End { producer, epoch, owner, serial });
+        env.kafka.send_end(producer, epoch, owner, serial);
     }
 
     fn send_loose(&mut self, rows: Vec<RowNo>, position: Option<Box<Position>>, env: &mut Env) {
@@ -157,20 +153,28 @@ impl Instance {
 
     /// The commit's answer is late: wait on, send it again, or give up.
     fn wait_for_commit(&mut self, env: &mut Env) -> Result<Option<Publishing>, Error> {
-        let chance = env.random.below(1000);
-        if chance < env.options.commit_retries {
-            env.hit(Event::CommitSlow);
-            trace!(env, "{self}: sends the commit again");
-            self.session.publishing[0].slow = true;
-            self.send_end(env);
-        } else if chance < env.options.commit_retries + env.options.commit_timeouts || !self.awaits_end(env) {
-            return self.failed(Error::new(Code::KafkaCommitUnknown, "no answer to the commit"), env);
+        let serial = self.session.serial;
+        let (mut under_way, mut held_up) = (0, 0);
+        for end in env.kafka.ends.iter().filter(|end| end.serial == serial) {
+            under_way += 1;
+            held_up += usize::from(end.held);
         }
-        Ok(None)
+        if under_way > held_up && !env.kafka.is_moving || env.random.chance(80) {
+            return Ok(None);
+        }
+        if env.random.chance(50) {
+            self.commit_again(env);
+            return Ok(None);
+        }
+        self.failed(Error::new(Code::KafkaCommitUnknown, "no answer to the commit"), env)
     }
 
-    fn awaits_end(&self, env: &Env) -> bool {
-        env.kafka.ends.iter().any(|end| end.serial == self.session.serial)
+    /// Sends the commit a second time, as a client does that waits no longer for the first.
+    pub(crate) fn commit_again(&mut self, env: &mut Env) {
+        env.hit(Event::CommitSlow);
+        trace!(env, "{self}: sends the commit again");
+        self.session.publishing[0].slow = true;
+        self.send_end(env);
     }
 
     fn ended(&mut self, result: Result<(), Refusal>, env: &mut Env) -> Result<Option<Publishing>, Error> {
@@ -178,7 +182,6 @@ impl Instance {
             Ok(()) => {}
             Err(Refusal::Fenced) => return Err(Error::new(Code::KafkaFenced, "the producer is fenced")),
             Err(_) => {
-                env.hit(Event::CommitFailed);
                 return self.failed(Error::new(Code::KafkaTransactionFailed, "the commit was refused"), env);
             }
         }
@@ -204,6 +207,9 @@ impl Instance {
                 self.keeps_producers = true;
                 Err(error)
             }
+            Some(Bug::CommitSecondAfterFailure) if self.session.publishing.len() > 1 => {
+                Ok(self.session.publishing.pop_front())
+            }
             _ => Err(error),
         }
     }
@@ -226,6 +232,7 @@ fn accepted(result: Result<(), Refusal>) -> Result<bool, Error> {
         Ok(()) => Ok(true),
         Err(Refusal::Busy) => Ok(false),
         Err(Refusal::Fenced) => Err(Error::new(Code::KafkaFenced, "the producer is fenced")),
+        Err(Refusal::Unknown) => Err(Error::new(Code::KafkaTransactionFailed, "the producer's id has expired")),
         Err(Refusal::Invalid) => Err(Error::new(Code::KafkaTransactionFailed, "the transaction is not open")),
     }
 }

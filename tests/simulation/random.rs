@@ -9,6 +9,11 @@ impl Random {
         Self(seed ^ 0x6F75_7462_6F78_6400)
     }
 
+    /// One of several independent sources of the same seed.
+    pub(crate) fn part(seed: u64, part: u64) -> Self {
+        Self::new(Self::new(seed).next().wrapping_add(part))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

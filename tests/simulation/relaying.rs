@@ -2,7 +2,7 @@
 
 use outboxd::{
     Code, Error, Lsn,
-    relay::state::{Action, RowIs},
+    relay::state::{Action, Machine, Place, RowIs},
 };
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     instance::{Instance, Life},
     postgres::{MarkRequest, Marks, Message, RowNo},
     schedule::{Env, trace},
+    transitions::{From, Input, Made},
 };
 
 impl Instance {
@@ -28,10 +29,18 @@ impl Instance {
                 if let Some(published) = self.publish_on(env)?
                     && let (Some(batch), Some(machine)) = (published.batch, &mut self.session.machine)
                 {
-                    if env.options.marks && !published.rows.is_empty() {
+                    let owes_marks = env.options.marks && !published.rows.is_empty();
+                    if owes_marks {
                         self.session.batches.push((batch, published.rows));
                     }
+                    let (from, before) = (stands(machine), machine.confirmed());
                     machine.committed(batch);
+                    let made = match machine.confirmed() > before {
+                        true => Made::Confirms,
+                        false if owes_marks => Made::ToMark,
+                        false => Made::Ends,
+                    };
+                    env.coverage.transitions.told(Input::Published, from, made);
                 }
             }
         }
@@ -64,51 +73,85 @@ impl Instance {
 
     fn take_in(&mut self, message: Message, env: &mut Env) -> Result<(), Error> {
         trace!(env, "{self}: reads {message:?}");
+        let Some(machine) = &self.session.machine else { return Ok(()) };
+        let from = stands(machine);
+        let input = match message {
+            Message::Begin { .. } => Input::Begin,
+            Message::Row(_) => Input::Row,
+            Message::Commit { .. } => Input::Commit,
+            Message::Keepalive { .. } => Input::Keepalive,
+        };
+        let made = self.tell(message, env);
+        env.coverage.transitions.told(input, from, *made.as_ref().unwrap_or(&Made::Halts));
+        made.map(|_| ())
+    }
+
+    fn tell(&mut self, message: Message, env: &mut Env) -> Result<Made, Error> {
         let now = env.now;
-        let Some(machine) = &mut self.session.machine else { return Ok(()) };
-        match message {
-            Message::Begin { final_lsn, xid, time } => machine.begin(final_lsn, xid, time),
+        let Some(machine) = &mut self.session.machine else { return Ok(Made::Ends) };
+        Ok(match message {
+            Message::Begin { final_lsn, xid, time } => {
+                machine.begin(final_lsn, xid, time);
+                match machine.place() {
+                    Place::Resumed => Made::Resumes,
+                    Place::New => Made::Begins,
+                    Place::Between | Place::Redelivered => Made::Redelivers,
+                }
+            }
             Message::Commit { end_lsn } => {
+                let owed = machine.owes_proof();
                 machine.commit(end_lsn, now)?;
                 self.session.read_part = None;
+                if owed && !machine.owes_proof() { Made::Proves } else { Made::Ends }
             }
             Message::Keepalive { wal_end, reply_requested } => {
                 if reply_requested {
                     env.hit(Event::UrgentReply);
                 }
+                let before = machine.confirmed();
                 machine.keepalive(wal_end, reply_requested)?;
+                let made = if machine.confirmed() > before { Made::Confirms } else { Made::Reads };
                 let is_idle = self.session.batches.is_empty() && self.session.building.is_empty();
                 let is_ahead = wal_end > machine.confirmed() && !machine.in_transaction();
                 let bug = env.bug == Some(Bug::ConfirmIdleWithoutPosition) && is_idle && is_ahead;
                 if bug && self.session.publishing.is_empty() {
                     self.confirm(wal_end, env);
                 }
+                made
             }
-            Message::Row(number) => {
-                let row = &env.postgres.rows[number as usize];
-                match machine.row(|id| id == row.name)? {
-                    RowIs::Dropped => env.hit(Event::Dropped),
-                    _ if row.born_marked => {
-                        machine.passed_over();
-                        env.hit(Event::PassedOver);
-                    }
-                    RowIs::New => {
-                        machine.published_row(row.bytes, &row.name)?;
-                        if self.session.read_part.take() == Some(row.transaction) {
-                            env.hit(Event::SplitResumed);
-                        }
-                        self.session.building.push_back((number, false));
-                    }
-                    RowIs::Redelivered => {
-                        machine.redelivered_row()?;
-                        self.session.building.push_back((number, true));
-                        self.session.read_part = Some(row.transaction);
-                        env.hit(Event::Redelivered);
-                    }
+            Message::Row(number) => self.tell_row(number, env)?,
+        })
+    }
+
+    fn tell_row(&mut self, number: RowNo, env: &mut Env) -> Result<Made, Error> {
+        let row = &env.postgres.rows[number as usize];
+        let Some(machine) = &mut self.session.machine else { return Ok(Made::Ends) };
+        Ok(match machine.row(|id| id == row.name)? {
+            RowIs::Dropped => {
+                env.hit(Event::Dropped);
+                Made::Drop
+            }
+            _ if row.born_marked && env.bug != Some(Bug::PublishMarkedRows) => {
+                machine.passed_over();
+                env.hit(Event::PassedOver);
+                Made::PassOver
+            }
+            RowIs::New => {
+                machine.published_row(row.bytes, &row.name)?;
+                if self.session.read_part.take() == Some(row.transaction) {
+                    env.hit(Event::SplitResumed);
                 }
+                self.session.building.push_back((number, false));
+                Made::Publish
             }
-        }
-        Ok(())
+            RowIs::Redelivered => {
+                machine.redelivered_row()?;
+                self.session.building.push_back((number, true));
+                self.session.read_part = Some(row.transaction);
+                env.hit(Event::Redelivered);
+                Made::Keep
+            }
+        })
     }
 
     /// G6: rows and bytes in memory.
@@ -127,7 +170,9 @@ impl Instance {
     fn act(&mut self, env: &mut Env) -> Result<bool, Error> {
         let now = env.now;
         let Some(machine) = &mut self.session.machine else { return Ok(false) };
+        let from = stands(machine);
         let Some(action) = machine.next_action(now) else { return Ok(false) };
+        env.coverage.transitions.told(Input::Ask, from, asked(&action));
         trace!(env, "{self}: {action:?}");
         match action {
             Action::Publish { batch, rows, progress } => {
@@ -151,6 +196,7 @@ impl Instance {
                             what,
                             rows: rows.clone(),
                             applied: false,
+                            blocked: false,
                         });
                     }
                     self.publish(Some(batch), rows, position, env);
@@ -202,15 +248,20 @@ impl Instance {
         rows.into_iter().map(|(row, _)| row).collect()
     }
 
+    /// It is told to stop: a stream is finished first, a start is left where it is.
     pub(crate) fn drain(&mut self, env: &mut Env) {
-        if self.life != Life::Up || self.session.machine.is_none() {
-            return;
-        }
         trace!(env, "{self}: is told to stop");
+        let Some(machine) = &mut self.session.machine else {
+            self.hang_up(env);
+            self.life = Life::Down;
+            self.proved = None;
+            return;
+        };
+        let from = stands(machine);
+        machine.drain();
+        let made = if machine.is_drained() { Made::IsDone } else { Made::Finishes };
+        env.coverage.transitions.told(Input::Drain, from, made);
         self.session.draining = true;
-        if let Some(machine) = &mut self.session.machine {
-            machine.drain();
-        }
     }
 
     fn stop_if_drained(&mut self, env: &mut Env) {
@@ -226,5 +277,22 @@ impl Instance {
             self.life = Life::Down;
             self.proved = None;
         }
+    }
+}
+
+/// Where the machine stands.
+pub(crate) fn stands(machine: &Machine) -> From {
+    (machine.place(), machine.owes_proof())
+}
+
+fn asked(action: &Action) -> Made {
+    match action {
+        Action::Publish { rows: 0, .. } => Made::Advance,
+        Action::Publish { progress, .. } if progress.split.is_some() => Made::Part,
+        Action::Publish { .. } => Made::Batch,
+        Action::Hold { .. } => Made::Hold,
+        Action::Mark { .. } => Made::Mark,
+        Action::Confirm(_) => Made::Confirm,
+        Action::Reconnect => Made::Reconnect,
     }
 }

@@ -3,29 +3,33 @@
 //! Each step is drawn from everything that can happen: a writer commits, the walsender sends or takes in a confirmation,
 //! a request reaches Kafka or Postgres or its answer is lost, an instance takes one small step, a fault strikes. After
 //! the last step the faults stop, and the world must come to rest with every row published and marked.
+//!
+//! A step carries its own chance. So a schedule is the list of its steps, and means the same when some are left out.
 
 use std::time::Duration;
 
-use outboxd::{Code, Error};
+use outboxd::Error;
 
 use crate::{
     bugs::Bug,
     checks::Checks,
     coverage::{Coverage, Event},
+    faults::Fault,
     instance::{Instance, Life},
     kafka::Kafka,
-    options::{Grave, Options},
+    options::Options,
+    phase::leader,
     postgres::Postgres,
     random::Random,
 };
 
 /// Steps in which a calm world must come to rest.
-const PATIENCE: u64 = 30_000;
+const PATIENCE: usize = 30_000;
 
-/// From here on transactions are small, so that the smallest bounds come to an end.
-const MANY_ROWS: usize = 80;
+/// In how many of a hundred steps in its phase a fault that is aimed at it strikes.
+const AIM: u64 = 30;
 
-/// Notes what happens, where a seed is replayed.
+/// Notes what happens, where a schedule is told step by step.
 macro_rules! trace {
     ($env:expr, $($text:tt)*) => {
         if let Some(trace) = &mut $env.trace {
@@ -34,6 +38,76 @@ macro_rules! trace {
     };
 }
 pub(crate) use trace;
+
+/// What happens in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// One instance brings the source to streaming, unharmed.
+    SetUp,
+    /// Anything but a fault.
+    Turn,
+    Strike {
+        fault: Fault,
+        on: usize,
+    },
+    /// As a turn; from the first of them on nobody writes, and what is held up goes on.
+    Calm,
+}
+
+/// One step, with all the chance that there is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step {
+    seed: u64,
+    pub(crate) what: What,
+}
+
+/// A schedule to be run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) options: Options,
+    /// None: draws them.
+    pub(crate) steps: Option<Vec<Step>>,
+    /// Whether it must come to rest after its steps.
+    pub(crate) rests: bool,
+    pub(crate) traced: bool,
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64, bug: Option<Bug>) -> Self {
+        let options = Options::new(&mut Random::part(seed, 0));
+        Self { seed, bug, options, steps: None, rests: true, traced: false }
+    }
+
+    pub(crate) fn run(&self, coverage: Box<Coverage>) -> Outcome {
+        let mut world = World::new(self, coverage);
+        match &self.steps {
+            None => world.draw(Random::part(self.seed, 2)),
+            Some(steps) => {
+                for step in steps {
+                    world.take(*step);
+                    if world.is_over() {
+                        break;
+                    }
+                }
+            }
+        }
+        if self.rests && !world.is_over() {
+            world.come_to_rest(Random::part(self.seed, 3));
+        }
+        let World { mut env, taken, struck, .. } = world;
+        env.coverage.schedules += 1;
+        env.hit_times(Event::Steps, taken.len());
+        Outcome {
+            violation: env.checks.violation,
+            steps: taken,
+            struck,
+            coverage: env.coverage,
+            trace: env.trace.unwrap_or_default(),
+        }
+    }
+}
 
 /// Everything that the instances share.
 #[derive(Debug)]
@@ -45,10 +119,10 @@ pub(crate) struct Env {
     pub(crate) postgres: Postgres,
     pub(crate) kafka: Kafka,
     pub(crate) checks: Checks,
-    pub(crate) coverage: Coverage,
+    pub(crate) coverage: Box<Coverage>,
     pub(crate) trace: Option<Vec<String>>,
     /// The grave fault that happened.
-    pub(crate) grave: Option<Grave>,
+    pub(crate) grave: Option<Fault>,
     serials: u64,
 }
 
@@ -56,28 +130,11 @@ pub(crate) struct Env {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) violation: Option<String>,
-    pub(crate) steps: u64,
-    pub(crate) coverage: Coverage,
+    pub(crate) steps: Vec<Step>,
+    /// Faults that found something to hit.
+    pub(crate) struck: usize,
+    pub(crate) coverage: Box<Coverage>,
     pub(crate) trace: Vec<String>,
-}
-
-pub(crate) fn run(seed: u64, bug: Option<Bug>, traced: bool) -> Outcome {
-    let mut world = World::new(seed, bug, traced);
-    let mut steps = 0;
-    if world.env.options.starts_streaming {
-        world.set_up();
-    }
-    while steps < world.env.options.steps && world.env.checks.violation.is_none() {
-        steps += 1;
-        world.step(steps);
-    }
-    if world.env.checks.violation.is_none() {
-        steps += world.come_to_rest();
-    }
-    let mut env = world.env;
-    env.coverage.schedules = 1;
-    env.hit_times(Event::Steps, usize::try_from(steps).unwrap_or(0));
-    Outcome { violation: env.checks.violation, steps, coverage: env.coverage, trace: env.trace.unwrap_or_default() }
 }
 
 impl Env {
@@ -96,7 +153,7 @@ impl Env {
 
     /// A source that halts must have met a fault that calls for it.
     pub(crate) fn halted(&mut self, error: &Error) {
-        let allowed = self.grave.map(Grave::may_halt_with).unwrap_or_default();
+        let allowed = self.grave.map(Fault::may_halt_with).unwrap_or_default();
         if !allowed.contains(&error.code()) {
             let grave = self.grave;
             self.checks.fail(|| format!("halted without need, after {grave:?}: {error}"));
@@ -108,59 +165,133 @@ pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) instances: Vec<Instance>,
     pub(crate) written: u64,
+    pub(crate) struck: usize,
+    /// Faults that still wait for their phase.
+    aims: Vec<(Fault, crate::phase::Phase)>,
+    is_calm: bool,
+    taken: Vec<Step>,
 }
 
 impl World {
-    fn new(seed: u64, bug: Option<Bug>, traced: bool) -> Self {
-        let mut random = Random::new(seed);
-        let options = Options::new(&mut random);
+    fn new(plan: &Plan, coverage: Box<Coverage>) -> Self {
+        let options = plan.options.clone();
         let mut bounds = options.bounds.clone();
         bounds.batch_rows = bounds.batch_rows.min(bounds.unmarked_rows);
         bounds.batch_bytes = bounds.batch_bytes.min(bounds.in_flight_bytes);
         let checks = Checks::new(options.exactly_once, options.marks, options.policy.backfill, bounds);
+        let aims = options.aims.clone();
         let mut env = Env {
-            random,
+            random: Random::part(plan.seed, 1),
             now: Duration::ZERO,
             options,
-            bug,
+            bug: plan.bug,
             postgres: Postgres::new(),
             kafka: Kafka::new(),
             checks,
-            coverage: Coverage::new(),
-            trace: traced.then(Vec::new),
+            coverage,
+            trace: plan.traced.then(Vec::new),
             grave: None,
             serials: 0,
         };
         trace!(env, "{:?}", env.options);
         let instances = (0..env.options.instances).map(|number| Instance::new(number, &mut env)).collect();
-        let mut world = Self { env, instances, written: 0 };
+        let mut world = Self { env, instances, written: 0, struck: 0, aims, is_calm: false, taken: Vec::new() };
         for _ in 0..world.env.options.existing {
             world.write();
         }
         world
     }
 
-    /// Most of what can go wrong does so long after the set-up: one instance brings the source to streaming unharmed.
-    fn set_up(&mut self) {
-        let options = self.env.options.clone();
-        self.env.options.calm();
-        let written = std::mem::replace(&mut self.written, options.transactions);
-        for _ in 0..PATIENCE {
-            if self.instances[0].session.machine.is_some() {
-                break;
-            }
-            match self.env.random.below(4) {
-                0 => self.kafka(),
-                1 => self.marks(),
-                _ => self.instances[0].step(&mut self.env),
-            }
-        }
-        self.written = written;
-        self.env.options = options;
-        trace!(self.env, "---- from here on there are faults ----");
+    fn is_over(&self) -> bool {
+        self.env.checks.violation.is_some()
     }
 
-    fn step(&mut self, step: u64) {
+    /// Draws steps and faults, and takes them.
+    fn draw(&mut self, mut random: Random) {
+        // Most of what can go wrong does so long after the set-up.
+        if self.env.options.starts_streaming {
+            for _ in 0..PATIENCE {
+                if self.instances[0].session.machine.is_some() {
+                    break;
+                }
+                self.take(Step { seed: random.next(), what: What::SetUp });
+            }
+        }
+        for _ in 0..self.env.options.steps {
+            self.take(Step { seed: random.next(), what: What::Turn });
+            if self.is_over() {
+                return;
+            }
+            let strike = self.aimed(&mut random).or_else(|| self.drawn(&mut random));
+            if let Some((fault, on)) = strike {
+                let struck = self.struck;
+                self.take(Step { seed: random.next(), what: What::Strike { fault, on } });
+                if self.struck > struck {
+                    self.aims.retain(|(aimed, _)| *aimed != fault);
+                }
+            }
+        }
+    }
+
+    /// A fault whose phase has come.
+    fn aimed(&mut self, random: &mut Random) -> Option<(Fault, usize)> {
+        if self.aims.is_empty() {
+            return None;
+        }
+        let on = leader(&self.instances, &self.env.postgres);
+        let phase = self.instances[on].phase();
+        let aim = self.aims.iter().position(|(_, aimed)| *aimed == phase)?;
+        random.chance(AIM).then(|| (self.aims[aim].0, on))
+    }
+
+    fn drawn(&self, random: &mut Random) -> Option<(Fault, usize)> {
+        let mut chance = random.below(10_000);
+        for (often, fault) in self.env.options.faults.iter().zip(Fault::ALL) {
+            if chance < *often {
+                return Some((*fault, random.index(self.instances.len())));
+            }
+            chance -= often;
+        }
+        None
+    }
+
+    pub(crate) fn take(&mut self, step: Step) {
+        self.taken.push(step);
+        self.env.random = Random::new(step.seed);
+        let told = self.env.trace.as_ref().map_or(0, Vec::len);
+        match step.what {
+            What::SetUp => self.set_up(),
+            What::Turn => self.turn(),
+            What::Strike { fault, on } => self.strike(fault, on.min(self.instances.len() - 1)),
+            What::Calm => {
+                if !self.is_calm {
+                    self.calm();
+                }
+                self.turn();
+            }
+        }
+        if let Some(trace) = &mut self.env.trace {
+            if trace.len() == told {
+                trace.push("…".to_owned());
+            }
+            let number = self.taken.len();
+            for line in &mut trace[told..] {
+                *line = format!("{number:>5}  {line}");
+            }
+        }
+    }
+
+    fn set_up(&mut self) {
+        self.env.postgres.roll_back_all();
+        self.env.postgres.show_commits();
+        match self.env.random.below(4) {
+            0 => self.kafka(),
+            1 => self.marks(),
+            _ => self.instances[0].step(&mut self.env),
+        }
+    }
+
+    fn turn(&mut self) {
         self.env.now += Duration::from_micros(self.env.random.below(600));
         match self.env.random.below(100) {
             0..6 => self.write(),
@@ -174,199 +305,44 @@ impl World {
                     self.instances[chosen].step(&mut self.env);
                 }
             }
-            _ => self.small_fault(),
-        }
-        self.fault();
-        if step == self.env.options.grave_at {
-            self.grave_fault();
-        }
-    }
-
-    // ---- what the world does by itself -----------------------------------------------------------------------
-
-    fn write(&mut self) {
-        let env = &mut self.env;
-        if self.written >= env.options.transactions {
-            return;
-        }
-        self.written += 1;
-        let rows = match env.random.below(100) {
-            0..10 => 0,
-            10..60 => 1,
-            60..90 => env.random.between(2, 5),
-            _ => env.random.between(3, 9),
-        };
-        let rows = if env.random.chance(env.options.large) { env.random.between(8, 30) } else { rows };
-        let rows = if env.postgres.rows.len() > MANY_ROWS { rows.min(1) } else { rows };
-        // Times are unlike for each commit, so that a restored server cannot repeat one.
-        let time = i64::try_from(self.written).unwrap_or(0);
-        env.postgres.commit(&mut env.random, u32::try_from(rows).unwrap_or(0), env.options.keys, time);
-        trace!(env, "Postgres: commit {:?}", env.postgres.transactions.last());
-    }
-
-    fn walsender(&mut self) {
-        let env = &mut self.env;
-        let Some(slot) = &mut env.postgres.slot else { return };
-        let Some(walsender) = &mut slot.walsender else { return };
-        if env.random.chance(40) {
-            let Some(lsn) = walsender.inbox.take() else { return };
-            if walsender.client_gone {
-                env.coverage.add(Event::LateConfirm, 1);
-            }
-            let before = std::mem::replace(&mut walsender.confirmed_before, lsn);
-            slot.confirmed = slot.confirmed.max(lsn);
-            trace!(env, "Postgres: confirmed {lsn}");
-            env.checks.confirming(lsn, before, &env.postgres);
-        } else {
-            let (owner, connection) = (walsender.owner, walsender.connection);
-            let session = &mut self.instances[owner].session;
-            if session.connection == Some(connection) && session.stream.len() < 60 {
-                env.postgres.send(&mut env.random, &mut session.stream);
-            }
-        }
-    }
-
-    fn kafka(&mut self) {
-        let env = &mut self.env;
-        if env.random.chance(30) {
-            for producer in 0..crate::kafka::PRODUCERS {
-                if env.kafka.complete(producer) {
-                    trace!(env, "Kafka: producer {producer} is readable");
-                }
-            }
-        }
-        let is_lost = env.random.below(1000) < env.options.lost_answers;
-        if env.kafka.produces.is_empty() {
-            self.end(is_lost);
-        } else {
-            self.land(is_lost);
-        }
-    }
-
-    fn end(&mut self, is_lost: bool) {
-        let env = &mut self.env;
-        if env.kafka.ends.is_empty() {
-            return;
-        }
-        let chosen = env.random.index(env.kafka.ends.len());
-        let end = env.kafka.ends[chosen];
-        let waits = self.instances[end.owner].session.serial == end.serial;
-        // What nobody waits for any more may be held up for long, or never arrive.
-        if !waits && env.random.chance(70) {
-            return;
-        }
-        env.kafka.ends.swap_remove(chosen);
-        if !waits && env.random.chance(20) {
-            return;
-        }
-        let result = env.kafka.end(end);
-        trace!(env, "Kafka: {end:?}: {result:?}");
-        if let Ok(Some(decided)) = result {
-            env.checks.visible(&env.kafka.transactions[decided], &env.postgres);
-            if !waits {
-                env.coverage.add(Event::UnknownWasCommitted, 1);
-            }
-        } else if !waits && result.is_err() {
-            env.hit(Event::LateEnd);
-        }
-        let instance = &mut self.instances[end.owner];
-        if is_lost || !waits {
-            if waits && result.is_ok() {
-                env.hit(Event::UnknownWasCommitted);
-            }
-            return; // whoever waits for the answer will give up
-        }
-        instance.end_answered(result.map(|_| ()));
-    }
-
-    fn land(&mut self, is_lost: bool) {
-        let env = &mut self.env;
-        if is_lost {
-            if let Some((owner, serial)) = env.kafka.lose(&mut env.random) {
-                self.session_fails(owner, serial, Code::KafkaTransactionFailed);
-            }
-            return;
-        }
-        let Some((produce, index)) = env.kafka.land(&mut env.random) else { return };
-        trace!(env, "Kafka: {produce:?} landed as {index}");
-        env.checks.visible(&env.kafka.transactions[index], &env.postgres);
-        if self.instances[produce.owner].session.serial == produce.serial {
-            self.instances[produce.owner].acknowledged();
-        } else {
-            env.hit(Event::LateLanding);
-        }
-    }
-
-    fn marks(&mut self) {
-        let env = &mut self.env;
-        if env.postgres.marks.is_empty() {
-            return;
-        }
-        let chosen = env.random.index(env.postgres.marks.len());
-        let is_lost = env.random.below(1000) < env.options.faults.lost_marks;
-        let postgres = &mut env.postgres;
-        let waits = self.instances[postgres.marks[chosen].owner].session.serial == postgres.marks[chosen].serial;
-        if !postgres.marks[chosen].applied && !is_lost {
-            postgres.marks[chosen].applied = true;
-            for number in postgres.marks[chosen].rows.clone() {
-                let row = &mut postgres.rows[number as usize];
-                if !row.gone {
-                    env.checks.marking(number, row);
-                    row.marked = true;
-                }
-            }
-            trace!(env, "Postgres: marked {:?}", env.postgres.marks[chosen]);
-            if !waits {
-                env.hit(Event::LateMark);
-            }
-            return;
-        }
-        let request = env.postgres.marks.swap_remove(chosen);
-        if is_lost {
-            env.hit(Event::MarkLost);
-            self.session_fails(request.owner, request.serial, Code::MarkFailed);
-        } else if waits && self.instances[request.owner].life == Life::Up {
-            self.instances[request.owner].marks_done(request.what, env);
-        } else if waits {
-            env.postgres.marks.push(request); // a paused process reads its answer later
-        }
-    }
-
-    fn session_fails(&mut self, owner: usize, serial: u64, code: Code) {
-        let instance = &mut self.instances[owner];
-        if instance.session.serial == serial && matches!(instance.life, Life::Up | Life::Paused) {
-            instance.end_session(&Error::new(code, "no answer came"), &mut self.env);
+            _ => self.housekeeping(),
         }
     }
 
     // ---- the end ---------------------------------------------------------------------------------------------
 
-    /// Without faults and writers the source must finish, or halt for a reason. The steps that it took.
-    fn come_to_rest(&mut self) -> u64 {
+    fn calm(&mut self) {
+        self.is_calm = true;
         trace!(self.env, "---- from here on there are no faults ----");
-        self.env.options.calm();
-        self.env.kafka.foreign_open = false;
         self.written = self.env.options.transactions;
+        // Where the daemon may not set its source up, a person does.
+        self.env.options.policy.auto_setup = true;
+        self.env.kafka.foreign_open = false;
+        self.env.kafka.is_moving = false;
+        self.env.postgres.roll_back_all();
+        self.env.postgres.unblock();
         for instance in &mut self.instances {
             if instance.life == Life::Paused {
                 instance.life = Life::Up;
             }
         }
+    }
+
+    /// Without faults and writers the source must finish, or halt for a reason.
+    fn come_to_rest(&mut self, mut random: Random) {
         for step in 1..=PATIENCE {
-            self.step(u64::MAX);
-            if self.env.checks.violation.is_some() {
-                return step;
+            self.take(Step { seed: random.next(), what: What::Calm });
+            if self.is_over() {
+                return;
             }
             if step % 16 == 0 && self.is_at_rest() {
-                self.env.checks.order_of_the_log(&self.env.kafka, &self.env.postgres);
-                return step;
+                return self.env.checks.order_of_the_log(&self.env.kafka, &self.env.postgres);
             }
         }
         let env = &mut self.env;
         let open = env.checks.first_open(&env.postgres).map(|number| env.postgres.rows[number as usize].name.clone());
         let (slot, end) = (env.postgres.slot.as_ref().map(|slot| slot.confirmed), env.postgres.log_end);
         env.checks.fail(|| format!("liveness: not at rest; first open row {open:?}, confirmed {slot:?} of {end}"));
-        PATIENCE
     }
 
     fn is_at_rest(&mut self) -> bool {
@@ -376,7 +352,7 @@ impl World {
         let env = &mut self.env;
         let at_end = env.postgres.slot.as_ref().is_some_and(|slot| slot.confirmed == env.postgres.log_end);
         let rests = at_end && env.checks.first_open(&env.postgres).is_none();
-        if rests && matches!(env.grave, Some(Grave::Restore { .. } | Grave::Promote { .. })) {
+        if rests && env.grave.is_some_and(Fault::is_copy) {
             env.hit(Event::Healed);
         }
         rests

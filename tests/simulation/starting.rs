@@ -19,28 +19,44 @@ use crate::{
     kafka::PRODUCERS,
     postgres::{Marks, RowNo, Take},
     schedule::{Env, trace},
+    transitions::Came,
 };
 
 impl Instance {
     /// Goes a little further with the current step of the start.
     pub(crate) fn start_on(&mut self, env: &mut Env) -> Result<(), Error> {
         let step = self.session.startup.step();
-        if let Some(fact) = self.carry_out(step, env)? {
-            trace!(env, "{self}: {step:?}: {fact:?}");
-            self.session.progress = 0;
-            self.session.startup.report(fact)?;
-        }
-        Ok(())
+        let fact = match self.carry_out(step, env) {
+            Ok(Some(fact)) => fact,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                env.coverage.transitions.started(step, Came::Failed, None);
+                return Err(error);
+            }
+        };
+        trace!(env, "{self}: {step:?}: {fact:?}");
+        self.session.progress = 0;
+        let came = Came::of(&fact);
+        let reported = self.session.startup.report(fact);
+        let next = reported.is_ok().then(|| self.session.startup.step());
+        env.coverage.transitions.started(step, came, next);
+        reported
     }
 
     fn carry_out(&mut self, step: Step, env: &mut Env) -> Result<Option<Fact>, Error> {
         Ok(match step {
-            Step::TakeSlot => Some(self.take_slot(env)),
+            Step::TakeSlot => Some(self.take_slot(env)?),
             Step::ReleaseSlot => self.give_back_slot(env)?,
             Step::LockSource => {
                 self.sql(env)?;
                 self.session.lock = env.postgres.take_lock();
                 Some(if self.session.lock.is_some() { Fact::Done } else { Fact::TakenByAnother })
+            }
+            Step::InitProducers if env.kafka.is_moving => {
+                if env.random.chance(5) {
+                    return Err(Error::new(Code::KafkaUnreachable, "the coordinator does not answer"));
+                }
+                None
             }
             Step::InitProducers => self.init_producer(env),
             Step::CheckOwnership => {
@@ -58,7 +74,7 @@ impl Instance {
             Step::CreateSlot => self.create_slot(env)?,
             Step::AdoptSlot => {
                 env.hit(Event::Adopted);
-                match self.take_slot(env) {
+                match self.take_slot(env)? {
                     Fact::Done => {
                         let begins = env.postgres.slot.as_ref().map_or(Lsn::ZERO, |slot| slot.confirmed);
                         Some(Fact::Slot { begins })
@@ -89,21 +105,22 @@ impl Instance {
         }
     }
 
-    fn take_slot(&mut self, env: &mut Env) -> Fact {
+    fn take_slot(&mut self, env: &mut Env) -> Result<Fact, Error> {
         let mut from = Lsn::ZERO;
         if env.bug == Some(Bug::StreamFromPosition)
             && let Ok(Some(position)) = env.kafka.read_position(false)
         {
             from = position.progress.lsn;
         }
-        match env.postgres.take_slot(self.number, from) {
+        Ok(match env.postgres.take_slot(self.number, from) {
             Take::Taken { connection } => {
                 self.session.connection = Some(connection);
                 Fact::Done
             }
             Take::InUse => Fact::TakenByAnother,
             Take::Absent => Fact::SlotAbsent,
-        }
+            Take::Lost => return Err(Error::new(Code::SlotLost, "the slot was invalidated")),
+        })
     }
 
     /// Closes the connection and waits for the server to see it.
@@ -165,7 +182,19 @@ impl Instance {
         if self.session.progress == 0 {
             env.hit(Event::BackfillAgain);
             self.session.progress = 1;
-            let chunk = self.session.startup.position().map(|position| position.chunk.as_slice()).unwrap_or_default();
+            let read = self.session.startup.position();
+            let number = |row: &RowId| row.id.parse::<RowNo>().ok();
+            if let Some(marked) = read.and_then(|position| position.marked.as_ref()).and_then(number) {
+                self.sql(env)?;
+                let row = &env.postgres.rows[marked as usize];
+                if !row.marked && !row.gone && !row.deleted && env.bug != Some(Bug::TrustRestoredMarks) {
+                    env.hit(Event::MarksGone);
+                    return Err(Error::new(Code::HistoryDiverged, "a row that was marked has lost its mark"));
+                }
+                self.session.last_marked = Some(marked);
+            }
+            let chunk = read.map(|position| position.chunk.as_slice()).unwrap_or_default();
+            self.session.last_marked = chunk.last().and_then(number).or(self.session.last_marked);
             self.session.chunk = chunk.iter().filter_map(|row| row.id.parse().ok()).collect();
             if env.bug == Some(Bug::SkipMarkChunk) {
                 self.session.chunk.clear();
@@ -199,7 +228,8 @@ impl Instance {
             consistent_point: lsn,
         };
         let mut position = Position::new(phase, progress, history, env.postgres.publication.into());
-        position.chunk = chunk.iter().map(|row| RowId { table: 0, id: row.to_string() }).collect();
+        position.marked = self.session.last_marked.filter(|_| phase != Phase::Streaming).map(row_id);
+        position.chunk = chunk.iter().copied().map(row_id).collect();
         Box::new(position)
     }
 
@@ -219,22 +249,42 @@ impl Instance {
     fn create_slot(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
         if self.session.progress == 0 {
             self.sql(env)?;
+            if self.waits_for_writers(env)? {
+                return Ok(None);
+            }
             let Some((consistent_point, snapshot)) = env.postgres.create_slot() else {
                 return Err(Error::new(Code::SlotInUse, "another instance made the slot"));
             };
             env.checks.slot_created(consistent_point);
             self.session.snapshot = VecDeque::from(snapshot);
+            self.session.created = consistent_point;
             self.session.progress = 1;
             return Ok(None);
         }
         self.sql(env)?;
-        match self.take_slot(env) {
+        match self.take_slot(env)? {
             Fact::Done => {
-                let begins = env.postgres.slot.as_ref().map_or(Lsn::ZERO, |slot| slot.consistent_point);
+                let begins = self.session.created;
+                if env.postgres.slot.as_ref().map(|slot| slot.confirmed) != Some(begins) {
+                    return Err(Error::new(Code::SlotInUse, "the slot was made anew by somebody else"));
+                }
                 Ok(Some(Fact::Slot { begins }))
             }
             _ => Err(Error::new(Code::SlotInUse, "another instance took the slot")),
         }
+    }
+
+    /// Rule 15: a slot is made when the transactions that are open have ended, or the wait for them is given up.
+    fn waits_for_writers(&mut self, env: &mut Env) -> Result<bool, Error> {
+        let youngest = *self.session.waits_for.get_or_insert_with(|| env.postgres.youngest_open());
+        let waits = env.postgres.is_open_up_to(youngest);
+        if waits {
+            env.hit(Event::OpenWriter);
+            if env.random.chance(5) {
+                return Err(Error::new(Code::PostgresUnreachable, "writers kept their transactions open for too long"));
+            }
+        }
+        Ok(waits)
     }
 
     /// Chunk by chunk: published, marked, and only then the next.
@@ -242,6 +292,7 @@ impl Instance {
         if !self.session.publishing.is_empty() {
             if let Some(published) = self.publish_on(env)? {
                 env.hit(Event::Chunk);
+                self.session.last_published = published.rows.last().copied();
                 self.session.chunk = published.rows;
                 self.send_marks(Marks::Chunk, self.session.chunk.clone(), env)?;
             }
@@ -254,6 +305,7 @@ impl Instance {
         if self.session.snapshot.is_empty() {
             return Ok(Some(Fact::Done));
         }
+        self.session.last_marked = self.session.last_published.or(self.session.last_marked);
         let size = (1 + env.random.index(4)).min(self.session.snapshot.len());
         let chunk: Vec<RowNo> = self.session.snapshot.drain(..size).collect();
         let position = self.new_position(Phase::Backfill, &chunk, env);
@@ -297,4 +349,8 @@ impl Instance {
         self.session.machine = Some(machine);
         Ok(None)
     }
+}
+
+fn row_id(row: RowNo) -> RowId {
+    RowId { table: 0, id: row.to_string() }
 }

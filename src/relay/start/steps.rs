@@ -13,10 +13,10 @@ use crate::{
         catalog::{backfill::BackfillCursor, server, slots, tables},
     },
     relay::{
-        backfill::{Backfill, Ended},
+        backfill::{Backfill, Ended, last_marked},
         marker::marking_session,
         marks::{MarkRow, Marks},
-        position::{History, Phase, Position, Progress},
+        position::{History, Phase, Position, Progress, RowId},
         publication::fingerprint,
         publisher::{PositionBytes, Producers, Unpublished},
         startup::Fact,
@@ -182,6 +182,9 @@ impl Start<'_> {
         if self.context.source.mark == Mark::None {
             return Ok(Fact::Done);
         }
+        if let Some(row) = self.startup.position().and_then(|position| position.marked.clone()) {
+            self.require_mark(&row).await?;
+        }
         let mut marks = Marks::default();
         for row in self.startup.position().map_or(&[][..], |position| &position.chunk) {
             let Some((table, _)) = (0_u16..).zip(&self.tables).find(|(_, table)| table.oid == row.table) else {
@@ -198,6 +201,28 @@ impl Start<'_> {
         // The slot may be in hand, and the rows locked.
         self.keeping_alive(async { marking_session(context, &tables).await?.mark(&marks).await }).await?;
         Ok(Fact::Done)
+    }
+
+    /// A row that this source marked durably must be marked still, or be gone: else the server was restored from a copy,
+    /// and rows that are published look as if they were not.
+    async fn require_mark(&mut self, row: &RowId) -> Result<()> {
+        let Some((table, _)) = (0_u16..).zip(&self.tables).find(|(_, table)| table.oid == row.table) else {
+            return Ok(());
+        };
+        let (context, tables) = (self.context, self.tables.clone());
+        let look = async {
+            let session = marking_session(context, &tables).await?;
+            session.is_unmarked(MarkRow { table, xid: 0, id: &row.id }).await
+        };
+        if self.keeping_alive(look).await? {
+            let text = format!(
+                "row {} of {} was published and marked, and has lost its mark: others may have lost theirs, too",
+                row.id,
+                self.tables[usize::from(table)].display_name()
+            );
+            return Err(Error::new(Code::HistoryDiverged, text));
+        }
+        Ok(())
     }
 
     /// Dropped on the session that holds the lock: whoever lost the lock can no longer drop a successor's slot.
@@ -221,6 +246,11 @@ impl Start<'_> {
             self.snapshot = Some(Arc::new(session));
         }
         self.own_slot(client).await?;
+        if self.replication.as_ref().map(|replication| replication.confirmed) != Some(created.consistent_point) {
+            // What was committed between the two slots is neither in our snapshot nor in this one's stream.
+            let text = format!("slot {} was advanced or made anew by somebody else while it was set up", source.slot);
+            return Err(Error::new(Code::SlotInUse, text));
+        }
         Ok(Fact::Slot { begins: created.consistent_point })
     }
 
@@ -260,6 +290,12 @@ impl Start<'_> {
         let progress = Progress { lsn: begins, ..Progress::default() };
         let mut position = Position::new(phase, progress, history, self.publication.clone());
         position.unfenced = self.context.kafka.delivery == Delivery::AtLeastOnce;
+        if phase != Phase::Streaming
+            && let Some(read) = self.startup.position()
+        {
+            // By now the chunk that it names is marked as well.
+            position.marked = last_marked(&read.chunk, &self.tables).or_else(|| read.marked.clone());
+        }
         Ok(position)
     }
 

@@ -105,7 +105,8 @@ impl Machine {
     }
 
     /// Something published has yet to come by again; until then an idle LSN would hide that it is gone.
-    pub(super) fn owes_proof(&self) -> bool {
+    #[must_use]
+    pub fn owes_proof(&self) -> bool {
         self.proof.is_some() || self.split.is_some()
     }
 

@@ -76,6 +76,19 @@ pub enum RowIs {
     Dropped,
 }
 
+/// Where in the stream the next message is read: between two transactions, or in one of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// No transaction is open.
+    Between,
+    /// In one that ends at or before the position.
+    Redelivered,
+    /// In the one that is split at the position.
+    Resumed,
+    /// In one behind the position.
+    New,
+}
+
 /// What the session must do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -455,6 +468,17 @@ impl Machine {
     #[must_use]
     pub fn in_transaction(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Where in the stream it stands.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match self.open.as_ref().map(|open| open.kind) {
+            None => Place::Between,
+            Some(Kind::Redelivered) => Place::Redelivered,
+            Some(Kind::Resumed) => Place::Resumed,
+            Some(Kind::New) => Place::New,
+        }
     }
 
     /// Bytes of encoded records in memory.
