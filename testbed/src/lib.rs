@@ -18,7 +18,7 @@
 //! | module | what it gives |
 //! |---|---|
 //! | [`postgres`] | [`Postgres`]: majors 15 to 18; settings, pg_hba lines, TLS; every way to stop; standbys, restored disks |
-//! | [`kafka`] | [`Kafka`]: KRaft, one broker or several; topics; stop, kill, pause each broker |
+//! | [`kafka`] | [`Kafka`]: KRaft, one broker or several; topics; stop, kill, pause each broker; [`kafka::wire`]: faults at one request |
 //! | [`daemon`] | [`Daemon`]: the binary under test, its lines, signals, exit code, HTTP, memory and processor time |
 //! | [`proxy`] | [`Proxy`]: delay, hold, drop, cut, reset, slice, limit |
 //! | [`workload`] | the seed's outbox table, and [`Load`]: writers with rollbacks, savepoints and dying servers |
