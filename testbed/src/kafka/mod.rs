@@ -137,7 +137,9 @@ impl Kafka {
         SHARED
             .get_or_try_init(|| async {
                 match std::env::var("TESTBED_KAFKA_BROKERS") {
-                    Ok(brokers) => Ok(Self { brokers: Vec::new(), _controller: None, wire: None, elsewhere: Some(brokers) }),
+                    Ok(brokers) => {
+                        Ok(Self { brokers: Vec::new(), _controller: None, wire: None, elsewhere: Some(brokers) })
+                    }
                     Err(_) => Self::start().await,
                 }
             })

@@ -9,6 +9,7 @@ mod restored;
 mod rows;
 mod schema;
 mod table;
+mod wire_faults;
 
 use anyhow::{Result, bail};
 use testbed::{Daemon, Kafka, Postgres, Version, eventually, unique};

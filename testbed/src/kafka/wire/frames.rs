@@ -35,7 +35,8 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn parse(frame: &[u8]) -> Result<Self> {
-        let header = frame.get(4..12).and_then(|header| header.first_chunk::<8>()).context("a request without header")?;
+        let header =
+            frame.get(4..12).and_then(|header| header.first_chunk::<8>()).context("a request without header")?;
         let &[a, b, c, d, e, f, g, h] = header;
         Ok(Self {
             api_key: i16::from_be_bytes([a, b]),
