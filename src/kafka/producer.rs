@@ -205,12 +205,16 @@ impl Producer {
     /// Hands a record to librdkafka, waiting while its queue is full.
     fn send(&self, mut record: BaseRecord<'_, [u8], [u8], Row>) -> Result<(), KafkaError> {
         let deadline = Instant::now() + self.delivery_timeout;
+        let mut waited = false;
         loop {
             match self.native.send(record) {
                 Ok(()) => return Ok(()),
                 Err((error, back)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
                     if Instant::now() >= deadline || self.cancelled() || !self.native.context().failed().is_empty() {
                         return Err(error);
+                    }
+                    if !std::mem::replace(&mut waited, true) {
+                        tracing::trace!(target: "outboxd::kafka", "librdkafka's queue is full, waiting for room");
                     }
                     record = back;
                     self.native.poll(Duration::ZERO);

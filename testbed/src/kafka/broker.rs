@@ -61,7 +61,14 @@ impl Broker {
     /// A formatted directory, ready to be launched.
     pub(super) fn prepare(jars: &Path, node: Node, cluster: &[Node], builder: &Builder) -> Result<Self> {
         let guard = Guarded::new("kafka", None)?;
-        let logs = guard.subdir("logs")?;
+        let logs = match &builder.disk {
+            Some(disk) if node.role != Role::Controller => {
+                let logs = disk.join(format!("logs-{}", node.id));
+                fs::create_dir(&logs)?;
+                logs
+            }
+            _ => guard.subdir("logs")?,
+        };
         let pair = node.proxied.filter(|_| !builder.wired);
         let proxy = pair.map(|(behind, port)| Proxy::listen(port, behind)).transpose()?;
         let broker = Self { guard, jars: jars.to_owned(), jvm: builder.jvm.clone(), node, proxy };
@@ -112,6 +119,10 @@ impl Broker {
             .stdout(log.try_clone()?)
             .stderr(log);
         self.guard.launch(&mut java)
+    }
+
+    pub(super) fn has_ended(&self) -> Result<bool> {
+        Ok(self.guard.exited()?.is_some())
     }
 
     /// Whether it has ended by itself.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod broker;
+pub mod rights;
 pub mod wire;
 
 use crate::artifacts;
@@ -32,6 +33,7 @@ pub struct Builder {
     jvm: Vec<String>,
     proxied: bool,
     wired: bool,
+    disk: Option<std::path::PathBuf>,
     separate_controller: bool,
 }
 
@@ -69,6 +71,13 @@ impl Builder {
     #[must_use]
     pub fn wired(mut self) -> Self {
         self.wired = true;
+        self
+    }
+
+    /// The brokers keep their logs below this directory; a separate controller does not.
+    #[must_use]
+    pub fn disk(mut self, path: &std::path::Path) -> Self {
+        self.disk = Some(path.to_owned());
         self
     }
 
@@ -127,7 +136,7 @@ impl Kafka {
     #[must_use]
     pub fn builder(brokers: usize) -> Builder {
         let (settings, jvm) = (Vec::new(), Vec::new());
-        Builder { brokers, settings, jvm, proxied: false, wired: false, separate_controller: false }
+        Builder { brokers, settings, jvm, proxied: false, wired: false, disk: None, separate_controller: false }
     }
 
     /// One broker for all tests of the process; `TESTBED_KAFKA_BROKERS` names another to use instead. Never stop or
@@ -144,6 +153,12 @@ impl Kafka {
                 }
             })
             .await
+    }
+
+    /// One broker behind a [`Wire`] for all tests of the process. Traps name what is theirs; never stop or pause it.
+    pub async fn shared_wired() -> Result<&'static Self> {
+        static SHARED: OnceCell<Kafka> = OnceCell::const_new();
+        SHARED.get_or_try_init(|| Self::builder(1).wired().start()).await
     }
 
     /// `bootstrap.servers`.
@@ -190,6 +205,11 @@ impl Kafka {
     /// The process id of broker `i`.
     pub fn pid(&self, i: usize) -> Result<u32> {
         self.broker(i)?.pid()
+    }
+
+    /// Whether broker `i` has ended, by itself or otherwise.
+    pub fn has_ended(&self, i: usize) -> Result<bool> {
+        self.broker(i)?.has_ended()
     }
 
     /// A controlled shutdown of broker `i` (SIGTERM), waited for; SIGKILL when it takes more than 30 s.

@@ -46,14 +46,14 @@ pub struct Wire {
 #[derive(Debug, Default)]
 struct Shared {
     traps: Mutex<Vec<Armed>>,
-    /// Requests by api key.
-    seen: Mutex<HashMap<i16, u64>>,
 }
 
 #[derive(Debug)]
 struct Armed {
     api_key: i16,
     point: Point,
+    /// Somewhere in the request.
+    about: String,
     caught: oneshot::Sender<Caught>,
 }
 
@@ -139,27 +139,25 @@ impl Wire {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 
-    /// Catches the next request with this api key, or its answer. Traps of one kind catch one frame each, in turn.
+    /// Catches the next request with this api key that holds this text, a transactional id for instance, or the answer
+    /// to it. Traps of one kind catch one frame each, in turn.
     #[must_use]
-    pub fn trap(&self, api_key: i16, point: Point) -> Trap {
+    pub fn trap(&self, api_key: i16, about: &str, point: Point) -> Trap {
         let (caught, trap) = oneshot::channel();
-        lock(&self.shared.traps).push(Armed { api_key, point, caught });
+        lock(&self.shared.traps).push(Armed { api_key, point, about: about.to_owned(), caught });
         Trap(trap)
-    }
-
-    /// How many requests with this api key came from clients.
-    #[must_use]
-    pub fn seen(&self, api_key: i16) -> u64 {
-        lock(&self.shared.seen).get(&api_key).copied().unwrap_or_default()
     }
 }
 
 impl Shared {
-    /// Notes a request, and gives the trap that is set for it.
-    fn spring(&self, api_key: i16) -> Option<Armed> {
-        *lock(&self.seen).entry(api_key).or_default() += 1;
+    /// The trap that is set for a request.
+    fn spring(&self, request: Request, frame: &[u8]) -> Option<Armed> {
         let mut traps = lock(&self.traps);
-        let first = traps.iter().position(|trap| trap.api_key == api_key && !trap.caught.is_closed())?;
+        let first = traps.iter().position(|trap| {
+            trap.api_key == request.api_key
+                && !trap.caught.is_closed()
+                && frame.windows(trap.about.len()).any(|part| part == trap.about.as_bytes())
+        })?;
         Some(traps.remove(first))
     }
 }
@@ -235,7 +233,7 @@ impl Connection {
     ) -> Result<Option<(Held, oneshot::Sender<()>)>> {
         while let Some(frame) = requests.next(from).await? {
             let request = Request::parse(&frame)?;
-            match self.shared.spring(request.api_key) {
+            match self.shared.spring(request, &frame) {
                 None => {}
                 Some(trap) if trap.point == Point::Answer => {
                     self.expect(request.correlation, Awaited::Trap(trap, request.version));
