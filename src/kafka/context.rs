@@ -7,6 +7,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::DeliveryResult;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Why the last call may have failed: the most telling of librdkafka's errors about its connections.
@@ -92,20 +93,40 @@ pub(super) struct FailedDelivery {
 pub(super) struct ProducerContext {
     pub(super) trouble: Trouble,
     failed: Mutex<Vec<FailedDelivery>>,
+    lost_requests: AtomicU64,
+    lines: AtomicU64,
 }
 
 impl ProducerContext {
     pub(super) fn failed(&self) -> MutexGuard<'_, Vec<FailedDelivery>> {
         lock(&self.failed)
     }
+
+    /// How often requests were given up so far without an answer, and sent again by librdkafka without a word: with
+    /// their connection, or at their time-out. Only its log tells, at once and every time since `debug` has `broker`
+    /// (`rd_kafka_broker_set_error`); errors of connections are told where `log.connection.close` asks for it, and not
+    /// when they are like the one before.
+    pub(super) fn lost_requests(&self) -> u64 {
+        self.lost_requests.load(Ordering::Relaxed)
+    }
+
+    /// How many log lines and errors have come so far.
+    pub(super) fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
 }
 
 impl ClientContext for ProducerContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.lines.fetch_add(1, Ordering::Relaxed);
+        if matches!(facility, "FAIL" | "REQTMOUT") {
+            self.lost_requests.fetch_add(1, Ordering::Relaxed);
+        }
         log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.lines.fetch_add(1, Ordering::Relaxed);
         note(&self.trouble, &error, reason);
     }
 }

@@ -131,6 +131,10 @@ pub(super) fn producer(kafka: &Kafka, transactional_id: &str, batching: Batching
     if batching == Batching::OneByOne {
         config.set("batch.num.messages", "1");
     }
+    // Rule 22: it is in these lines that a commit's lost connection shows. They are few; `[log]` still decides which
+    // are seen.
+    let debug = config.get("debug").map_or_else(|| "broker".to_owned(), |debug| format!("{debug},broker"));
+    config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
     config
 }
 

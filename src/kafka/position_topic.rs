@@ -8,7 +8,7 @@ use super::topics::{self, NewTopic, TopicInfo};
 use crate::config::Kafka;
 use crate::error::{Code, Error, Result};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ const CONFIGS: &[(&str, &str)] = &[
     ("min.cleanable.dirty.ratio", "0.1"),
     ("max.compaction.lag.ms", "3600000"),
     ("delete.retention.ms", "86400000"),
+    // The brokers refuse a record from a clock that is an hour ahead of theirs, and a position says nothing by its time.
+    ("message.timestamp.type", "LogAppendTime"),
 ];
 
 /// Creates the position topic when it is missing, and checks the one that is there.
@@ -241,12 +243,12 @@ impl Reading {
                 // that has just taken over may know less: its end is believed only when we have been past ours.
                 Some(Err(KafkaError::PartitionEOF(_))) if self.passed_end() => return Ok(newest),
                 Some(Err(KafkaError::PartitionEOF(_))) | None => {}
+                Some(Err(error)) if denied(&error) => return Err(failed(&error)),
                 Some(Err(error)) => last_error = Some(error),
             }
             if Instant::now() >= self.deadline {
                 // Rule 2: never an answer because time has passed.
-                let error = last_error
-                    .unwrap_or(KafkaError::MetadataFetch(rdkafka::error::RDKafkaErrorCode::OperationTimedOut));
+                let error = last_error.unwrap_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut));
                 return Err(failed(&error));
             }
         }
@@ -282,6 +284,12 @@ fn reader(kafka: &Kafka, key: &str, isolation: Isolation) -> Result<BaseConsumer
         .map_err(|error| options::refused(&error))
 }
 
+/// A missing right does not come while we wait: whoever can grant it should read of it at once. Not a right on the
+/// group, which librdkafka asks for though we join none.
+fn denied(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+}
+
 /// First and next offset, in the client's view.
 fn watermarks(client: &BaseConsumer<ReaderContext>, topic: &str, deadline: Instant) -> Result<(i64, i64)> {
     loop {
@@ -290,7 +298,7 @@ fn watermarks(client: &BaseConsumer<ReaderContext>, topic: &str, deadline: Insta
             Ok(watermarks) => return Ok(watermarks),
             Err(error) => {
                 while client.poll(Duration::ZERO).is_some() {}
-                if Instant::now() >= deadline {
+                if Instant::now() >= deadline || denied(&error) {
                     let what = format!("reading the ends of topic {topic}");
                     return Err(explain(what, &error, &client.context().trouble, Code::KafkaUnreachable));
                 }

@@ -205,12 +205,16 @@ impl Producer {
     /// Hands a record to librdkafka, waiting while its queue is full.
     fn send(&self, mut record: BaseRecord<'_, [u8], [u8], Row>) -> Result<(), KafkaError> {
         let deadline = Instant::now() + self.delivery_timeout;
+        let mut waited = false;
         loop {
             match self.native.send(record) {
                 Ok(()) => return Ok(()),
                 Err((error, back)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => {
                     if Instant::now() >= deadline || self.cancelled() || !self.native.context().failed().is_empty() {
                         return Err(error);
+                    }
+                    if !std::mem::replace(&mut waited, true) {
+                        tracing::trace!(target: "outboxd::kafka", "librdkafka's queue is full, waiting for room");
                     }
                     record = back;
                     self.native.poll(Duration::ZERO);
@@ -261,8 +265,9 @@ impl Producer {
 
     fn commit(&self) -> Result<(), PublishFailure> {
         let deadline = Instant::now() + self.delivery_timeout;
+        let lost_before = self.lost_requests();
         loop {
-            let Err(error) = self.native.commit_transaction(SLICE) else { return Ok(()) };
+            let Err(error) = self.native.commit_transaction(SLICE) else { break };
             self.native.poll(Duration::ZERO);
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
             if code_of(code, Code::KafkaCommitUnknown) == Code::KafkaFenced {
@@ -275,6 +280,26 @@ impl Producer {
                 // the answer was lost (rdkafka_txnmgr.c, rd_kafka_txn_handle_EndTxn).
                 let error = Error::new(Code::KafkaCommitUnknown, "committing").because(error);
                 return Err(PublishFailure::Unknown(error));
+            }
+        }
+        // Rule 22 (KAFKA-17754): librdkafka commits again over a new connection, with the same epoch, and says nothing
+        // of it. The first request may still arrive, as late as it likes, and would then end whatever transaction
+        // this producer has open. A new epoch refuses it.
+        if self.lost_requests() > lost_before {
+            let why = "the request may have been lost on its way, and could end a later transaction if it arrives then";
+            return Err(PublishFailure::Unknown(Error::new(Code::KafkaCommitUnknown, "committing").because(why)));
+        }
+        Ok(())
+    }
+
+    /// How often requests were lost so far, whatever waits to be told.
+    fn lost_requests(&self) -> u64 {
+        let context = self.native.context();
+        loop {
+            let lines = context.lines();
+            self.native.poll(Duration::ZERO);
+            if context.lines() == lines {
+                return context.lost_requests();
             }
         }
     }

@@ -18,9 +18,11 @@
 //! | module | what it gives |
 //! |---|---|
 //! | [`postgres`] | [`Postgres`]: majors 15 to 18; settings, pg_hba lines, TLS; every way to stop; standbys, restored disks |
-//! | [`kafka`] | [`Kafka`]: KRaft, one broker or several; topics; stop, kill, pause each broker |
+//! | [`kafka`] | [`Kafka`]: KRaft, one broker or several; topics; stop, kill, pause each broker; [`kafka::wire`]: faults at one request; [`kafka::rights`]: users and ACLs |
 //! | [`daemon`] | [`Daemon`]: the binary under test, its lines, signals, exit code, HTTP, memory and processor time |
 //! | [`proxy`] | [`Proxy`]: delay, hold, drop, cut, reset, slice, limit |
+//! | [`clock`] | [`Clock`]: a daemon's wall clock, to be set while it runs |
+//! | [`disk`] | [`SmallDisk`]: a disk to be filled up |
 //! | [`workload`] | the seed's outbox table, and [`Load`]: writers with rollbacks, savepoints and dying servers |
 //! | [`reader`] | what a `read_committed` consumer sees, at once or as it comes |
 //! | [`oracle`] | [`Audit`]: are the records exactly the rows, once each, in order, all marked? |
@@ -36,7 +38,9 @@
 #![forbid(unsafe_code)]
 
 pub mod artifacts;
+pub mod clock;
 pub mod daemon;
+pub mod disk;
 mod eventually;
 pub mod kafka;
 pub mod oracle;
@@ -47,7 +51,9 @@ pub mod proxy;
 pub mod reader;
 pub mod workload;
 
+pub use clock::Clock;
 pub use daemon::Daemon;
+pub use disk::SmallDisk;
 pub use eventually::eventually;
 pub use kafka::Kafka;
 pub use oracle::{Audit, Expect};

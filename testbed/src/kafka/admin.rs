@@ -10,7 +10,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+/// A JVM takes three seconds to be there, on a machine that has nothing else to do.
+const READY_WITHIN: Duration = Duration::from_secs(120);
 
 impl Kafka {
     /// Creates a topic, replicated on up to three brokers, and waits until every partition has a leader.

@@ -42,6 +42,10 @@ impl Node {
         let proxied = if proxied { Some((ports::free()?, ports::free()?)) } else { None };
         Ok(Self { id, role, clients: ports::free()?, controller: ports::free()?, proxied })
     }
+
+    pub(super) fn proxied(&self) -> Option<(u16, u16)> {
+        self.proxied
+    }
 }
 
 #[derive(Debug)]
@@ -57,8 +61,16 @@ impl Broker {
     /// A formatted directory, ready to be launched.
     pub(super) fn prepare(jars: &Path, node: Node, cluster: &[Node], builder: &Builder) -> Result<Self> {
         let guard = Guarded::new("kafka", None)?;
-        let logs = guard.subdir("logs")?;
-        let proxy = node.proxied.map(|(behind, port)| Proxy::listen(port, behind)).transpose()?;
+        let logs = match &builder.disk {
+            Some(disk) if node.role != Role::Controller => {
+                let logs = disk.join(format!("logs-{}", node.id));
+                fs::create_dir(&logs)?;
+                logs
+            }
+            _ => guard.subdir("logs")?,
+        };
+        let pair = node.proxied.filter(|_| !builder.wired);
+        let proxy = pair.map(|(behind, port)| Proxy::listen(port, behind)).transpose()?;
         let broker = Self { guard, jars: jars.to_owned(), jvm: builder.jvm.clone(), node, proxy };
         let mut text = properties(node, cluster, &logs);
         for (name, value) in &builder.settings {
@@ -107,6 +119,10 @@ impl Broker {
             .stdout(log.try_clone()?)
             .stderr(log);
         self.guard.launch(&mut java)
+    }
+
+    pub(super) fn has_ended(&self) -> Result<bool> {
+        Ok(self.guard.exited()?.is_some())
     }
 
     /// Whether it has ended by itself.

@@ -2,6 +2,8 @@
 
 mod admin;
 mod broker;
+pub mod rights;
+pub mod wire;
 
 use crate::artifacts;
 use crate::postgres::blocking;
@@ -10,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use broker::{Broker, Node, Role};
 use std::time::Duration;
 use tokio::sync::OnceCell;
+use wire::Wire;
 
 /// A cluster. Dropping it stops its brokers and removes their directories; so does the death of our process.
 #[derive(Debug)]
@@ -17,6 +20,7 @@ pub struct Kafka {
     brokers: Vec<Broker>,
     /// A controller that is no broker, when the builder asked for one.
     _controller: Option<Broker>,
+    wire: Option<Wire>,
     /// `TESTBED_KAFKA_BROKERS`.
     elsewhere: Option<String>,
 }
@@ -28,6 +32,8 @@ pub struct Builder {
     settings: Vec<(String, String)>,
     jvm: Vec<String>,
     proxied: bool,
+    wired: bool,
+    disk: Option<std::path::PathBuf>,
     separate_controller: bool,
 }
 
@@ -61,6 +67,20 @@ impl Builder {
         self
     }
 
+    /// The same behind proxies that know Kafka's frames; see [`Kafka::wire`].
+    #[must_use]
+    pub fn wired(mut self) -> Self {
+        self.wired = true;
+        self
+    }
+
+    /// The brokers keep their logs below this directory; a separate controller does not.
+    #[must_use]
+    pub fn disk(mut self, path: &std::path::Path) -> Self {
+        self.disk = Some(path.to_owned());
+        self
+    }
+
     /// The controller in a process of its own, which is never stopped. A broker that is its own controller comes
     /// back from SIGKILL with stale metadata and can then skip the markers of a transaction (Kafka 4.4: "Couldn't
     /// find leader endpoint … likely deleted"); one with a live controller is fenced first.
@@ -83,7 +103,10 @@ impl Builder {
 
     async fn try_start(&self, jars: &std::path::Path) -> Result<Option<Kafka>> {
         let role = if self.separate_controller { Role::Broker } else { Role::Both };
-        let mut nodes = (1..=self.brokers).map(|id| Node::new(id, role, self.proxied)).collect::<Result<Vec<_>>>()?;
+        let proxied = self.proxied || self.wired;
+        let mut nodes = (1..=self.brokers).map(|id| Node::new(id, role, proxied)).collect::<Result<Vec<_>>>()?;
+        let pairs: Vec<_> = nodes.iter().filter_map(Node::proxied).collect();
+        let wire = self.wired.then(|| Wire::listen(&pairs)).transpose()?;
         if self.separate_controller {
             nodes.push(Node::new(100, Role::Controller, false)?);
         }
@@ -94,7 +117,7 @@ impl Builder {
             brokers.push(broker);
         }
         let controller = if self.separate_controller { brokers.pop() } else { None };
-        let kafka = Kafka { brokers, _controller: controller, elsewhere: None };
+        let kafka = Kafka { brokers, _controller: controller, wire, elsewhere: None };
         match kafka.wait_ready().await {
             Ok(()) => Ok(Some(kafka)),
             Err(_) if kafka.brokers.iter().any(Broker::found_its_port_taken) => Ok(None),
@@ -112,7 +135,8 @@ impl Kafka {
     /// A cluster of this many brokers. With three, the internal topics are replicated three times (min.isr 2).
     #[must_use]
     pub fn builder(brokers: usize) -> Builder {
-        Builder { brokers, settings: Vec::new(), jvm: Vec::new(), proxied: false, separate_controller: false }
+        let (settings, jvm) = (Vec::new(), Vec::new());
+        Builder { brokers, settings, jvm, proxied: false, wired: false, disk: None, separate_controller: false }
     }
 
     /// One broker for all tests of the process; `TESTBED_KAFKA_BROKERS` names another to use instead. Never stop or
@@ -122,11 +146,19 @@ impl Kafka {
         SHARED
             .get_or_try_init(|| async {
                 match std::env::var("TESTBED_KAFKA_BROKERS") {
-                    Ok(brokers) => Ok(Self { brokers: Vec::new(), _controller: None, elsewhere: Some(brokers) }),
+                    Ok(brokers) => {
+                        Ok(Self { brokers: Vec::new(), _controller: None, wire: None, elsewhere: Some(brokers) })
+                    }
                     Err(_) => Self::start().await,
                 }
             })
             .await
+    }
+
+    /// One broker behind a [`Wire`] for all tests of the process. Traps name what is theirs; never stop or pause it.
+    pub async fn shared_wired() -> Result<&'static Self> {
+        static SHARED: OnceCell<Kafka> = OnceCell::const_new();
+        SHARED.get_or_try_init(|| Self::builder(1).wired().start()).await
     }
 
     /// `bootstrap.servers`.
@@ -146,6 +178,11 @@ impl Kafka {
     /// The proxy in front of broker `i`.
     pub fn proxy(&self, i: usize) -> Result<&Proxy> {
         self.broker(i)?.proxy().context("the cluster was built without proxied()")
+    }
+
+    /// The proxies that know Kafka's frames, in front of all brokers; see [`Builder::wired`].
+    pub fn wire(&self) -> Result<&Wire> {
+        self.wire.as_ref().context("the cluster was built without wired()")
     }
 
     /// How many brokers are ours.
@@ -168,6 +205,11 @@ impl Kafka {
     /// The process id of broker `i`.
     pub fn pid(&self, i: usize) -> Result<u32> {
         self.broker(i)?.pid()
+    }
+
+    /// Whether broker `i` has ended, by itself or otherwise.
+    pub fn has_ended(&self, i: usize) -> Result<bool> {
+        self.broker(i)?.has_ended()
     }
 
     /// A controlled shutdown of broker `i` (SIGTERM), waited for; SIGKILL when it takes more than 30 s.

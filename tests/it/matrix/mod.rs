@@ -1,6 +1,8 @@
 //! The fault matrix: one test or more for each number of `docs/fault-matrix.md`, a file per family. Every test ends with
 //! the oracle, or with the exact code with which the source halts.
 
+mod brokers;
+mod clock;
 mod instances;
 mod kafka;
 mod network;
@@ -8,11 +10,14 @@ mod postgres;
 mod relays;
 pub(crate) mod restored;
 mod resumed;
+mod rights;
 mod rows;
 mod schema;
 mod table;
+mod wire_faults;
+mod zombies;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use testbed::{Daemon, Kafka, Postgres, Version, eventually, unique};
 use uuid::Uuid;
 
@@ -73,4 +78,12 @@ async fn assert_halts(daemon: &Daemon, code: &str) -> Result<()> {
     assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
     wait_code(daemon, code).await?;
     Ok(())
+}
+
+/// A metric that has one series, as `/metrics` shows it.
+async fn metric(daemon: &Daemon, name: &str) -> Result<f64> {
+    let (_, body) = daemon.http_get("/metrics").await?;
+    let line = body.lines().find(|line| line.starts_with(&format!("{name}{{")));
+    let value = line.and_then(|line| line.rsplit(' ').next()).with_context(|| format!("no {name} in {body}"))?;
+    Ok(value.parse()?)
 }

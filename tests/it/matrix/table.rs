@@ -87,7 +87,23 @@ fn every_fault_has_a_line_and_every_test_that_it_names_exists() -> Result<()> {
 #[test]
 fn every_test_of_the_matrix_stands_in_its_table() -> Result<()> {
     let named: HashSet<&str> = faults()?.into_iter().flat_map(|fault| fault.tests).collect();
-    for family in ["instances", "kafka", "network", "postgres", "relays", "restored", "rows", "schema"] {
+    let families = [
+        "brokers",
+        "clock",
+        "instances",
+        "kafka",
+        "network",
+        "postgres",
+        "relays",
+        "restored",
+        "resumed",
+        "rights",
+        "rows",
+        "schema",
+        "wire_faults",
+        "zombies",
+    ];
+    for family in families {
         let text = fs::read_to_string(
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/matrix").join(family).with_extension("rs"),
         )?;

@@ -1,0 +1,49 @@
+//! The wall clock of one process, which can be set while it runs.
+
+use crate::artifacts;
+use anyhow::{Context, Result};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use tempfile::NamedTempFile;
+
+const SOURCE: &str = include_str!("clock/jump.c");
+
+/// The clock of processes that run with [`Clock::environment`]. Their monotonic clock is never touched, and nobody
+/// else's wall clock is.
+#[derive(Debug)]
+pub struct Clock {
+    ahead: NamedTempFile,
+    library: PathBuf,
+}
+
+impl Clock {
+    /// One that is right. Needs a C compiler.
+    pub fn new() -> Result<Self> {
+        let mut hasher = DefaultHasher::new();
+        SOURCE.hash(&mut hasher);
+        let built = artifacts::once(&format!("clock-{:016x}", hasher.finish()), "the clock", |dir| {
+            let source = dir.join("jump.c");
+            std::fs::write(&source, SOURCE)?;
+            let mut compiler = Command::new("cc");
+            compiler.args(["-shared", "-fPIC", "-O2", "-o"]).arg(dir.join("jump.so")).arg(source).arg("-ldl");
+            artifacts::run(&mut compiler)
+        })?;
+        let clock = Self { ahead: NamedTempFile::new()?, library: built.join("jump.so") };
+        clock.set(0)?;
+        Ok(clock)
+    }
+
+    /// Jumps: so many seconds ahead of the machine's clock, or behind it.
+    pub fn set(&self, seconds: i64) -> Result<()> {
+        self.ahead.as_file().write_all_at(&seconds.to_ne_bytes(), 0).context("setting a clock")
+    }
+
+    /// For the processes that are to go by it.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        [("LD_PRELOAD", path(&self.library)), ("TESTBED_CLOCK", path(self.ahead.path()))]
+    }
+}
