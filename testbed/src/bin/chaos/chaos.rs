@@ -75,9 +75,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
     }
     let clean = outcome?;
     let seen = run.watch.stop().await;
-    let command =
-        format!("chaos run --minutes {} --seed {seed} --audit-every {}", arguments.minutes, arguments.audit_every);
+    let Arguments { minutes, audit_every, rate, pause, .. } = &arguments;
     let postgres = arguments.postgres.major();
+    let command = format!(
+        "chaos run --minutes {minutes} --seed {seed} --audit-every {audit_every} --rate {rate} --pause {pause} \
+         --postgres {postgres}"
+    );
     let report = Report {
         host,
         command,

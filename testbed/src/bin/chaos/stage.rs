@@ -102,11 +102,12 @@ impl Stage {
     }
 }
 
+/// Kafka's bounds are shorter than the longest faults, so that commits become unknown and transactions time out.
 fn config(postgres: &str, brokers: &str) -> String {
     let sources: String = SOURCES.iter().map(|source| source.config(postgres)).collect();
     format!(
         "{sources}[kafka]\nbrokers = \"{brokers}\"\nposition_topic = \"outboxd.chaos.positions\"\n\
-         transaction_timeout = \"20s\"\ndelivery_timeout = \"10s\"\n\n\
+         transaction_timeout = \"10s\"\ndelivery_timeout = \"4s\"\n\n\
          [http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info,outboxd=debug\"\n"
     )
 }
