@@ -58,11 +58,12 @@ codes! {
 
     /// `recover` will not do what was asked, and has changed nothing.
     RecoverRefused = "recover-refused", Config, "nothing was changed; `outboxd status` shows where the source stands, the runbook which strategy fits";
-    /// `verify` cannot write what it sorts.
-    TempDirUnusable = "temp-dir-unusable", Config, "name a directory with room with --temp-dir: about 150 bytes for each row";
 
     /// `setup` will not do what was asked, and has changed nothing of slot and position.
     SetupRefused = "setup-refused", Config, "slot and position are as they were; the message says what stands in the way";
+
+    /// `verify` cannot write what it sorts.
+    TempDirUnusable = "temp-dir-unusable", Config, "name a directory with room with --temp-dir: about 150 bytes for each row";
 
     /// No server answered at any host of the URL in time.
     PostgresUnreachable = "postgres-unreachable", Retry, "check host, port and network; outboxd keeps trying";

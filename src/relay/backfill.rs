@@ -81,6 +81,9 @@ impl Backfill<'_> {
         let mut report = Report::new(self.context.metrics.clone());
         let mut rows = self.rows()?;
         let snapshot = Arc::clone(&self.snapshot);
+        if let Some(marking) = &self.marking {
+            marking.wait_to_see(&snapshot).await?;
+        }
         let mut cursor = BackfillCursor::open(&snapshot, self.tables, &self.context.source).await?;
         let (mut records, mut total, mut fetch) = (Records::default(), 0_usize, 1);
         loop {

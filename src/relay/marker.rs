@@ -229,6 +229,32 @@ impl MarkingSession {
         Ok(())
     }
 
+    /// Waits until this session sees every row that the backfill's imported snapshot shows. That one is made of commit
+    /// records, so it shows transactions which other sessions see only later, as [`MarkingSession::mark_chunk`] says: their
+    /// rows would be published, not found by the marks, and published again by a backfill that begins anew.
+    ///
+    /// # Errors
+    /// A session has ended.
+    pub(super) async fn wait_to_see(&self, imported: &SqlSession) -> Result<()> {
+        let context = |error| sql_error("comparing snapshots", error);
+        let row = imported.query_one("SELECT pg_current_snapshot()::text", &[]).await.map_err(context)?;
+        let imported: String = row.get(0);
+        // What is at or past the end of our snapshot is unseen as well: the imported one ends behind its last commit.
+        let sees_all = "SELECT pg_snapshot_xmax(own) >= pg_snapshot_xmax(imported)
+                          AND NOT EXISTS (SELECT FROM pg_snapshot_xip(own) AS xid WHERE pg_visible_in_snapshot(xid, imported))
+                        FROM pg_current_snapshot() AS own, CAST($1::text AS pg_snapshot) AS imported";
+        for polls in 0_u64.. {
+            if self.session.query_one(sees_all, &[&imported]).await.map_err(context)?.get(0) {
+                return Ok(());
+            }
+            if polls == 0 {
+                tracing::info!("the backfill waits for transactions that are committed and not visible yet");
+            }
+            tokio::time::sleep(VISIBLE_POLL).await;
+        }
+        Ok(())
+    }
+
     async fn snapshot(&self) -> Result<Snapshot> {
         let row = self.session.query_one("SELECT pg_current_snapshot()::text", &[]).await;
         let text: String = row.map_err(|error| sql_error("reading the current snapshot", error))?.get(0);

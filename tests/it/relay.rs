@@ -1,7 +1,8 @@
 //! The main job, without faults: rows reach Kafka once, in order, together, and are marked.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use testbed::{Expect, Kafka, Load, Postgres, Version, eventually, reader, workload};
+use tokio_postgres::Client;
 
 use crate::scene::{Host, PATIENCE, Scene, wait_ready};
 
@@ -171,15 +172,27 @@ async fn deleting_marks_and_no_marks_publish_once_as_well() -> Result<()> {
 
 /// The server sends a transaction once its commit record is flushed, but others see its rows only after that; with a
 /// synchronous standby that does not answer, arbitrarily long after.
+/// On a server whose synchronous standby is missing: a session with `synchronous_commit = on`, which is not the default
+/// there, hangs between its commit record and its visibility.
+async fn without_its_standby() -> Result<Scene> {
+    let postgres = Postgres::builder(Version::V15)
+        .setting("synchronous_standby_names", "nobody")
+        .setting("synchronous_commit", "local");
+    Scene::on(Host::Own(postgres.start().await?), Host::Shared(Kafka::shared().await?)).await
+}
+
+/// Lets all sessions go that wait for it.
+async fn give_the_standby_up(scene: &Scene) -> Result<()> {
+    scene.client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = ''").await?;
+    Ok(scene.client.batch_execute("SELECT pg_reload_conf()").await?)
+}
+
 #[tokio::test]
 async fn a_row_that_is_published_before_it_is_visible_is_marked_all_the_same() -> Result<()> {
-    let postgres = Host::Own(Postgres::start(Version::V15).await?);
-    let scene = Scene::on(postgres, Host::Shared(Kafka::shared().await?)).await?;
+    let scene = without_its_standby().await?;
     let _daemon = scene.streaming().await?;
-    let standby = |names: &str| format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
-    scene.client.batch_execute(&standby("nobody")).await?;
-    scene.client.batch_execute("SELECT pg_reload_conf()").await?;
     let mut writer = scene.postgres.client(&scene.database).await?;
+    writer.batch_execute("SET synchronous_commit = on").await?;
     let aggregate = scene.aggregate.clone();
     let insert = tokio::spawn(async move {
         workload::insert(&mut writer, "order_outbox", (&aggregate, uuid::Uuid::new_v4()), 3).await
@@ -187,8 +200,7 @@ async fn a_row_that_is_published_before_it_is_visible_is_marked_all_the_same() -
     scene.wait_records(3).await;
     let visible: i64 = scene.client.query_one("SELECT count(*) FROM order_outbox", &[]).await?.get(0);
     assert_eq!(visible, 0, "the insert was to hang between its commit record and its visibility");
-    scene.client.batch_execute(&standby("")).await?;
-    scene.client.batch_execute("SELECT pg_reload_conf()").await?;
+    give_the_standby_up(&scene).await?;
     insert.await??;
     scene.oracle().await?.assert_clean();
     Ok(())
@@ -258,4 +270,58 @@ async fn the_lag_is_exposed_and_falls_to_nothing() -> Result<()> {
 pub(crate) fn metric(metrics: &str, begins: &str) -> f64 {
     let line = metrics.lines().find(|line| line.starts_with(begins));
     line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(f64::NAN)
+}
+
+/// Creating a slot goes through three states, each of which waits for the transactions that run when it is reached. One
+/// that begins after the second and hangs between its commit record and its visibility is in the exported snapshot.
+#[tokio::test]
+async fn a_row_of_the_snapshot_that_nobody_sees_yet_is_waited_for_and_marked() -> Result<()> {
+    let scene = without_its_standby().await?;
+    let (first, second, hanging) = (
+        scene.postgres.client(&scene.database).await?,
+        scene.postgres.client(&scene.database).await?,
+        scene.postgres.client(&scene.database).await?,
+    );
+    let begin = "BEGIN; SELECT pg_current_xact_id()";
+    let waits_for_transactions = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted \
+                                  AND transactionid = $1::text::xid)";
+    first.batch_execute(begin).await?;
+    let daemon = scene.daemon()?;
+    wait_for(&scene, waits_for_transactions, &xid(&first).await?).await;
+    second.batch_execute(begin).await?;
+    first.batch_execute("ROLLBACK").await?;
+    wait_for(&scene, waits_for_transactions, &xid(&second).await?).await;
+
+    hanging.batch_execute("SET synchronous_commit = on").await?;
+    let pid: i32 = hanging.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    let insert = format!(
+        "INSERT INTO order_outbox (id, aggregate_type, aggregate_id, event_type, payload) \
+         VALUES (gen_random_uuid(), '{}', gen_random_uuid(), 'OrderCreated', '{{\"seq\": 1}}')",
+        scene.aggregate
+    );
+    let insert = tokio::spawn(async move { hanging.batch_execute(&insert).await });
+    let hangs = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1::text::int AND wait_event = 'SyncRep')";
+    wait_for(&scene, hangs, &pid.to_string()).await;
+    second.batch_execute("ROLLBACK").await?;
+
+    daemon.wait_for_line(|line| line.contains("not visible yet"), PATIENCE).await?;
+    give_the_standby_up(&scene).await?;
+    insert.await??;
+    let audit = scene.oracle().await?;
+    audit.assert_clean();
+    assert_eq!(audit.records, 1);
+    Ok(())
+}
+
+async fn xid(session: &Client) -> Result<String> {
+    Ok(session.query_one("SELECT (pg_current_xact_id()::xid)::text", &[]).await?.get(0))
+}
+
+async fn wait_for(scene: &Scene, condition: &str, parameter: &str) {
+    eventually(PATIENCE, || async {
+        let holds: bool = scene.client.query_one(condition, &[&parameter]).await?.get(0);
+        ensure!(holds, "not yet: {condition}");
+        Ok(())
+    })
+    .await;
 }
