@@ -118,7 +118,7 @@ impl Producer {
                     .then_some(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut)),
             };
             let Some(error) = error else { return Ok(()) };
-            self.native.poll(Duration::ZERO);
+            self.take_events();
             if !retriable(&error) || Instant::now() >= deadline || self.cancelled() {
                 let trouble = &self.native.context().trouble;
                 return Err(explain("taking the transactional.id", &error, trouble, Code::KafkaTransactionFailed));
@@ -268,7 +268,7 @@ impl Producer {
         let lost_before = self.lost_requests();
         loop {
             let Err(error) = self.native.commit_transaction(SLICE) else { break };
-            self.native.poll(Duration::ZERO);
+            self.take_events();
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
             if code_of(code, Code::KafkaCommitUnknown) == Code::KafkaFenced {
                 return Err(PublishFailure::Fenced(self.explain("committing", &error)));
@@ -294,12 +294,18 @@ impl Producer {
 
     /// How often requests were lost so far, whatever waits to be told.
     fn lost_requests(&self) -> u64 {
+        self.take_events();
+        self.native.context().lost_requests()
+    }
+
+    /// Takes whatever waits to be told. A poll takes one event, and an error may stand behind many log lines.
+    fn take_events(&self) {
         let context = self.native.context();
         loop {
             let lines = context.lines();
             self.native.poll(Duration::ZERO);
             if context.lines() == lines {
-                return context.lost_requests();
+                return;
             }
         }
     }
@@ -322,7 +328,7 @@ impl Producer {
 
     /// A record that librdkafka would not take.
     fn failed_send(&self, row: Row, error: &KafkaError) -> PublishFailure {
-        self.native.poll(Duration::ZERO);
+        self.take_events();
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument);
         // In a failed transaction every send is refused; the cause came before.
         if !self.native.context().failed().is_empty() {
