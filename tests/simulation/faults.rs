@@ -76,7 +76,8 @@ impl Fault {
             Self::Restore | Self::RestoreBare | Self::Promote | Self::PromoteBare => {
                 &[Code::HistoryDiverged, Code::SlotMissing]
             }
-            Self::DropSlot => &[Code::SlotMissing],
+            // An instance whose set-up was overtaken may make it anew, as a person would.
+            Self::DropSlot => &[Code::SlotMissing, Code::SlotAhead],
             Self::RecreateSlot | Self::AdvanceSlot => &[Code::SlotAhead],
             Self::LoseSlot => &[Code::SlotLost],
             // A slot beside no position is not ours to judge.

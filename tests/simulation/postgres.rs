@@ -415,9 +415,9 @@ impl Postgres {
         self.twin = None;
     }
 
-    /// Whether there is a copy, and so many rows in it.
+    /// Whether there is a copy, with so many rows in it, and none was deleted: it may be the one whose mark is looked for.
     pub(crate) fn copy_holds(&self, rows: usize) -> bool {
-        self.backup.as_ref().is_some_and(|backup| backup.rows.len() >= rows)
+        self.backup.as_ref().is_some_and(|backup| backup.rows.len() >= rows) && !self.rows.iter().any(|row| row.deleted)
     }
 
     /// Copies the disk. What a standby knows of a slot may be older than its log.

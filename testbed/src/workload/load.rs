@@ -165,10 +165,15 @@ impl Writer {
             let mut attempt = Attempt { tx: Uuid::new_v4(), rows: Vec::new(), seqs: self.seqs.clone() };
             let committed = match self.write(&mut client, &mut attempt).await {
                 Ok(committed) => committed,
-                Err(_) if client.is_closed() => {
+                Err(error) if ends_session(&error, &client) => loop {
                     client = self.connect().await?;
-                    ended_committed(&client, attempt.tx).await?
-                }
+                    match ended_committed(&client, attempt.tx).await {
+                        Ok(committed) => break committed,
+                        // A server that crashes again and again.
+                        Err(error) if ends_session(&error, &client) => {}
+                        Err(error) => return Err(error),
+                    }
+                },
                 Err(error) => return Err(error),
             };
             if committed {
@@ -229,6 +234,12 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether the session is over. The server's last words come before the end of the connection is known.
+fn ends_session(error: &anyhow::Error, client: &Client) -> bool {
+    let said = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error);
+    client.is_closed() || said.is_some_and(|said| matches!(said.severity(), "FATAL" | "PANIC"))
 }
 
 /// How a transaction ended whose answer was lost. The insert waits for it if it is still under way, finds its row if
