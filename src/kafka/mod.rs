@@ -30,7 +30,7 @@ pub mod topics;
 pub use batch::{Batch, Header, Outgoing};
 pub use failure::PublishFailure;
 pub use options::{owned_by_outboxd, validate};
-pub use producer::{Batching, PositionRecord, Producer, Published};
+pub use producer::{Batching, PositionRecord, Producer};
 
 use crate::error::{Code, Error, Result};
 

@@ -1,7 +1,9 @@
-//! A producer: one batch at a time, with its position, as one Kafka transaction.
+//! A producer: one batch at a time, with its position, as one Kafka transaction, in two halves, so that another producer
+//! can send while this one commits.
 //!
 //! ```text
-//!   begin ─▶ records ─▶ position ─▶ all acknowledged ─▶ commit ─▶ Published
+//!   ├──────────────────── send ─────────────────────┤├─ commit ─┤
+//!   begin ─▶ records ─▶ position ─▶ all acknowledged ─▶ commit ─▶ published
 //!     │         │           │              │               │
 //!     └─────────┴───────────┴──────────────┘               └─▶ Unknown, Fenced
 //!                     └─▶ abort ─▶ Aborted, Rejected, Fenced
@@ -58,13 +60,15 @@ pub struct PositionRecord<'a> {
     pub value: &'a [u8],
 }
 
-/// How long a batch that is now in Kafka took.
-#[derive(Debug, Clone, Copy)]
-pub struct Published {
-    /// Until every record was acknowledged.
-    pub acknowledged: Duration,
-    /// Until the transaction was committed; equal to `acknowledged` with at-least-once.
-    pub committed: Duration,
+/// Where a producer stands between two calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// For the next batch.
+    Ready,
+    /// A batch is acknowledged and not committed.
+    Sent,
+    /// Rules 22 to 24: something failed.
+    Spent,
 }
 
 /// One producer of a source, driven from a thread of its own. Dropping it neither blocks for long nor aborts an open
@@ -75,13 +79,12 @@ pub struct Producer {
     batching: Batching,
     delivery_timeout: Duration,
     cancel: Arc<AtomicBool>,
-    /// Rules 22 to 24: set by any failure.
-    spent: bool,
+    state: State,
 }
 
 impl std::fmt::Debug for Producer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Producer").field("delivery", &self.delivery).field("spent", &self.spent).finish_non_exhaustive()
+        f.debug_struct("Producer").field("delivery", &self.delivery).field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -95,7 +98,7 @@ impl Producer {
             .create_with_context(ProducerContext::default())
             .map_err(|error| options::refused(&error))?;
         let (delivery, delivery_timeout) = (kafka.delivery, kafka.delivery_timeout);
-        Ok(Self { native, delivery, batching, delivery_timeout, cancel, spent: false })
+        Ok(Self { native, delivery, batching, delivery_timeout, cancel, state: State::Ready })
     }
 
     /// Takes the transactional.id: fences whoever had it and aborts what they left open. With at-least-once it only
@@ -130,42 +133,72 @@ impl Producer {
     ///
     /// # Errors
     /// See [`PublishFailure`]. The producer is spent: it refuses everything after.
-    pub fn publish<B: Batch>(&mut self, batch: &B, position: PositionRecord<'_>) -> Result<Published, PublishFailure> {
-        if self.spent {
-            return Err(PublishFailure::Aborted(Error::new(Code::Internal, "a failed producer was used again")));
-        }
-        // Until it has succeeded.
-        self.spent = true;
-        let published = match self.delivery {
-            Delivery::ExactlyOnce => self.transact(batch, position),
-            Delivery::AtLeastOnce => self.acknowledge(batch, position),
-        }?;
-        self.spent = false;
-        Ok(published)
+    pub fn publish<B: Batch>(&mut self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
+        self.send(batch, position)?;
+        self.commit()
     }
 
-    fn transact<B: Batch>(&self, batch: &B, position: PositionRecord<'_>) -> Result<Published, PublishFailure> {
-        let started = Instant::now();
+    /// The first half: sends a batch and its position, and waits until Kafka has acknowledged all of it. With
+    /// at-least-once that is everything.
+    ///
+    /// # Errors
+    /// As [`Producer::publish`].
+    pub fn send<B: Batch>(&mut self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
+        self.step(State::Ready, State::Sent)?;
+        match self.delivery {
+            Delivery::ExactlyOnce => self.send_transaction(batch, position),
+            Delivery::AtLeastOnce => self.acknowledge(batch, position),
+        }?;
+        self.state = State::Sent;
+        Ok(())
+    }
+
+    /// The second half: commits what was sent.
+    ///
+    /// # Errors
+    /// As [`Producer::publish`].
+    pub fn commit(&mut self) -> Result<(), PublishFailure> {
+        self.step(State::Sent, State::Ready)?;
+        if self.delivery == Delivery::ExactlyOnce {
+            self.commit_transaction()?;
+        }
+        self.state = State::Ready;
+        Ok(())
+    }
+
+    /// Gives up what was sent, because the transaction before it was not committed (rule 26).
+    pub fn give_up(mut self) {
+        if self.step(State::Sent, State::Spent).is_ok() && self.delivery == Delivery::ExactlyOnce {
+            self.abort();
+        }
+    }
+
+    /// Goes from one state to the next, by way of [`State::Spent`]: it is so until the step has succeeded.
+    fn step(&mut self, from: State, to: State) -> Result<(), PublishFailure> {
+        if std::mem::replace(&mut self.state, State::Spent) == from {
+            return Ok(());
+        }
+        let text = format!("a producer that is not {from:?} was asked to become {to:?}");
+        Err(PublishFailure::Aborted(Error::new(Code::Internal, text)))
+    }
+
+    fn send_transaction<B: Batch>(&self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         self.native.begin_transaction().map_err(|error| self.failed_call("beginning a transaction", &error))?;
         // Rules 2 and 3: the position is sent last, and any failure aborts all.
         let sent = self
             .send_all(batch, position.topic)
             .and_then(|()| self.send_position(position))
             .and_then(|()| self.wait_acknowledged());
-        if let Err(failure) = sent {
-            if !matches!(failure, PublishFailure::Fenced(_)) {
-                self.abort();
-            }
-            return Err(failure);
+        if let Err(failure) = &sent
+            && !matches!(failure, PublishFailure::Fenced(_))
+        {
+            self.abort();
         }
-        let acknowledged = started.elapsed();
-        self.commit()?;
-        Ok(Published { acknowledged, committed: started.elapsed() })
+        sent
     }
 
     /// At least once: the position must not be readable before what it covers.
-    fn acknowledge<B: Batch>(&self, batch: &B, position: PositionRecord<'_>) -> Result<Published, PublishFailure> {
-        let started = Instant::now();
+    fn acknowledge<B: Batch>(&self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         self.send_all(batch, position.topic)?;
         self.wait_acknowledged()?;
         self.send_position(position)?;
@@ -173,9 +206,7 @@ impl Producer {
         self.wait_acknowledged().map_err(|failure| match failure {
             PublishFailure::Fenced(error) => PublishFailure::Fenced(error),
             other => PublishFailure::Unknown(other.into_error()),
-        })?;
-        let acknowledged = started.elapsed();
-        Ok(Published { acknowledged, committed: acknowledged })
+        })
     }
 
     fn send_all<B: Batch>(&self, batch: &B, position_topic: &str) -> Result<(), PublishFailure> {
@@ -186,7 +217,7 @@ impl Producer {
                 let error = Error::new(Code::RowInvalid, format!("row {row} is meant for the position topic"));
                 return Err(PublishFailure::Rejected { rows: vec![row], error, certain: true });
             }
-            self.send(record(row, outgoing)).map_err(|error| self.failed_send(row, &error))?;
+            self.hand_over(record(row, outgoing)).map_err(|error| self.failed_send(row, &error))?;
             if row % 1024 == 1023 {
                 // Failures and log lines.
                 self.native.poll(Duration::ZERO);
@@ -199,11 +230,11 @@ impl Producer {
     fn send_position(&self, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         let record = BaseRecord::with_opaque_to(position.topic, POSITION).key(position.key).payload(position.value);
         // The topic has one partition; a second one would make the order of positions meaningless (rule 2).
-        self.send(record.partition(0)).map_err(|error| self.failed_send(POSITION, &error))
+        self.hand_over(record.partition(0)).map_err(|error| self.failed_send(POSITION, &error))
     }
 
     /// Hands a record to librdkafka, waiting while its queue is full.
-    fn send(&self, mut record: BaseRecord<'_, [u8], [u8], Row>) -> Result<(), KafkaError> {
+    fn hand_over(&self, mut record: BaseRecord<'_, [u8], [u8], Row>) -> Result<(), KafkaError> {
         let deadline = Instant::now() + self.delivery_timeout;
         let mut waited = false;
         loop {
@@ -263,7 +294,7 @@ impl Producer {
         Ok(())
     }
 
-    fn commit(&self) -> Result<(), PublishFailure> {
+    fn commit_transaction(&self) -> Result<(), PublishFailure> {
         let deadline = Instant::now() + self.delivery_timeout;
         let lost_before = self.lost_requests();
         loop {

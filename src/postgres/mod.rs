@@ -44,6 +44,7 @@ pub use client::{CreateSlot, CreatedSlot, PluginOptions, ReplicationClient};
 pub use options::ConnectOptions;
 pub use server_error::{ServerError, server_error, sql_error, sqlstate};
 pub use session::SqlSession;
+pub(crate) use status::POSTGRES_EPOCH_US;
 pub use status::{StandbyStatus, StatusSender, postgres_clock};
 pub use stream::{ReplicationReader, ReplicationStream, StreamMessage};
 pub use timeline::{SystemIdentity, TimelineSwitch};

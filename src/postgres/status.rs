@@ -17,7 +17,7 @@ use crate::{Code, Error, Lsn, Result};
 /// CopyData's tag and length, then the update's own 34 bytes.
 const STATUS_BYTES: usize = 5 + 34;
 /// Microseconds from 1970-01-01 to 2000-01-01, where Postgres begins to count.
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// A standby status update. The slot moves to `flushed`; nothing moves it backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

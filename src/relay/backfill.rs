@@ -20,7 +20,7 @@ use super::{
     marker::MarkingSession,
     marks::Marks,
     position::{Position, RowId},
-    publisher::{Producers, Unpublished},
+    producers::{Producers, Unpublished},
     report::Report,
     rows::{Row, Rows, Verdicts},
     start::position_bytes,

@@ -14,7 +14,7 @@ use crate::{
     Code, Error, Lsn, Result,
     outbox::{Encoded, Records},
     pgoutput::{self, Insert, Message, Relation},
-    postgres::{ServerError, StreamMessage, catalog::TableInfo},
+    postgres::{POSTGRES_EPOCH_US, ServerError, StreamMessage, catalog::TableInfo},
 };
 
 /// The reading half of a session: state machine, encoder and the batch under construction.
@@ -79,9 +79,9 @@ impl Intake {
     /// The message is not pgoutput, a row is poison and `on_poison = "stop"`, or the history is not the published one.
     pub(super) fn take(&mut self, message: StreamMessage<'_>, now: Duration) -> Result<bool> {
         match message {
-            StreamMessage::XLogData { wal_end, data, .. } => {
+            StreamMessage::XLogData { wal_end, clock, data, .. } => {
                 self.received = self.received.max(wal_end);
-                self.take_change(data, now)?;
+                self.take_change(data, clock, now)?;
                 Ok(false)
             }
             StreamMessage::Keepalive { wal_end, reply_requested, .. } => {
@@ -93,7 +93,8 @@ impl Intake {
         }
     }
 
-    fn take_change(&mut self, data: &[u8], now: Duration) -> Result<()> {
+    /// `clock` is the server's when it sent the message, microseconds since 2000-01-01.
+    fn take_change(&mut self, data: &[u8], clock: i64, now: Duration) -> Result<()> {
         let message = pgoutput::decode(data)
             .map_err(|error| Error::new(Code::PostgresProtocol, "decoding a pgoutput message").because(error))?;
         match message {
@@ -103,7 +104,12 @@ impl Intake {
                 self.rows.encoder.begin(begin.commit_time);
             }
             Message::Insert(insert) => self.take_row(&insert)?,
-            Message::Commit(commit) => self.machine.commit(commit.end_lsn, now)?,
+            Message::Commit(commit) => {
+                // Both by the server's clock, so what ours says does not matter (fault 12).
+                let behind = clock.saturating_add(POSTGRES_EPOCH_US).saturating_sub(commit.commit_time);
+                let behind = Duration::from_micros(u64::try_from(behind).unwrap_or(0));
+                self.machine.commit(commit.end_lsn, now, behind)?;
+            }
             Message::Relation(relation) => {
                 let mut tables = (0_u16..).zip(&self.tables);
                 if let Some((table, _)) = tables.find(|(_, table)| table.oid == relation.oid) {

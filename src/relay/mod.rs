@@ -22,6 +22,7 @@ mod marker;
 mod marks;
 mod monitor;
 pub mod position;
+mod producers;
 pub(crate) mod publication;
 mod publisher;
 mod report;

@@ -1,8 +1,19 @@
-//! The producers of one source, and the thread that publishes batches with them.
+//! The two threads that publish the batches of one source, with producers that take turns.
 //!
-//! A batch goes in with the position that is published with it; the records come back for reuse once Kafka has
-//! committed both. The first failure is the last word: the thread ends, its producers are thrown away, and the session
-//! is rebuilt from the position in Kafka (rules 22 to 24).
+//! ```text
+//!            ┌───────────── free producers ◀────────────┐
+//!   jobs ─▶ send ── acknowledged, one at a time ─▶ commit ─▶ Event::Committed
+//!             └─▶ Event::Sent                         └─▶ Event::Failed: the last word
+//! ```
+//!
+//! While one batch commits, the next one is sent by another producer. What must hold for that (rule 26):
+//! - B is sent only after all of A is acknowledged: one thread sends, and waits;
+//! - B is committed only after A is: one thread commits, and takes B when it is done with A;
+//! - a failure of A gives B up: the thread that commits ends, and the one that sends finds nobody to hand B to;
+//! - all producers are initialised anew before the position is read: the session is rebuilt (rules 22 to 24).
+//!
+//! A batch goes in with the position that is published with it; the records come back for reuse once Kafka has committed
+//! both.
 
 use std::{
     sync::{
@@ -16,158 +27,15 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::state::BatchId;
+use super::{
+    producers::{PositionBytes, Producers},
+    state::BatchId,
+};
 use crate::{
     Code, Error, Result,
-    config::{Delivery, Kafka},
-    kafka::{Batching, PositionRecord, Producer, PublishFailure},
+    kafka::{Producer, PublishFailure},
     outbox::Records,
 };
-
-/// Transactional ids of a source: `outboxd-<source>-0` to `-2`. All are initialised at every start, whatever number is
-/// in use, so that a successor fences a predecessor that used more of them.
-const PRODUCERS: usize = 3;
-
-/// Bound of `init_transactions`: the broker may have to abort a predecessor's transaction first.
-const INIT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The fenced-off right to publish for a source.
-pub(super) struct Producers {
-    publishing: Producer,
-    cancel: Arc<AtomicBool>,
-}
-
-impl Producers {
-    /// Creates and initialises all producers of the source; whoever published for it before is fenced from here on.
-    ///
-    /// # Errors
-    /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer instance fenced us.
-    pub(super) async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
-        let (kafka, source) = (kafka.clone(), source.to_owned());
-        let cancel = Arc::new(AtomicBool::new(false));
-        let giving_up = CancelOnDrop::new(&cancel);
-        let task = tokio::task::spawn_blocking(move || Self::fence_blocking(&kafka, &source, batching, cancel));
-        let fenced =
-            task.await.map_err(|error| Error::new(Code::Internal, "initialising the producers").because(error));
-        giving_up.disarm();
-        fenced?
-    }
-
-    fn fence_blocking(kafka: &Kafka, source: &str, batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
-        let transactional = Kafka { delivery: Delivery::ExactlyOnce, ..kafka.clone() };
-        let init = |number: usize| -> Result<Producer> {
-            let id = format!("outboxd-{source}-{number}");
-            let producer = Producer::create(&transactional, &id, batching, Arc::clone(&cancel))?;
-            producer.init_transactions(INIT_TIMEOUT)?;
-            Ok(producer)
-        };
-        let mut producers = thread::scope(|scope| {
-            let threads: Vec<_> = (0..PRODUCERS).map(|number| scope.spawn(move || init(number))).collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread.join().unwrap_or_else(|_| Err(Error::new(Code::Internal, "a producer's thread panicked")))
-                })
-                .collect::<Result<Vec<_>>>()
-        })?;
-        // One producer publishes; the others were initialised to fence, and cost threads and memory.
-        producers.truncate(1);
-        let mut publishing = producers.pop().ok_or_else(|| Error::new(Code::Internal, "no producer"))?;
-        if kafka.delivery == Delivery::AtLeastOnce {
-            publishing = Producer::create(kafka, &format!("outboxd-{source}"), batching, Arc::clone(&cancel))?;
-        }
-        Ok(Self { publishing, cancel })
-    }
-
-    /// Publishes one batch during set-up, and waits for it.
-    ///
-    /// # Errors
-    /// The transaction failed, is unknown, or a newer instance fenced us; the records come back with the reason.
-    pub(super) async fn publish(
-        mut self,
-        records: Records,
-        position: PositionBytes,
-    ) -> Result<(Self, Records), Unpublished> {
-        let giving_up = CancelOnDrop::new(&self.cancel);
-        let task = tokio::task::spawn_blocking(move || {
-            let outcome = self.publishing.publish(&records, position.record());
-            (self, records, outcome)
-        });
-        let ended = task.await;
-        giving_up.disarm();
-        let (producers, records, outcome) = ended.map_err(|panic| {
-            let error = Error::new(Code::Internal, "publishing").because(panic);
-            Unpublished { records: Records::default(), failure: PublishFailure::Unknown(error) }
-        })?;
-        match outcome {
-            Ok(_) => Ok((producers, records)),
-            Err(failure) => Err(Unpublished { records, failure }),
-        }
-    }
-
-    /// Starts the thread that publishes from here on. At most `queue` jobs wait for it.
-    ///
-    /// # Errors
-    /// The system has no thread to give.
-    pub(super) fn start(self, source: &str, queue: usize) -> Result<Publisher> {
-        let (jobs, job_queue) = blocking::sync_channel(queue);
-        let (event_queue, events) = mpsc::channel(queue);
-        let cancel = Arc::clone(&self.cancel);
-        let thread = thread::Builder::new()
-            .name(format!("publish-{source}"))
-            .spawn(move || publish_all(self.publishing, &job_queue, &event_queue))
-            .map_err(|error| Error::new(Code::Internal, "starting the publisher's thread").because(error))?;
-        Ok(Publisher { jobs: Some(jobs), events, cancel, thread: Some(thread) })
-    }
-}
-
-/// Tells a blocking call to end when nobody waits for it any more: the thread goes on without us, and a start that was
-/// given up would fence, half a minute later, the one that followed it.
-struct CancelOnDrop(Option<Arc<AtomicBool>>);
-
-impl CancelOnDrop {
-    fn new(cancel: &Arc<AtomicBool>) -> Self {
-        Self(Some(Arc::clone(cancel)))
-    }
-
-    /// The call has ended.
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some(cancel) = &self.0 {
-            cancel.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-/// A batch that was not published, or not known to be.
-pub(super) struct Unpublished {
-    /// Its records, some of which may be to blame.
-    pub(super) records: Records,
-    /// What happened.
-    pub(super) failure: PublishFailure,
-}
-
-/// A position as it goes into the topic.
-#[derive(Debug, Clone)]
-pub(super) struct PositionBytes {
-    /// The position topic.
-    pub topic: Arc<str>,
-    /// The source's name.
-    pub key: Arc<str>,
-    /// The encoded position.
-    pub value: Vec<u8>,
-}
-
-impl PositionBytes {
-    fn record(&self) -> PositionRecord<'_> {
-        PositionRecord { topic: &self.topic, key: self.key.as_bytes(), value: &self.value }
-    }
-}
 
 /// One Kafka transaction to be.
 pub(super) struct Job {
@@ -181,6 +49,11 @@ pub(super) struct Job {
 
 /// What became of a job.
 pub(super) enum Event {
+    /// Records and position are acknowledged, and the commit is under way: the next batch may follow.
+    Sent {
+        /// The job's batch.
+        batch: BatchId,
+    },
     /// Records and position are committed.
     Committed {
         /// The job's batch.
@@ -190,7 +63,7 @@ pub(super) enum Event {
         /// From the first record sent to the commit's answer.
         took: Duration,
     },
-    /// They are not, or nobody knows; the thread has ended.
+    /// They are not, or nobody knows; nothing follows.
     Failed {
         /// The job's records, some of which may be to blame.
         records: Records,
@@ -199,15 +72,37 @@ pub(super) enum Event {
     },
 }
 
-/// The publishing thread, as the session sees it.
+/// The publishing threads, as the session sees them.
 pub(super) struct Publisher {
     jobs: Option<blocking::SyncSender<Job>>,
     events: mpsc::Receiver<Event>,
     cancel: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Publisher {
+    /// Starts the threads. At most `queue` jobs wait for them.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub(super) fn start(producers: Producers, source: &str, queue: usize) -> Result<Self> {
+        let Producers { turns, cancel } = producers;
+        let (jobs, job_queue) = blocking::sync_channel(queue);
+        // Two events for each job that may be under way.
+        let (events, told) = mpsc::channel(2 * queue);
+        let (free, free_queue) = blocking::sync_channel(turns.len());
+        for producer in turns {
+            // There is room for all of them.
+            let _ = free.send(producer);
+        }
+        // No room between the threads: a batch is handed over when the one before it is committed.
+        let (acknowledged, to_commit) = blocking::sync_channel(0);
+        let sending = Sending { jobs: job_queue, free: free_queue, acknowledged, events: events.clone() };
+        let committing = Committing { acknowledged: to_commit, free, events };
+        spawn(format!("send-{source}"), move || sending.run())?;
+        spawn(format!("commit-{source}"), move || committing.run())?;
+        Ok(Self { jobs: Some(jobs), events: told, cancel })
+    }
+
     /// Queues a job; never blocks.
     ///
     /// # Errors
@@ -215,7 +110,7 @@ impl Publisher {
     pub(super) fn publish(&self, job: Job) -> Result<()> {
         let Some(jobs) = &self.jobs else { return Ok(()) };
         match jobs.try_send(job) {
-            // An ended thread has sent its reason, which the session will meet as an event.
+            // A thread that has ended has sent its reason, which the session will meet as an event.
             Ok(()) | Err(blocking::TrySendError::Disconnected(_)) => Ok(()),
             Err(blocking::TrySendError::Full(_)) => {
                 Err(Error::new(Code::Internal, "more batches are being published than the state machine allows"))
@@ -226,34 +121,92 @@ impl Publisher {
     /// The next event; cancel-safe.
     ///
     /// # Errors
-    /// The thread ended without a word.
+    /// The threads ended without a word.
     pub(super) async fn event(&mut self) -> Result<Event> {
-        self.events.recv().await.ok_or_else(|| Error::new(Code::Internal, "the publisher's thread ended"))
+        self.events.recv().await.ok_or_else(|| Error::new(Code::Internal, "the publisher's threads ended"))
     }
 }
 
 impl Drop for Publisher {
-    /// Interrupts what is under way. Its fate is then unknown, and the next start reads it from the topic. The thread
-    /// ends by itself within a poll interval; joining it here would block the runtime.
+    /// Interrupts what is under way. Its fate is then unknown, and the next start reads it from the topic. The threads
+    /// end by themselves within a poll interval; joining them here would block the runtime.
     fn drop(&mut self) {
         self.cancel.store(true, Ordering::Relaxed);
         self.jobs = None;
-        drop(self.thread.take());
     }
 }
 
-fn publish_all(mut producer: Producer, jobs: &blocking::Receiver<Job>, events: &mpsc::Sender<Event>) {
-    while let Ok(Job { batch, records, position }) = jobs.recv() {
-        let began = Instant::now();
-        let event = match producer.publish(&records, position.record()) {
-            Ok(_) => Event::Committed { batch, records, took: began.elapsed() },
-            Err(failure) => {
-                let _ = events.blocking_send(Event::Failed { records, failure });
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = thread::Builder::new().name(name).spawn(run);
+    thread.map(drop).map_err(|error| Error::new(Code::Internal, "starting a publishing thread").because(error))
+}
+
+/// From the thread that sends to the one that commits.
+enum Handover {
+    /// Everything is acknowledged.
+    Acknowledged { producer: Producer, batch: BatchId, records: Records, began: Instant },
+    /// It could not be sent, which is told once the batch before it has ended.
+    Failed { records: Records, failure: PublishFailure },
+}
+
+/// The thread that sends.
+struct Sending {
+    jobs: blocking::Receiver<Job>,
+    free: blocking::Receiver<Producer>,
+    acknowledged: blocking::SyncSender<Handover>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Sending {
+    fn run(self) {
+        while let Ok(Job { batch, records, position }) = self.jobs.recv() {
+            // Nobody gives a producer back once a commit has failed.
+            let Ok(mut producer) = self.free.recv() else { return };
+            let began = Instant::now();
+            let handover = match producer.send(&records, position.record()) {
+                Ok(()) => Handover::Acknowledged { producer, batch, records, began },
+                Err(failure) => Handover::Failed { records, failure },
+            };
+            let failed = matches!(handover, Handover::Failed { .. });
+            if let Err(blocking::SendError(refused)) = self.acknowledged.send(handover) {
+                if let Handover::Acknowledged { producer, .. } = refused {
+                    producer.give_up();
+                }
                 return;
             }
-        };
-        if events.blocking_send(event).is_err() {
-            return; // The session is gone.
+            if failed || self.events.blocking_send(Event::Sent { batch }).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The thread that commits.
+struct Committing {
+    acknowledged: blocking::Receiver<Handover>,
+    free: blocking::SyncSender<Producer>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Committing {
+    fn run(self) {
+        while let Ok(handover) = self.acknowledged.recv() {
+            let (mut producer, batch, records, began) = match handover {
+                Handover::Acknowledged { producer, batch, records, began } => (producer, batch, records, began),
+                Handover::Failed { records, failure } => {
+                    let _ = self.events.blocking_send(Event::Failed { records, failure });
+                    return;
+                }
+            };
+            if let Err(failure) = producer.commit() {
+                let _ = self.events.blocking_send(Event::Failed { records, failure });
+                return;
+            }
+            let committed = Event::Committed { batch, records, took: began.elapsed() };
+            // Either is gone when the session is.
+            if self.events.blocking_send(committed).is_err() || self.free.send(producer).is_err() {
+                return;
+            }
         }
     }
 }

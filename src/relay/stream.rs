@@ -1,7 +1,7 @@
 //! Relays the stream: feeds the state machine with what arrives, and carries out what it asks for.
 //!
 //! ```text
-//!   walsender ─▶ Intake (decode, encode, Machine) ─▶ Publisher thread ─▶ Kafka
+//!   walsender ─▶ Intake (decode, encode, Machine) ─▶ Publisher threads ─▶ Kafka
 //!       ▲                     ▲    │                       │
 //!       │ status              │    └▶ Marker task          │ committed
 //!       └─────── Confirm ─────┴───────────┴── marked ◀─────┘
@@ -45,6 +45,12 @@ const MESSAGES_AT_ONCE: usize = 4096;
 /// Batches that may wait for the publisher; the state machine allows fewer.
 const PUBLISH_QUEUE: usize = 8;
 
+/// Messages that came together make a backlog: what follows them is let gather.
+const BACKLOG_MESSAGES: usize = 64;
+
+/// How long it may gather. The sockets' buffers hold far more than the walsender writes in that time.
+const REST: Duration = Duration::from_millis(1);
+
 /// Metrics are told at least this often.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
@@ -71,6 +77,8 @@ pub(super) struct Stream<'a> {
     /// Ends with the session.
     _monitor: Monitor,
     confirm: bool,
+    /// Messages taken since the last rest.
+    taken: usize,
     /// When metrics were last told.
     reported: Instant,
     ended: Option<End>,
@@ -105,7 +113,7 @@ impl<'a> Stream<'a> {
             replication: stream,
             sql,
             intake: Intake::new(machine, rows, (tables, relatives)),
-            publisher: producers.start(&source.name, PUBLISH_QUEUE)?,
+            publisher: Publisher::start(producers, &source.name, PUBLISH_QUEUE)?,
             marker,
             marking: false,
             waiting: BTreeMap::new(),
@@ -115,6 +123,7 @@ impl<'a> Stream<'a> {
             life,
             _monitor: monitor,
             confirm: true, // The first status tells the server where we stand.
+            taken: 0,
             reported: Instant::now(),
             ended: None,
         })
@@ -145,6 +154,7 @@ impl<'a> Stream<'a> {
             if self.read_buffered()? {
                 continue;
             }
+            self.rest();
             self.wait(&mut status, &mut give_up).await?;
         }
     }
@@ -155,13 +165,24 @@ impl<'a> Stream<'a> {
         let mut taken = 0;
         while taken < MESSAGES_AT_ONCE && self.intake.machine.wants_input() {
             let Some(message) = self.replication.next_message()? else {
-                self.intake.machine.input_drained();
                 break;
             };
             self.confirm |= self.intake.take(message, now)?;
             taken += 1;
         }
+        self.taken += taken;
         Ok(taken > 0)
+    }
+
+    /// Behind a backlog, lets more gather before it is read.
+    ///
+    /// The thread sleeps, rather than the task: as long as nobody waits on the socket, a walsender that writes row by row
+    /// wakes nobody, and what it spends on waking us is more than what it spends on the row. Nothing else on this thread
+    /// is hurt by so short a rest, and a stream that is not behind has none.
+    fn rest(&mut self) {
+        if std::mem::take(&mut self.taken) >= BACKLOG_MESSAGES && self.intake.machine.wants_input() {
+            std::thread::sleep(REST);
+        }
     }
 
     /// Waits for the next thing to happen, whatever it is.
@@ -253,6 +274,10 @@ impl<'a> Stream<'a> {
 
     fn published(&mut self, event: Event) -> Result<()> {
         match event {
+            Event::Sent { batch } => {
+                self.intake.machine.sent(batch);
+                Ok(())
+            }
             Event::Committed { batch, mut records, took } => {
                 let oldest = self.intake.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);

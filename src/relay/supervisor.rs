@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tracing::Instrument;
 
 use super::{
@@ -46,19 +49,46 @@ const DRAIN_POLL: Duration = Duration::from_millis(200);
 /// halt's error.
 pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<()> {
     let kafka = Arc::new(config.kafka.clone());
-    let mut sources = JoinSet::new();
-    for source in &config.sources {
-        let context = Context::new(source, &kafka, metrics, shutdown.clone())?;
-        let span = tracing::info_span!("source", source = source.name);
-        sources.spawn(async move { context.supervise().await }.instrument(span));
+    let contexts: Vec<_> = config
+        .sources
+        .iter()
+        .map(|source| Context::new(source, &kafka, metrics, shutdown.clone()))
+        .collect::<Result<_>>()?;
+    let mut sources = Vec::new();
+    for context in contexts {
+        let span = tracing::info_span!("source", source = context.source.name);
+        sources.push(on_a_thread(
+            &context.source.name.clone(),
+            async move { context.supervise().await }.instrument(span),
+        )?);
     }
     let mut first_halt = None;
-    while let Some(ended) = sources.join_next().await {
-        let halt =
-            ended.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a source's task ended").because(panic)));
+    for ended in sources {
+        let halt = ended.await.unwrap_or_else(|_| Err(Error::new(Code::Internal, "a source's thread ended")));
         first_halt = first_halt.or(halt.err());
     }
     first_halt.filter(|_| !*shutdown.borrow()).map_or(Ok(()), Err)
+}
+
+/// Runs a source on a thread and a runtime of its own. Its stream may then rest without anybody waiting on its socket, so
+/// that the walsender wakes nobody with every row that it writes (`Stream::rest`); and a busy source is not moved from
+/// core to core.
+fn on_a_thread(
+    source: &str,
+    relay: impl Future<Output = Result<()>> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<()>>> {
+    let failed = |error| Error::new(Code::Internal, "starting a source's thread").because(error);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (ended, told) = oneshot::channel();
+    let run = move || {
+        let outcome = runtime.block_on(relay);
+        // A thread within a library's call must not hold up the end of the process.
+        runtime.shutdown_background();
+        // Nobody listens when the process is ending.
+        let _ = ended.send(outcome);
+    };
+    std::thread::Builder::new().name(format!("relay-{source}")).spawn(run).map_err(failed)?;
+    Ok(told)
 }
 
 /// What every session of a source needs.

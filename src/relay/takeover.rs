@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     position::Position,
-    publisher::{PositionBytes, Producers},
+    producers::{PositionBytes, Producers},
 };
 use crate::{
     Result,

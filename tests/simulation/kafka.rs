@@ -18,7 +18,7 @@ use outboxd::relay::position::{Phase, Position};
 use crate::{postgres::RowNo, random::Random};
 
 /// Transactional ids of the source; all are initialised at a start, whatever number is in use.
-pub(crate) const PRODUCERS: usize = 2;
+pub(crate) const PRODUCERS: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {

@@ -1,4 +1,4 @@
-//! The producer of an instance: batches in order, one Kafka transaction each, two producers taking turns (rule 26), or
+//! The producer of an instance: batches in order, one Kafka transaction each, producers taking turns, of which one commits while the next one sends (rule 26), or
 //! without transactions the records first and the position after their acknowledgement.
 
 use outboxd::{
@@ -90,6 +90,9 @@ impl Instance {
             Stage::RowsSent if publishing.transactional => {
                 let is_accepted = accepted(env.kafka.send_position(producer, epoch, publishing.position.clone()))?;
                 publishing.stage = if is_accepted { Stage::PositionSent } else { Stage::RowsSent };
+                if let (true, Some(batch), Some(machine)) = (is_accepted, publishing.batch, &mut self.session.machine) {
+                    machine.sent(batch);
+                }
             }
             Stage::PositionSent if which == 0 => {
                 publishing.stage = Stage::Ending;

@@ -1,5 +1,7 @@
 //! Feeds the state machine from the stream, and does what it asks for.
 
+use std::time::Duration;
+
 use outboxd::{
     Code, Error, Lsn,
     relay::state::{Action, Machine, Place, RowIs},
@@ -55,7 +57,6 @@ impl Instance {
                 return Ok(());
             }
             let Some(message) = self.session.stream.pop_front() else {
-                machine.input_drained();
                 if self.holds_slot(env) {
                     return Ok(());
                 }
@@ -100,7 +101,9 @@ impl Instance {
             }
             Message::Commit { end_lsn } => {
                 let owed = machine.owes_proof();
-                machine.commit(end_lsn, now)?;
+                // How far behind it is decides only how long a batch waits.
+                let behind = Duration::from_millis(if env.random.chance(80) { 0 } else { env.random.below(3_000) });
+                machine.commit(end_lsn, now, behind)?;
                 self.session.read_part = None;
                 if owed && !machine.owes_proof() { Made::Proves } else { Made::Ends }
             }

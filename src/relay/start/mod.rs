@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc};
 use super::{
     compare::{Server, compare},
     position::{History, Phase, Position, Progress},
-    publisher::Producers,
+    producers::Producers,
     session::{Memory, ServerLife},
     startup::{Fact, Policy, Startup, Step},
     supervisor::Context,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, BACKLOG_LINGER, Batch, Machine, Stage};
+use super::{Action, Batch, Machine, PATIENCE_MAX, PATIENCE_SHARE, Stage};
 use crate::{
     Lsn,
     relay::position::{Progress, Split},
@@ -41,17 +41,25 @@ impl Machine {
         self.queue.is_empty() && self.building.rows == 0 && self.building.boundary.is_none() && self.open.is_none()
     }
 
-    /// Cuts when the producer is idle and nothing more is waiting, or when it has been waiting long enough.
+    /// Cuts when the producer could send more and the batch has waited long enough for more rows.
     pub(super) fn cut_if_due(&mut self, now: Duration) {
         if self.building.boundary.is_none() || self.building.redelivered {
             return;
         }
-        let patience = if self.input_drained { Duration::ZERO } else { BACKLOG_LINGER };
-        let lingered = self.building.since.is_none_or(|since| now >= since + self.bounds.linger + patience);
-        let idle = self.queue.publishing() == 0 && (lingered || !self.wants_input());
-        if idle || self.draining {
+        if self.draining || self.cut_due().is_some_and(|due| now >= due) {
             self.cut_whole_transactions();
         }
+    }
+
+    /// When the building batch is cut if it is not full before, if it may be: while the batch before it is being sent,
+    /// it gathers what comes.
+    pub(super) fn cut_due(&self) -> Option<Duration> {
+        let since = self.building.since.filter(|_| self.queue.is_none_sending())?;
+        // What more would be gathered would gain little, and the memory of two batches is under way already.
+        let is_half_full =
+            2 * self.building.rows >= self.bounds.batch_rows || 2 * self.building.bytes >= self.bounds.batch_bytes;
+        let patience = if is_half_full { Duration::ZERO } else { (self.behind / PATIENCE_SHARE).min(PATIENCE_MAX) };
+        Some(since + self.bounds.linger + patience)
     }
 
     /// Cuts the whole transactions off the building batch; rows of an open one stay.
@@ -82,7 +90,7 @@ impl Machine {
         let id = self.queue.next_id();
         let Cut { rows, bytes, progress, oldest } = cut;
         self.cut = progress.clone();
-        let (end, stage) = (progress.lsn, Stage::Publishing);
+        let (end, stage) = (progress.lsn, Stage::Sending);
         self.queue.push(Batch { id, stage, rows, bytes, end, progress: Some(progress.clone()), oldest });
         self.actions.push_back(Action::Publish { batch: id, rows, progress });
     }

@@ -4,8 +4,8 @@
 //! asks for; `tests/simulation` does the same with models of Postgres and Kafka, millions of times.
 //!
 //! ```text
-//!   begin/row/commit ─▶ building ──Publish──▶ publishing ──committed──▶ marking ──marked──▶ done ──▶ Confirm
-//!   (redelivered)    ─▶ building ──────────────▶ held ──────verified──▶ marking ──marked──▶ done ──▶ Confirm
+//!   begin/row/commit ─▶ building ─Publish─▶ sending ─sent─▶ committing ─committed─▶ marking ─marked─▶ done ─▶ Confirm
+//!   (redelivered)    ─▶ building ──────────────▶ held ────────proved──────────────▶ marking ─marked─▶ done ─▶ Confirm
 //! ```
 //!
 //! Batches stand in one queue in stream order. Three things hold at any time:
@@ -31,17 +31,20 @@ use self::{
 use super::position::{CommitId, Progress, Split};
 use crate::{Code, Error, Lsn};
 
-/// Kafka transactions that may be cut and not yet committed: one is with the producer and the next is ready behind it,
-/// so that the producer never waits for us; more would only hold memory.
+/// Kafka transactions that may be cut and not yet committed: one is committing, one is being sent and the next is ready
+/// behind it, so that the producers never wait for us; more would only hold memory.
 const MAX_PUBLISHING: usize = 3;
 
 /// Redelivered rows that are handed to the marker together, at most; see [`Machine::hold_rows`].
 const HOLD_ROWS: usize = 1000;
 
-/// How much longer than the linger whole transactions may wait behind input that never pauses. Rows to publish fill a
-/// batch before that; a flood of rows to pass over never does. Less than it takes to fill one would cut a backlog into
-/// many small Kafka transactions.
-const BACKLOG_LINGER: Duration = Duration::from_millis(250);
+/// Behind a backlog a batch waits for more rows, by this share of the time by which the stream is behind: a Kafka
+/// transaction costs the same for one row as for ten thousand, and rows that are late by minutes do not mind a moment
+/// more. A stream that is not behind does not wait.
+const PATIENCE_SHARE: u32 = 8;
+
+/// It waits no longer than that. Rows to publish fill a batch before; a flood of rows to pass over never does.
+const PATIENCE_MAX: Duration = Duration::from_millis(250);
 
 /// Bounds that the machine keeps.
 #[derive(Debug, Clone)]
@@ -192,7 +195,8 @@ pub struct Machine {
     /// The server waits for its WAL end to be confirmed.
     idle_urgent: bool,
     last_position: Option<Duration>,
-    input_drained: bool,
+    /// How long ago what was read last had been committed, when the server sent it.
+    behind: Duration,
     draining: bool,
     actions: VecDeque<Action>,
 }
@@ -222,7 +226,7 @@ impl Machine {
             read_to: Lsn::ZERO,
             idle_urgent: false,
             last_position: None,
-            input_drained: false,
+            behind: Duration::ZERO,
             draining: false,
             actions: VecDeque::new(),
         }
@@ -252,7 +256,6 @@ impl Machine {
             Kind::New
         };
         self.open = Some(Open { final_lsn, xid, time, rows: 0, carries_rows: false, kind });
-        self.input_drained = false;
     }
 
     /// An Insert message; `is_event` tells whether the row has an event id, where that must be compared.
@@ -329,11 +332,13 @@ impl Machine {
         self.hold_redelivered();
     }
 
-    /// The transaction ends. `end_lsn` is the end of its commit record.
+    /// The transaction ends. `end_lsn` is the end of its commit record, `behind` how long after the commit the server has
+    /// sent it: a backlog is known by its age.
     ///
     /// # Errors
     /// `history-diverged`: it is not the transaction that was published here.
-    pub fn commit(&mut self, end_lsn: Lsn, now: Duration) -> Result<(), Error> {
+    pub fn commit(&mut self, end_lsn: Lsn, now: Duration, behind: Duration) -> Result<(), Error> {
+        self.behind = behind;
         let open = self.open.take().ok_or_else(|| Error::new(Code::PostgresProtocol, "a Commit without its Begin"))?;
         let commit = CommitId { end_lsn, xid: open.xid, time: open.time };
         match open.kind {
@@ -381,6 +386,12 @@ impl Machine {
 
     // ---- what the session did --------------------------------------------------------------------------------
 
+    /// Kafka has acknowledged the batch and its position, and the commit is under way: the next batch may be sent
+    /// (rule 26).
+    pub fn sent(&mut self, batch: BatchId) {
+        self.queue.sent(batch);
+    }
+
     /// Kafka has committed the batch.
     pub fn committed(&mut self, batch: BatchId) {
         let mut owed = false;
@@ -402,11 +413,6 @@ impl Machine {
     pub fn marked(&mut self, batch: BatchId) {
         self.queue.advance(batch, Stage::Done);
         self.confirm();
-    }
-
-    /// No whole message is waiting: what was read may go out.
-    pub fn input_drained(&mut self) {
-        self.input_drained = true;
     }
 
     /// Takes no further input; what is in flight is finished.
@@ -439,10 +445,7 @@ impl Machine {
     /// When [`Machine::next_action`] should be asked again although nothing happened.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let patience = if self.input_drained { Duration::ZERO } else { BACKLOG_LINGER };
-        let since = self.building.since.filter(|_| self.queue.publishing() == 0);
-        let linger = since.map(|since| since + self.bounds.linger + patience);
-        linger.into_iter().chain(self.idle_advance_due()).min()
+        self.cut_due().into_iter().chain(self.idle_advance_due()).min()
     }
 
     /// Whether everything that was cut is published, marked and confirmed.

@@ -10,8 +10,10 @@ use crate::{Lsn, relay::position::Progress};
 pub(super) enum Stage {
     /// Published before this session, and the proof of the history is not yet seen.
     Held,
-    /// With the producer.
-    Publishing,
+    /// Cut, and not yet acknowledged by Kafka as a whole: it waits for the producer, or is with it.
+    Sending,
+    /// Acknowledged, and the commit is under way.
+    Committing,
     /// With the marker.
     Marking,
     /// Published and marked.
@@ -40,8 +42,8 @@ pub(super) struct Queue {
     last: u64,
     rows: usize,
     bytes: usize,
-    publishing: usize,
-    held: usize,
+    /// Batches by their stage.
+    stages: [usize; 5],
 }
 
 impl Queue {
@@ -54,24 +56,32 @@ impl Queue {
     pub(super) fn push(&mut self, batch: Batch) {
         self.rows += batch.rows;
         self.bytes += batch.bytes;
-        self.publishing += usize::from(batch.stage == Stage::Publishing);
-        self.held += usize::from(batch.stage == Stage::Held);
+        self.stages[batch.stage as usize] += 1;
         self.batches.push_back(batch);
+    }
+
+    /// The batch is acknowledged. Its records are in memory until it is committed.
+    pub(super) fn sent(&mut self, id: BatchId) {
+        let Some(batch) = self.find(id).filter(|batch| batch.stage == Stage::Sending) else { return };
+        batch.stage = Stage::Committing;
+        self.stages[Stage::Sending as usize] -= 1;
+        self.stages[Stage::Committing as usize] += 1;
     }
 
     /// Moves a batch on. Its records are given back by whoever published them, so its bytes count no longer.
     pub(super) fn advance(&mut self, id: BatchId, stage: Stage) -> Option<&mut Batch> {
-        let front = self.batches.front()?.id.0;
-        let batch = self.batches.get_mut(usize::try_from(id.0.checked_sub(front)?).ok()?)?;
-        match batch.stage {
-            Stage::Publishing => self.publishing -= 1,
-            Stage::Held => self.held -= 1,
-            Stage::Marking | Stage::Done => {}
-        }
-        self.bytes -= std::mem::take(&mut batch.bytes);
+        let batch = self.find(id)?;
+        let (before, bytes) = (std::mem::replace(&mut batch.stage, stage), std::mem::take(&mut batch.bytes));
         batch.oldest = None;
-        batch.stage = stage;
-        Some(batch)
+        self.stages[before as usize] -= 1;
+        self.stages[stage as usize] += 1;
+        self.bytes -= bytes;
+        self.find(id)
+    }
+
+    fn find(&mut self, id: BatchId) -> Option<&mut Batch> {
+        let front = self.batches.front()?.id.0;
+        self.batches.get_mut(usize::try_from(id.0.checked_sub(front)?).ok()?)
     }
 
     /// Takes off what is done at the front; the end of the last of it.
@@ -80,6 +90,7 @@ impl Queue {
         while self.batches.front().is_some_and(|batch| batch.stage == Stage::Done) {
             let Some(batch) = self.batches.pop_front() else { break };
             self.rows -= batch.rows;
+            self.stages[Stage::Done as usize] -= 1;
             end = end.max(Some(batch.end));
         }
         end
@@ -102,17 +113,27 @@ impl Queue {
         self.bytes
     }
 
+    /// Batches that are cut and not yet committed.
     pub(super) fn publishing(&self) -> usize {
-        self.publishing
+        self.count(Stage::Sending) + self.count(Stage::Committing)
+    }
+
+    /// Whether the producer has all of a batch before it, so that it could take the next one.
+    pub(super) fn is_none_sending(&self) -> bool {
+        self.count(Stage::Sending) == 0
+    }
+
+    fn count(&self, stage: Stage) -> usize {
+        self.stages[stage as usize]
     }
 
     /// Whether everything in it waits for the proof, so that waiting would free nothing.
     pub(super) fn is_all_held(&self) -> bool {
-        self.held == self.batches.len()
+        self.count(Stage::Held) == self.batches.len()
     }
 
     pub(super) fn is_none_held(&self) -> bool {
-        self.held == 0
+        self.count(Stage::Held) == 0
     }
 
     pub(super) fn oldest(&self) -> Option<i64> {

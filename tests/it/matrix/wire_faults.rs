@@ -89,7 +89,7 @@ async fn a_commit_that_arrives_in_the_next_transaction_is_refused() -> Result<()
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_while_the_next_batch_waits() -> Result<()> {
+async fn a_commit_that_fails_while_the_next_batch_is_sent() -> Result<()> {
     let (mut scene, daemon) = on_the_shared_wire().await?;
     let commit = trap(&scene, Point::Request)?;
     scene.insert(5).await?;

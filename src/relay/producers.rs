@@ -1,0 +1,153 @@
+//! The right to publish for a source: its transactional ids, taken at every start.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    Code, Error, Result,
+    config::{Delivery, Kafka},
+    kafka::{Batching, PositionRecord, Producer, PublishFailure},
+    outbox::Records,
+};
+
+/// Transactional ids of a source: `outboxd-<source>-0` to `-2`. All are initialised at every start, whatever number is
+/// in use, so that a successor fences a predecessor that used more of them. Three take turns: one commits while the
+/// next one sends, and by the time that the first has its turn again the broker has written its markers, which it would
+/// otherwise be told to wait for (CONCURRENT_TRANSACTIONS, asked again every 20 ms).
+pub(super) const PRODUCERS: usize = 3;
+
+/// Bound of `init_transactions`: the broker may have to abort a predecessor's transaction first.
+const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The fenced-off right to publish for a source.
+pub(super) struct Producers {
+    /// In the order of their turns; never empty.
+    pub(super) turns: Vec<Producer>,
+    /// Ends whatever they do.
+    pub(super) cancel: Arc<AtomicBool>,
+}
+
+impl Producers {
+    /// Creates and initialises all producers of the source; whoever published for it before is fenced from here on.
+    ///
+    /// # Errors
+    /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer instance fenced us.
+    pub(super) async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
+        let (kafka, source) = (kafka.clone(), source.to_owned());
+        let cancel = Arc::new(AtomicBool::new(false));
+        let giving_up = CancelOnDrop::new(&cancel);
+        let task = tokio::task::spawn_blocking(move || Self::fence_blocking(&kafka, &source, batching, cancel));
+        let fenced =
+            task.await.map_err(|error| Error::new(Code::Internal, "initialising the producers").because(error));
+        giving_up.disarm();
+        fenced?
+    }
+
+    fn fence_blocking(kafka: &Kafka, source: &str, batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
+        let transactional = Kafka { delivery: Delivery::ExactlyOnce, ..kafka.clone() };
+        let init = |number: usize| -> Result<Producer> {
+            let id = format!("outboxd-{source}-{number}");
+            let producer = Producer::create(&transactional, &id, batching, Arc::clone(&cancel))?;
+            producer.init_transactions(INIT_TIMEOUT)?;
+            Ok(producer)
+        };
+        let mut producers = thread::scope(|scope| {
+            let threads: Vec<_> = (0..PRODUCERS).map(|number| scope.spawn(move || init(number))).collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread.join().unwrap_or_else(|_| Err(Error::new(Code::Internal, "a producer's thread panicked")))
+                })
+                .collect::<Result<Vec<_>>>()
+        })?;
+        if kafka.delivery == Delivery::AtLeastOnce {
+            // They were initialised to fence, and would cost threads and memory.
+            producers = vec![Producer::create(kafka, &format!("outboxd-{source}"), batching, Arc::clone(&cancel))?];
+        }
+        Ok(Self { turns: producers, cancel })
+    }
+
+    /// Publishes one batch during set-up, and waits for it.
+    ///
+    /// # Errors
+    /// The transaction failed, is unknown, or a newer instance fenced us; the records come back with the reason.
+    pub(super) async fn publish(
+        mut self,
+        records: Records,
+        position: PositionBytes,
+    ) -> Result<(Self, Records), Unpublished> {
+        let giving_up = CancelOnDrop::new(&self.cancel);
+        let task = tokio::task::spawn_blocking(move || {
+            let outcome = match self.turns.first_mut() {
+                Some(producer) => producer.publish(&records, position.record()),
+                None => Err(PublishFailure::Aborted(Error::new(Code::Internal, "no producer"))),
+            };
+            (self, records, outcome)
+        });
+        let ended = task.await;
+        giving_up.disarm();
+        let (producers, records, outcome) = ended.map_err(|panic| {
+            let error = Error::new(Code::Internal, "publishing").because(panic);
+            Unpublished { records: Records::default(), failure: PublishFailure::Unknown(error) }
+        })?;
+        match outcome {
+            Ok(()) => Ok((producers, records)),
+            Err(failure) => Err(Unpublished { records, failure }),
+        }
+    }
+}
+
+/// Tells a blocking call to end when nobody waits for it any more: the thread goes on without us, and a start that was
+/// given up would fence, half a minute later, the one that followed it.
+struct CancelOnDrop(Option<Arc<AtomicBool>>);
+
+impl CancelOnDrop {
+    fn new(cancel: &Arc<AtomicBool>) -> Self {
+        Self(Some(Arc::clone(cancel)))
+    }
+
+    /// The call has ended.
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(cancel) = &self.0 {
+            cancel.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A batch that was not published, or not known to be.
+pub(super) struct Unpublished {
+    /// Its records, some of which may be to blame.
+    pub(super) records: Records,
+    /// What happened.
+    pub(super) failure: PublishFailure,
+}
+
+/// A position as it goes into the topic.
+#[derive(Debug, Clone)]
+pub(super) struct PositionBytes {
+    /// The position topic.
+    pub topic: Arc<str>,
+    /// The source's name.
+    pub key: Arc<str>,
+    /// The encoded position.
+    pub value: Vec<u8>,
+}
+
+impl PositionBytes {
+    /// As a producer takes it.
+    pub(super) fn record(&self) -> PositionRecord<'_> {
+        PositionRecord { topic: &self.topic, key: self.key.as_bytes(), value: &self.value }
+    }
+}
