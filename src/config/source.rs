@@ -259,7 +259,7 @@ fn limits(mut section: Section) -> Result<Limits> {
         unmarked_rows: section.count("unmarked_rows", 100_000, (1, 100_000_000))?,
         // The position carries the ids of a chunk, and has to fit a record of Kafka's default size.
         backfill_chunk_rows: section.count("backfill_chunk_rows", 5_000, (1, 10_000))?,
-        marker_connections: section.count("marker_connections", 1, (1, 64))?,
+        marker_connections: section.count("marker_connections", 2, (1, 64))?,
         // Postgres itself sends no message beyond 1 GiB.
         message_bytes: section.bytes("message_bytes", 1 << 30, (1 << 20, 1 << 30))?,
     };
