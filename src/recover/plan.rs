@@ -7,7 +7,7 @@ use std::{
 
 use super::facts::{Facts, Published};
 use crate::{
-    Code, Error, Result,
+    Code, Error, Lsn, Result,
     config::{Backfill, Mark, Source},
     postgres::catalog::SlotInfo,
     relay::{
@@ -175,6 +175,8 @@ fn republish(facts: &Facts, source: &Source) -> Result<Way> {
         && before.chunk.iter().all(|row| facts.tables.contains(&row.table))
     {
         position = before.clone();
+        // A server that lost that mark halts at it; here a person has decided to publish what is unmarked.
+        position.marked = None;
     }
     let rows = unmarked(facts);
     let says = vec![
@@ -225,12 +227,24 @@ fn from_slot(facts: &Facts, source: &Source, halt: Option<Code>) -> Result<Way> 
         ),
     });
     says.push(match published {
-        Some(lsn) if lsn <= stands => "REPEATS nothing".to_owned(),
-        Some(lsn) => format!("REPEATS every row committed after {stands} and up to {lsn}"),
+        Some(lsn) if lsn <= stands => match published_part(facts, stands) {
+            Some(part) => format!("REPEATS {part}"),
+            None => "REPEATS nothing".to_owned(),
+        },
+        Some(lsn) => {
+            let part = published_part(facts, stands).map_or_else(String::new, |part| format!(", and {part}"));
+            format!("REPEATS every row committed after {stands} and up to {lsn}{part}")
+        }
         None => format!("REPEATS rows committed after {stands} that are published already, marked or not"),
     });
     says.push(format!("unmarked rows now: {}", unmarked(facts)));
     Ok((facts.streaming_at(stands, source), Next::KeepSlot, says))
+}
+
+/// The part of a split transaction that is published and that a slot at `stands` sends again.
+fn published_part(facts: &Facts, stands: Lsn) -> Option<String> {
+    let split = facts.position()?.progress.split.as_ref().filter(|split| stands <= split.final_lsn)?;
+    Some(format!("the first {} rows of transaction {} at {}", split.rows, split.xid, split.final_lsn))
 }
 
 fn from_now(facts: &Facts, source: &Source) -> Result<Way> {

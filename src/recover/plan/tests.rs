@@ -140,8 +140,11 @@ fn the_marks_of_an_interrupted_backfill_stay_owed() {
     facts.slot.as_mut().unwrap().wal_status = Some("lost".into());
     before(&mut facts).phase = Phase::Backfill;
     before(&mut facts).chunk = vec![RowId { table: 16_400, id: "a".into() }];
+    // A server that was restored without that mark would halt at it again, whatever a person had decided.
+    before(&mut facts).marked = Some(RowId { table: 16_400, id: "b".into() });
     let plan = Plan::new(&facts, &marking(), Strategy::RepublishUnmarked, false).unwrap();
     assert_eq!((plan.position.phase, plan.position.chunk.len()), (Phase::Backfill, 1));
+    assert_eq!(plan.position.marked, None);
     facts.tables.clear();
     let plan = Plan::new(&facts, &marking(), Strategy::RepublishUnmarked, false).unwrap();
     assert_eq!(plan.position.phase, Phase::Creating);
@@ -167,7 +170,17 @@ fn from_slot_keeps_the_position_where_only_the_publication_changed() {
     before(&mut facts).progress.split = Some(Split { final_lsn: Lsn(120), xid: 1, rows: 3, event_id: "e".into() });
     let plan = Plan::new(&facts, &marking(), Strategy::FromSlot, false).unwrap();
     assert_eq!((plan.position.progress.lsn, plan.position.progress.split.is_none()), (Lsn(80), true));
-    assert!(plan.says.iter().any(|line| line.contains("REPEATS every row committed after 0/50 and up to 0/64")));
+    let repeats =
+        "REPEATS every row committed after 0/50 and up to 0/64, and the first 3 rows of transaction 1 at 0/78";
+    assert!(plan.says.iter().any(|line| line == repeats), "{:?}", plan.says);
+
+    // Also where the slot stands at the position: what is published of the split transaction lies behind it.
+    let mut facts = confirmed(100);
+    before(&mut facts).publication = serde_json::json!({"then": 1});
+    before(&mut facts).progress.split = Some(Split { final_lsn: Lsn(120), xid: 1, rows: 3, event_id: "e".into() });
+    let plan = Plan::new(&facts, &marking(), Strategy::FromSlot, false).unwrap();
+    let repeats = "REPEATS the first 3 rows of transaction 1 at 0/78";
+    assert!(plan.says.iter().any(|line| line == repeats), "{:?}", plan.says);
 }
 
 #[test]
