@@ -22,6 +22,7 @@ pub(super) fn check(server: &ServerInfo, source: &Source, slot: Option<&SlotInfo
     capacity(server, slot, findings);
     retention(server, findings);
     silence(server, source, findings);
+    synchronous(server, findings);
     if server.role.replication || server.role.superuser {
         findings.ok("role", format!("{} may replicate", server.role.name));
     } else {
@@ -110,6 +111,22 @@ fn silence(server: &ServerInfo, source: &Source, findings: &mut Findings) {
         findings.warning(ABOUT, text, "lower timeouts.status to a third of it or less, or raise it");
     } else {
         findings.ok(ABOUT, format!("{patience:?}; the daemon reports every {status:?}"));
+    }
+}
+
+/// A walsender that matches `synchronous_standby_names` is a synchronous standby to Postgres, a logical one too. Commits
+/// would then wait for our confirmation, which waits for marks, which see a row only when its commit has returned.
+fn synchronous(server: &ServerInfo, findings: &mut Findings) {
+    let names = server.synchronous_standby_names.split([',', '(', ')', ' ']);
+    if names.map(|name| name.trim_matches('"')).any(|name| name == "*" || name.eq_ignore_ascii_case("outboxd")) {
+        findings.warning(
+            "synchronous_standby_names",
+            format!(
+                "{:?} can take the daemon for a synchronous standby: commits would wait for its marks",
+                server.synchronous_standby_names
+            ),
+            "name the standbys one by one in synchronous_standby_names; the daemon's application_name is outboxd",
+        );
     }
 }
 

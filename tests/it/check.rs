@@ -240,3 +240,17 @@ async fn a_failover_slot_needs_postgres_17_and_standbys_to_wait_for() {
         assert!(troubles.len() == 1 && troubles[0].starts_with(expected), "{troubles:#?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_could_take_the_daemon_for_a_synchronous_standby_is_named() {
+    let postgres = Postgres::builder(Version::V15)
+        .setting("synchronous_standby_names", "ANY 1 (\"*\")")
+        .setting("synchronous_commit", "local") // nobody is there to wait for
+        .start()
+        .await
+        .unwrap();
+    let mut healthy = Healthy::on(&postgres, TABLE).await;
+    healthy.source().auto_setup = true;
+    let troubles = healthy.troubles().await;
+    assert!(troubles.iter().any(|line| line.starts_with("warning - synchronous_standby_names: ")), "{troubles:#?}");
+}

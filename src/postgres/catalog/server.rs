@@ -42,6 +42,8 @@ pub struct ServerInfo {
     pub idle_slot_timeout: Option<String>,
     /// `synchronized_standby_slots` (Postgres 17); `None` before, or when it is empty.
     pub synchronized_standby_slots: Option<String>,
+    /// `synchronous_standby_names`; often empty.
+    pub synchronous_standby_names: String,
     /// `wal_sender_timeout` as this role has it; zero is none.
     pub wal_sender_timeout: Duration,
     /// The role that we are.
@@ -87,7 +89,8 @@ SELECT current_setting('server_version_num')::int4, current_setting('server_vers
        nullif(current_setting('synchronized_standby_slots', true), ''),
        r.rolname::text, r.rolreplication, r.rolsuper,
        has_database_privilege(current_database(), 'CREATE'),
-       (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_sender_timeout')
+       (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_sender_timeout'),
+       current_setting('synchronous_standby_names')
 FROM pg_roles r WHERE r.rolname = current_user";
 
 /// The server, its settings and the role of this session, in one round trip.
@@ -113,6 +116,7 @@ pub async fn server(client: &Client) -> Result<ServerInfo> {
         max_slot_wal_keep_mb: row.get::<_, Option<i64>>(13).unwrap_or(-1),
         idle_slot_timeout: row.get(14),
         synchronized_standby_slots: row.get(15),
+        synchronous_standby_names: row.get(21),
         wal_sender_timeout: Duration::from_millis(row.get::<_, i64>(20).unsigned_abs()),
         role: RoleInfo {
             name: row.get(16),
