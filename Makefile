@@ -41,9 +41,9 @@ alerts: ## the alert rules against their tests, where promtool is installed
 	@if command -v promtool >/dev/null; then promtool test rules config/prometheus-alerts.test.yml; \
 	else echo "promtool is not installed: the alert rules are not tested"; fi
 
-soak: deps ## a million simulated schedules, the slow tests, takeover times, and half an hour of random faults
+soak: deps ## a million simulated schedules, all tests with the slow ones, takeover times, and half an hour of random faults
 	OUTBOXD_SIM_SCHEDULES=1000000 nice $(CARGO) test --release --test simulation guarantees -- --nocapture
-	$(CARGO) test --release --workspace --tests -- --ignored
+	$(CARGO) test --release --workspace --tests -- --include-ignored
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
 	$(RELEASE)/chaos takeover
 	$(RELEASE)/chaos run --minutes 30 $(CHAOS_FLAGS)

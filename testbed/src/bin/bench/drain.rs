@@ -49,7 +49,9 @@ pub(crate) async fn measure(setting: &Setting, shape: Shape, report: &mut Report
     let client = setting.database(DATABASE).await?;
     let none = Source { name: "none", database: DATABASE, topic: "none.events", mark: "none" };
     let update = Source { name: "update", database: DATABASE, topic: "update.events", mark: "update" };
-    say("setting up two sources and the slots of pg_recvlogical");
+    let warm = Source { name: "warm", database: DATABASE, topic: "warm.events", mark: "none" };
+    say("setting up the sources and the slots of pg_recvlogical");
+    setting.set_up(&client, &warm).await?;
     setting.set_up(&client, &none).await?;
     setting.set_up(&client, &update).await?;
     for slot in ["reference_1", "reference_2"] {
@@ -58,6 +60,10 @@ pub(crate) async fn measure(setting: &Setting, shape: Shape, report: &mut Report
     load(&client, shape).await?;
     let end: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
 
+    // A broker that has just started is compiling itself on the cores that are measured, and no peer was measured so.
+    say("warming up");
+    run(setting, &warm, &client, shape).await?;
+    client.execute("SELECT pg_drop_replication_slot('outboxd_warm')", &[]).await?;
     checkpoint(&client).await?;
     let first = peer::drain(setting, DATABASE, ("reference_1", "outboxd_none"), &end).await?;
     report.reference.push(shape.rows as f64 / first.as_secs_f64());
