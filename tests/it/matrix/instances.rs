@@ -45,7 +45,7 @@ async fn standbys_are_live_and_not_ready_and_hold_one_session_each() -> Result<(
         format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}' AND application_name = '{application}'")
     };
     for (application, wanted) in
-        [("outboxd catalog", INSTANCES as i64), ("outboxd marker", 1), ("outboxd monitor", 1), ("outboxd", 1)]
+        [("outboxd catalog", INSTANCES as i64), ("outboxd marker", 2), ("outboxd monitor", 1), ("outboxd", 1)]
     {
         wait_true(&scene.client, &format!("SELECT ({}) = {wanted}", sessions(application))).await;
     }
@@ -149,8 +149,8 @@ async fn a_zombie_publishes_marks_and_confirms_nothing_that_came_after_it() -> R
     let (zombie, standbys) = daemons.split_first().context("no daemon")?;
     let load = scene.load();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let query = "SELECT pid FROM pg_stat_activity WHERE usename = $1 AND application_name = 'outboxd marker'";
-    let marker: i32 = scene.client.query_one(query, &[&role]).await?.get(0);
+    let query = "SELECT array_agg(pid) FROM pg_stat_activity WHERE usename = $1 AND application_name = 'outboxd marker'";
+    let markers: Vec<i32> = scene.client.query_one(query, &[&role]).await?.get(0);
     zombie.pause()?;
     leader(standbys).await;
     load.stop().await?;
@@ -163,8 +163,8 @@ async fn a_zombie_publishes_marks_and_confirms_nothing_that_came_after_it() -> R
     zombie.wait_for_line(|line| line.contains("retry_in") || line.contains("kafka-fenced"), PATIENCE).await?;
     wait_state(zombie, "standby").await;
     assert_eq!(records(&scene).await?, published, "it published");
-    let query = "SELECT count(*) FROM mark_log WHERE pid = $1 AND (at > $2::text::timestamptz OR id = ANY($3))";
-    let marks: i64 = scene.client.query_one(query, &[&marker, &woken, &after]).await?.get(0);
+    let query = "SELECT count(*) FROM mark_log WHERE pid = ANY($1) AND (at > $2::text::timestamptz OR id = ANY($3))";
+    let marks: i64 = scene.client.query_one(query, &[&markers, &woken, &after]).await?.get(0);
     assert_eq!(marks, 0, "it marked");
     assert_eq!(times_led(zombie), led, "whoever does not have the slot cannot confirm");
     scene.insert(5).await?;
