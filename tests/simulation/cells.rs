@@ -56,7 +56,9 @@ impl Cells {
             let name = format!("{} × {phase:?}", Fault::NAMES[fault as usize]);
             match why_not(fault, phase) {
                 None if times == 0 => wrong.push(format!("{name} was never hit")),
-                Some((_, reason)) if times > 0 => wrong.push(format!("{name} was hit {times} times, though: {reason}")),
+                Some((_, reason)) if times > 0 && !is_rare(fault, phase) => {
+                    wrong.push(format!("{name} was hit {times} times, though: {reason}"))
+                }
                 _ => {}
             }
         }
@@ -79,6 +81,12 @@ const REASONS: &[Reason] = &[NO_LOCK, NOT_OPEN, NO_COMMIT, TRANSACTIONAL, NO_MAR
 
 fn letter(reason: Reason) -> char {
     reason.0
+}
+
+/// What can strike after all, a few times in a million schedules: an instance whose slot was taken while it adopted it
+/// stands by already, and its session has not let the lock go yet.
+fn is_rare(fault: Fault, phase: Phase) -> bool {
+    fault == Fault::LockLost && phase == Phase::Down
 }
 
 /// Why the fault cannot strike in this phase, if it cannot.

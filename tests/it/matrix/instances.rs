@@ -149,7 +149,8 @@ async fn a_zombie_publishes_marks_and_confirms_nothing_that_came_after_it() -> R
     let (zombie, standbys) = daemons.split_first().context("no daemon")?;
     let load = scene.load();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let query = "SELECT array_agg(pid) FROM pg_stat_activity WHERE usename = $1 AND application_name = 'outboxd marker'";
+    let query =
+        "SELECT array_agg(pid) FROM pg_stat_activity WHERE usename = $1 AND application_name = 'outboxd marker'";
     let markers: Vec<i32> = scene.client.query_one(query, &[&role]).await?.get(0);
     zombie.pause()?;
     leader(standbys).await;
