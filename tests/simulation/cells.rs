@@ -57,7 +57,7 @@ impl Cells {
             match why_not(fault, phase) {
                 None if times == 0 => wrong.push(format!("{name} was never hit")),
                 Some((_, reason)) if times > 0 && !is_rare(fault, phase) => {
-                    wrong.push(format!("{name} was hit {times} times, though: {reason}"))
+                    wrong.push(format!("{name} was hit {times} times, though: {reason}"));
                 }
                 _ => {}
             }
