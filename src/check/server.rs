@@ -114,11 +114,8 @@ fn silence(server: &ServerInfo, source: &Source, findings: &mut Findings) {
     }
 }
 
-/// A walsender that matches `synchronous_standby_names` is a synchronous standby to Postgres, a logical one too. Commits
-/// would then wait for our confirmation, which waits for marks, which see a row only when its commit has returned.
 fn synchronous(server: &ServerInfo, findings: &mut Findings) {
-    let names = server.synchronous_standby_names.split([',', '(', ')', ' ']);
-    if names.map(|name| name.trim_matches('"')).any(|name| name == "*" || name.eq_ignore_ascii_case("outboxd")) {
+    if server.may_wait_for_us() {
         findings.warning(
             "synchronous_standby_names",
             format!(

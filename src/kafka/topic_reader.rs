@@ -178,7 +178,10 @@ impl TopicReader {
             match self.committed.poll(POLL) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    let Some((end, _)) = open.get(&message.partition()).copied() else { continue };
+                    let Some((end, reported)) = open.get_mut(&message.partition()) else { continue };
+                    // It was not the end for good.
+                    *reported = None;
+                    let end = *end;
                     if message.offset() < end {
                         each(&Seen(&message))?;
                     }

@@ -19,7 +19,7 @@ use crate::{
     Code, Error, Result,
     postgres::{
         SqlSession,
-        catalog::{TableInfo, marks::MarkStatement},
+        catalog::{TableInfo, marks::MarkStatement, server},
         sql_error,
     },
 };
@@ -29,6 +29,9 @@ const STATEMENT_ROWS: usize = 2_000;
 
 /// How often a transaction is looked for that is committed and not yet visible.
 const VISIBLE_POLL: Duration = Duration::from_millis(5);
+
+/// Looks at invisible transactions between two at what they may be waiting for.
+const LOOKS_BETWEEN: u64 = 200;
 
 /// The pause after a statement that waited for a lock in vain.
 const LOCKED_PAUSE: Duration = Duration::from_millis(500);
@@ -221,10 +224,30 @@ impl MarkingSession {
     /// row would stay unmarked for ever, so what was not found is tried again once its transaction can be seen.
     async fn mark_chunk(&self, statement: &MarkStatement, chunk: &Chunk<'_>) -> Result<()> {
         if self.execute(statement, &chunk.ids).await? < chunk.ids.len() as u64 {
+            let mut looks = 0_u64;
             while !self.snapshot().await?.sees_all(&chunk.xids) {
+                looks += 1;
+                if looks.is_multiple_of(LOOKS_BETWEEN) {
+                    self.require_asynchronous().await?;
+                }
                 tokio::time::sleep(VISIBLE_POLL).await;
             }
             self.execute(statement, &chunk.ids).await?;
+        }
+        Ok(())
+    }
+
+    /// What is waited for may wait for us. Only a role that may read all statistics is told which walsenders are
+    /// synchronous, so the names have to do.
+    async fn require_asynchronous(&self) -> Result<()> {
+        let server = server::server(&self.session).await?;
+        if server.may_wait_for_us() {
+            let text = format!(
+                "synchronous_standby_names = '{}' takes the daemon for a synchronous standby: commits wait for its marks, \
+                 which wait for those commits; name the standbys one by one there",
+                server.synchronous_standby_names
+            );
+            return Err(Error::new(Code::MarkFailed, text));
         }
         Ok(())
     }

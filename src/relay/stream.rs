@@ -35,7 +35,7 @@ use crate::{
     config::{Limits, Mark, Timeouts},
     kafka::{Batching, PublishFailure},
     outbox::{Encoder, Records},
-    postgres::{ReplicationStream, SqlSession, StandbyStatus},
+    postgres::{ReplicationStream, SqlSession, StandbyStatus, catalog::tables},
     telemetry::SourceState,
 };
 
@@ -266,9 +266,11 @@ impl<'a> Stream<'a> {
     }
 
     /// The fingerprint is compared before every idle advance: a publication that changed would pass rows over in
-    /// silence.
+    /// silence, and so would one that does not have the table which was put in the place of ours.
     async fn require_same_publication(&self) -> Result<()> {
-        let now = fingerprint(&self.sql, &self.context.source.publication, self.intake.tables()).await?;
+        let source = &self.context.source;
+        let tables = tables::renamed(&self.sql, source, self.intake.tables()).await?;
+        let now = fingerprint(&self.sql, &source.publication, &tables).await?;
         require_same_publication(&self.position.publication, &now)
     }
 

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use testbed::{Expect, Kafka, Load, Postgres, Version, eventually, reader, workload};
 use tokio_postgres::Client;
 
-use crate::scene::{Host, PATIENCE, Scene, wait_ready};
+use crate::scene::{Host, PATIENCE, Scene, wait_code, wait_ready};
 
 #[tokio::test]
 async fn single_rows_reach_the_topic_once_and_are_marked() -> Result<()> {
@@ -200,6 +200,28 @@ async fn a_row_that_is_published_before_it_is_visible_is_marked_all_the_same() -
     scene.wait_records(3).await;
     let visible: i64 = scene.client.query_one("SELECT count(*) FROM order_outbox", &[]).await?.get(0);
     assert_eq!(visible, 0, "the insert was to hang between its commit record and its visibility");
+    give_the_standby_up(&scene).await?;
+    insert.await??;
+    scene.oracle().await?.assert_clean();
+    Ok(())
+}
+
+/// Commits that wait for the daemon, whose marks wait for them: said, not waited for in silence.
+#[tokio::test]
+async fn a_daemon_that_is_taken_for_a_synchronous_standby_says_so_and_goes_on_once_it_is_not() -> Result<()> {
+    let postgres = Postgres::builder(Version::V15)
+        .setting("synchronous_standby_names", "*")
+        .setting("synchronous_commit", "local");
+    let scene = Scene::on(Host::Own(postgres.start().await?), Host::Shared(Kafka::shared().await?)).await?;
+    let daemon = scene.streaming().await?;
+    let mut writer = scene.postgres.client(&scene.database).await?;
+    writer.batch_execute("SET synchronous_commit = on").await?;
+    let aggregate = scene.aggregate.clone();
+    let insert = tokio::spawn(async move {
+        workload::insert(&mut writer, "order_outbox", (&aggregate, uuid::Uuid::new_v4()), 3).await
+    });
+    let line = wait_code(&daemon, "mark-failed").await?;
+    assert!(line.contains("synchronous_standby_names"), "{line}");
     give_the_standby_up(&scene).await?;
     insert.await??;
     scene.oracle().await?.assert_clean();

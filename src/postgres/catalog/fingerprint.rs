@@ -12,6 +12,9 @@ pub struct Fingerprint {
     /// `pg_publication.oid`.
     #[serde(rename = "pub")]
     publication: u32,
+    /// `xmin` of its row. Positions of old have none.
+    #[serde(rename = "xmin", skip_serializing_if = "Option::is_none", default)]
+    version: Option<String>,
     /// `insert, update`.
     #[serde(rename = "ops")]
     operations: String,
@@ -77,6 +80,7 @@ impl Fingerprint {
         tables.dedup_by_key(|table| table.oid);
         Self {
             publication: publication.oid,
+            version: Some(publication.version.clone()),
             operations: publication.operations(),
             via_root: publication.via_root,
             generated: publication.generated,
@@ -133,6 +137,13 @@ impl Fingerprint {
         }
         let added = now.tables.iter().filter(|table| !self.tables.iter().any(|was| was.oid == table.oid));
         found.extend(added.map(|table| format!("table {} (oid {}) is new", table.name, table.oid)));
+        let altered = self.version.as_ref().zip(now.version.as_ref()).is_some_and(|(was, now)| was != now);
+        if found.is_empty() && altered {
+            found.push(
+                "it was altered and altered back, or got another owner: what it did not send meanwhile is not known"
+                    .to_owned(),
+            );
+        }
         found
     }
 }
@@ -200,7 +211,14 @@ mod tests {
     use super::*;
 
     fn print(tables: Vec<TablePrint>) -> Fingerprint {
-        Fingerprint { publication: 900, operations: "insert".into(), via_root: true, generated: false, tables }
+        Fingerprint {
+            publication: 900,
+            version: Some("740".into()),
+            operations: "insert".into(),
+            via_root: true,
+            generated: false,
+            tables,
+        }
     }
 
     fn listed(oid: u32, name: &str, row: u32) -> TablePrint {
@@ -217,7 +235,7 @@ mod tests {
         let text = serde_json::to_string(&fingerprint).unwrap();
         assert_eq!(
             text,
-            r#"{"pub":900,"ops":"insert","via_root":true,"generated":false,"tables":[{"oid":1,"by":"table","row":11},{"oid":2,"by":"table","row":12,"filter":"(id > 5)","columns":[1,2]},{"oid":3,"by":"schema","row":77},{"oid":4,"by":"all"}]}"#
+            r#"{"pub":900,"xmin":"740","ops":"insert","via_root":true,"generated":false,"tables":[{"oid":1,"by":"table","row":11},{"oid":2,"by":"table","row":12,"filter":"(id > 5)","columns":[1,2]},{"oid":3,"by":"schema","row":77},{"oid":4,"by":"all"}]}"#
         );
         assert_eq!(serde_json::from_str::<Fingerprint>(&text).unwrap(), fingerprint);
     }
@@ -262,6 +280,25 @@ mod tests {
                 "column list of table public.b was all columns and is now columns 1"
             ]
         );
+    }
+
+    #[test]
+    fn a_publication_that_was_altered_and_altered_back_is_another_one() {
+        let was = print(vec![listed(1, "public.a", 11)]);
+        let mut back = was.clone();
+        back.version = Some("741".into());
+        assert_eq!(was.differences(&back).len(), 1);
+        back.operations = "insert, update".into();
+        assert_eq!(was.differences(&back), ["it published 'insert' and now publishes 'insert, update'"]);
+    }
+
+    #[test]
+    fn a_position_of_old_knows_no_version() {
+        let now = print(vec![listed(1, "public.a", 11)]);
+        let mut old = now.clone();
+        old.version = None;
+        assert_eq!(old, now);
+        assert!(!serde_json::to_string(&old).unwrap().contains("xmin"));
     }
 
     #[test]

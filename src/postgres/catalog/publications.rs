@@ -10,6 +10,8 @@ use crate::{Code, Error, Result};
 pub struct PublicationInfo {
     /// `pg_publication.oid`: another one means that the publication was dropped and made again.
     pub oid: u32,
+    /// `xmin` of its row: another one means that its options, owner or name were altered, and perhaps altered back.
+    pub version: String,
     /// Its name.
     pub name: String,
     /// Owning role.
@@ -101,7 +103,7 @@ impl PublicationInfo {
 // `pubgencols` came with Postgres 18: 'n' is none, 's' is stored.
 const PUBLICATION: &str = "
 SELECT p.oid, p.pubname::text, pg_get_userbyid(p.pubowner)::text, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
-       p.puballtables, p.pubviaroot, coalesce(to_jsonb(p) ->> 'pubgencols', 'n') <> 'n'
+       p.puballtables, p.pubviaroot, coalesce(to_jsonb(p) ->> 'pubgencols', 'n') <> 'n', p.xmin::text
 FROM pg_publication p WHERE p.pubname = $1::text";
 
 const SCHEMAS: &str = "
@@ -137,6 +139,7 @@ pub async fn publication(client: &Client, name: &str) -> Result<Option<Publicati
         all_tables: row.get(7),
         via_root: row.get(8),
         generated: row.get(9),
+        version: row.get(10),
         schemas: schemas.iter().map(|row| PublishedSchema { row_oid: row.get(0), name: row.get(1) }).collect(),
         tables: tables.iter().map(table_from_row).collect(),
     }))

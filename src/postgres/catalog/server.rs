@@ -75,6 +75,15 @@ impl ServerInfo {
     pub fn minor(&self) -> u32 {
         self.version % 10_000
     }
+
+    /// Whether `synchronous_standby_names` matches the daemon's walsender, whose application_name is `outboxd`. Postgres
+    /// would take it for a synchronous standby, a logical one too: commits wait for our confirmation, which waits for
+    /// marks, which see a row only when its commit has returned.
+    #[must_use]
+    pub fn may_wait_for_us(&self) -> bool {
+        let mut names = self.synchronous_standby_names.split([',', '(', ')', ' ']).map(|name| name.trim_matches('"'));
+        names.any(|name| name == "*" || name.eq_ignore_ascii_case("outboxd"))
+    }
 }
 
 const SERVER: &str = "

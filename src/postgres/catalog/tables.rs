@@ -313,6 +313,30 @@ pub async fn resolve_all(client: &Client, source: &Source) -> Result<Vec<TableIn
     Ok(found)
 }
 
+/// The tables of a source as their names stand now: one that stands under another name keeps its oid, and one whose name
+/// stands for another table has that one's. Of what has no name any more nothing is changed.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn renamed(client: &Client, source: &Source, tables: &[TableInfo]) -> Result<Vec<TableInfo>> {
+    const NOW: &str = "
+SELECT c.oid, n.nspname::text, c.relname::text
+FROM unnest($1::text[], $2::oid[]) WITH ORDINALITY AS t(name, oid, place)
+LEFT JOIN pg_class same ON same.oid = to_regclass(t.name) AND same.relkind IN ('r', 'p')
+LEFT JOIN pg_class c ON c.oid = coalesce(same.oid, t.oid) LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+ORDER BY t.place";
+    let names: Vec<String> = source.tables.iter().map(quote_table).collect();
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let rows = client.query(NOW, &[&names, &oids]).await.map_err(|error| failed("look up the tables", error))?;
+    let mut now = tables.to_vec();
+    for (table, row) in now.iter_mut().zip(&rows) {
+        if let Some(oid) = row.get(0) {
+            (table.oid, table.schema, table.name) = (oid, row.get(1), row.get(2));
+        }
+    }
+    Ok(now)
+}
+
 /// Oids of all partitions and ancestors of the tables, the tables themselves not among them.
 ///
 /// # Errors

@@ -94,3 +94,58 @@ async fn a_publication_that_changes_while_the_daemon_is_down_halts() -> Result<(
     }
     Ok(())
 }
+
+/// Nothing in the stream tells of the new table, which is in no publication.
+#[tokio::test]
+async fn a_table_that_takes_the_name_of_an_outbox_table_halts() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let daemon = scene.streaming().await?;
+    scene.insert(2).await?;
+    scene.oracle().await?.assert_clean();
+    let swap = "BEGIN; CREATE TABLE anew (LIKE order_outbox INCLUDING ALL); ALTER TABLE order_outbox RENAME TO before;
+                ALTER TABLE anew RENAME TO order_outbox; COMMIT";
+    scene.client.batch_execute(swap).await?;
+    scene.insert(1).await?;
+    assert_halts(&daemon, "publication-changed").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_outbox_table_that_leaves_its_published_schema_halts() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let publication = scene.slot();
+    let by_schema = format!(
+        "DROP PUBLICATION {publication}; CREATE PUBLICATION {publication} FOR TABLES IN SCHEMA public
+                             WITH (publish = 'insert', publish_via_partition_root = true)"
+    );
+    scene.client.batch_execute(&by_schema).await?;
+    let daemon = scene.streaming().await?;
+    scene.insert(2).await?;
+    scene.oracle().await?.assert_clean();
+    scene.client.batch_execute("CREATE SCHEMA other; ALTER TABLE order_outbox SET SCHEMA other").await?;
+    assert_halts(&daemon, "publication-changed").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_publication_that_is_altered_and_altered_back_halts() -> Result<()> {
+    for running in [true, false] {
+        let mut scene = Scene::shared().await?.with(QUICK);
+        let daemon = scene.streaming().await?;
+        scene.insert(2).await?;
+        scene.oracle().await?.assert_clean();
+        if !running {
+            stop(&daemon).await?;
+        }
+        let publication = scene.slot();
+        let set = |operations: &str| format!("ALTER PUBLICATION {publication} SET (publish = '{operations}')");
+        scene.client.batch_execute(&set("update")).await?;
+        scene.insert(1).await?;
+        scene.client.batch_execute(&set("insert")).await?;
+        if !running {
+            daemon.start_again()?;
+        }
+        assert_halts(&daemon, "publication-changed").await?;
+    }
+    Ok(())
+}
