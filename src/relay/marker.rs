@@ -19,7 +19,11 @@ use crate::{
     Code, Error, Result,
     postgres::{
         SqlSession,
-        catalog::{TableInfo, marks::MarkStatement, server},
+        catalog::{
+            TableInfo,
+            marks::{Id, MarkStatement},
+            server,
+        },
         sql_error,
     },
 };
@@ -213,7 +217,7 @@ impl MarkingSession {
         let Some(statement) = self.statements.get(usize::from(row.table)) else { return Ok(false) };
         let context = |error| sql_error("looking for a mark", error);
         self.session.batch_execute("BEGIN").await.map_err(context)?;
-        let found = self.execute(statement, &[row.id]).await?;
+        let found = self.execute(statement, &[Id(row.id)]).await?;
         self.session.batch_execute("ROLLBACK").await.map_err(context)?;
         Ok(found > 0)
     }
@@ -286,7 +290,7 @@ impl MarkingSession {
 
     /// Runs the statement. A row that somebody else has locked is waited for, with the locks of the others let go now and
     /// then: to give up would end the session, and with it the publishing of all other rows.
-    async fn execute(&self, statement: &MarkStatement, ids: &[&str]) -> Result<u64> {
+    async fn execute(&self, statement: &MarkStatement, ids: &[Id<'_>]) -> Result<u64> {
         let context = format!("marking rows of {}", statement.table());
         loop {
             let error = match self.session.execute(statement.prepared(), &[&ids]).await {
@@ -309,14 +313,14 @@ impl MarkingSession {
 /// Rows of one statement.
 #[derive(Default)]
 struct Chunk<'a> {
-    ids: Vec<&'a str>,
+    ids: Vec<Id<'a>>,
     /// Their transactions, each once in a row.
     xids: Vec<u32>,
 }
 
 impl<'a> Chunk<'a> {
     fn push(&mut self, row: MarkRow<'a>) {
-        self.ids.push(row.id);
+        self.ids.push(Id(row.id));
         if row.xid != 0 && self.xids.last() != Some(&row.xid) {
             self.xids.push(row.xid);
         }

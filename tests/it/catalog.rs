@@ -5,7 +5,7 @@ use outboxd::{
     config::{Mark, Source},
     postgres::catalog::{
         Fingerprint, TableInfo, TableKind,
-        marks::MarkStatement,
+        marks::{Id, MarkStatement},
         monitor::Monitor,
         publications, server, slots,
         tables::{self, IdUniqueness},
@@ -219,6 +219,7 @@ async fn a_mark_sets_or_deletes_and_a_row_that_is_gone_counts() {
         ("uuid", "6f9619ff-8b86-d011-b42d-00c04fc964ff"),
         ("int", "7"),
         ("bigint", "7"),
+        ("uid", "6f9619ff-8b86-d011-b42d-00c04fc964ff"),
         ("text", "a\"b,{"),
         ("varchar(5)", "ab"),
         ("char(4)", "ab"),
@@ -226,8 +227,9 @@ async fn a_mark_sets_or_deletes_and_a_row_that_is_gone_counts() {
         ("mood", "sad"),
     ] {
         for mark in ["timestamp", "timestamptz", "date"] {
-            let sql =
-                format!("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE t (id {ty} PRIMARY KEY, published_at {mark});");
+            let sql = format!(
+                "CREATE TYPE mood AS ENUM ('sad'); CREATE DOMAIN uid AS uuid; CREATE TABLE t (id {ty} PRIMARY KEY, published_at {mark});"
+            );
             let (client, mut source) = given(Version::V15, &sql, &["t"]).await;
             client
                 .batch_execute(&format!("INSERT INTO t VALUES ('{value}'); SET TimeZone = 'Pacific/Auckland'"))
@@ -236,7 +238,7 @@ async fn a_mark_sets_or_deletes_and_a_row_that_is_gone_counts() {
             let tables = tables::resolve_all(&client, &source).await.unwrap();
             let count = async |sql: &str| client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
             let gone = if ty == "mood" { value } else { "11111111-1111-1111-1111-111111111111" };
-            let ids = if ty == "uuid" { vec![value, gone] } else { vec![value] };
+            let ids = if matches!(ty, "uuid" | "uid") { vec![Id(value), Id(gone)] } else { vec![Id(value)] };
             let statements = MarkStatement::prepare_all(&client, &tables, &source).await.unwrap();
             assert_eq!(client.execute(statements[0].prepared(), &[&ids]).await.unwrap(), 1, "{ty} {mark}");
             assert_eq!(client.execute(statements[0].prepared(), &[&ids]).await.unwrap(), 0, "{ty} {mark}");
@@ -263,12 +265,13 @@ async fn marking_goes_by_the_index_even_when_prepared_on_an_empty_table() {
     let (client, source) = given(Version::V15, SEED, &["order_outbox"]).await;
     let tables = tables::resolve_all(&client, &source).await.unwrap();
     let statements = MarkStatement::prepare_all(&client, &tables, &source).await.unwrap();
-    assert_eq!(client.execute(statements[0].prepared(), &[&Vec::<&str>::new()]).await.unwrap(), 0);
+    assert_eq!(client.execute(statements[0].prepared(), &[&Vec::<Id<'_>>::new()]).await.unwrap(), 0);
     let sql = outboxd::postgres::catalog::marks::mark_sql(&tables[0], &source.mapping.columns, Mark::Update)
         .unwrap()
         .unwrap();
     client.batch_execute(&format!("PREPARE m AS {sql}")).await.unwrap();
-    let plan = client.query("EXPLAIN EXECUTE m(ARRAY['6f9619ff-8b86-d011-b42d-00c04fc964ff'])", &[]).await.unwrap();
+    let plan =
+        client.query("EXPLAIN EXECUTE m(ARRAY['6f9619ff-8b86-d011-b42d-00c04fc964ff']::uuid[])", &[]).await.unwrap();
     let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
     assert!(plan.iter().any(|line| line.contains("order_outbox_pkey")), "{plan:#?}");
 }
