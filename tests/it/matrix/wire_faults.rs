@@ -5,10 +5,11 @@ use testbed::kafka::wire::{END_TXN, Point, Trap, end_txn_error};
 use testbed::{Daemon, Kafka, Postgres, Version, eventually};
 
 use super::metric;
+use crate::relay;
 use crate::scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready};
 
 /// A daemon that reaches the brokers through proxies that know Kafka's frames, and has published three rows. No
-/// transaction but those of rows follows, as there are no idle advances.
+/// transaction but those of rows follows: the first idle advance is made at once, and is over; the next one is far away.
 async fn on_the_wire(kafka: Host<Kafka>) -> Result<(Scene, Daemon)> {
     let postgres = Host::Shared(Postgres::shared(Version::V15).await?);
     let scene = Scene::on(postgres, kafka).await?.with("[source.timeouts]\nidle_advance = \"1h\"");
@@ -19,6 +20,13 @@ async fn on_the_wire(kafka: Host<Kafka>) -> Result<(Scene, Daemon)> {
     wait_ready(&daemon).await;
     scene.insert(3).await?;
     scene.wait_marked("order_outbox").await;
+    eventually(PATIENCE, || async {
+        let (_, metrics) = daemon.http_get("/metrics").await?;
+        let committed = relay::metric(&metrics, "outboxd_kafka_transactions_total{outcome=\"committed\"");
+        ensure!(committed == 2.0, "{committed} transactions: one of rows and one idle advance are wanted");
+        Ok(())
+    })
+    .await;
     Ok((scene, daemon))
 }
 
@@ -43,7 +51,6 @@ async fn assert_exactly(scene: &Scene, records: usize) -> Result<()> {
 async fn a_commit_that_the_broker_did_and_whose_answer_is_cut_off_is_not_repeated() -> Result<()> {
     let (mut scene, daemon) = on_the_shared_wire().await?;
     let answer = trap(&scene, Point::Answer)?;
-    // One row, and so one batch: a second one would be sent meanwhile, and its open transaction hold the reader back.
     scene.insert(1).await?;
     let answer = answer.caught(PATIENCE).await?;
     // The broker has committed, and the daemon does not know.
