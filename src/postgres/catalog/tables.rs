@@ -67,7 +67,7 @@ pub struct ColumnInfo {
     pub cast_name: String,
     /// The type beneath all domains; else `type_oid`.
     pub base_type_oid: u32,
-    /// NOT NULL.
+    /// NOT NULL, by itself or by its domain.
     pub not_null: bool,
     /// Has a default or is an identity column.
     pub has_default: bool,
@@ -220,11 +220,11 @@ WHERE c.oid = to_regclass($1)";
 // catalog/heap.c).
 const COLUMNS: &str = "
 SELECT a.attname::text, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod),
-       format_type(a.atttypid, -1), 
+       format_type(a.atttypid, -1),
        (WITH RECURSIVE base(oid, beneath) AS (
           SELECT t.oid, t.typbasetype
           UNION ALL SELECT b.oid, b.typbasetype FROM base JOIN pg_type b ON b.oid = base.beneath)
-        SELECT oid FROM base WHERE beneath = 0), a.attnotnull,
+        SELECT oid FROM base WHERE beneath = 0), a.attnotnull OR t.typnotnull,
        a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
        a.attname IN (SELECT k.attname FROM pg_partition_tree($1::oid::regclass) tree
                      JOIN pg_partitioned_table p ON p.partrelid = tree.relid
