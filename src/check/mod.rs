@@ -194,6 +194,9 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     for table in &found {
         let may = catalog::tables::privileges(&session, role, table, mark).await?;
         tables::check(table, may, (source, &config.kafka.position_topic), findings);
+        if let Err(error) = catalog::children::refuse_children(&session, std::slice::from_ref(table)).await {
+            findings.error(&format!("table {}", table.display_name()), &error);
+        }
     }
     tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
     let publication = catalog::publications::publication(&session, &source.publication).await?;

@@ -251,6 +251,21 @@ async fn a_mark_sets_or_deletes_and_a_row_that_is_gone_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mark_leaves_the_rows_of_children_alone() {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, published_at timestamp); CREATE TABLE c () INHERITS (t);
+               INSERT INTO t VALUES (1); INSERT INTO c VALUES (1);";
+    let (client, mut source) = given(Version::V15, sql, &["t"]).await;
+    let tables = tables::resolve_all(&client, &source).await.unwrap();
+    for mark in [Mark::Update, Mark::Delete] {
+        source.mark = mark;
+        let statements = MarkStatement::prepare_all(&client, &tables, &source).await.unwrap();
+        assert_eq!(client.execute(statements[0].prepared(), &[&vec!["1"]]).await.unwrap(), 1, "{mark:?}");
+    }
+    let unmarked = "SELECT count(*) FROM c WHERE published_at IS NULL";
+    assert_eq!(client.query_one(unmarked, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mark_column_that_is_no_point_in_time_is_refused() {
     let (client, source) = given(Version::V15, "CREATE TABLE t (id int, published_at bool)", &["t"]).await;
     let tables = tables::resolve_all(&client, &source).await.unwrap();

@@ -99,7 +99,9 @@ async fn what_is_wrong_with_a_table_is_named() {
         ("ALTER TABLE order_outbox DISABLE ROW LEVEL SECURITY; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
           CREATE TRIGGER touch BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION f()", "warning - table public.order_outbox: triggers fire for every mark: touch (UPDATE)"),
         ("DROP TRIGGER touch ON order_outbox; ALTER TABLE order_outbox RENAME payload TO body", "failed column-invalid table public.order_outbox:"),
-        ("ALTER TABLE order_outbox RENAME body TO payload; ALTER TABLE order_outbox RENAME TO elsewhere", "failed table-missing table order_outbox: there is no table order_outbox"),
+        ("ALTER TABLE order_outbox RENAME body TO payload; CREATE TABLE child () INHERITS (order_outbox)",
+         "failed table-inherited table public.order_outbox: table order_outbox has children by INHERITS, whose rows are never sent: child"),
+        ("DROP TABLE child; ALTER TABLE order_outbox RENAME TO elsewhere", "failed table-missing table order_outbox: there is no table order_outbox"),
     ];
     for (change, expected) in steps {
         healthy.client.batch_execute(change).await.unwrap();

@@ -5,6 +5,7 @@
 mod backfill;
 mod catalog;
 mod check;
+mod children;
 mod cli;
 mod faults;
 mod joining;

@@ -17,7 +17,7 @@ use crate::{
 /// [`Code::ColumnInvalid`] when the id or the mark column is missing or the mark column is no point in time.
 pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Option<String>> {
     let id = table.needed_column(&columns.id)?;
-    let name = table.sql_name();
+    let name = table.sql_only();
     // Through text: the ids come from the stream as text, and each type reads its own output back.
     let chosen = format!("{} = ANY ($1::text[]::{}[])", quote_ident(&id.name), id.cast_name);
     match mark {

@@ -1,7 +1,7 @@
 //! What outboxd asks of Postgres in SQL, and the little that it writes there.
 //!
 //! In: a connected `tokio_postgres::Client` (an ordinary session, not the replication one). Out: typed facts about the
-//! server ([`server`]), the slot ([`slots`]), the tables ([`tables`]), the publication ([`publications`]) and its
+//! server ([`server`]), the slot ([`slots`]), the tables ([`tables`], [`children`]), the publication ([`publications`]) and its
 //! [`Fingerprint`]; the rows that were there before the slot ([`backfill`]); the statements that mark rows ([`marks`])
 //! and the numbers for the metrics ([`monitor`]). Nothing here knows Kafka or decides anything: `check`, `setup` and
 //! `relay` do.
@@ -10,6 +10,7 @@
 //! where an absent key is simply null.
 
 pub mod backfill;
+pub mod children;
 pub mod fingerprint;
 pub mod marks;
 pub mod monitor;
