@@ -29,8 +29,6 @@ pub struct TableInfo {
     pub logged: bool,
     /// Owning role: only this one (or a superuser) may put the table into a publication.
     pub owner: String,
-    /// `fillfactor`; 100 unless set.
-    pub fillfactor: u8,
     /// Live columns in attribute order, generated ones too.
     pub columns: Vec<ColumnInfo>,
     /// Every index.
@@ -205,7 +203,6 @@ impl TableInfo {
 
 const TABLE: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'p', pg_get_userbyid(c.relowner)::text,
-       coalesce((SELECT option_value::int4 FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor'), 100),
        coalesce((SELECT p.partexprs IS NOT NULL FROM pg_partitioned_table p WHERE p.partrelid = c.oid), false),
        ARRAY(SELECT t.tgname::text || ' (' || concat_ws(', ', CASE WHEN t.tgtype & 16 <> 0 THEN 'UPDATE' END,
                                                         CASE WHEN t.tgtype & 8 <> 0 THEN 'DELETE' END) || ')'
@@ -282,9 +279,8 @@ pub async fn find_table(client: &Client, table: &TableName) -> Result<Option<Tab
         kind,
         logged: row.get(4),
         owner: row.get(5),
-        fillfactor: u8::try_from(row.get::<_, i32>(6)).unwrap_or(100),
-        partition_expression: row.get(7),
-        marking_triggers: row.get(8),
+        partition_expression: row.get(6),
+        marking_triggers: row.get(7),
         columns: columns.iter().map(column_from_row).collect(),
         indexes: indexes.iter().map(index_from_row).collect(),
     }))
