@@ -8,6 +8,7 @@ mod check;
 mod children;
 mod cli;
 mod faults;
+mod hot;
 mod joining;
 mod kafka;
 mod matrix;
