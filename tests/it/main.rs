@@ -14,6 +14,7 @@ mod kafka;
 mod matrix;
 mod recover;
 mod relay;
+mod retention;
 mod runbook;
 mod scene;
 mod sessions;
