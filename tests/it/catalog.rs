@@ -5,6 +5,7 @@ use outboxd::{
     config::{Mark, Source},
     postgres::catalog::{
         Fingerprint, TableInfo, TableKind,
+        mark_cost::mark_cost,
         marks::MarkStatement,
         monitor::Monitor,
         publications, server, slots,
@@ -301,4 +302,20 @@ async fn the_monitor_tells_how_many_rows_wait_and_for_how_long() {
     assert!((3600..3700).contains(&backlog.oldest.unwrap().as_secs()), "{backlog:?}");
     assert_eq!(read(Mark::Delete).await.backlog.unwrap().rows, 5);
     assert_eq!(read(Mark::None).await.backlog, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_marks_cost_on_a_partitioned_table_is_read_from_its_partitions() {
+    let sql = "CREATE TABLE p (id int, published_at timestamp) PARTITION BY LIST (id);
+               CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1) WITH (fillfactor = 40);
+               CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2) WITH (fillfactor = 50);
+               INSERT INTO p VALUES (1), (2); UPDATE p SET published_at = now();";
+    let (client, _) = given(Version::V15, sql, &[]).await;
+    client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+    let cost = mark_cost(&client, &table(&client, "p").await, "published_at").await.unwrap();
+    assert_eq!((cost.fillfactor, cost.updates, cost.hot), (50, 2, 2));
+    assert!(cost.is_least());
+    client.batch_execute("CREATE INDEX waiting ON p (id) WHERE published_at IS NULL").await.unwrap();
+    let cost = mark_cost(&client, &table(&client, "p").await, "published_at").await.unwrap();
+    assert_eq!((cost.covering, cost.entries), (vec!["waiting".to_owned()], 0));
 }
