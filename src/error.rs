@@ -87,6 +87,8 @@ codes! {
     WalLevel = "wal-level", Halt, "set wal_level = logical in postgresql.conf and restart the server, then start outboxd again";
     /// A configured table does not exist (yet).
     TableMissing = "table-missing", Retry, "create the table (`outboxd setup` can) or correct `tables`; outboxd keeps trying";
+    /// A configured table has children by INHERITS, whose rows the stream does not send.
+    TableInherited = "table-inherited", Retry, "take the children from the table (ALTER TABLE … NO INHERIT), and move their rows into it; outboxd keeps trying";
     /// A configured table lacks a column that the mapping needs, or has it with a type that cannot serve.
     ColumnInvalid = "column-invalid", Retry, "add the column or map it under [source.columns]; outboxd keeps trying";
     /// The publication does not exist, and outboxd may not create it.

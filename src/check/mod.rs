@@ -8,6 +8,7 @@
 //! it is the one to repair first.
 
 mod kafka;
+mod mark_cost;
 mod publication;
 mod server;
 mod slot;
@@ -89,6 +90,11 @@ impl Findings {
         self.push(Verdict::Ok, about, None, (message.into(), String::new()));
     }
 
+    /// It holds, and something could be better.
+    fn note(&mut self, about: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(Verdict::Ok, about, None, (message.into(), hint.into()));
+    }
+
     fn warning(&mut self, about: &str, message: impl Into<String>, hint: impl Into<String>) {
         self.push(Verdict::Warning, about, None, (message.into(), hint.into()));
     }
@@ -111,7 +117,7 @@ impl Findings {
         self.list.push(Finding { source: self.source.clone(), verdict, about, code, message, hint });
     }
 
-    /// One aligned line for each finding, the next step below what is not ok.
+    /// One aligned line for each finding, the next step below where there is one.
     ///
     /// # Errors
     /// `out` cannot be written to.
@@ -126,7 +132,7 @@ impl Findings {
             }
             let code = finding.code.map(|code| format!("[{code}] ")).unwrap_or_default();
             writeln!(out, "  {:<8} {:<about$}  {code}{}", finding.verdict.as_str(), finding.about, finding.message)?;
-            if finding.verdict != Verdict::Ok && !finding.hint.is_empty() {
+            if !finding.hint.is_empty() {
                 writeln!(out, "  {:<8} {:<about$}  hint: {}", "", "", finding.hint)?;
             }
         }
@@ -194,6 +200,15 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     for table in &found {
         let may = catalog::tables::privileges(&session, role, table, mark).await?;
         tables::check(table, may, (source, &config.kafka.position_topic), findings);
+        if let Err(error) = catalog::children::refuse_children(&session, std::slice::from_ref(table)).await {
+            findings.error(&format!("table {}", table.display_name()), &error);
+        }
+        // Marks work without our knowing what they cost.
+        if let Some(column) = mark.filter(|column| table.column(column).is_some())
+            && let Ok(cost) = catalog::mark_cost::mark_cost(&session, table, column).await
+        {
+            mark_cost::check(table, column, &cost, findings);
+        }
     }
     tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
     let publication = catalog::publications::publication(&session, &source.publication).await?;

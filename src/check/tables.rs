@@ -83,6 +83,22 @@ fn id(about: &str, table: &TableInfo, source: &Source, findings: &mut Findings) 
             }
         }
     }
+    never_without_id(about, table, source, findings);
+}
+
+/// A row without an id cannot be marked: as a dead letter it would be published again by every backfill.
+fn never_without_id(about: &str, table: &TableInfo, source: &Source, findings: &mut Findings) {
+    let id = &source.mapping.columns.id;
+    if table.column(id).is_none_or(|column| column.not_null) {
+        return;
+    }
+    let hint = format!("ALTER TABLE {} ALTER {id} SET NOT NULL", table.display_name());
+    if source.mark == Mark::None {
+        findings.warning(about, format!("{id} may be NULL: a row without it cannot be published"), hint);
+    } else {
+        let text = format!("{id} may be NULL: a row without it can be neither published nor marked");
+        findings.failed_with(about, Code::ColumnInvalid, text, hint);
+    }
 }
 
 fn privileges(about: &str, may: TablePrivileges, source: &Source, findings: &mut Findings) {
@@ -120,15 +136,7 @@ fn mark_column(about: &str, table: &TableInfo, source: &Source, findings: &mut F
         findings.failed_with(about, Code::ColumnInvalid, text, hint);
         return;
     }
-    let indexes: Vec<_> = table.indexes_over(&column.name).collect();
-    let cost = if !indexes.is_empty() {
-        format!("each mark also writes indexes ({} depends on it): about 45,000 rows/s", indexes.join(", "))
-    } else if table.fillfactor > 80 {
-        "marks can stay within the page with a fillfactor of about 50, at twice the rate".to_owned()
-    } else {
-        format!("marks stay within the page (fillfactor {}, no index over it)", table.fillfactor)
-    };
-    findings.ok(about, format!("{} can be set; {cost}", column.name));
+    findings.ok(about, format!("{} can be set", column.name));
 }
 
 /// A mark column whose rows are never unpublished: they would all be passed over.

@@ -143,6 +143,16 @@ async fn a_backfill_merges_partitions_and_types_of_time_and_other_sessions_rows(
     assert_eq!(ids(&backfilled(&client, &tables, &source).await), ["0:3", "1:8", "0:2", "1:9", "0:1"]);
 }
 
+/// As the stream does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_leaves_the_rows_of_children_alone() {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, created_at timestamp, published_at timestamp);
+               CREATE TABLE c () INHERITS (t); INSERT INTO t VALUES (1); INSERT INTO c VALUES (2);";
+    let (client, source) = given(Version::V15, sql, &["t"]).await;
+    let tables = tables::resolve_all(&client, &source).await.unwrap();
+    assert_eq!(ids(&backfilled(&client, &tables, &source).await), ["0:1"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backfill_follows_commit_order_where_commit_times_are_tracked() {
     let server = Postgres::builder(Version::V15).setting("track_commit_timestamp", "on").start().await.unwrap();

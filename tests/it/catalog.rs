@@ -5,6 +5,7 @@ use outboxd::{
     config::{Mark, Source},
     postgres::catalog::{
         Fingerprint, TableInfo, TableKind,
+        mark_cost::mark_cost,
         marks::{Id, MarkStatement},
         monitor::Monitor,
         publications, server, slots,
@@ -80,10 +81,7 @@ async fn every_major_answers_the_same_questions() {
 async fn the_seeds_table_is_read_as_it_is() {
     let (client, _) = given(Version::V15, SEED, &[]).await;
     let table = table(&client, "order_outbox").await;
-    assert_eq!(
-        (table.kind, table.schema.as_str(), table.fillfactor, table.logged),
-        (TableKind::Ordinary, "public", 100, true)
-    );
+    assert_eq!((table.kind, table.schema.as_str(), table.logged), (TableKind::Ordinary, "public", true));
     assert_eq!(table.id_uniqueness("id"), IdUniqueness::Unique("order_outbox_pkey".to_owned()));
     assert_eq!(table.id_uniqueness("aggregate_id"), IdUniqueness::None);
     // The column is only in the index's WHERE, and that is enough to keep an UPDATE from being heap-only.
@@ -253,6 +251,21 @@ async fn a_mark_sets_or_deletes_and_a_row_that_is_gone_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mark_leaves_the_rows_of_children_alone() {
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, published_at timestamp); CREATE TABLE c () INHERITS (t);
+               INSERT INTO t VALUES (1); INSERT INTO c VALUES (1);";
+    let (client, mut source) = given(Version::V15, sql, &["t"]).await;
+    let tables = tables::resolve_all(&client, &source).await.unwrap();
+    for mark in [Mark::Update, Mark::Delete] {
+        source.mark = mark;
+        let statements = MarkStatement::prepare_all(&client, &tables, &source).await.unwrap();
+        assert_eq!(client.execute(statements[0].prepared(), &[&vec!["1"]]).await.unwrap(), 1, "{mark:?}");
+    }
+    let unmarked = "SELECT count(*) FROM c WHERE published_at IS NULL";
+    assert_eq!(client.query_one(unmarked, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mark_column_that_is_no_point_in_time_is_refused() {
     let (client, source) = given(Version::V15, "CREATE TABLE t (id int, published_at bool)", &["t"]).await;
     let tables = tables::resolve_all(&client, &source).await.unwrap();
@@ -292,4 +305,20 @@ async fn the_monitor_tells_how_many_rows_wait_and_for_how_long() {
     assert!((3600..3700).contains(&backlog.oldest.unwrap().as_secs()), "{backlog:?}");
     assert_eq!(read(Mark::Delete).await.backlog.unwrap().rows, 5);
     assert_eq!(read(Mark::None).await.backlog, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_marks_cost_on_a_partitioned_table_is_read_from_its_partitions() {
+    let sql = "CREATE TABLE p (id int, published_at timestamp) PARTITION BY LIST (id);
+               CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1) WITH (fillfactor = 40);
+               CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2) WITH (fillfactor = 50);
+               INSERT INTO p VALUES (1), (2); UPDATE p SET published_at = now();";
+    let (client, _) = given(Version::V15, sql, &[]).await;
+    client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+    let cost = mark_cost(&client, &table(&client, "p").await, "published_at").await.unwrap();
+    assert_eq!((cost.fillfactor, cost.updates, cost.hot), (50, 2, 2));
+    assert!(cost.is_least());
+    client.batch_execute("CREATE INDEX waiting ON p (id) WHERE published_at IS NULL").await.unwrap();
+    let cost = mark_cost(&client, &table(&client, "p").await, "published_at").await.unwrap();
+    assert_eq!((cost.covering, cost.entries), (vec!["waiting".to_owned()], 0));
 }

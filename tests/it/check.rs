@@ -93,11 +93,15 @@ async fn what_is_wrong_with_a_table_is_named() {
         ("ALTER TABLE order_outbox ALTER published_at DROP DEFAULT; ALTER TABLE order_outbox ALTER published_at SET NOT NULL", "published_at is NOT NULL"),
         ("ALTER TABLE order_outbox ALTER published_at DROP NOT NULL; ALTER TABLE order_outbox DROP CONSTRAINT order_outbox_pkey", "failed column-invalid table public.order_outbox: id has no unique index"),
         ("CREATE UNIQUE INDEX ON order_outbox (id); REVOKE UPDATE ON order_outbox FROM outboxd", "failed postgres-denied table public.order_outbox: the role lacks UPDATE (published_at)"),
-        ("GRANT UPDATE ON order_outbox TO outboxd; ALTER TABLE order_outbox ENABLE ROW LEVEL SECURITY", "row security would hide rows"),
+        ("GRANT UPDATE ON order_outbox TO outboxd; ALTER TABLE order_outbox ALTER id DROP NOT NULL", "failed column-invalid table public.order_outbox: id may be NULL"),
+        ("CREATE DOMAIN known AS uuid NOT NULL; ALTER TABLE order_outbox ALTER id TYPE known; REVOKE UPDATE ON order_outbox FROM outboxd", "failed postgres-denied"),
+        ("GRANT UPDATE ON order_outbox TO outboxd; ALTER TABLE order_outbox ALTER id TYPE uuid, ALTER id SET NOT NULL; ALTER TABLE order_outbox ENABLE ROW LEVEL SECURITY", "row security would hide rows"),
         ("ALTER TABLE order_outbox DISABLE ROW LEVEL SECURITY; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
           CREATE TRIGGER touch BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION f()", "warning - table public.order_outbox: triggers fire for every mark: touch (UPDATE)"),
         ("DROP TRIGGER touch ON order_outbox; ALTER TABLE order_outbox RENAME payload TO body", "failed column-invalid table public.order_outbox:"),
-        ("ALTER TABLE order_outbox RENAME body TO payload; ALTER TABLE order_outbox RENAME TO elsewhere", "failed table-missing table order_outbox: there is no table order_outbox"),
+        ("ALTER TABLE order_outbox RENAME body TO payload; CREATE TABLE child () INHERITS (order_outbox)",
+         "failed table-inherited table public.order_outbox: table order_outbox has children by INHERITS, whose rows are never sent: child"),
+        ("DROP TABLE child; ALTER TABLE order_outbox RENAME TO elsewhere", "failed table-missing table order_outbox: there is no table order_outbox"),
     ];
     for (change, expected) in steps {
         healthy.client.batch_execute(change).await.unwrap();
@@ -208,6 +212,15 @@ async fn without_marks_nothing_but_streaming_is_asked_for() {
         .await
         .unwrap();
     assert_eq!(healthy.troubles().await, Vec::<String>::new());
+    let nullable =
+        "ALTER TABLE order_outbox DROP CONSTRAINT order_outbox_pkey; CREATE UNIQUE INDEX ON order_outbox (id);
+                    ALTER TABLE order_outbox ALTER id DROP NOT NULL";
+    healthy.client.batch_execute(nullable).await.unwrap();
+    let troubles = healthy.troubles().await;
+    assert!(
+        troubles.len() == 1 && troubles[0].starts_with("warning - ") && troubles[0].contains("id may be NULL"),
+        "{troubles:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,13 +5,16 @@
 mod backfill;
 mod catalog;
 mod check;
+mod children;
 mod cli;
 mod faults;
+mod hot;
 mod joining;
 mod kafka;
 mod matrix;
 mod recover;
 mod relay;
+mod retention;
 mod runbook;
 mod scene;
 mod sessions;

@@ -282,7 +282,7 @@ fn table_sql(index: usize, table: &TableInfo, condition: &str, keys: &[Key]) -> 
         values.join(", "),
         outer.join(", "),
         inner.join(", "),
-        table.sql_name(),
+        table.sql_only(),
         order.join(", ")
     )
 }

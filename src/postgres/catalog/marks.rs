@@ -22,7 +22,7 @@ use crate::{
 /// [`Code::ColumnInvalid`] when the id or the mark column is missing or the mark column is no point in time.
 pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Option<String>> {
     let id = table.needed_column(&columns.id)?;
-    let name = table.sql_name();
+    let name = table.sql_only();
     let column = quote_ident(&id.name);
     let chosen = if id.base_type_oid == Type::UUID.oid() {
         format!("{column} = ANY ($1::uuid[])")

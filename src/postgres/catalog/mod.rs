@@ -1,16 +1,18 @@
 //! What outboxd asks of Postgres in SQL, and the little that it writes there.
 //!
 //! In: a connected `tokio_postgres::Client` (an ordinary session, not the replication one). Out: typed facts about the
-//! server ([`server`]), the slot ([`slots`]), the tables ([`tables`]), the publication ([`publications`]) and its
-//! [`Fingerprint`]; the rows that were there before the slot ([`backfill`]); the statements that mark rows ([`marks`])
-//! and the numbers for the metrics ([`monitor`]). Nothing here knows Kafka or decides anything: `check`, `setup` and
+//! server ([`server`]), the slot ([`slots`]), the tables ([`tables`], [`children`]), the publication ([`publications`]) and its
+//! [`Fingerprint`]; the rows that were there before the slot ([`backfill`]); the statements that mark rows ([`marks`]),
+//! what they cost ([`mark_cost`]), and the numbers for the metrics ([`monitor`]). Nothing here knows Kafka or decides anything: `check`, `setup` and
 //! `relay` do.
 //!
 //! Every query works on Postgres 15 to 18. A column that only later majors have is read through `to_jsonb(row)`,
 //! where an absent key is simply null.
 
 pub mod backfill;
+pub mod children;
 pub mod fingerprint;
+pub mod mark_cost;
 pub mod marks;
 pub mod monitor;
 pub mod names;

@@ -123,7 +123,8 @@ impl Monitor {
     }
 }
 
-/// The count of one table's unpublished rows and the age in seconds of the oldest.
+/// The count of one table's unpublished rows and the age in seconds of the oldest. Rows of a child by INHERITS are
+/// counted: that they wait for ever is to be seen.
 fn count_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Option<String> {
     let unpublished = match mark {
         Mark::None => return None,

@@ -29,8 +29,6 @@ pub struct TableInfo {
     pub logged: bool,
     /// Owning role: only this one (or a superuser) may put the table into a publication.
     pub owner: String,
-    /// `fillfactor`; 100 unless set.
-    pub fillfactor: u8,
     /// Live columns in attribute order, generated ones too.
     pub columns: Vec<ColumnInfo>,
     /// Every index.
@@ -67,7 +65,7 @@ pub struct ColumnInfo {
     pub cast_name: String,
     /// The type beneath all domains; else `type_oid`.
     pub base_type_oid: u32,
-    /// NOT NULL.
+    /// NOT NULL, by itself or by its domain.
     pub not_null: bool,
     /// Has a default or is an identity column.
     pub has_default: bool,
@@ -205,7 +203,6 @@ impl TableInfo {
 
 const TABLE: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'p', pg_get_userbyid(c.relowner)::text,
-       coalesce((SELECT option_value::int4 FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor'), 100),
        coalesce((SELECT p.partexprs IS NOT NULL FROM pg_partitioned_table p WHERE p.partrelid = c.oid), false),
        ARRAY(SELECT t.tgname::text || ' (' || concat_ws(', ', CASE WHEN t.tgtype & 16 <> 0 THEN 'UPDATE' END,
                                                         CASE WHEN t.tgtype & 8 <> 0 THEN 'DELETE' END) || ')'
@@ -220,11 +217,11 @@ WHERE c.oid = to_regclass($1)";
 // catalog/heap.c).
 const COLUMNS: &str = "
 SELECT a.attname::text, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod),
-       format_type(a.atttypid, -1), 
+       format_type(a.atttypid, -1),
        (WITH RECURSIVE base(oid, beneath) AS (
           SELECT t.oid, t.typbasetype
           UNION ALL SELECT b.oid, b.typbasetype FROM base JOIN pg_type b ON b.oid = base.beneath)
-        SELECT oid FROM base WHERE beneath = 0), a.attnotnull,
+        SELECT oid FROM base WHERE beneath = 0), a.attnotnull OR t.typnotnull,
        a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
        a.attname IN (SELECT k.attname FROM pg_partition_tree($1::oid::regclass) tree
                      JOIN pg_partitioned_table p ON p.partrelid = tree.relid
@@ -282,9 +279,8 @@ pub async fn find_table(client: &Client, table: &TableName) -> Result<Option<Tab
         kind,
         logged: row.get(4),
         owner: row.get(5),
-        fillfactor: u8::try_from(row.get::<_, i32>(6)).unwrap_or(100),
-        partition_expression: row.get(7),
-        marking_triggers: row.get(8),
+        partition_expression: row.get(6),
+        marking_triggers: row.get(7),
         columns: columns.iter().map(column_from_row).collect(),
         indexes: indexes.iter().map(index_from_row).collect(),
     }))
