@@ -1,27 +1,35 @@
-//! `make bench`: outboxd beside `pg_recvlogical` and beside the marking UPDATE, on one machine, in one run.
+//! `make bench`: outboxd beside its references, on one machine, in one run.
 //!
 //! ```text
-//!   set up: slots for everyone ─▶ load rows ─▶ pg_recvlogical ─▶ outboxd, mark none ─▶ pg_recvlogical again
+//!   set up: slots for everyone ─▶ load rows ─▶ pg_recvlogical ─▶ a bare reader ─▶ outboxd, mark none
+//!                                          ─▶ the bare reader, binary ─▶ pg_recvlogical again
 //!                                          ─▶ outboxd, mark update ─▶ the UPDATE alone ─▶ latency
 //! ```
 //! Servers and daemon share the machine, so only the ratios within a run say something. Postgres keeps its durability
 //! (`fsync`, `full_page_writes`, `synchronous_commit` all on: marks are paid in full), and makes a checkpoint before
 //! each measurement. Kafka is one broker with the optimising compiler, which testbed's tests do without.
 
+mod bare;
 mod drain;
 mod host;
 mod latency;
 mod marking;
 mod peer;
+mod quick;
 mod report;
 mod setting;
+mod shape;
+mod table;
 mod verify;
 
 use anyhow::Result;
 use clap::Parser;
+use latency::Amount;
 use report::Report;
 use setting::Setting;
+use shape::Shape;
 use std::path::{Path, PathBuf};
+use testbed::Version;
 
 /// Drain and latency of outboxd on real servers; prints a table and keeps it in benches/results/.
 #[derive(Parser)]
@@ -29,6 +37,9 @@ struct Arguments {
     /// The daemon; by default the outboxd beside this program
     #[arg(long)]
     outboxd: Option<PathBuf>,
+    /// Postgres' major: 15, 16, 17 or 18
+    #[arg(long, default_value = "15")]
+    postgres: Version,
     /// Rows to drain
     #[arg(long, default_value_t = 500_000)]
     rows: i64,
@@ -38,51 +49,76 @@ struct Arguments {
     /// Single rows inserted while nothing else happens
     #[arg(long, default_value_t = 1_000)]
     idle_rows: usize,
-    /// Single-row transactions a second under load
-    #[arg(long, default_value_t = 1_000)]
-    rate: u32,
-    /// Seconds of that load
+    /// Single-row transactions a second under load; several with commas
+    #[arg(long, default_value = "1000", value_delimiter = ',')]
+    rate: Vec<u32>,
+    /// Seconds of each load
     #[arg(long, default_value_t = 20)]
     seconds: u32,
     /// Where results are kept; nothing is written when empty
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/results"))]
     results: String,
+    /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
+    #[arg(long)]
+    limit: Vec<String>,
+    #[command(flatten)]
+    mode: Mode,
+}
+
+/// What is measured instead of the drains and latency of a plain run.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct Mode {
     /// Leave the drains out
     #[arg(long)]
     only_latency: bool,
     /// Leave latency out
     #[arg(long)]
     only_drain: bool,
-    /// Nothing of the above: fill a table and a topic with this many matching events, and audit them with `outboxd verify`
+    /// Fill a table and a topic with this many matching events, and audit them with `outboxd verify`
     #[arg(long, value_name = "ROWS")]
     verify: Option<i64>,
-    /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
-    #[arg(long)]
-    limit: Vec<String>,
+}
+
+impl Mode {
+    /// The end of the result's name.
+    fn name(&self) -> Option<&'static str> {
+        match self {
+            _ if self.only_latency => Some("latency"),
+            _ if self.only_drain => Some("drain"),
+            _ => None,
+        }
+    }
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let setting = Setting::start(arguments.outboxd.as_deref(), &arguments.limit).await?;
-    if let Some(rows) = arguments.verify {
-        return verify::measure(&setting, rows, &arguments.results).await;
+    let Arguments { mode, postgres, limit, results, .. } = &arguments;
+    let mut report = Report::begin(mode.name(), *postgres, limit);
+    let setting = Setting::start(arguments.outboxd.as_deref(), *postgres, limit).await?;
+    if let Some(rows) = mode.verify {
+        return verify::measure(&setting, rows, results).await;
     }
-    let mut report = Report::begin(arguments.rows, arguments.rows_per_transaction, &arguments.limit);
-    if !arguments.only_latency {
-        let shape = drain::Shape { rows: arguments.rows, per_transaction: arguments.rows_per_transaction };
-        drain::measure(&setting, shape, &mut report).await?;
-    }
-    if !arguments.only_drain {
-        report.latency = latency::measure(
-            &setting,
-            latency::Amount { idle: arguments.idle_rows, rate: arguments.rate, seconds: arguments.seconds },
-        )
-        .await?;
-    }
+    let outcome = measure(&setting, &arguments, &mut report).await;
+    // What was found before a failure is worth seeing, but not keeping.
     println!("\n{}", report.markdown());
-    if !arguments.results.is_empty() {
-        println!("kept as {}", report.keep(Path::new(&arguments.results))?.display());
+    outcome?;
+    if !results.is_empty() {
+        println!("kept as {}", report.keep(Path::new(results))?.display());
+    }
+    Ok(())
+}
+
+async fn measure(setting: &Setting, arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let Arguments { mode, rows, rows_per_transaction, idle_rows, seconds, .. } = arguments;
+    let amount = Amount { idle: *idle_rows, rates: arguments.rate.clone(), seconds: *seconds };
+    let shape = Shape::seed(*rows, *rows_per_transaction);
+    if !mode.only_latency {
+        quick::measure(setting, shape, report).await?;
+    }
+    if !mode.only_drain {
+        latency::measure(setting, &amount, report).await?;
     }
     Ok(())
 }

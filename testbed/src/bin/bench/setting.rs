@@ -9,9 +9,12 @@ use tokio_postgres::Client;
 /// Longest wait for a daemon to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+pub(crate) const EXACTLY_ONCE: &str = "exactly-once";
+
 pub(crate) const TABLE: &str = "order_outbox";
 
 pub(crate) struct Setting {
+    pub(crate) version: Version,
     pub(crate) postgres: Postgres,
     pub(crate) kafka: Kafka,
     outboxd: PathBuf,
@@ -19,14 +22,14 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    pub(crate) async fn start(outboxd: Option<&Path>, limits: &[String]) -> Result<Self> {
+    pub(crate) async fn start(outboxd: Option<&Path>, version: Version, limits: &[String]) -> Result<Self> {
         let outboxd = match outboxd {
             Some(path) => path.to_owned(),
             None => std::env::current_exe()?.with_file_name("outboxd"),
         };
         let outboxd = outboxd.canonicalize().with_context(|| format!("no daemon at {}", outboxd.display()))?;
         say("starting Postgres and Kafka");
-        let postgres = Postgres::builder(Version::V15)
+        let postgres = Postgres::builder(version)
             .durable(true)
             .setting("shared_buffers", "256MB")
             // No checkpoint but ours in the middle of a measurement.
@@ -37,7 +40,7 @@ impl Setting {
         // The later flag wins: C1 alone, which the tests take for its fast start, would make the broker the bottleneck.
         let kafka = Kafka::builder(1).jvm("-XX:TieredStopAtLevel=4").jvm("-Xmx1g").start();
         let (postgres, kafka) = tokio::try_join!(postgres, kafka)?;
-        Ok(Self { postgres, kafka, outboxd, limits: limits.to_owned() })
+        Ok(Self { version, postgres, kafka, outboxd, limits: limits.to_owned() })
     }
 
     /// A database with the seed's outbox.
@@ -48,16 +51,25 @@ impl Setting {
         Ok(client)
     }
 
-    /// The configuration of one source; `{http}` stands for the HTTP address.
-    pub(crate) fn config(&self, name: &str, (database, topic): (&str, &str), mark: &str) -> String {
-        format!(
-            "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{topic}\"\n\
-             mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n\
-             [kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\n\
+    /// The configuration of these sources, the first of which says how all of them deliver; `{http}` stands for the
+    /// HTTP address.
+    pub(crate) fn config(&self, sources: &[Source]) -> String {
+        let mut text = String::new();
+        for source in sources {
+            let Source { name, database, mark, .. } = source;
+            text.push_str(&format!(
+                "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{}\"\n\
+                 mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n",
+                self.postgres.url(database),
+                source.topic(),
+                self.limits.join("\n")
+            ));
+        }
+        text + &format!(
+            "[kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\ndelivery = \"{}\"\n\
              [http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
-            self.postgres.url(database),
-            self.limits.join("\n"),
-            self.kafka.brokers()
+            self.kafka.brokers(),
+            sources.first().map_or(EXACTLY_ONCE, |source| source.delivery)
         )
     }
 
@@ -66,22 +78,21 @@ impl Setting {
         &self.outboxd
     }
 
-    /// A daemon of this source, running.
-    pub(crate) fn daemon(&self, source: &Source<'_>) -> Result<Daemon> {
-        let Source { name, database, topic, mark } = source;
-        let config = self.config(name, (database, topic), mark);
+    /// A daemon of these sources, running.
+    pub(crate) fn daemon(&self, sources: &[Source]) -> Result<Daemon> {
+        let config = self.config(sources);
         Daemon::builder(&self.outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()
     }
 
     /// Lets a daemon make publication, slot and position, and ends it: what is written from now on waits for it.
-    pub(crate) async fn set_up(&self, client: &Client, source: &Source<'_>) -> Result<()> {
+    pub(crate) async fn set_up(&self, client: &Client, source: &Source) -> Result<()> {
         let publication = format!(
             "CREATE PUBLICATION outboxd_{} FOR TABLE {TABLE} WITH (publish = 'insert', publish_via_partition_root = true)",
             source.name
         );
         client.batch_execute(&publication).await?;
-        self.kafka.create_topic(source.topic, 3, &[]).await?;
-        let daemon = self.daemon(source)?;
+        self.kafka.create_topic(&source.topic(), 3, &[]).await?;
+        let daemon = self.daemon(std::slice::from_ref(source))?;
         streaming(&daemon).await?;
         daemon.term()?;
         anyhow::ensure!(daemon.wait_exit(READY_WITHIN).await? == 0, "{}", daemon.lines().join("\n"));
@@ -89,12 +100,28 @@ impl Setting {
     }
 }
 
-/// A source of the daemon.
-pub(crate) struct Source<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) database: &'a str,
-    pub(crate) topic: &'a str,
-    pub(crate) mark: &'a str,
+/// A source of the daemon. Slot and topic follow from its name.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) name: String,
+    pub(crate) database: String,
+    pub(crate) mark: &'static str,
+    pub(crate) delivery: &'static str,
+}
+
+impl Source {
+    /// One that delivers exactly once.
+    pub(crate) fn new(database: &str, name: &str, mark: &'static str) -> Self {
+        Self { name: name.to_owned(), database: database.to_owned(), mark, delivery: EXACTLY_ONCE }
+    }
+
+    pub(crate) fn topic(&self) -> String {
+        format!("{}.events", self.name)
+    }
+
+    pub(crate) fn slot(&self) -> String {
+        format!("outboxd_{}", self.name)
+    }
 }
 
 /// Waits until the daemon says that it streams.
