@@ -61,13 +61,13 @@ pub(crate) async fn run(setting: &Setting, source: &Source, client: &Client, sha
     let walsender_before = walsender.time()?;
 
     let rows = shape.rows as f64;
-    let Progress { tenth, nine_tenths, done } = progress(&daemon, source, shape.rows).await?;
+    let Progress { tenth, nine_tenths, done } = progress(&daemon, source.mark, shape.rows).await?;
     let per_million = |time: Duration| time.as_secs_f64() / (rows / 1e6);
     let used = processor.time()?;
     let drain = Drain {
         rate: rows / (done - streaming).as_secs_f64(),
         wall_rate: rows / (done - started).as_secs_f64(),
-        steady_rate: (nine_tenths.1 - tenth.1) / (nine_tenths.0 - tenth.0).max(LOOK).as_secs_f64(),
+        steady_rate: Progress::rate(tenth, nine_tenths),
         processor: per_million(used),
         processor_streaming: per_million(used - processor_before),
         walsender: per_million(walsender.time()? - walsender_before),
@@ -87,17 +87,24 @@ pub(crate) async fn run(setting: &Setting, source: &Source, client: &Client, sha
 }
 
 /// When a tenth, nine tenths and all of the rows were done, and how many they really were.
-struct Progress {
-    tenth: (Instant, f64),
-    nine_tenths: (Instant, f64),
-    done: Instant,
+pub(crate) struct Progress {
+    pub(crate) tenth: (Instant, f64),
+    pub(crate) nine_tenths: (Instant, f64),
+    pub(crate) done: Instant,
 }
 
-async fn progress(daemon: &Daemon, source: &Source, rows: i64) -> Result<Progress> {
+impl Progress {
+    /// Rows a second between two looks, which may have been one.
+    pub(crate) fn rate(from: (Instant, f64), to: (Instant, f64)) -> f64 {
+        (to.1 - from.1) / (to.0 - from.0).max(LOOK).as_secs_f64()
+    }
+}
+
+pub(crate) async fn progress(daemon: &Daemon, mark: &str, rows: i64) -> Result<Progress> {
     let (started, patience, all) = (Instant::now(), patience(rows), rows as f64);
     let (mut tenth, mut nine_tenths) = (None, None);
     loop {
-        let rows = done(daemon, source.mark).await?;
+        let rows = done(daemon, mark).await?;
         let now = Instant::now();
         if rows >= all * 0.1 {
             tenth.get_or_insert((now, rows));
@@ -130,10 +137,18 @@ async fn walsender(client: &Client, source: &Source) -> Result<Processor> {
 
 /// What the daemon's SQL sessions have used since they began.
 async fn sessions(client: &Client) -> Result<Duration> {
-    let query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = $1
-                 AND backend_type = 'client backend'";
+    backends(client, "client backend").await
+}
+
+/// What all its walsenders have used.
+pub(crate) async fn walsenders(client: &Client) -> Result<Duration> {
+    backends(client, "walsender").await
+}
+
+async fn backends(client: &Client, kind: &str) -> Result<Duration> {
+    let query = "SELECT pid FROM pg_stat_activity WHERE usename = $1 AND backend_type = $2";
     let mut used = Duration::ZERO;
-    for row in client.query(query, &[&testbed::postgres::ROLE]).await? {
+    for row in client.query(query, &[&testbed::postgres::ROLE, &kind]).await? {
         used += Processor::of(u32::try_from(row.get::<_, i32>(0))?)?.time()?;
     }
     Ok(used)

@@ -38,6 +38,11 @@ pub(crate) fn thread_times(pid: u32) -> Result<Vec<(String, f64)>> {
     Ok(times)
 }
 
+/// How many threads a process has.
+pub(crate) fn threads(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/task"))?.count())
+}
+
 /// Name and time. The name stands in parentheses and may hold spaces; utime and stime are fields 14 and 15, in ticks
 /// of 10 ms.
 fn stat(path: &std::path::Path) -> Result<(String, Duration)> {

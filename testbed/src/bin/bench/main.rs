@@ -10,16 +10,22 @@
 //! each measurement. Kafka is one broker with the optimising compiler, which testbed's tests do without.
 
 mod bare;
+mod case;
+mod counts;
 mod drain;
+mod growth;
 mod host;
 mod latency;
 mod marking;
+mod matrix;
 mod peer;
 mod quick;
 mod report;
 mod setting;
 mod shape;
+mod sources;
 mod table;
+mod transaction;
 mod verify;
 
 use anyhow::Result;
@@ -29,7 +35,11 @@ use report::Report;
 use setting::Setting;
 use shape::Shape;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use testbed::Version;
+
+/// Rows to drain in a plain run.
+const ROWS: i64 = 500_000;
 
 /// Drain and latency of outboxd on real servers; prints a table and keeps it in benches/results/.
 #[derive(Parser)]
@@ -40,9 +50,9 @@ struct Arguments {
     /// Postgres' major: 15, 16, 17 or 18
     #[arg(long, default_value = "15")]
     postgres: Version,
-    /// Rows to drain
-    #[arg(long, default_value_t = 500_000)]
-    rows: i64,
+    /// Rows to drain; by default what the mode asks for, 500,000 in a plain run
+    #[arg(long)]
+    rows: Option<i64>,
     /// Rows of each transaction that is drained
     #[arg(long, default_value_t = 1_000)]
     rows_per_transaction: i64,
@@ -52,7 +62,7 @@ struct Arguments {
     /// Single-row transactions a second under load; several with commas
     #[arg(long, default_value = "1000", value_delimiter = ',')]
     rate: Vec<u32>,
-    /// Seconds of each load
+    /// Seconds of each load, or of idleness
     #[arg(long, default_value_t = 20)]
     seconds: u32,
     /// Where results are kept; nothing is written when empty
@@ -75,6 +85,21 @@ struct Mode {
     /// Leave latency out
     #[arg(long)]
     only_drain: bool,
+    /// Drains with every mark, delivery, size of transaction and payload, one dimension at a time, and three latencies
+    #[arg(long)]
+    matrix: bool,
+    /// Drains of 10 thousand to 10 million rows; --rows is the largest
+    #[arg(long)]
+    growth: bool,
+    /// One transaction of 2 GB
+    #[arg(long)]
+    transaction: bool,
+    /// One daemon with 1, 5, 20 and 50 sources, idle for --seconds and draining --rows in all
+    #[arg(long)]
+    sources: bool,
+    /// System calls and allocations of a row
+    #[arg(long)]
+    counts: bool,
     /// Fill a table and a topic with this many matching events, and audit them with `outboxd verify`
     #[arg(long, value_name = "ROWS")]
     verify: Option<i64>,
@@ -84,6 +109,11 @@ impl Mode {
     /// The end of the result's name.
     fn name(&self) -> Option<&'static str> {
         match self {
+            _ if self.matrix => Some("matrix"),
+            _ if self.growth => Some("growth"),
+            _ if self.transaction => Some("transaction"),
+            _ if self.sources => Some("sources"),
+            _ if self.counts => Some("counts"),
             _ if self.only_latency => Some("latency"),
             _ if self.only_drain => Some("drain"),
             _ => None,
@@ -111,14 +141,27 @@ async fn main() -> Result<()> {
 }
 
 async fn measure(setting: &Setting, arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let Arguments { mode, rows, rows_per_transaction, idle_rows, seconds, .. } = arguments;
-    let amount = Amount { idle: *idle_rows, rates: arguments.rate.clone(), seconds: *seconds };
-    let shape = Shape::seed(*rows, *rows_per_transaction);
-    if !mode.only_latency {
-        quick::measure(setting, shape, report).await?;
+    let Arguments { mode, rows, rows_per_transaction, idle_rows, rate, seconds, .. } = arguments;
+    let mut amount = Amount { idle: *idle_rows, rates: rate.clone(), seconds: *seconds };
+    let shape = Shape::seed(rows.unwrap_or(ROWS), *rows_per_transaction);
+    match mode {
+        _ if mode.matrix => {
+            matrix::measure(setting, shape, report).await?;
+            amount.rates = matrix::RATES.into();
+            latency::measure(setting, &amount, report).await
+        }
+        _ if mode.growth => growth::measure(setting, rows.unwrap_or(growth::ROWS), report).await,
+        _ if mode.transaction => transaction::measure(setting, rows.unwrap_or(transaction::ROWS), report).await,
+        _ if mode.sources => {
+            let idle = Duration::from_secs((*seconds).into());
+            sources::measure(setting, shape.rows, idle, report).await
+        }
+        _ if mode.counts => counts::measure(setting, rows.unwrap_or(counts::ROWS), report).await,
+        _ if mode.only_latency => latency::measure(setting, &amount, report).await,
+        _ if mode.only_drain => quick::measure(setting, shape, report).await,
+        _ => {
+            quick::measure(setting, shape, report).await?;
+            latency::measure(setting, &amount, report).await
+        }
     }
-    if !mode.only_drain {
-        latency::measure(setting, &amount, report).await?;
-    }
-    Ok(())
 }

@@ -9,7 +9,6 @@ use crate::table::Table;
 use crate::{marking, peer};
 use anyhow::Result;
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 
 const DATABASE: &str = "drain";
 
@@ -44,7 +43,7 @@ pub(crate) async fn measure(setting: &Setting, shape: Shape, report: &mut Report
     // A broker that has just started is compiling itself on the cores that are measured, and no peer was measured so.
     say("warming up");
     drain::run(setting, &warm, &client, shape).await?;
-    drop_slot(&client, &warm.slot()).await?;
+    setting.drop_slot(&warm.slot()).await?;
 
     let publication = none.slot();
     let rate = |time: std::time::Duration| shape.rows as f64 / time.as_secs_f64();
@@ -58,22 +57,17 @@ pub(crate) async fn measure(setting: &Setting, shape: Shape, report: &mut Report
     let bare_binary = rate(bare::drain(setting, &bare(binary, true)).await?);
     let after = rate(peer::drain(setting, DATABASE, (second, &publication), &end).await?);
     for slot in SLOTS.into_iter().chain([publication.as_str()]) {
-        drop_slot(&client, slot).await?;
+        setting.drop_slot(slot).await?;
     }
 
     let drained = drain::run(setting, &update, &client, shape).await?;
-    drop_slot(&client, &update.slot()).await?;
+    setting.drop_slot(&update.slot()).await?;
     let mut marking = Vec::new();
     for connections in marking::CONNECTIONS {
         marking.push((connections, marking::alone(setting, &client, DATABASE, connections).await?));
     }
     let recvlogical = [before, after];
     Found { recvlogical, bare: bare_text, bare_binary, none, update: drained, marking }.write(shape, report);
-    Ok(())
-}
-
-async fn drop_slot(client: &Client, slot: &str) -> Result<()> {
-    client.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await?;
     Ok(())
 }
 

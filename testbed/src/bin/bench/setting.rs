@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testbed::{Daemon, Kafka, Postgres, Version, workload};
 use tokio_postgres::Client;
 
@@ -84,14 +84,41 @@ impl Setting {
         Daemon::builder(&self.outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()
     }
 
-    /// Lets a daemon make publication, slot and position, and ends it: what is written from now on waits for it.
-    pub(crate) async fn set_up(&self, client: &Client, source: &Source) -> Result<()> {
+    /// Drops a slot as soon as its reader, which has just ended, has let it go.
+    pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
+        let client = self.postgres.client("postgres").await?;
+        let query = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1
+                     AND NOT active";
+        let deadline = Instant::now() + READY_WITHIN;
+        while client.query_opt(query, &[&slot]).await?.is_none() {
+            anyhow::ensure!(Instant::now() < deadline, "slot {slot} is not let go");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Removes all that there is of a source: slot, database, the log that it held, topic.
+    pub(crate) async fn remove(&self, source: &Source) -> Result<()> {
+        self.drop_slot(&source.slot()).await?;
+        let client = self.postgres.client("postgres").await?;
+        client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", source.database)).await?;
+        client.batch_execute("CHECKPOINT").await?;
+        self.kafka.delete_topic(&source.topic()).await
+    }
+
+    /// What a daemon may not make: the publication, and a topic with several partitions.
+    pub(crate) async fn prepare(&self, client: &Client, source: &Source) -> Result<()> {
         let publication = format!(
-            "CREATE PUBLICATION outboxd_{} FOR TABLE {TABLE} WITH (publish = 'insert', publish_via_partition_root = true)",
-            source.name
+            "CREATE PUBLICATION {} FOR TABLE {TABLE} WITH (publish = 'insert', publish_via_partition_root = true)",
+            source.slot()
         );
         client.batch_execute(&publication).await?;
-        self.kafka.create_topic(&source.topic(), 3, &[]).await?;
+        self.kafka.create_topic(&source.topic(), 3, &[]).await
+    }
+
+    /// Lets a daemon make slot and position as well, and ends it: what is written from now on waits for it.
+    pub(crate) async fn set_up(&self, client: &Client, source: &Source) -> Result<()> {
+        self.prepare(client, source).await?;
         let daemon = self.daemon(std::slice::from_ref(source))?;
         streaming(&daemon).await?;
         daemon.term()?;
@@ -100,7 +127,7 @@ impl Setting {
     }
 }
 
-/// A source of the daemon. Slot and topic follow from its name.
+/// A source of the daemon. Slot, publication and topic follow from its name.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub(crate) name: String,
@@ -119,6 +146,7 @@ impl Source {
         format!("{}.events", self.name)
     }
 
+    /// Of the slot, and of the publication.
     pub(crate) fn slot(&self) -> String {
         format!("outboxd_{}", self.name)
     }

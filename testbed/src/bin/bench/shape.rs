@@ -61,7 +61,16 @@ impl fmt::Display for Shape {
         let Self { rows, per_transaction, payload } = self;
         match payload {
             Payload::Seed => write!(f, "{rows} seed-shaped rows, {per_transaction} to a transaction"),
-            Payload::Bytes(bytes) => write!(f, "{rows} rows of {bytes} B, {per_transaction} to a transaction"),
+            Payload::Bytes(_) => write!(f, "{rows} rows of {payload}, {per_transaction} to a transaction"),
+        }
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seed => f.write_str("seed-shaped"),
+            Self::Bytes(bytes) => write!(f, "{bytes} B"),
         }
     }
 }
