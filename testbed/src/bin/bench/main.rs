@@ -11,6 +11,7 @@
 
 mod bare;
 mod case;
+mod chart;
 mod counts;
 mod drain;
 mod growth;

@@ -1,6 +1,7 @@
 //! The drains of a plain `make bench`: outboxd between its references, all on the same rows.
 
 use crate::bare::{self, Bare};
+use crate::chart::{self, Bar};
 use crate::drain::{self, COLUMNS, Drain, checkpoint};
 use crate::report::Report;
 use crate::setting::{Setting, Source, say};
@@ -96,6 +97,7 @@ impl Found {
             ),
         );
 
+        report.chart(self.chart(shape, reference, single));
         report.figure("rows", shape.rows);
         report.figure("rows_per_transaction", shape.per_transaction);
         report.figure("pg_recvlogical_rows_per_second", self.recvlogical.to_vec());
@@ -105,5 +107,18 @@ impl Found {
         report.figure("outboxd_mark_update", self.update.json());
         let marking = self.marking.iter().map(|(connections, rate)| json!({"connections": connections, "rate": rate}));
         report.figure("marking_update_alone_rows_per_second", marking.collect::<Vec<Value>>());
+    }
+
+    fn chart(&self, shape: Shape, recvlogical: f64, marking: f64) -> String {
+        let bar = |name, value, ours| Bar { name, value, ours };
+        chart::bars(
+            &format!("Rows a second: {shape}"),
+            &[
+                bar("pg_recvlogical", recvlogical, false),
+                bar("outboxd, mark none", self.none.rate, true),
+                bar("the marking UPDATE alone", marking, false),
+                bar("outboxd, mark update", self.update.rate, true),
+            ],
+        )
     }
 }
