@@ -24,10 +24,10 @@ pub(crate) struct Drain {
     /// Of the daemon, its start included, and from the line "streaming" on.
     pub(crate) processor: f64,
     pub(crate) processor_streaming: f64,
+    /// Of the walsender and of the daemon's SQL sessions, their start included.
     walsender: f64,
-    kafka: f64,
-    /// Of the daemon's SQL sessions.
     sessions: f64,
+    kafka: f64,
     pub(crate) peak_mib: f64,
     /// Processor seconds by the daemon's threads.
     threads: Vec<(String, f64)>,
@@ -57,8 +57,6 @@ pub(crate) async fn run(setting: &Setting, source: &Source, client: &Client, sha
     let processor = Processor::of(daemon.pid()?)?;
     let processor_before = processor.time()?;
     let walsender = walsender(client, source).await?;
-    // What it had done before is the reading of a few log records.
-    let walsender_before = walsender.time()?;
 
     let rows = shape.rows as f64;
     let Progress { tenth, nine_tenths, done } = progress(&daemon, source.mark, shape.rows).await?;
@@ -70,7 +68,7 @@ pub(crate) async fn run(setting: &Setting, source: &Source, client: &Client, sha
         steady_rate: Progress::rate(tenth, nine_tenths),
         processor: per_million(used),
         processor_streaming: per_million(used - processor_before),
-        walsender: per_million(walsender.time()? - walsender_before),
+        walsender: per_million(walsender.time()?),
         kafka: per_million(kafka.time()? - kafka_before),
         sessions: per_million(sessions(client).await?),
         peak_mib: daemon.peak_resident()? as f64 / 1_048_576.0,

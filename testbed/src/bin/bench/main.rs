@@ -33,11 +33,10 @@ use anyhow::Result;
 use clap::Parser;
 use latency::Amount;
 use report::Report;
-use setting::Setting;
+use setting::{Options, Setting};
 use shape::Shape;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-use testbed::Version;
 
 /// Rows to drain in a plain run.
 const ROWS: i64 = 500_000;
@@ -45,12 +44,8 @@ const ROWS: i64 = 500_000;
 /// Drain and latency of outboxd on real servers; prints a table and keeps it in benches/results/.
 #[derive(Parser)]
 struct Arguments {
-    /// The daemon; by default the outboxd beside this program
-    #[arg(long)]
-    outboxd: Option<PathBuf>,
-    /// Postgres' major: 15, 16, 17 or 18
-    #[arg(long, default_value = "15")]
-    postgres: Version,
+    #[command(flatten)]
+    options: Options,
     /// Rows to drain; by default what the mode asks for, 500,000 in a plain run
     #[arg(long)]
     rows: Option<i64>,
@@ -69,9 +64,6 @@ struct Arguments {
     /// Where results are kept; nothing is written when empty
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/results"))]
     results: String,
-    /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
-    #[arg(long)]
-    limit: Vec<String>,
     #[command(flatten)]
     mode: Mode,
 }
@@ -125,9 +117,9 @@ impl Mode {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let Arguments { mode, postgres, limit, results, .. } = &arguments;
-    let mut report = Report::begin(mode.name(), *postgres, limit);
-    let setting = Setting::start(arguments.outboxd.as_deref(), *postgres, limit).await?;
+    let Arguments { options, mode, results, .. } = &arguments;
+    let mut report = Report::begin(mode.name(), options);
+    let setting = Setting::start(options).await?;
     if let Some(rows) = mode.verify {
         return verify::measure(&setting, rows, results).await;
     }

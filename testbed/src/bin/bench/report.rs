@@ -1,11 +1,11 @@
 //! The results of one run: sections for people, and the same as JSON for comparisons.
 
 use crate::host::Host;
+use crate::setting::Options;
 use anyhow::Result;
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
-use testbed::Version;
 
 pub(crate) struct Report {
     host: Host,
@@ -18,12 +18,12 @@ pub(crate) struct Report {
 
 impl Report {
     /// Looks at the machine before anything is measured.
-    pub(crate) fn begin(mode: Option<&'static str>, version: Version, limits: &[String]) -> Self {
+    pub(crate) fn begin(mode: Option<&'static str>, options: &Options) -> Self {
         let host = Host::here();
-        let heading = heading(&host, mode, version, limits);
+        let heading = heading(&host, mode, options);
         let mut figures = host.json();
-        figures.insert("postgres".to_owned(), version.major().into());
-        figures.insert("limits".to_owned(), limits.into());
+        figures.insert("postgres".to_owned(), options.postgres.major().into());
+        figures.insert("experiments".to_owned(), options.experiments().into());
         Self { host, mode, heading, sections: String::new(), figures, chart: None }
     }
 
@@ -66,16 +66,17 @@ impl Report {
     }
 }
 
-fn heading(host: &Host, mode: Option<&str>, version: Version, limits: &[String]) -> String {
+fn heading(host: &Host, mode: Option<&str>, options: &Options) -> String {
     let Host { name, processor, cores, memory_gib, kernel, load, commit, date } = host;
     let mode = mode.map_or_else(String::new, |mode| format!(" {mode}"));
-    let limits = if limits.is_empty() { String::new() } else { format!("; with {}", limits.join(", ")) };
+    let experiments = options.experiments();
+    let with = if experiments.is_empty() { String::new() } else { format!("; with {}", experiments.join(", ")) };
     format!(
         "# outboxd {commit}{mode}, {date}\n\n\
          {cores} cores of {processor}, {memory_gib} GiB, Linux {kernel}, host {name}, load before: {load}.\n\
-         Postgres {} (fsync on), Kafka {} (one broker), outboxd and the measuring program share them{limits}.\n\
+         Postgres {} (fsync on), Kafka {} (one broker), outboxd and the measuring program share them{with}.\n\
          Exactly-once, unless a line says otherwise.\n",
-        version.major(),
+        options.postgres.major(),
         testbed::artifacts::KAFKA
     )
 }

@@ -13,23 +13,48 @@ pub(crate) const EXACTLY_ONCE: &str = "exactly-once";
 
 pub(crate) const TABLE: &str = "order_outbox";
 
+/// What a run is made with.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The daemon; by default the outboxd beside this program
+    #[arg(long)]
+    outboxd: Option<PathBuf>,
+    /// Postgres' major: 15, 16, 17 or 18
+    #[arg(long, default_value = "15")]
+    pub(crate) postgres: Version,
+    /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
+    #[arg(long)]
+    limit: Vec<String>,
+    /// Further lines of the daemon's [kafka.options]: `"linger.ms" = 5`
+    #[arg(long)]
+    kafka_option: Vec<String>,
+}
+
+impl Options {
+    /// The lines of the configuration that a plain run has not.
+    pub(crate) fn experiments(&self) -> Vec<&str> {
+        self.limit.iter().chain(&self.kafka_option).map(String::as_str).collect()
+    }
+}
+
 pub(crate) struct Setting {
     pub(crate) version: Version,
     pub(crate) postgres: Postgres,
     pub(crate) kafka: Kafka,
     outboxd: PathBuf,
-    limits: Vec<String>,
+    limits: String,
+    kafka_options: String,
 }
 
 impl Setting {
-    pub(crate) async fn start(outboxd: Option<&Path>, version: Version, limits: &[String]) -> Result<Self> {
-        let outboxd = match outboxd {
+    pub(crate) async fn start(options: &Options) -> Result<Self> {
+        let outboxd = match &options.outboxd {
             Some(path) => path.to_owned(),
             None => std::env::current_exe()?.with_file_name("outboxd"),
         };
         let outboxd = outboxd.canonicalize().with_context(|| format!("no daemon at {}", outboxd.display()))?;
         say("starting Postgres and Kafka");
-        let postgres = Postgres::builder(version)
+        let postgres = Postgres::builder(options.postgres)
             .durable(true)
             .setting("shared_buffers", "256MB")
             // No checkpoint but ours in the middle of a measurement.
@@ -40,7 +65,14 @@ impl Setting {
         // The later flag wins: C1 alone, which the tests take for its fast start, would make the broker the bottleneck.
         let kafka = Kafka::builder(1).jvm("-XX:TieredStopAtLevel=4").jvm("-Xmx1g").start();
         let (postgres, kafka) = tokio::try_join!(postgres, kafka)?;
-        Ok(Self { version, postgres, kafka, outboxd, limits: limits.to_owned() })
+        Ok(Self {
+            version: options.postgres,
+            postgres,
+            kafka,
+            outboxd,
+            limits: options.limit.join("\n"),
+            kafka_options: options.kafka_option.join("\n"),
+        })
     }
 
     /// A database with the seed's outbox.
@@ -62,14 +94,15 @@ impl Setting {
                  mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n",
                 self.postgres.url(database),
                 source.topic(),
-                self.limits.join("\n")
+                self.limits
             ));
         }
         text + &format!(
             "[kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\ndelivery = \"{}\"\n\
-             [http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
+             [kafka.options]\n{}\n[http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
             self.kafka.brokers(),
-            sources.first().map_or(EXACTLY_ONCE, |source| source.delivery)
+            sources.first().map_or(EXACTLY_ONCE, |source| source.delivery),
+            self.kafka_options
         )
     }
 
