@@ -148,7 +148,9 @@ impl Probes {
         let probes = Self { group: format!("outboxd_bench_{}", std::process::id()) };
         let program = program.to_string_lossy();
         for function in ALLOCATIONS {
-            perf(&["probe", "-q", "-x", &program, "--add", &format!("{}:{function}={function}", probes.group)]).await?;
+            let probe = format!("{}:{function}={function}", probes.group);
+            // Rust has a `realloc` of its own, inlined everywhere, that ends in the allocator's.
+            perf(&["probe", "-q", "--no-inlines", "-x", &program, "--add", &probe]).await?;
         }
         Ok(probes)
     }

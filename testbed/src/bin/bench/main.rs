@@ -56,7 +56,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1_000)]
     idle_rows: usize,
     /// Single-row transactions a second under load; several with commas
-    #[arg(long, default_value = "1000", value_delimiter = ',')]
+    #[arg(long, default_value = "1000", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     rate: Vec<u32>,
     /// Seconds of each load, or of idleness
     #[arg(long, default_value_t = 20)]
