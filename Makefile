@@ -6,10 +6,10 @@ CARGO ?= cargo
 export RUST_TEST_THREADS ?= 4
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench up clean
+.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 deps: ## install what Debian has to give: a C toolchain for librdkafka, Java and Maven for the test servers, Postgres 15
 	@./testbed/install-deps
@@ -48,9 +48,24 @@ soak: deps ## a million simulated schedules, all tests with the slow ones, takeo
 	$(RELEASE)/chaos takeover
 	$(RELEASE)/chaos run --minutes 30 $(CHAOS_FLAGS)
 
-bench: deps ## drain and latency beside pg_recvlogical; writes benches/results/
+bench: deps ## drain and latency beside pg_recvlogical; writes benches/results/ (BENCH_FLAGS=--help shows what else)
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
 	$(RELEASE)/bench $(BENCH_FLAGS)
+
+# Where criterion keeps what it measured, and the part of it that a comparison reads.
+CRITERION := $(or $(CARGO_TARGET_DIR),target)/criterion
+BASELINE := stored
+
+bench-codec: ## a row from the wire to its record, each benchmark with its change against benches/baseline/
+	mkdir -p $(CRITERION)
+	if [ -d benches/baseline ]; then cp -r benches/baseline/. $(CRITERION)/; fi
+	$(CARGO) bench --bench codec $(CARGO_FLAGS) -- --noplot --baseline-lenient $(BASELINE)
+
+bench-baseline: ## measures the same, and stores it as benches/baseline/
+	$(CARGO) bench --bench codec $(CARGO_FLAGS) -- --noplot --save-baseline $(BASELINE)
+	rm -rf benches/baseline && mkdir benches/baseline
+	cd $(CRITERION) && find . -path '*/$(BASELINE)/*' \( -name estimates.json -o -name sample.json \) -print0 \
+		| xargs -0 cp --parents -t $(CURDIR)/benches/baseline
 
 up: deps ## a Postgres and a Kafka to play with; prints their addresses and stays until Ctrl-C
 	$(CARGO) run -p testbed -- up

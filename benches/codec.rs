@@ -1,4 +1,4 @@
-//! The pure part of the hot path: a seed row from the wire to its record. `cargo bench --bench codec`.
+//! The pure part of the hot path: a seed row from the wire to its record. `make bench-codec`, or plain `cargo bench`.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark is not an interface, and may stop at once")]
 
@@ -96,7 +96,6 @@ fn batch(encoder: &Encoder, message: &[u8], records: &mut Records) {
 
 fn codec(criterion: &mut Criterion) {
     let message = insert();
-    let events = |column: &str| vec![TemplatePart::Column(column.into()), TemplatePart::Text(".events".into())];
 
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(1));
@@ -104,6 +103,7 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 
     let mut group = criterion.benchmark_group("row");
+    let topic = vec![TemplatePart::Column("aggregate_type".into()), TemplatePart::Text(".events".into())];
     group.throughput(Throughput::Elements(BATCH as u64));
     let envelopes = [
         ("event", Envelope::Event),
@@ -113,12 +113,25 @@ fn codec(criterion: &mut Criterion) {
         ("debezium", Envelope::Debezium),
     ];
     for (name, envelope) in envelopes {
-        let (encoder, mut records) = (encoder(envelope, events("aggregate_type")), Records::new());
+        let (encoder, mut records) = (encoder(envelope, topic.clone()), Records::new());
         group.bench_function(name, |bencher| bencher.iter(|| batch(&encoder, &message, &mut records)));
     }
-    let (fixed, mut records) =
-        (encoder(Envelope::Event, vec![TemplatePart::Text("order.events".into())]), Records::new());
-    group.bench_function("event, fixed topic", |bencher| bencher.iter(|| batch(&fixed, &message, &mut records)));
+    group.finish();
+
+    // The same row with ever longer topic templates; what they add is the rendering.
+    let mut group = criterion.benchmark_group("template");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let text = |text: &str| TemplatePart::Text(text.into());
+    let column = |name: &str| TemplatePart::Column(name.into());
+    let templates = [
+        ("text", vec![text("order.events")]),
+        ("column-and-text", vec![column("aggregate_type"), text(".events")]),
+        ("three-columns", vec![column("aggregate_type"), text("."), column("event_type"), text("."), column("id")]),
+    ];
+    for (name, topic) in templates {
+        let (encoder, mut records) = (encoder(Envelope::Payload, topic), Records::new());
+        group.bench_function(name, |bencher| bencher.iter(|| batch(&encoder, &message, &mut records)));
+    }
     group.finish();
 }
 

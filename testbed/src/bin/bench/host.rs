@@ -1,22 +1,24 @@
 //! The machine, and what its processes have used.
 
 use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::Pid;
+use serde_json::{Map, Value, json};
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Processor time of a process.
-pub(crate) struct Processor(PathBuf);
+/// Processor time of a process, finer than the ticks of /proc.
+pub(crate) struct Processor(ClockId);
 
 impl Processor {
-    pub(crate) fn of(pid: u32) -> Self {
-        Self(PathBuf::from(format!("/proc/{pid}/stat")))
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        Ok(Self(clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?))?))
     }
 
-    /// User and system, used so far.
+    /// User and system, used so far by all its threads.
     pub(crate) fn time(&self) -> Result<Duration> {
-        stat(&self.0).map(|(_, time)| time)
+        Ok(self.0.now()?.into())
     }
 }
 
@@ -34,6 +36,11 @@ pub(crate) fn thread_times(pid: u32) -> Result<Vec<(String, f64)>> {
     times.retain(|(_, time)| *time > 0.0);
     times.sort_by(|a, b| b.1.total_cmp(&a.1));
     Ok(times)
+}
+
+/// How many threads a process has.
+pub(crate) fn threads(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/task"))?.count())
 }
 
 /// Name and time. The name stands in parentheses and may hold spaces; utime and stime are fields 14 and 15, in ticks
@@ -81,6 +88,21 @@ impl Host {
             commit: format!("{}{dirty}", output("git", &["rev-parse", "--short", "HEAD"])),
             date: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
         }
+    }
+
+    pub(crate) fn json(&self) -> Map<String, Value> {
+        let Self { name, processor, cores, memory_gib, kernel, load, commit, date } = self;
+        let fields = [
+            ("commit", json!(commit)),
+            ("date", json!(date)),
+            ("host", json!(name)),
+            ("processor", json!(processor)),
+            ("cores", json!(cores)),
+            ("memory_gib", json!(memory_gib)),
+            ("kernel", json!(kernel)),
+            ("load_before", json!(load)),
+        ];
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 

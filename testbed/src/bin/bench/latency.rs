@@ -1,7 +1,10 @@
 //! From the answer to COMMIT until a `read_committed` consumer has the record. One process has both clocks.
 
+use crate::report::Report;
 use crate::setting::{Setting, Source, TABLE, say, streaming};
+use crate::table::Table;
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use testbed::reader::{Follower, From};
@@ -11,42 +14,43 @@ use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 const DATABASE: &str = "latency";
-const TOPIC: &str = "latency.events";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sessions that write under load.
+/// Sessions that write under load: as many as this, or one for so many transactions a second.
 const WRITERS: u32 = 8;
+const RATE_OF_WRITER: u32 = 150;
 
 /// How much is measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Amount {
     pub(crate) idle: usize,
-    pub(crate) rate: u32,
+    /// Transactions a second, one load after the other.
+    pub(crate) rates: Vec<u32>,
     pub(crate) seconds: u32,
 }
 
 /// Milliseconds.
-#[derive(Debug, Clone)]
-pub(crate) struct Latency {
-    pub(crate) what: String,
-    pub(crate) rows: usize,
-    pub(crate) p50: f64,
-    pub(crate) p90: f64,
-    pub(crate) p99: f64,
-    pub(crate) max: f64,
+struct Latency {
+    what: String,
+    rows: usize,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
 }
 
-pub(crate) async fn measure(setting: &Setting, amount: Amount) -> Result<Vec<Latency>> {
+pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Report) -> Result<()> {
     let client = setting.database(DATABASE).await?;
-    let source = Source { name: "latency", database: DATABASE, topic: TOPIC, mark: "update" };
+    let source = Source::new(DATABASE, "latency", "update");
     setting.set_up(&client, &source).await?;
-    let mut follower = Follower::start(&setting.kafka.brokers(), &[TOPIC], From::End).await?;
+    let mut follower = Follower::start(&setting.kafka.brokers(), &[&source.topic()], From::End).await?;
 
     say("start to first record");
     let insert = prepare(&client).await?;
     client.execute(&insert, &[&Uuid::new_v4()]).await?;
     let started = Instant::now();
-    let daemon = setting.daemon(&source)?;
+    let daemon = setting.daemon(&[source])?;
     let (_, arrived) = follower.next(PATIENCE).await?;
     let mut found = vec![Latency::of("process start to its first record", vec![arrived - started])];
     streaming(&daemon).await?;
@@ -63,11 +67,14 @@ pub(crate) async fn measure(setting: &Setting, amount: Amount) -> Result<Vec<Lat
     }
     found.push(Latency::of("idle, one row at a time", idle));
 
-    say("under load");
-    found.push(loaded(setting, &mut follower, amount).await?);
+    for rate in &amount.rates {
+        say(&format!("{rate} transactions a second"));
+        found.push(loaded(setting, &mut follower, (*rate, amount.seconds)).await?);
+    }
     daemon.term()?;
     daemon.wait_exit(PATIENCE).await?;
-    Ok(found)
+    write(report, &found);
+    Ok(())
 }
 
 async fn prepare(client: &Client) -> Result<Statement> {
@@ -80,12 +87,13 @@ async fn prepare(client: &Client) -> Result<Statement> {
     Ok(client.prepare(&insert).await?)
 }
 
-async fn loaded(setting: &Setting, follower: &mut Follower, amount: Amount) -> Result<Latency> {
+async fn loaded(setting: &Setting, follower: &mut Follower, (rate, seconds): (u32, u32)) -> Result<Latency> {
     let mut writers = JoinSet::new();
-    for _ in 0..WRITERS {
+    let count = WRITERS.max(rate.div_ceil(RATE_OF_WRITER));
+    for _ in 0..count {
         let client = setting.postgres.client(DATABASE).await?;
-        let pause = Duration::from_secs(1) * WRITERS / amount.rate;
-        let rows = amount.rate * amount.seconds / WRITERS;
+        let pause = Duration::from_secs(1) * count / rate;
+        let rows = rate * seconds / count;
         writers.spawn(async move {
             let insert = prepare(&client).await?;
             let mut pace = tokio::time::interval(pause);
@@ -123,6 +131,30 @@ impl Latency {
             let index = (found.len() as f64 * share) as usize;
             found.get(index.min(found.len().saturating_sub(1))).map_or(0.0, |found| found.as_secs_f64() * 1e3)
         };
-        Self { what: what.to_owned(), rows: found.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
+        Self {
+            what: what.to_owned(),
+            rows: found.len(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: at(1.0),
+        }
     }
+
+    fn json(&self) -> Value {
+        let Self { what, rows, p50, p90, p99, p999, max } = self;
+        json!({"what": what, "rows": rows, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "p99.9_ms": p999, "max_ms": max})
+    }
+}
+
+fn write(report: &mut Report, found: &[Latency]) {
+    let mut table = Table::new(&["rows", "p50", "p90", "p99", "p99.9", "max"]);
+    for Latency { what, rows, p50, p90, p99, p999, max } in found {
+        let mut cells = vec![rows.to_string()];
+        cells.extend([p50, p90, p99, p999, max].map(|milliseconds| format!("{milliseconds:.1}")));
+        table.row(what, &cells);
+    }
+    report.section("Commit to read_committed consumer, mark update, in ms", table.text());
+    report.figure("latency", found.iter().map(Latency::json).collect::<Vec<_>>());
 }

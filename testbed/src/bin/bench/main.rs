@@ -1,88 +1,160 @@
-//! `make bench`: outboxd beside `pg_recvlogical` and beside the marking UPDATE, on one machine, in one run.
+//! `make bench`: outboxd beside its references, on one machine, in one run.
 //!
 //! ```text
-//!   set up: slots for everyone ─▶ load rows ─▶ pg_recvlogical ─▶ outboxd, mark none ─▶ pg_recvlogical again
+//!   set up: slots for everyone ─▶ load rows ─▶ pg_recvlogical ─▶ a bare reader ─▶ outboxd, mark none
+//!                                          ─▶ the bare reader, binary ─▶ pg_recvlogical again
 //!                                          ─▶ outboxd, mark update ─▶ the UPDATE alone ─▶ latency
 //! ```
 //! Servers and daemon share the machine, so only the ratios within a run say something. Postgres keeps its durability
 //! (`fsync`, `full_page_writes`, `synchronous_commit` all on: marks are paid in full), and makes a checkpoint before
 //! each measurement. Kafka is one broker with the optimising compiler, which testbed's tests do without.
 
+mod bare;
+mod case;
+mod chart;
+mod counts;
 mod drain;
+mod growth;
 mod host;
 mod latency;
 mod marking;
+mod matrix;
 mod peer;
+mod quick;
 mod report;
 mod setting;
+mod shape;
+mod sources;
+mod table;
+mod transaction;
 mod verify;
 
 use anyhow::Result;
 use clap::Parser;
+use latency::Amount;
 use report::Report;
-use setting::Setting;
-use std::path::{Path, PathBuf};
+use setting::{Options, Setting};
+use shape::Shape;
+use std::path::Path;
+use std::time::Duration;
+
+/// Rows to drain in a plain run.
+const ROWS: i64 = 500_000;
 
 /// Drain and latency of outboxd on real servers; prints a table and keeps it in benches/results/.
 #[derive(Parser)]
 struct Arguments {
-    /// The daemon; by default the outboxd beside this program
+    #[command(flatten)]
+    options: Options,
+    /// Rows to drain; by default what the mode asks for, 500,000 in a plain run
     #[arg(long)]
-    outboxd: Option<PathBuf>,
-    /// Rows to drain
-    #[arg(long, default_value_t = 500_000)]
-    rows: i64,
+    rows: Option<i64>,
     /// Rows of each transaction that is drained
     #[arg(long, default_value_t = 1_000)]
     rows_per_transaction: i64,
     /// Single rows inserted while nothing else happens
     #[arg(long, default_value_t = 1_000)]
     idle_rows: usize,
-    /// Single-row transactions a second under load
-    #[arg(long, default_value_t = 1_000)]
-    rate: u32,
-    /// Seconds of that load
+    /// Single-row transactions a second under load; several with commas
+    #[arg(long, default_value = "1000", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Vec<u32>,
+    /// Seconds of each load, or of idleness
     #[arg(long, default_value_t = 20)]
     seconds: u32,
     /// Where results are kept; nothing is written when empty
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/results"))]
     results: String,
+    #[command(flatten)]
+    mode: Mode,
+}
+
+/// What is measured instead of the drains and latency of a plain run.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct Mode {
     /// Leave the drains out
     #[arg(long)]
     only_latency: bool,
     /// Leave latency out
     #[arg(long)]
     only_drain: bool,
-    /// Nothing of the above: fill a table and a topic with this many matching events, and audit them with `outboxd verify`
+    /// Drains with every mark, delivery, size of transaction and payload, one dimension at a time, and three latencies
+    #[arg(long)]
+    matrix: bool,
+    /// Drains of 10 thousand to 10 million rows; --rows is the largest
+    #[arg(long)]
+    growth: bool,
+    /// One transaction of 2 GB
+    #[arg(long)]
+    transaction: bool,
+    /// One daemon with 1, 5, 20 and 50 sources, idle for --seconds and draining --rows in all
+    #[arg(long)]
+    sources: bool,
+    /// System calls and allocations of a row
+    #[arg(long)]
+    counts: bool,
+    /// Fill a table and a topic with this many matching events, and audit them with `outboxd verify`
     #[arg(long, value_name = "ROWS")]
     verify: Option<i64>,
-    /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
-    #[arg(long)]
-    limit: Vec<String>,
+}
+
+impl Mode {
+    /// The end of the result's name.
+    fn name(&self) -> Option<&'static str> {
+        match self {
+            _ if self.matrix => Some("matrix"),
+            _ if self.growth => Some("growth"),
+            _ if self.transaction => Some("transaction"),
+            _ if self.sources => Some("sources"),
+            _ if self.counts => Some("counts"),
+            _ if self.only_latency => Some("latency"),
+            _ if self.only_drain => Some("drain"),
+            _ => None,
+        }
+    }
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let setting = Setting::start(arguments.outboxd.as_deref(), &arguments.limit).await?;
-    if let Some(rows) = arguments.verify {
-        return verify::measure(&setting, rows, &arguments.results).await;
+    let Arguments { options, mode, results, .. } = &arguments;
+    let mut report = Report::begin(mode.name(), options);
+    let setting = Setting::start(options).await?;
+    if let Some(rows) = mode.verify {
+        return verify::measure(&setting, rows, results).await;
     }
-    let mut report = Report::begin(arguments.rows, arguments.rows_per_transaction, &arguments.limit);
-    if !arguments.only_latency {
-        let shape = drain::Shape { rows: arguments.rows, per_transaction: arguments.rows_per_transaction };
-        drain::measure(&setting, shape, &mut report).await?;
-    }
-    if !arguments.only_drain {
-        report.latency = latency::measure(
-            &setting,
-            latency::Amount { idle: arguments.idle_rows, rate: arguments.rate, seconds: arguments.seconds },
-        )
-        .await?;
-    }
+    let outcome = measure(&setting, &arguments, &mut report).await;
+    // What was found before a failure is worth seeing, but not keeping.
     println!("\n{}", report.markdown());
-    if !arguments.results.is_empty() {
-        println!("kept as {}", report.keep(Path::new(&arguments.results))?.display());
+    outcome?;
+    if !results.is_empty() {
+        println!("kept as {}", report.keep(Path::new(results))?.display());
     }
     Ok(())
+}
+
+async fn measure(setting: &Setting, arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let Arguments { mode, rows, rows_per_transaction, idle_rows, rate, seconds, .. } = arguments;
+    let mut amount = Amount { idle: *idle_rows, rates: rate.clone(), seconds: *seconds };
+    let shape = Shape::seed(rows.unwrap_or(ROWS), *rows_per_transaction);
+    match mode {
+        _ if mode.matrix => {
+            matrix::measure(setting, shape, report).await?;
+            amount.rates = matrix::RATES.into();
+            latency::measure(setting, &amount, report).await
+        }
+        _ if mode.growth => growth::measure(setting, rows.unwrap_or(growth::ROWS), report).await,
+        _ if mode.transaction => transaction::measure(setting, rows.unwrap_or(transaction::ROWS), report).await,
+        _ if mode.sources => {
+            let idle = Duration::from_secs((*seconds).into());
+            sources::measure(setting, shape.rows, idle, report).await
+        }
+        _ if mode.counts => counts::measure(setting, rows.unwrap_or(counts::ROWS), report).await,
+        _ if mode.only_latency => latency::measure(setting, &amount, report).await,
+        _ if mode.only_drain => quick::measure(setting, shape, report).await,
+        _ => {
+            quick::measure(setting, shape, report).await?;
+            latency::measure(setting, &amount, report).await
+        }
+    }
 }

@@ -1,17 +1,23 @@
-//! The ceiling of `mark = "update"`: the daemon's own UPDATE, alone, on one connection, in a copy of the table.
+//! The ceiling of `mark = "update"`: the daemon's own UPDATE, alone, in a copy of the table.
 
 use crate::drain::checkpoint;
 use crate::setting::{Setting, TABLE, say};
 use anyhow::{Result, ensure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 /// As many ids as the daemon gives to one statement.
 const BATCH: usize = 2_000;
 
-/// Rows a second.
-pub(crate) async fn alone(setting: &Setting, client: &Client, database: &str) -> Result<f64> {
-    say("the marking UPDATE alone, on a copy of the table");
+/// Connections that share the ids.
+pub(crate) const CONNECTIONS: [usize; 3] = [1, 2, 4];
+
+/// Rows a second with so many connections.
+pub(crate) async fn alone(setting: &Setting, client: &Client, database: &str, connections: usize) -> Result<f64> {
+    say(&format!("the marking UPDATE alone, {connections} connections, on a copy of the table"));
     let copy = format!("{TABLE}_copy");
     client
         .batch_execute(&format!(
@@ -27,27 +33,58 @@ pub(crate) async fn alone(setting: &Setting, client: &Client, database: &str) ->
         .iter()
         .map(|row| row.get(0))
         .collect();
-    let marker = setting.postgres.client(database).await?;
-    // The daemon's session and statement: src/postgres/catalog/marks.rs.
-    marker
-        .batch_execute(
-            "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off",
-        )
-        .await?;
-    let update = marker
-        .prepare(&format!(
-            "UPDATE {copy} SET published_at = (now() AT TIME ZONE 'UTC')
-             WHERE id = ANY ($1::text[]::uuid[]) AND num_nulls(published_at) = 1"
-        ))
-        .await?;
+    let batches: Arc<[Vec<String>]> = ids.chunks(BATCH).map(<[String]>::to_vec).collect();
+    let mut sessions = Vec::new();
+    for _ in 0..connections {
+        sessions.push(Session::open(setting, database, &copy).await?);
+    }
     checkpoint(client).await?;
+
     let started = Instant::now();
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut marking = JoinSet::new();
+    for session in sessions {
+        marking.spawn(session.mark(batches.clone(), next.clone()));
+    }
     let mut marked = 0;
-    for batch in ids.chunks(BATCH) {
-        marked += marker.execute(&update, &[&batch]).await?;
+    while let Some(session) = marking.join_next().await {
+        marked += session??;
     }
     let took = started.elapsed();
     ensure!(marked == ids.len() as u64, "{marked} of {} rows were marked", ids.len());
     client.batch_execute(&format!("DROP TABLE {copy}")).await?;
     Ok(ids.len() as f64 / took.as_secs_f64())
+}
+
+/// The daemon's session and statement: src/postgres/catalog/marks.rs.
+struct Session {
+    client: Client,
+    update: tokio_postgres::Statement,
+}
+
+impl Session {
+    async fn open(setting: &Setting, database: &str, table: &str) -> Result<Self> {
+        let client = setting.postgres.client(database).await?;
+        client
+            .batch_execute(
+                "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off",
+            )
+            .await?;
+        let update = client
+            .prepare(&format!(
+                "UPDATE {table} SET published_at = (now() AT TIME ZONE 'UTC')
+                 WHERE id = ANY ($1::text[]::uuid[]) AND num_nulls(published_at) = 1"
+            ))
+            .await?;
+        Ok(Self { client, update })
+    }
+
+    /// Marks one batch after the other that no other session has taken; the rows marked.
+    async fn mark(self, batches: Arc<[Vec<String>]>, next: Arc<AtomicUsize>) -> Result<u64> {
+        let mut marked = 0;
+        while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+            marked += self.client.execute(&self.update, &[batch]).await?;
+        }
+        Ok(marked)
+    }
 }

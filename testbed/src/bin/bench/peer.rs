@@ -1,12 +1,14 @@
 //! The reference: `pg_recvlogical`, which throws away what it reads.
 
 use crate::setting::{Setting, say};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use testbed::Version;
 use tokio::process::Command;
+
+/// Longest drain.
+const PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// How long it takes, from its start, to read the slot up to `end` with this publication.
 pub(crate) async fn drain(
@@ -17,17 +19,18 @@ pub(crate) async fn drain(
 ) -> Result<Duration> {
     say("pg_recvlogical drains");
     // Maven's servers come without it; the one on the path will do, as the protocol is the same.
-    let beside = Version::V15.install()?.join("bin/pg_recvlogical");
+    let beside = setting.version.install()?.join("bin/pg_recvlogical");
     let program = if beside.exists() { beside } else { PathBuf::from("pg_recvlogical") };
     let started = Instant::now();
-    let status = Command::new(program)
+    let mut reader = Command::new(program)
         .args(["--dbname", &setting.postgres.url(database), "--slot", slot, "--start", "--no-loop"])
         .args(["--endpos", end, "--file", "-", "--option", "proto_version=1"])
         .args(["--option", &format!("publication_names={publication}")])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .status()
-        .await?;
+        .kill_on_drop(true)
+        .spawn()?;
+    let status = tokio::time::timeout(PATIENCE, reader.wait()).await.context("pg_recvlogical does not end")??;
     let took = started.elapsed();
     ensure!(status.success(), "pg_recvlogical ended with {status}");
     Ok(took)

@@ -2,31 +2,59 @@
 
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testbed::{Daemon, Kafka, Postgres, Version, workload};
 use tokio_postgres::Client;
 
 /// Longest wait for a daemon to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+pub(crate) const EXACTLY_ONCE: &str = "exactly-once";
+
 pub(crate) const TABLE: &str = "order_outbox";
 
+/// What a run is made with.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The daemon; by default the outboxd beside this program
+    #[arg(long)]
+    outboxd: Option<PathBuf>,
+    /// Postgres' major: 15, 16, 17 or 18
+    #[arg(long, default_value = "15")]
+    pub(crate) postgres: Version,
+    /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
+    #[arg(long)]
+    limit: Vec<String>,
+    /// Further lines of the daemon's [kafka.options]: `"linger.ms" = 5`
+    #[arg(long)]
+    kafka_option: Vec<String>,
+}
+
+impl Options {
+    /// The lines of the configuration that a plain run has not.
+    pub(crate) fn experiments(&self) -> Vec<&str> {
+        self.limit.iter().chain(&self.kafka_option).map(String::as_str).collect()
+    }
+}
+
 pub(crate) struct Setting {
+    pub(crate) version: Version,
     pub(crate) postgres: Postgres,
     pub(crate) kafka: Kafka,
     outboxd: PathBuf,
-    limits: Vec<String>,
+    limits: String,
+    kafka_options: String,
 }
 
 impl Setting {
-    pub(crate) async fn start(outboxd: Option<&Path>, limits: &[String]) -> Result<Self> {
-        let outboxd = match outboxd {
+    pub(crate) async fn start(options: &Options) -> Result<Self> {
+        let outboxd = match &options.outboxd {
             Some(path) => path.to_owned(),
             None => std::env::current_exe()?.with_file_name("outboxd"),
         };
         let outboxd = outboxd.canonicalize().with_context(|| format!("no daemon at {}", outboxd.display()))?;
         say("starting Postgres and Kafka");
-        let postgres = Postgres::builder(Version::V15)
+        let postgres = Postgres::builder(options.postgres)
             .durable(true)
             .setting("shared_buffers", "256MB")
             // No checkpoint but ours in the middle of a measurement.
@@ -37,7 +65,14 @@ impl Setting {
         // The later flag wins: C1 alone, which the tests take for its fast start, would make the broker the bottleneck.
         let kafka = Kafka::builder(1).jvm("-XX:TieredStopAtLevel=4").jvm("-Xmx1g").start();
         let (postgres, kafka) = tokio::try_join!(postgres, kafka)?;
-        Ok(Self { postgres, kafka, outboxd, limits: limits.to_owned() })
+        Ok(Self {
+            version: options.postgres,
+            postgres,
+            kafka,
+            outboxd,
+            limits: options.limit.join("\n"),
+            kafka_options: options.kafka_option.join("\n"),
+        })
     }
 
     /// A database with the seed's outbox.
@@ -48,16 +83,26 @@ impl Setting {
         Ok(client)
     }
 
-    /// The configuration of one source; `{http}` stands for the HTTP address.
-    pub(crate) fn config(&self, name: &str, (database, topic): (&str, &str), mark: &str) -> String {
-        format!(
-            "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{topic}\"\n\
-             mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n\
-             [kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\n\
-             [http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
-            self.postgres.url(database),
-            self.limits.join("\n"),
-            self.kafka.brokers()
+    /// The configuration of these sources, the first of which says how all of them deliver; `{http}` stands for the
+    /// HTTP address.
+    pub(crate) fn config(&self, sources: &[Source]) -> String {
+        let mut text = String::new();
+        for source in sources {
+            let Source { name, database, mark, .. } = source;
+            text.push_str(&format!(
+                "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{}\"\n\
+                 mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n",
+                self.postgres.url(database),
+                source.topic(),
+                self.limits
+            ));
+        }
+        text + &format!(
+            "[kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\ndelivery = \"{}\"\n\
+             [kafka.options]\n{}\n[http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
+            self.kafka.brokers(),
+            sources.first().map_or(EXACTLY_ONCE, |source| source.delivery),
+            self.kafka_options
         )
     }
 
@@ -66,22 +111,48 @@ impl Setting {
         &self.outboxd
     }
 
-    /// A daemon of this source, running.
-    pub(crate) fn daemon(&self, source: &Source<'_>) -> Result<Daemon> {
-        let Source { name, database, topic, mark } = source;
-        let config = self.config(name, (database, topic), mark);
+    /// A daemon of these sources, running.
+    pub(crate) fn daemon(&self, sources: &[Source]) -> Result<Daemon> {
+        let config = self.config(sources);
         Daemon::builder(&self.outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()
     }
 
-    /// Lets a daemon make publication, slot and position, and ends it: what is written from now on waits for it.
-    pub(crate) async fn set_up(&self, client: &Client, source: &Source<'_>) -> Result<()> {
+    /// Drops a slot as soon as its reader, which has just ended, has let it go.
+    pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
+        let client = self.postgres.client("postgres").await?;
+        let query = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1
+                     AND NOT active";
+        let deadline = Instant::now() + READY_WITHIN;
+        while client.query_opt(query, &[&slot]).await?.is_none() {
+            anyhow::ensure!(Instant::now() < deadline, "slot {slot} is not let go");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Removes all that there is of a source: slot, database, the log that it held, topic.
+    pub(crate) async fn remove(&self, source: &Source) -> Result<()> {
+        self.drop_slot(&source.slot()).await?;
+        let client = self.postgres.client("postgres").await?;
+        client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", source.database)).await?;
+        client.batch_execute("CHECKPOINT").await?;
+        self.kafka.delete_topic(&source.topic()).await
+    }
+
+    /// What a daemon may not make: the publication, and a topic with several partitions.
+    pub(crate) async fn prepare(&self, client: &Client, source: &Source) -> Result<()> {
         let publication = format!(
-            "CREATE PUBLICATION outboxd_{} FOR TABLE {TABLE} WITH (publish = 'insert', publish_via_partition_root = true)",
-            source.name
+            "CREATE PUBLICATION {} FOR TABLE {TABLE} WITH (publish = 'insert', publish_via_partition_root = true)",
+            source.slot()
         );
         client.batch_execute(&publication).await?;
-        self.kafka.create_topic(source.topic, 3, &[]).await?;
-        let daemon = self.daemon(source)?;
+        self.kafka.create_topic(&source.topic(), 3, &[]).await
+    }
+
+    /// Lets a daemon make slot and position as well, and ends it: what is written from now on waits for it.
+    pub(crate) async fn set_up(&self, client: &Client, source: &Source) -> Result<()> {
+        self.prepare(client, source).await?;
+        let daemon = self.daemon(std::slice::from_ref(source))?;
         streaming(&daemon).await?;
         daemon.term()?;
         anyhow::ensure!(daemon.wait_exit(READY_WITHIN).await? == 0, "{}", daemon.lines().join("\n"));
@@ -89,12 +160,29 @@ impl Setting {
     }
 }
 
-/// A source of the daemon.
-pub(crate) struct Source<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) database: &'a str,
-    pub(crate) topic: &'a str,
-    pub(crate) mark: &'a str,
+/// A source of the daemon. Slot, publication and topic follow from its name.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) name: String,
+    pub(crate) database: String,
+    pub(crate) mark: &'static str,
+    pub(crate) delivery: &'static str,
+}
+
+impl Source {
+    /// One that delivers exactly once.
+    pub(crate) fn new(database: &str, name: &str, mark: &'static str) -> Self {
+        Self { name: name.to_owned(), database: database.to_owned(), mark, delivery: EXACTLY_ONCE }
+    }
+
+    pub(crate) fn topic(&self) -> String {
+        format!("{}.events", self.name)
+    }
+
+    /// Of the slot, and of the publication.
+    pub(crate) fn slot(&self) -> String {
+        format!("outboxd_{}", self.name)
+    }
 }
 
 /// Waits until the daemon says that it streams.

@@ -4,7 +4,7 @@
 //! are there within a minute or two and every one matches.
 
 use crate::host::Host;
-use crate::setting::{Setting, TABLE, say};
+use crate::setting::{Setting, Source, TABLE, say};
 use anyhow::{Context, Result, ensure};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -62,7 +62,7 @@ pub(crate) async fn measure(setting: &Setting, rows: i64, results: &str) -> Resu
     let audit = run(setting).await?;
     let report = &audit.outcome["sources"][0];
     ensure!(audit.outcome["clean"] == true && report["rows"] == rows && report["records"] == rows, "{report:#}");
-    let text = markdown(&host, rows, &audit);
+    let text = markdown(&host, setting.version.major(), rows, &audit);
     println!("\n{text}");
     if !results.is_empty() {
         std::fs::create_dir_all(results)?;
@@ -111,7 +111,7 @@ fn fill(brokers: &str, rows: i64) -> Result<()> {
 
 /// Runs the command to its end and watches its memory.
 async fn run(setting: &Setting) -> Result<Audit> {
-    let config = setting.config("audited", (DATABASE, TOPIC), "update").replace("{http}", "off");
+    let config = setting.config(&[Source::new(DATABASE, DATABASE, "update")]).replace("{http}", "off");
     let path = std::env::temp_dir().join(format!("outboxd-bench-{}.toml", std::process::id()));
     std::fs::write(&path, config)?;
     let started = Instant::now();
@@ -137,13 +137,13 @@ async fn run(setting: &Setting) -> Result<Audit> {
     Ok(Audit { wall, peak_kib, outcome: serde_json::from_slice(&output.stdout)? })
 }
 
-fn markdown(host: &Host, rows: i64, audit: &Audit) -> String {
+fn markdown(host: &Host, major: u32, rows: i64, audit: &Audit) -> String {
     let Host { name, processor, cores, memory_gib, kernel, load, commit, date } = host;
     let seconds = audit.wall.as_secs_f64();
     format!(
         "# outboxd verify {commit}, {date}\n\n\
          {cores} cores of {processor}, {memory_gib} GiB, Linux {kernel}, host {name}, load before: {load}.\n\
-         Postgres 15, Kafka {} (one broker, {PARTITIONS} partitions) and outboxd share them. Command: `bench --verify {rows}`.\n\n\
+         Postgres {major}, Kafka {} (one broker, {PARTITIONS} partitions) and outboxd share them. Command: `bench --verify {rows}`.\n\n\
          | rows | records | keys | `--memory` | wall s | events/s (rows) | peak resident MiB |\n\
          |---:|---:|---:|---:|---:|---:|---:|\n\
          | {rows} | {rows} | {KEYS} | 64 MiB | {seconds:.1} | {:.0} | {:.0} |\n\n\

@@ -98,7 +98,7 @@ fn say(text: &str) {
 }
 
 async fn watch_standby(pair: &Pair, time: Duration) -> Result<Idle> {
-    let processor = Processor::of(pair.standby.pid()?);
+    let processor = Processor::of(pair.standby.pid()?)?;
     let (before, started) = (processor.time()?, Instant::now());
     tokio::time::sleep(time).await;
     wait_state(&pair.standby, "standby", PATIENCE).await?;
