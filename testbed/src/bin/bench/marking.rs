@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 /// As many ids as the daemon gives to one statement.
 const BATCH: usize = 2_000;
@@ -27,13 +28,13 @@ pub(crate) async fn alone(setting: &Setting, client: &Client, database: &str, co
              ANALYZE {copy};"
         ))
         .await?;
-    let ids: Vec<String> = client
-        .query(&format!("SELECT id::text FROM {copy} ORDER BY ctid"), &[])
+    let ids: Vec<Uuid> = client
+        .query(&format!("SELECT id FROM {copy} ORDER BY ctid"), &[])
         .await?
         .iter()
         .map(|row| row.get(0))
         .collect();
-    let batches: Arc<[Vec<String>]> = ids.chunks(BATCH).map(<[String]>::to_vec).collect();
+    let batches: Arc<[Vec<Uuid>]> = ids.chunks(BATCH).map(<[Uuid]>::to_vec).collect();
     let mut sessions = Vec::new();
     for _ in 0..connections {
         sessions.push(Session::open(setting, database, &copy).await?);
@@ -73,14 +74,14 @@ impl Session {
         let update = client
             .prepare(&format!(
                 "UPDATE {table} SET published_at = (now() AT TIME ZONE 'UTC')
-                 WHERE id = ANY ($1::text[]::uuid[]) AND num_nulls(published_at) = 1"
+                 WHERE id = ANY ($1::uuid[]) AND num_nulls(published_at) = 1"
             ))
             .await?;
         Ok(Self { client, update })
     }
 
     /// Marks one batch after the other that no other session has taken; the rows marked.
-    async fn mark(self, batches: Arc<[Vec<String>]>, next: Arc<AtomicUsize>) -> Result<u64> {
+    async fn mark(self, batches: Arc<[Vec<Uuid>]>, next: Arc<AtomicUsize>) -> Result<u64> {
         let mut marked = 0;
         while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
             marked += self.client.execute(&self.update, &[batch]).await?;
