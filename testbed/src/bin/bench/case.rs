@@ -11,16 +11,21 @@ use serde_json::{Value, json};
 
 const REFERENCE: &str = "reference";
 
+/// What migrations/0001_outbox_table_hot.sql has and the seed's table has not.
+const HOT: &str = "ALTER TABLE order_outbox SET (fillfactor = 50); DROP INDEX idx_order_outbox_unpublished";
+
 /// How the rows are carried.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Way {
     pub(crate) mark: &'static str,
     pub(crate) delivery: &'static str,
+    /// On a table where every mark is a HOT update.
+    pub(crate) hot: bool,
 }
 
 impl Way {
     /// Without marks: what differs from case to case is the rows alone.
-    pub(crate) const PLAIN: Self = Self { mark: "none", delivery: EXACTLY_ONCE };
+    pub(crate) const PLAIN: Self = Self { mark: "none", delivery: EXACTLY_ONCE, hot: false };
 }
 
 /// What one case found: outboxd, and `pg_recvlogical` on the same rows, in rows a second.
@@ -54,10 +59,11 @@ impl Series {
     pub(crate) fn write(&self, title: &str, report: &mut Report) {
         let columns: Vec<&str> = COLUMNS.into_iter().chain(["CPU without start", "pg_recvlogical"]).collect();
         let mut table = Table::new(&columns);
-        for Found { way: Way { mark, delivery }, shape, recvlogical, drain } in &self.found {
+        for Found { way: Way { mark, delivery, hot }, shape, recvlogical, drain } in &self.found {
             let mut cells = drain.cells(*recvlogical);
             cells.extend([format!("{:.1}", drain.processor_streaming), format!("{recvlogical:.0}")]);
-            table.row(&format!("{shape}; mark {mark}, {delivery}"), &cells);
+            let hot = if *hot { ", a HOT table" } else { "" };
+            table.row(&format!("{shape}; mark {mark}, {delivery}{hot}"), &cells);
         }
         report.section(title, table.text());
         report.figure(self.name, self.found.iter().map(Found::json).collect::<Vec<_>>());
@@ -73,6 +79,9 @@ pub(crate) async fn warm_up(setting: &Setting, rows: i64) -> Result<()> {
 /// Sets up, loads, drains with `pg_recvlogical`, drains with outboxd, cleans up.
 async fn run(setting: &Setting, name: &str, way: Way, shape: Shape) -> Result<Found> {
     let client = setting.database(name).await?;
+    if way.hot {
+        client.batch_execute(HOT).await?;
+    }
     let source = Source { delivery: way.delivery, ..Source::new(name, name, way.mark) };
     setting.set_up(&client, &source).await?;
     client.query_one("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&REFERENCE]).await?;
@@ -92,6 +101,7 @@ impl Found {
         json!({
             "mark": self.way.mark,
             "delivery": self.way.delivery,
+            "hot": self.way.hot,
             "rows": self.shape.rows,
             "rows_per_transaction": self.shape.per_transaction,
             "payload": self.shape.payload.to_string(),

@@ -23,9 +23,10 @@ pub(crate) async fn measure(setting: &Setting, base: Shape, report: &mut Report)
     let mut ways = Series::new("ways");
     for mark in MARKS {
         for delivery in DELIVERIES {
-            ways.run(setting, Way { mark, delivery }, base).await?;
+            ways.run(setting, Way { mark, delivery, hot: false }, base).await?;
         }
     }
+    ways.run(setting, Way { mark: "update", hot: true, ..Way::PLAIN }, base).await?;
     ways.write("Marks and deliveries", report);
 
     let mut transactions = Series::new("transactions");
