@@ -8,7 +8,7 @@ use outboxd::{
     config::{Mark, Source},
     postgres::catalog::{
         mark_cost::{MarkCost, mark_cost},
-        marks::MarkStatement,
+        marks::{Id, MarkStatement},
         monitor::Monitor,
         server, tables,
     },
@@ -40,7 +40,7 @@ async fn mark_a_backlog(what: &str, client: &Client, source: &Source) -> MarkCos
     client.batch_execute("ANALYZE order_outbox; CHECKPOINT").await.unwrap();
     let ids =
         client.query("SELECT id::text FROM order_outbox WHERE published_at IS NULL ORDER BY ctid", &[]).await.unwrap();
-    let ids: Vec<&str> = ids.iter().map(|row| row.get(0)).collect();
+    let ids: Vec<Id<'_>> = ids.iter().map(|row| Id(row.get(0))).collect();
     let tables = tables::resolve_all(client, source).await.unwrap();
     let statements = MarkStatement::prepare_all(client, &tables, source).await.unwrap();
     let (began, worked) = (log_end(client).await, work(client).await);
