@@ -4,9 +4,7 @@ use anyhow::Result;
 use testbed::{reader, workload};
 use uuid::Uuid;
 
-use crate::scene::{Scene, wait_code, wait_ready};
-
-const QUICK: &str = "[source.timeouts]\nidle_advance = \"200ms\"\nstatus = \"200ms\"\nbackoff_max = \"1s\"";
+use crate::scene::{QUICK, Scene, wait_code, wait_ready};
 
 const CHILD: &str = "CREATE TABLE order_outbox_child (PRIMARY KEY (id)) INHERITS (order_outbox)";
 

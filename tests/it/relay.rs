@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 use testbed::{Expect, Kafka, Load, Postgres, Version, eventually, reader, workload};
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use crate::scene::{Host, PATIENCE, Scene, wait_code, wait_ready};
 
@@ -21,7 +23,7 @@ async fn single_rows_reach_the_topic_once_and_are_marked() -> Result<()> {
 async fn a_record_is_what_the_seed_documents() -> Result<()> {
     let scene = Scene::shared().await?;
     let _daemon = scene.streaming().await?;
-    let (id, aggregate) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    let (id, aggregate) = (Uuid::new_v4(), Uuid::new_v4());
     let payload = r#"{"total": 1500.00, "order_id": "uuid", "order_number": "ORD-123456"}"#;
     scene
         .client
@@ -170,15 +172,23 @@ async fn deleting_marks_and_no_marks_publish_once_as_well() -> Result<()> {
     Ok(())
 }
 
-/// The server sends a transaction once its commit record is flushed, but others see its rows only after that; with a
-/// synchronous standby that does not answer, arbitrarily long after.
-/// On a server whose synchronous standby is missing: a session with `synchronous_commit = on`, which is not the default
-/// there, hangs between its commit record and its visibility.
-async fn without_its_standby() -> Result<Scene> {
+/// On a server that waits for this synchronous standby: a session with `synchronous_commit = on`, which is not the
+/// default there, hangs between its commit record and its visibility.
+async fn waiting_for(standby: &str) -> Result<Scene> {
     let postgres = Postgres::builder(Version::V15)
-        .setting("synchronous_standby_names", "nobody")
+        .setting("synchronous_standby_names", standby)
         .setting("synchronous_commit", "local");
     Scene::on(Host::Own(postgres.start().await?), Host::Shared(Kafka::shared().await?)).await
+}
+
+/// Inserts rows in a transaction that hangs there.
+async fn hanging_insert(scene: &Scene, rows: u32) -> Result<JoinHandle<Result<Vec<Uuid>>>> {
+    let mut writer = scene.postgres.client(&scene.database).await?;
+    writer.batch_execute("SET synchronous_commit = on").await?;
+    let aggregate = scene.aggregate.clone();
+    Ok(tokio::spawn(
+        async move { workload::insert(&mut writer, "order_outbox", (&aggregate, Uuid::new_v4()), rows).await },
+    ))
 }
 
 /// Lets all sessions go that wait for it.
@@ -187,16 +197,13 @@ async fn give_the_standby_up(scene: &Scene) -> Result<()> {
     Ok(scene.client.batch_execute("SELECT pg_reload_conf()").await?)
 }
 
+/// The server sends a transaction once its commit record is flushed, but others see its rows only after that; with a
+/// synchronous standby that does not answer, arbitrarily long after.
 #[tokio::test]
 async fn a_row_that_is_published_before_it_is_visible_is_marked_all_the_same() -> Result<()> {
-    let scene = without_its_standby().await?;
+    let scene = waiting_for("nobody").await?;
     let _daemon = scene.streaming().await?;
-    let mut writer = scene.postgres.client(&scene.database).await?;
-    writer.batch_execute("SET synchronous_commit = on").await?;
-    let aggregate = scene.aggregate.clone();
-    let insert = tokio::spawn(async move {
-        workload::insert(&mut writer, "order_outbox", (&aggregate, uuid::Uuid::new_v4()), 3).await
-    });
+    let insert = hanging_insert(&scene, 3).await?;
     scene.wait_records(3).await;
     let visible: i64 = scene.client.query_one("SELECT count(*) FROM order_outbox", &[]).await?.get(0);
     assert_eq!(visible, 0, "the insert was to hang between its commit record and its visibility");
@@ -209,17 +216,9 @@ async fn a_row_that_is_published_before_it_is_visible_is_marked_all_the_same() -
 /// Commits that wait for the daemon, whose marks wait for them: said, not waited for in silence.
 #[tokio::test]
 async fn a_daemon_that_is_taken_for_a_synchronous_standby_says_so_and_goes_on_once_it_is_not() -> Result<()> {
-    let postgres = Postgres::builder(Version::V15)
-        .setting("synchronous_standby_names", "*")
-        .setting("synchronous_commit", "local");
-    let scene = Scene::on(Host::Own(postgres.start().await?), Host::Shared(Kafka::shared().await?)).await?;
+    let scene = waiting_for("*").await?;
     let daemon = scene.streaming().await?;
-    let mut writer = scene.postgres.client(&scene.database).await?;
-    writer.batch_execute("SET synchronous_commit = on").await?;
-    let aggregate = scene.aggregate.clone();
-    let insert = tokio::spawn(async move {
-        workload::insert(&mut writer, "order_outbox", (&aggregate, uuid::Uuid::new_v4()), 3).await
-    });
+    let insert = hanging_insert(&scene, 3).await?;
     let line = wait_code(&daemon, "mark-failed").await?;
     assert!(line.contains("synchronous_standby_names"), "{line}");
     give_the_standby_up(&scene).await?;
@@ -298,7 +297,7 @@ pub(crate) fn metric(metrics: &str, begins: &str) -> f64 {
 /// that begins after the second and hangs between its commit record and its visibility is in the exported snapshot.
 #[tokio::test]
 async fn a_row_of_the_snapshot_that_nobody_sees_yet_is_waited_for_and_marked() -> Result<()> {
-    let scene = without_its_standby().await?;
+    let scene = waiting_for("nobody").await?;
     let (first, second, hanging) = (
         scene.postgres.client(&scene.database).await?,
         scene.postgres.client(&scene.database).await?,

@@ -1,7 +1,7 @@
 //! Retention by partitions that are dropped, as `docs/operations.md` has it.
 
 use anyhow::Result;
-use testbed::{Expect, eventually};
+use testbed::{Daemon, Expect, eventually};
 
 use crate::scene::{PATIENCE, Scene};
 
@@ -21,6 +21,15 @@ const TOMORROW: &str = "
 CREATE TABLE tomorrow (LIKE order_outbox INCLUDING ALL);
 ALTER TABLE order_outbox ATTACH PARTITION tomorrow FOR VALUES FROM ('2000-01-03Z') TO ('2000-01-04Z');";
 
+/// Streams from that table.
+async fn partitioned() -> Result<(Scene, Daemon)> {
+    let scene = Scene::shared().await?.with("mark = \"none\"\nbackfill = \"none\"");
+    scene.client.batch_execute(TABLE).await?;
+    scene.client.batch_execute(&format!("ALTER PUBLICATION {} ADD TABLE order_outbox", scene.slot())).await?;
+    let daemon = scene.streaming().await?;
+    Ok((scene, daemon))
+}
+
 /// What the clock does elsewhere.
 async fn it_is(scene: &Scene, day: &str) -> Result<()> {
     let default = format!("ALTER TABLE order_outbox ALTER created_at SET DEFAULT '{day} 12:00Z'");
@@ -37,10 +46,7 @@ async fn drop_partition(scene: &Scene, name: &str) -> Result<()> {
 
 #[tokio::test]
 async fn partitions_are_attached_and_dropped_under_load_and_nothing_is_lost() -> Result<()> {
-    let mut scene = Scene::shared().await?.with("mark = \"none\"\nbackfill = \"none\"");
-    scene.client.batch_execute(TABLE).await?;
-    scene.client.batch_execute(&format!("ALTER PUBLICATION {} ADD TABLE order_outbox", scene.slot())).await?;
-    let daemon = scene.streaming().await?;
+    let (mut scene, daemon) = partitioned().await?;
     it_is(&scene, "2000-01-01").await?;
     let mut ids = scene.insert(50).await?;
     it_is(&scene, "2000-01-02").await?;
@@ -67,10 +73,7 @@ async fn partitions_are_attached_and_dropped_under_load_and_nothing_is_lost() ->
 /// The stream comes from the log, not from the table: what is dropped too early is gone for recovery and audits alone.
 #[tokio::test]
 async fn rows_of_a_partition_that_is_dropped_before_they_are_read_are_published() -> Result<()> {
-    let mut scene = Scene::shared().await?.with("mark = \"none\"\nbackfill = \"none\"");
-    scene.client.batch_execute(TABLE).await?;
-    scene.client.batch_execute(&format!("ALTER PUBLICATION {} ADD TABLE order_outbox", scene.slot())).await?;
-    let daemon = scene.streaming().await?;
+    let (mut scene, daemon) = partitioned().await?;
     it_is(&scene, "2000-01-01").await?;
     daemon.kill9()?;
     let ids = scene.insert(50).await?;

@@ -10,6 +10,9 @@ use uuid::Uuid;
 /// Longest wait for anything that should take seconds at most; machines are shared and slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Lines for `[[source]]`: what a running source looks at now and then, and its second attempts, come soon.
+pub(crate) const QUICK: &str = "[source.timeouts]\nidle_advance = \"200ms\"\nstatus = \"200ms\"\nbackoff_max = \"1s\"";
+
 /// A server of the test's own, which it may stop, or one that all tests share.
 pub(crate) enum Host<T: 'static> {
     Own(T),

@@ -4,9 +4,7 @@ use anyhow::Result;
 use testbed::{Version, reader};
 
 use super::{assert_halts, on_major, stop};
-use crate::scene::{Scene, tail, wait_code};
-
-const QUICK: &str = "[source.timeouts]\nidle_advance = \"200ms\"\nstatus = \"200ms\"\nbackoff_max = \"1s\"";
+use crate::scene::{QUICK, Scene, tail, wait_code};
 
 #[tokio::test]
 async fn columns_that_come_go_and_change_their_type_between_rows() -> Result<()> {
