@@ -186,6 +186,7 @@ fn properties(node: Node, cluster: &[Node], logs: &Path) -> String {
     };
     let replicas = cluster.iter().filter(|n| n.role != Role::Controller).count().min(3);
     let in_sync = replicas.div_ceil(2);
+    // Records carry the times of their rows, which tests may set to any year: nothing goes by age.
     let mut text = format!(
         "process.roles={roles}
 node.id={id}
@@ -212,6 +213,7 @@ num.io.threads=4
 background.threads=2
 log.cleaner.dedupe.buffer.size=4194304
 log.index.size.max.bytes=1048576
+log.retention.ms=-1
 ",
         id = node.id,
         voters = voters.join(","),

@@ -53,8 +53,7 @@ pub(crate) async fn measure(setting: &Setting, rows: i64, results: &str) -> Resu
     }
     client.batch_execute(&format!("ANALYZE {TABLE}")).await?;
     say("filling the topic");
-    // The records are as old as the rows say, which is older than the brokers keep by default.
-    setting.kafka.create_topic(TOPIC, PARTITIONS, &[("retention.ms", "-1")]).await?;
+    setting.kafka.create_topic(TOPIC, PARTITIONS, &[]).await?;
     let brokers = setting.kafka.brokers();
     tokio::task::spawn_blocking(move || fill(&brokers, rows)).await??;
 
