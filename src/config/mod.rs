@@ -189,7 +189,7 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// How long a batch may wait for more rows while the producer is idle; 0.
     pub linger: Duration,
-    /// Encoded records held in memory for one source; 48 MiB.
+    /// Encoded records held in memory for one source; 32 MiB.
     pub in_flight_bytes: usize,
     /// Rows published and not yet marked; 100,000.
     pub unmarked_rows: usize,

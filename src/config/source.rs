@@ -255,7 +255,7 @@ fn limits(mut section: Section) -> Result<Limits> {
         batch_rows: section.count("batch_rows", 10_000, (1, 1_000_000))?,
         batch_bytes: section.bytes("batch_bytes", 16 << 20, (1 << 10, 1 << 30))?,
         linger: section.duration("linger", Duration::ZERO, (Duration::ZERO, 10_000 * MS))?,
-        in_flight_bytes: section.bytes("in_flight_bytes", 48 << 20, (1 << 10, 64 << 30))?,
+        in_flight_bytes: section.bytes("in_flight_bytes", 32 << 20, (1 << 10, 64 << 30))?,
         unmarked_rows: section.count("unmarked_rows", 100_000, (1, 100_000_000))?,
         // The position carries the ids of a chunk, and has to fit a record of Kafka's default size.
         backfill_chunk_rows: section.count("backfill_chunk_rows", 5_000, (1, 10_000))?,

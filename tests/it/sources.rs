@@ -26,7 +26,7 @@ pub(crate) fn source(name: &str, url: &str, tables: &[&str]) -> Source {
             batch_rows: 10_000,
             batch_bytes: 16 << 20,
             linger: Duration::ZERO,
-            in_flight_bytes: 48 << 20,
+            in_flight_bytes: 32 << 20,
             unmarked_rows: 100_000,
             backfill_chunk_rows: 5_000,
             marker_connections: 1,
