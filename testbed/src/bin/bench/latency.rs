@@ -42,6 +42,7 @@ struct Latency {
 
 pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Report) -> Result<()> {
     let client = setting.database(DATABASE).await?;
+    settle(&client).await?;
     let source = Source::new(DATABASE, "latency", "update");
     setting.set_up(&client, &source).await?;
     let mut follower = Follower::start(&setting.kafka.brokers(), &[&source.topic()], From::End).await?;
@@ -75,6 +76,12 @@ pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Rep
     daemon.wait_exit(PATIENCE).await?;
     write(report, &found);
     Ok(())
+}
+
+/// Gets what the drains wrote onto the disk, which would otherwise share it with the commits that are measured.
+async fn settle(client: &Client) -> Result<()> {
+    client.batch_execute("CHECKPOINT").await?;
+    Ok(tokio::task::spawn_blocking(nix::unistd::sync).await?)
 }
 
 async fn prepare(client: &Client) -> Result<Statement> {

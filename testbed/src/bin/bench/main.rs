@@ -24,8 +24,10 @@ mod quick;
 mod report;
 mod setting;
 mod shape;
+mod shards;
 mod sources;
 mod table;
+mod together;
 mod transaction;
 mod verify;
 
@@ -90,6 +92,9 @@ struct Mode {
     /// One daemon with 1, 5, 20 and 50 sources, idle for --seconds and draining --rows in all
     #[arg(long)]
     sources: bool,
+    /// One table drained through 1, 2 and 4 slots, whose publications share its rows by a hash of the key
+    #[arg(long)]
+    shards: bool,
     /// System calls and allocations of a row
     #[arg(long)]
     counts: bool,
@@ -106,6 +111,7 @@ impl Mode {
             _ if self.growth => Some("growth"),
             _ if self.transaction => Some("transaction"),
             _ if self.sources => Some("sources"),
+            _ if self.shards => Some("shards"),
             _ if self.counts => Some("counts"),
             _ if self.only_latency => Some("latency"),
             _ if self.only_drain => Some("drain"),
@@ -149,6 +155,7 @@ async fn measure(setting: &Setting, arguments: &Arguments, report: &mut Report) 
             let idle = Duration::from_secs((*seconds).into());
             sources::measure(setting, shape.rows, idle, report).await
         }
+        _ if mode.shards => shards::measure(setting, shape, report).await,
         _ if mode.counts => counts::measure(setting, rows.unwrap_or(counts::ROWS), report).await,
         _ if mode.only_latency => latency::measure(setting, &amount, report).await,
         _ if mode.only_drain => quick::measure(setting, shape, report).await,

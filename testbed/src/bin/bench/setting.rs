@@ -141,8 +141,10 @@ impl Setting {
 
     /// What a daemon may not make: the publication, and a topic with several partitions.
     pub(crate) async fn prepare(&self, client: &Client, source: &Source) -> Result<()> {
+        let filter = source.filter.as_ref().map_or_else(String::new, |filter| format!(" WHERE ({filter})"));
         let publication = format!(
-            "CREATE PUBLICATION {} FOR TABLE {TABLE} WITH (publish = 'insert', publish_via_partition_root = true)",
+            "CREATE PUBLICATION {} FOR TABLE {TABLE}{filter}
+             WITH (publish = 'insert', publish_via_partition_root = true)",
             source.slot()
         );
         client.batch_execute(&publication).await?;
@@ -167,12 +169,14 @@ pub(crate) struct Source {
     pub(crate) database: String,
     pub(crate) mark: &'static str,
     pub(crate) delivery: &'static str,
+    /// The publication's row filter.
+    pub(crate) filter: Option<String>,
 }
 
 impl Source {
     /// One that delivers exactly once.
     pub(crate) fn new(database: &str, name: &str, mark: &'static str) -> Self {
-        Self { name: name.to_owned(), database: database.to_owned(), mark, delivery: EXACTLY_ONCE }
+        Self { name: name.to_owned(), database: database.to_owned(), mark, delivery: EXACTLY_ONCE, filter: None }
     }
 
     pub(crate) fn topic(&self) -> String {

@@ -3,20 +3,18 @@
 //! Each source has a database of its own, all on one server: every walsender then decodes the log of all of them, so
 //! that the drain of many sources says more about Postgres than about the daemon.
 
-use crate::drain::{Progress, patience, progress, walsenders};
 use crate::host::{Processor, threads};
 use crate::report::Report;
 use crate::setting::{Setting, Source, TABLE, say};
 use crate::shape::Shape;
 use crate::table::Table;
-use anyhow::{Result, ensure};
+use crate::together::{self, Drained};
+use anyhow::Result;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use testbed::{Daemon, reader};
 
 const COUNTS: [usize; 4] = [1, 5, 20, 50];
 
-const READY_WITHIN: Duration = Duration::from_secs(120);
 /// What only the start needed is gone by then: tokio lets a blocking thread go after ten seconds.
 const SETTLED_AFTER: Duration = Duration::from_secs(15);
 
@@ -33,15 +31,6 @@ struct Idle {
     sessions: i64,
     /// Milliseconds of processor time in a second.
     processor: f64,
-}
-
-struct Drained {
-    rate: f64,
-    steady_rate: f64,
-    /// Seconds per million rows.
-    processor: f64,
-    walsenders: f64,
-    peak_mib: f64,
 }
 
 /// How many rows all sources together drain, and how long they are idle before.
@@ -67,7 +56,7 @@ pub(crate) async fn measure(setting: &Setting, rows: i64, idle: Duration, report
 async fn be_idle(setting: &Setting, sources: &[Source], idle: Duration) -> Result<Idle> {
     say(&format!("{} idle sources", sources.len()));
     let daemon = setting.daemon(sources)?;
-    ready(&daemon).await?;
+    together::ready(&daemon).await?;
     tokio::time::sleep(SETTLED_AFTER).await;
     let processor = Processor::of(daemon.pid()?)?;
     let (before, started) = (processor.time()?, Instant::now());
@@ -81,74 +70,31 @@ async fn be_idle(setting: &Setting, sources: &[Source], idle: Duration) -> Resul
         sessions: client.query_one(query, &[&testbed::postgres::ROLE]).await?.get(0),
         processor: used * 1e3,
     };
-    end(&daemon).await?;
+    together::end(&daemon).await?;
     Ok(found)
 }
 
 /// Lets each source have its part of the rows.
 async fn drain(setting: &Setting, sources: &[Source], rows: i64) -> Result<Drained> {
     let each = rows / i64::try_from(sources.len())?;
-    let rows = each * i64::try_from(sources.len())?;
     for source in sources {
         Shape::seed(each, 1_000).load(&setting.postgres.client(&source.database).await?).await?;
     }
-    let client = setting.postgres.client("postgres").await?;
-    client.batch_execute("CHECKPOINT").await?;
-    let topics: Vec<String> = sources.iter().map(Source::topic).collect();
-    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-    let brokers = setting.kafka.brokers();
-    let before = reader::count_committed(&brokers, &topics).await?;
-    say(&format!("{} sources drain {rows} rows", sources.len()));
-    let started = Instant::now();
-    let daemon = setting.daemon(sources)?;
-    ready(&daemon).await?;
-    let Progress { tenth, nine_tenths, done } = progress(&daemon, "none", rows).await?;
-    let per_million = |time: Duration| time.as_secs_f64() / (rows as f64 / 1e6);
-    let found = Drained {
-        rate: rows as f64 / (done - started).as_secs_f64(),
-        steady_rate: Progress::rate(tenth, nine_tenths),
-        processor: per_million(Processor::of(daemon.pid()?)?.time()?),
-        walsenders: per_million(walsenders(&client).await?),
-        peak_mib: daemon.peak_resident()? as f64 / 1_048_576.0,
-    };
-    end(&daemon).await?;
-    let records = reader::count_committed(&brokers, &topics).await? - before;
-    ensure!(records == u64::try_from(rows)?, "{records} records of {rows} rows");
+    let drained = together::drain(setting, sources, each * i64::try_from(sources.len())?).await?;
     for source in sources {
         setting.postgres.client(&source.database).await?.batch_execute(&format!("TRUNCATE {TABLE}")).await?;
     }
-    Ok(found)
-}
-
-/// Waits until every source streams.
-async fn ready(daemon: &Daemon) -> Result<()> {
-    let deadline = Instant::now() + READY_WITHIN;
-    // Nobody listens yet in the first moments.
-    while !daemon.http_get("/readyz").await.is_ok_and(|(status, _)| status == 200) {
-        ensure!(Instant::now() < deadline, "not ready:\n{}", daemon.lines().join("\n"));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
-async fn end(daemon: &Daemon) -> Result<()> {
-    daemon.term()?;
-    ensure!(daemon.wait_exit(patience(0)).await? == 0, "{}", daemon.lines().join("\n"));
-    Ok(())
+    Ok(drained)
 }
 
 fn write(found: &[Found], report: &mut Report) {
     let mut idle = Table::new(&["MiB", "threads", "Postgres sessions", "CPU ms/s"]);
-    let mut drained = Table::new(&["rows/s with start-up", "steady", "CPU s/M rows", "walsenders", "peak MiB"]);
-    for Found { sources, idle: Idle { resident_mib, threads, sessions, processor }, drained: d } in found {
+    for Found { sources, idle: Idle { resident_mib, threads, sessions, processor }, .. } in found {
         let cells =
             [format!("{resident_mib:.1}"), threads.to_string(), sessions.to_string(), format!("{processor:.1}")];
         idle.row(&sources.to_string(), &cells);
-        let mut cells: Vec<_> = [d.rate, d.steady_rate].map(|rate| format!("{rate:.0}")).into();
-        cells.extend([d.processor, d.walsenders].map(|seconds| format!("{seconds:.1}")));
-        cells.push(format!("{:.0}", d.peak_mib));
-        drained.row(&sources.to_string(), &cells);
     }
+    let drained = Drained::table(found.iter().map(|found| (found.sources.to_string(), &found.drained)));
     let mut text = idle.text().to_owned();
     if let [first, .., last] = found {
         let more = (last.sources - first.sources) as f64;
@@ -174,11 +120,7 @@ impl Found {
             "idle_threads": idle.threads,
             "idle_postgres_sessions": idle.sessions,
             "idle_cpu_ms_per_second": idle.processor,
-            "rows_per_second_with_start": drained.rate,
-            "steady_rows_per_second": drained.steady_rate,
-            "cpu_seconds_per_million_rows": drained.processor,
-            "walsenders_cpu_seconds_per_million_rows": drained.walsenders,
-            "peak_resident_mib": drained.peak_mib,
+            "drained": drained.json(),
         })
     }
 }
