@@ -19,6 +19,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Longest wait for what a signal does. A process that waits for the disk ends only then.
+const SIGNAL_WITHIN: Duration = Duration::from_secs(30);
+
 /// `postmaster.pid` names the System V segment that a killed Postgres leaves behind (line 7: key and id).
 const WATCHER: &str = r#"
 trap '' HUP INT TERM
@@ -213,21 +216,38 @@ impl Guarded {
     /// To the server and every child of it. Postgres gives each backend a session of its own, so a group is not
     /// enough; the server is stopped first, so that it forks no more while its children are listed.
     pub(crate) fn signal_tree(&self, signal: Signal) -> Result<()> {
-        self.signal(Signal::SIGSTOP)?;
-        let pid = self.pid()?;
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        for child in children.split_whitespace() {
-            // A child that has just ended is no error.
-            let _ = signal::kill(Pid::from_raw(child.parse()?), signal);
-        }
-        signal::kill(pid, signal).context("kill")
+        self.signal_listed(signal).map(|_| ())
     }
 
-    /// SIGKILL for the server and its children; returns when the server is reaped.
+    /// The same; returns the children.
+    fn signal_listed(&self, signal: Signal) -> Result<Vec<Pid>> {
+        self.signal(Signal::SIGSTOP)?;
+        let pid = self.pid()?;
+        // It is stopped when it next would run, not when the signal is sent.
+        wait_until(|| matches!(state(pid), None | Some('T' | 't' | 'Z' | 'X')))
+            .with_context(|| format!("{} does not stop", self.describe()))?;
+        let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let mut children = Vec::new();
+        for child in listed.split_whitespace() {
+            let child = Pid::from_raw(child.parse()?);
+            // A child that has just ended is no error.
+            let _ = signal::kill(child, signal);
+            children.push(child);
+        }
+        signal::kill(pid, signal).context("kill")?;
+        Ok(children)
+    }
+
+    /// SIGKILL for the server and its children; returns when the server is reaped and none of them holds anything, as
+    /// the shared memory that the next start must find unused.
     pub(crate) fn kill9(&self) -> Result<()> {
-        self.signal_tree(Signal::SIGKILL)?;
+        let children = self.signal_listed(Signal::SIGKILL)?;
         if let Some(child) = self.lock().as_mut() {
             child.wait()?;
+        }
+        for child in children {
+            wait_until(|| matches!(state(child), None | Some('Z' | 'X')))
+                .with_context(|| format!("child {child} of {} does not end", self.describe()))?;
         }
         self.exited().map(|_| ())
     }
@@ -235,6 +255,23 @@ impl Guarded {
     fn lock(&self) -> MutexGuard<'_, Option<Child>> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The letter of a process's state (proc_pid_stat(5)); none when it is gone.
+fn state(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it is in parentheses, and may contain any.
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// What a signal does is done soon, but not at once.
+fn wait_until(mut done: impl FnMut() -> bool) -> Result<()> {
+    let started = Instant::now();
+    while !done() {
+        anyhow::ensure!(started.elapsed() < SIGNAL_WITHIN, "not within {SIGNAL_WITHIN:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn mount(options: &[&str], path: &Path) -> Result<()> {
