@@ -37,6 +37,12 @@ impl Machine {
         self.building.rows >= self.bounds.batch_rows || self.building.bytes >= self.bounds.batch_bytes
     }
 
+    /// Three quarters are enough for a batch of whole transactions: what more it would save is little, and three batches
+    /// of them are in memory at a time. The rest is room for a transaction that would otherwise be split.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        4 * self.building.rows >= 3 * self.bounds.batch_rows || 4 * self.building.bytes >= 3 * self.bounds.batch_bytes
+    }
+
     pub(super) fn nothing_in_flight(&self) -> bool {
         self.queue.is_empty() && self.building.rows == 0 && self.building.boundary.is_none() && self.open.is_none()
     }

@@ -360,6 +360,9 @@ impl Machine {
         if open.carries_rows || ends_split {
             self.building.boundary = Some(Boundary { rows: self.building.rows, bytes: self.building.bytes, commit });
             self.building.since.get_or_insert(now);
+            if self.is_nearly_full() {
+                self.cut_whole_transactions();
+            }
         }
         Ok(())
     }
