@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const REFERENCE: &str = "reference";
 
 /// What migrations/0001_outbox_table_hot.sql has and the seed's table has not.
-const HOT: &str = "ALTER TABLE order_outbox SET (fillfactor = 50); DROP INDEX idx_order_outbox_unpublished";
+const HOT: &str = "ALTER TABLE order_outbox SET (fillfactor = 50); DROP INDEX order_outbox_created_at_idx";
 
 /// How the rows are carried.
 #[derive(Debug, Clone, Copy)]

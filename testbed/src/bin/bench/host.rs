@@ -62,11 +62,14 @@ pub(crate) struct Host {
     pub(crate) memory_gib: u64,
     pub(crate) kernel: String,
     pub(crate) load: String,
-    /// Short, with `+` when the work tree had changes.
+    /// Short, with `+` when what is measured or measures had changes.
     pub(crate) commit: String,
     /// `2024-01-15T10:30:00Z`
     pub(crate) date: String,
 }
+
+/// Documents and results may change while a run goes on.
+const MEASURED: [&str; 5] = [":/src", ":/testbed", ":/Cargo.toml", ":/Cargo.lock", ":/.cargo"];
 
 impl Host {
     pub(crate) fn here() -> Self {
@@ -77,7 +80,9 @@ impl Host {
         };
         let memory = line("/proc/meminfo", "MemTotal");
         let kib: u64 = memory.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or_default();
-        let dirty = if output("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { "+" };
+        let changes =
+            output("git", &[&["status", "--porcelain", "--untracked-files=no", "--"], MEASURED.as_slice()].concat());
+        let dirty = if changes.is_empty() { "" } else { "+" };
         Self {
             name: line("/proc/sys/kernel/hostname", ""),
             processor: line("/proc/cpuinfo", "model name"),
