@@ -1,5 +1,6 @@
 //! From the answer to COMMIT until a `read_committed` consumer has the record. One process has both clocks.
 
+use crate::drain::checkpoint;
 use crate::report::Report;
 use crate::setting::{Setting, Source, TABLE, say, streaming};
 use crate::table::Table;
@@ -87,7 +88,7 @@ pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Rep
 
 /// Gets what the drains wrote onto the disk, which would otherwise share it with the commits that are measured.
 async fn settle(client: &Client) -> Result<()> {
-    client.batch_execute("CHECKPOINT").await?;
+    checkpoint(client).await?;
     Ok(tokio::task::spawn_blocking(nix::unistd::sync).await?)
 }
 

@@ -1,6 +1,6 @@
 //! A drain by several sources of one daemon.
 
-use crate::drain::{Progress, patience, progress, walsenders};
+use crate::drain::{Progress, checkpoint, patience, progress, walsenders};
 use crate::host::Processor;
 use crate::setting::{Setting, Source, say};
 use crate::table::Table;
@@ -24,7 +24,7 @@ pub(crate) struct Drained {
 /// Drains what was written for these sources, so many rows in all, and counts the records.
 pub(crate) async fn drain(setting: &Setting, sources: &[Source], rows: i64) -> Result<Drained> {
     let client = setting.postgres.client("postgres").await?;
-    client.batch_execute("CHECKPOINT").await?;
+    checkpoint(&client).await?;
     let topics: Vec<String> = sources.iter().map(Source::topic).collect();
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     let brokers = setting.kafka.brokers();
