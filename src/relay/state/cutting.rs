@@ -34,13 +34,19 @@ impl Machine {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.building.rows >= self.bounds.batch_rows || self.building.bytes >= self.bounds.batch_bytes
+        self.is_filled_to(4)
     }
 
     /// Three quarters are enough for a batch of whole transactions: what more it would save is little, and three batches
     /// of them are in memory at a time. The rest is room for a transaction that would otherwise be split.
     pub(super) fn is_nearly_full(&self) -> bool {
-        4 * self.building.rows >= 3 * self.bounds.batch_rows || 4 * self.building.bytes >= 3 * self.bounds.batch_bytes
+        self.is_filled_to(3)
+    }
+
+    /// Whether the building batch has so many quarters of the rows or bytes of one.
+    fn is_filled_to(&self, quarters: usize) -> bool {
+        4 * self.building.rows >= quarters * self.bounds.batch_rows
+            || 4 * self.building.bytes >= quarters * self.bounds.batch_bytes
     }
 
     pub(super) fn nothing_in_flight(&self) -> bool {
@@ -62,9 +68,8 @@ impl Machine {
     pub(super) fn cut_due(&self) -> Option<Duration> {
         let since = self.building.since.filter(|_| self.queue.is_none_sending())?;
         // What more would be gathered would gain little, and the memory of two batches is under way already.
-        let is_half_full =
-            2 * self.building.rows >= self.bounds.batch_rows || 2 * self.building.bytes >= self.bounds.batch_bytes;
-        let patience = if is_half_full { Duration::ZERO } else { (self.behind / PATIENCE_SHARE).min(PATIENCE_MAX) };
+        let patience =
+            if self.is_filled_to(2) { Duration::ZERO } else { (self.behind / PATIENCE_SHARE).min(PATIENCE_MAX) };
         Some(since + self.bounds.linger + patience)
     }
 
