@@ -1,13 +1,14 @@
 //! The daemon under test as a child process, or any other binary.
 
 use crate::process::Guarded;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -63,7 +64,7 @@ impl Builder {
         if let Some(text) = &self.config {
             std::fs::write(&config, text.replace("{http}", &http))?;
         }
-        let daemon = Daemon { guard, builder: self, config, lines: Arc::default() };
+        let daemon = Daemon { guard, builder: self, config, output: Arc::default() };
         daemon.launch()?;
         Ok(daemon)
     }
@@ -75,7 +76,25 @@ pub struct Daemon {
     guard: Guarded,
     builder: Builder,
     config: PathBuf,
-    lines: Arc<Mutex<Vec<String>>>,
+    output: Arc<Output>,
+}
+
+/// What it has written, and how many of its pipes may still bring more.
+#[derive(Debug, Default)]
+struct Output {
+    lines: Mutex<Vec<String>>,
+    open: AtomicUsize,
+}
+
+impl Output {
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether everything was read that it wrote before its end.
+    fn is_whole(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 0
+    }
 }
 
 impl Daemon {
@@ -110,20 +129,22 @@ impl Daemon {
         Ok(())
     }
 
-    fn collect(&self, output: impl Read + Send + 'static) {
-        let lines = self.lines.clone();
+    fn collect(&self, pipe: impl Read + Send + 'static) {
+        let output = self.output.clone();
+        output.open.fetch_add(1, Ordering::Release);
         std::thread::spawn(move || {
-            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
-                lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                output.lines().push(line);
             }
+            output.open.fetch_sub(1, Ordering::Release);
         });
     }
 
     /// The lines of stdout and stderr so far, as they arrived.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.output.lines().clone()
     }
 
     /// The first line, past or to come, for which `wanted` holds.
@@ -141,11 +162,11 @@ impl Daemon {
         let started = Instant::now();
         loop {
             // Asked before looking, so that the last lines of a process that has ended are still seen.
-            let ended = self.guard.exited()?;
+            let ended = self.guard.exited()?.is_some() && self.output.is_whole();
             if let Some(line) = self.lines().into_iter().skip(after).find(|line| wanted(line)) {
                 return Ok(line);
             }
-            if ended.is_some() && started.elapsed() > Duration::from_millis(500) {
+            if ended {
                 bail!("it ended without that line; its output:\n{}", self.lines().join("\n"));
             }
             if started.elapsed() > within {
@@ -185,10 +206,16 @@ impl Daemon {
         Ok(u32::try_from(self.guard.pid()?.as_raw())?)
     }
 
-    /// Its status when it has ended.
+    /// Its status when it has ended and all that it wrote is in [`lines`](Self::lines).
     pub async fn wait_status(&self, within: Duration) -> Result<ExitStatus> {
+        let started = Instant::now();
         let status = self.guard.wait_exit(within).await;
-        status.with_context(|| format!("its output:\n{}", self.lines().join("\n")))
+        let status = status.with_context(|| format!("its output:\n{}", self.lines().join("\n")))?;
+        while !self.output.is_whole() {
+            ensure!(started.elapsed() < within, "it ended ({status}), but something still holds its output open");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(status)
     }
 
     /// Its exit code when it has ended; an error when a signal ended it.

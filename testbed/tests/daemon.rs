@@ -26,3 +26,15 @@ async fn lines_signals_and_exit_codes_are_seen() -> Result<()> {
     assert!(!daemon.is_running()?);
     Ok(())
 }
+
+#[tokio::test]
+async fn an_ended_process_has_all_its_lines() -> Result<()> {
+    for _ in 0..20 {
+        // More than a reader takes at once, and less than a pipe holds: the process ends before it is read.
+        let daemon = Daemon::builder("/bin/sh")?.args(&["-c", "seq 1 12000; exit 3"]).start()?;
+        assert_eq!(daemon.wait_exit(SOON).await?, 3);
+        assert_eq!(daemon.lines().len(), 12_000);
+        assert!(daemon.wait_for_line(|line| line == "12001", SOON).await.is_err());
+    }
+    Ok(())
+}
