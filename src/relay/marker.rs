@@ -3,6 +3,7 @@
 //! A row that is gone counts as marked (rule 10): what matters is that no row stays unmarked that was published.
 
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,7 +47,7 @@ pub(super) struct MarkJob {
     /// The batches, in stream order.
     pub batches: Vec<BatchId>,
     /// Their rows.
-    pub marks: Marks,
+    pub marks: Vec<Marks>,
     /// Since when the first of them could be marked.
     pub(super) since: Option<Instant>,
 }
@@ -127,16 +128,14 @@ impl Drop for Marker {
 
 /// Marks a job's rows, each session an equal part of them.
 async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked> {
-    let MarkJob { batches, marks: mut rest, since } = job;
-    let rows = rest.len();
-    let part = rows.div_ceil(sessions.len()).max(STATEMENT_ROWS);
+    let MarkJob { batches, marks, since } = job;
+    let rows = marks.iter().map(Marks::len).sum::<usize>();
+    let share = rows.div_ceil(sessions.len()).max(STATEMENT_ROWS);
+    let marks: Arc<[Marks]> = marks.into();
     let mut parts = JoinSet::new();
-    for session in sessions {
-        let marks = rest.split_front(part);
-        if marks.len() > 0 {
-            let session = Arc::clone(session);
-            parts.spawn(async move { session.mark(&marks).await });
-        }
+    for (session, first) in sessions.iter().zip((0..rows).step_by(share)) {
+        let (session, marks) = (Arc::clone(session), Arc::clone(&marks));
+        parts.spawn(async move { session.mark_part(&marks, first..first + share).await });
     }
     while let Some(marked) = parts.join_next().await {
         marked.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a marking task ended").because(panic)))?;
@@ -191,9 +190,15 @@ impl MarkingSession {
     /// # Errors
     /// A statement failed; marks made before it stay, and making them again does nothing.
     pub(super) async fn mark(&self, marks: &Marks) -> Result<()> {
+        self.mark_part(std::slice::from_ref(marks), 0..marks.len()).await
+    }
+
+    /// The same for the rows with these numbers, counted over all that have an id.
+    async fn mark_part(&self, marks: &[Marks], part: Range<usize>) -> Result<()> {
         let mut chunk = Chunk::default();
         for (table, statement) in (0_u16..).zip(&self.statements) {
-            for row in marks.iter().filter(|row| row.table == table) {
+            let rows = marks.iter().flat_map(Marks::iter).skip(part.start).take(part.len());
+            for row in rows.filter(|row| row.table == table) {
                 chunk.push(row);
                 if chunk.ids.len() == STATEMENT_ROWS {
                     self.mark_chunk(statement, &chunk).await?;

@@ -75,13 +75,6 @@ impl Marks {
         self.rows.truncate(rows);
         std::mem::replace(self, rest)
     }
-
-    /// Adds all of `other`.
-    pub(super) fn append(&mut self, other: &Self) {
-        let shift = self.text.len();
-        self.text.push_str(&other.text);
-        self.rows.extend(other.rows.iter().map(|row| Packed { end: row.end + shift, ..*row }));
-    }
 }
 
 #[cfg(test)]
@@ -89,17 +82,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn splitting_and_appending_keep_every_row_in_order() {
+    fn splitting_keeps_every_row_in_order() {
         let all =
             [(0, 7, "a"), (1, 7, ""), (0, 8, "ccc"), (2, 9, "dd")].map(|(table, xid, id)| MarkRow { table, xid, id });
         for cut in 0..=all.len() {
             let mut rest = Marks::default();
             all.iter().for_each(|row| rest.push(*row));
-            let mut front = rest.split_front(cut);
+            let front = rest.split_front(cut);
             assert_eq!(front.iter().collect::<Vec<_>>(), &all[..cut]);
             assert_eq!(rest.iter().collect::<Vec<_>>(), &all[cut..]);
-            front.append(&rest);
-            assert_eq!(front.iter().collect::<Vec<_>>(), all);
         }
     }
 

@@ -225,7 +225,7 @@ impl<'a> Stream<'a> {
                 Action::Mark { batch } => {
                     self.owed.since.get_or_insert_with(std::time::Instant::now);
                     self.owed.batches.push(batch);
-                    self.owed.marks.append(&self.waiting.remove(&batch).unwrap_or_default());
+                    self.owed.marks.extend(self.waiting.remove(&batch));
                 }
                 Action::Confirm(_) => self.confirm = true,
                 Action::Reconnect => {
