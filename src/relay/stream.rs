@@ -45,11 +45,13 @@ const MESSAGES_AT_ONCE: usize = 4096;
 /// Batches that may wait for the publisher; the state machine allows fewer.
 const PUBLISH_QUEUE: usize = 8;
 
-/// Messages that came together make a backlog: what follows them is let gather.
-const BACKLOG_MESSAGES: usize = 64;
+/// Messages that came together make a backlog, and so does a server that sends this long after the commit: what follows
+/// is let gather.
+const BACKLOG_MESSAGES: usize = 24;
+const BACKLOG_AGE: Duration = Duration::from_millis(10);
 
 /// How long it may gather. The sockets' buffers hold far more than the walsender writes in that time.
-const REST: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(2);
 
 /// Metrics are told at least this often.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -177,10 +179,14 @@ impl<'a> Stream<'a> {
     /// Behind a backlog, lets more gather before it is read.
     ///
     /// The thread sleeps, rather than the task: as long as nobody waits on the socket, a walsender that writes row by row
-    /// wakes nobody, and what it spends on waking us is more than what it spends on the row. Nothing else on this thread
-    /// is hurt by so short a rest, and a stream that is not behind has none.
+    /// wakes nobody, and what it spends on waking us is more than what it spends on the row. A reader that is woken for
+    /// every row never sees many together, so it goes by the stream's age as well. Nothing else on this thread is hurt by
+    /// so short a rest, and a stream that is not behind has none.
     fn rest(&mut self) {
-        if std::mem::take(&mut self.taken) >= BACKLOG_MESSAGES && self.intake.machine.wants_input() {
+        let taken = std::mem::take(&mut self.taken);
+        let machine = &self.intake.machine;
+        let is_backlog = taken >= BACKLOG_MESSAGES || taken > 0 && machine.behind() >= BACKLOG_AGE;
+        if is_backlog && machine.wants_input() {
             std::thread::sleep(REST);
         }
     }

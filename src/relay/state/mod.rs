@@ -434,6 +434,12 @@ impl Machine {
         self.actions.pop_front()
     }
 
+    /// How long after its commit the server sent the end of the last transaction.
+    #[must_use]
+    pub fn behind(&self) -> Duration {
+        self.behind
+    }
+
     /// Whether the stream may be read on. `false` while a bound is reached, so that memory stays within it.
     #[must_use]
     pub fn wants_input(&self) -> bool {
