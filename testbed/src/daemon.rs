@@ -1,7 +1,7 @@
 //! The daemon under test as a child process, or any other binary.
 
-use crate::process::Guarded;
-use anyhow::{Context, Result, bail, ensure};
+use crate::process::{Guarded, wait_until};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
@@ -176,9 +176,14 @@ impl Daemon {
         }
     }
 
-    /// SIGKILL, waited for.
+    /// SIGKILL, waited for as in [`wait_status`](Self::wait_status).
     pub fn kill9(&self) -> Result<()> {
-        self.guard.kill9()
+        self.guard.kill9()?;
+        self.wait_whole()
+    }
+
+    fn wait_whole(&self) -> Result<()> {
+        wait_until(|| self.output.is_whole()).context("it has ended, but something still holds its output open")
     }
 
     /// SIGTERM.
@@ -208,13 +213,9 @@ impl Daemon {
 
     /// Its status when it has ended and all that it wrote is in [`lines`](Self::lines).
     pub async fn wait_status(&self, within: Duration) -> Result<ExitStatus> {
-        let started = Instant::now();
         let status = self.guard.wait_exit(within).await;
         let status = status.with_context(|| format!("its output:\n{}", self.lines().join("\n")))?;
-        while !self.output.is_whole() {
-            ensure!(started.elapsed() < within, "it ended ({status}), but something still holds its output open");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        self.wait_whole()?;
         Ok(status)
     }
 

@@ -264,8 +264,8 @@ fn state(pid: Pid) -> Option<char> {
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
-/// What a signal does is done soon, but not at once.
-fn wait_until(mut done: impl FnMut() -> bool) -> Result<()> {
+/// What follows a signal, or an end, is there soon, but not at once.
+pub(crate) fn wait_until(mut done: impl FnMut() -> bool) -> Result<()> {
     let started = Instant::now();
     while !done() {
         anyhow::ensure!(started.elapsed() < SIGNAL_WITHIN, "not within {SIGNAL_WITHIN:?}");

@@ -38,3 +38,18 @@ async fn an_ended_process_has_all_its_lines() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_killed_process_has_all_its_lines() -> Result<()> {
+    for _ in 0..20 {
+        let script = r#"seq 1 12000; rm "$0"; exec sleep 60"#;
+        let daemon = Daemon::builder("/bin/sh")?.args(&["-c", script, "{config}"]).config("").start()?;
+        let config = std::fs::read_link(format!("/proc/{}/cwd", daemon.pid()?))?.join("config.toml");
+        while config.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        daemon.kill9()?;
+        assert_eq!(daemon.lines().len(), 12_000);
+    }
+    Ok(())
+}
