@@ -62,6 +62,7 @@ pub mod postgres;
 pub mod recover;
 pub mod relay;
 pub mod setup;
+pub mod source;
 pub mod status;
 pub mod telemetry;
 pub mod verify;

@@ -14,13 +14,14 @@ use crate::{
     config::{Flags, Kafka, Secret, Source, TableName},
     kafka::{position_topic, topics},
     postgres::{ConnectOptions, SqlSession, catalog::names::display_table},
-    relay::{
-        self,
-        position::{Phase, Position, Recovered},
-    },
+    relay,
     setup::{
         self, KafkaFacts, Outcome, Plan, execute, facts,
         join::{Joining, Standing},
+    },
+    source::{
+        lock,
+        position::{Phase, Position, Recovered},
     },
     telemetry::logs,
 };
@@ -142,13 +143,13 @@ async fn set_up(source: &Source, kafka: &Kafka, options: &SetupOptions) -> Resul
     if options.dry_run {
         return Ok(Outcome::dry(Plan::new(&facts, &topics, source, kafka)?));
     }
-    if !setup::try_lock_source(&session, &source.name).await? {
+    if !lock::try_take(&session, &source.name).await? {
         return Err(Error::new(Code::SlotInUse, "another instance is setting the source up"));
     }
     let mut outcome = make(&session, source, kafka, &topics).await?;
     if let Some(slot) = outcome.slot.take() {
         // The slot is made as the daemon itself would make it, under the same lock.
-        setup::unlock_source(&session, &source.name).await?;
+        lock::give_back(&session, &source.name).await?;
         relay::set_up(source, kafka).await?;
         outcome.notes.push(format!("created replication slot {}, and its position in Kafka", slot.slot));
     }

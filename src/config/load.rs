@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Config, Flags, Http, Log, LogFormat, Source, document,
-    document::Lookup,
+    Config, Flags, Http, Log, LogFormat, Source,
+    document::{self, Lookup},
     flags, kafka, names,
     section::{Entry, Item, Origin, Section, Value},
     source, url,

@@ -1,11 +1,14 @@
 //! What a broker is set to.
 
-use super::context::QuietContext;
-use super::{blocking, options, topics};
-use crate::config::Kafka;
-use crate::error::{Code, Error, Result};
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+
+use super::{blocking, context::QuietContext, options, topics};
+use crate::{
+    config::Kafka,
+    error::{Code, Error, Result},
+};
 
 /// A setting of one of the brokers, defaults included; `None` when the broker has none of that name or shows no value.
 ///

@@ -1,14 +1,19 @@
 //! What librdkafka tells us beside the answers: its log lines, its errors about connections, and the deliveries that
 //! failed.
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
-use rdkafka::producer::DeliveryResult;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::Message,
+    producer::DeliveryResult,
+};
 
 /// Why the last call may have failed: the most telling of librdkafka's errors about its connections.
 #[derive(Debug, Default)]

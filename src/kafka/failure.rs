@@ -1,8 +1,9 @@
 //! librdkafka's error codes as an operator meets them, and how a publication can fail.
 
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Kafka};
+
 use super::context::{FailedDelivery, POSITION, Row, Trouble};
 use crate::error::{Code, Error};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Kafka};
 
 /// Why a batch was not published, or not known to be. The producer is spent in every case (rules 22 to 24).
 #[derive(Debug)]

@@ -1,15 +1,23 @@
 //! From `config::Kafka` to librdkafka's own options: our defaults, then the user's `[kafka.options]`, then what the
 //! guarantees stand on, which no user option may touch.
 
-use super::context::{ProducerContext, QuietContext};
-use super::producer::Batching;
-use crate::config::{Delivery, Kafka};
-use crate::error::{Code, Error, Result};
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::BaseProducer;
 use std::time::Duration;
+
+use rdkafka::{
+    config::{ClientConfig, RDKafkaLogLevel},
+    consumer::BaseConsumer,
+    error::KafkaError,
+    producer::BaseProducer,
+};
+
+use super::{
+    context::{ProducerContext, QuietContext},
+    producer::Batching,
+};
+use crate::{
+    config::{Delivery, Kafka},
+    error::{Code, Error, Result},
+};
 
 /// Largest request that we hand to a broker. The broker judges the size of a record (`max.message.bytes`), so ours is
 /// only below its `socket.request.max.bytes` (100 MiB), past which it hangs up without saying why.

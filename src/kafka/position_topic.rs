@@ -1,17 +1,25 @@
 //! The position topic: one partition, compacted; the newest record of a source's key is its position.
 
-use super::blocking;
-use super::context::ReaderContext;
-use super::failure::explain;
-use super::options::{self, Isolation};
-use super::topics::{self, NewTopic, TopicInfo};
-use crate::config::Kafka;
-use crate::error::{Code, Error, Result};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
+
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::Message,
+    topic_partition_list::{Offset, TopicPartitionList},
+};
+
+use super::{
+    blocking,
+    context::ReaderContext,
+    failure::explain,
+    options::{self, Isolation},
+    topics::{self, NewTopic, TopicInfo},
+};
+use crate::{
+    config::Kafka,
+    error::{Code, Error, Result},
+};
 
 /// How far before the end the reading begins: the newest position of a source in use is hardly ever further away, as
 /// each transaction writes one. Two offsets each (the record and the marker of its commit).

@@ -15,19 +15,31 @@
 //! ourselves and wait until nothing is in flight before the commit, because librdkafka's own flush and rdkafka's poll
 //! go by whole milliseconds to 100 ms while messages are in flight.
 
-use super::batch::{Batch, Outgoing};
-use super::context::{POSITION, ProducerContext, Row};
-use super::failure::{PublishFailure, code_of, consequence, explain, rejected, row_fault};
-use super::options;
-use crate::config::{Delivery, Kafka};
-use crate::error::{Code, Error, Result};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig},
+};
+
+use super::{
+    batch::{Batch, Outgoing},
+    context::{POSITION, ProducerContext, Row},
+    failure::{PublishFailure, code_of, consequence, explain, rejected, row_fault},
+    options,
+};
+use crate::{
+    config::{Delivery, Kafka},
+    error::{Code, Error, Result},
+};
 
 /// Longest single call into librdkafka, so that `cancel` is seen in time.
 const SLICE: Duration = Duration::from_millis(100);

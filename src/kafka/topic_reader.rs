@@ -1,18 +1,28 @@
 //! Reading topics as a `read_committed` consumer, from offsets to offsets, in bounded memory. Joins no group and commits
 //! nothing.
 
-use super::context::ReaderContext;
-use super::failure::explain;
-use super::options::{self, Isolation};
-use super::topics;
-use crate::config::Kafka;
-use crate::error::{Code, Error, Result};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Headers, Message, Timestamp},
+    topic_partition_list::{Offset, TopicPartitionList},
+};
+
+use super::{
+    context::ReaderContext,
+    failure::explain,
+    options::{self, Isolation},
+    topics,
+};
+use crate::{
+    config::Kafka,
+    error::{Code, Error, Result},
+};
 
 /// Longest wait for one answer, and for the next record.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,16 +1,27 @@
 //! Topics: what there is, and creating what is missing.
 
-use super::context::{QuietContext, ReaderContext};
-use super::failure::explain;
-use super::{blocking, options};
-use crate::config::Kafka;
-use crate::error::{Code, Error, Result};
-use rdkafka::admin::{self, AdminClient, AdminOptions, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::Metadata;
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    admin::{self, AdminClient, AdminOptions, ResourceSpecifier, TopicReplication},
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    metadata::Metadata,
+};
+
+use super::{
+    blocking,
+    context::{QuietContext, ReaderContext},
+    failure::explain,
+    options,
+};
+use crate::{
+    config::Kafka,
+    error::{Code, Error, Result},
+};
 
 /// How long a question to the cluster may take where the caller has no bound of its own.
 pub const TIMEOUT: Duration = Duration::from_secs(15);

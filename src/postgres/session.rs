@@ -1,6 +1,12 @@
 //! Ordinary SQL sessions, through the same door as the stream.
 
-use std::{convert::Infallible, future::Ready, future::ready, ops::Deref, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    ops::Deref,
+    pin::pin,
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::timeout};
 use tokio_postgres::{

@@ -7,7 +7,10 @@ use std::{error::Error as _, path::Path, sync::Arc};
 use rustls::{
     ClientConfig, InconsistentKeys,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject},
+    },
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use sha2::{Digest, Sha256, Sha384, Sha512};

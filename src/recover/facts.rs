@@ -10,8 +10,8 @@ use crate::{
         ConnectOptions, SqlSession,
         catalog::{SlotInfo, monitor::Monitor, server, slots, tables},
     },
-    relay::{
-        self,
+    relay,
+    source::{
         compare::Server,
         position::{History, Phase, Position, Progress},
         publication::fingerprint,

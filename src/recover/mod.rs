@@ -23,8 +23,7 @@ use crate::{
     config::{Kafka, Source},
     kafka::position_topic,
     postgres::{ConnectOptions, CreateSlot, SqlSession, catalog::slots},
-    relay::{position::Position, takeover::Takeover},
-    setup,
+    source::{lock, position::Position, server::require_server, takeover::Takeover},
 };
 
 pub use facts::{Facts, Published};
@@ -49,12 +48,12 @@ impl<'a> Recovery<'a> {
             .connect_timeout(source.timeouts.connect)
             .statement_timeout(source.timeouts.statement);
         let sql = connect.sql("recover").await?;
-        setup::require_server(&sql).await?;
-        if !setup::lock_source(&sql, &source.name).await? {
+        require_server(&sql).await?;
+        if !lock::take(&sql, &source.name).await? {
             let text = "another session sets the source up, backfills or recovers it";
             return Err(Error::new(Code::RecoverRefused, text));
         }
-        setup::slot_at_rest(&sql, &source.slot).await?;
+        lock::slot_at_rest(&sql, &source.slot).await?;
         let facts = facts::read(&connect, &sql, source, kafka).await?;
         Ok(Self { source, kafka, connect, sql, facts })
     }

@@ -10,7 +10,7 @@ use crate::{
     Code, Error, Lsn, Result,
     config::{Backfill, Mark, Source},
     postgres::catalog::SlotInfo,
-    relay::{
+    source::{
         compare::compare,
         position::{Phase, Position, Recovered},
     },

@@ -19,8 +19,6 @@ use std::{
 use super::{
     marker::MarkingSession,
     marks::Marks,
-    position::{Position, RowId},
-    producers::{Producers, Unpublished},
     report::Report,
     rows::{Row, Rows, Verdicts},
     start::position_bytes,
@@ -36,6 +34,10 @@ use crate::{
             TableInfo,
             backfill::{BackfillCursor, BackfillRow},
         },
+    },
+    source::{
+        position::{Position, RowId},
+        producers::{Producers, Unpublished},
     },
 };
 

@@ -16,14 +16,10 @@
 //! one bounded channel. `supervisor` runs one session after another; nothing of a failed session is used again.
 
 mod backfill;
-pub mod compare;
 mod intake;
 mod marker;
 mod marks;
 mod monitor;
-pub mod position;
-mod producers;
-pub(crate) mod publication;
 mod publisher;
 mod report;
 mod rows;
@@ -33,7 +29,6 @@ pub mod startup;
 pub mod state;
 mod stream;
 mod supervisor;
-pub mod takeover;
 
 pub(crate) use start::succession;
 pub use supervisor::{drain, run, set_up};

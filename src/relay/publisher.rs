@@ -27,14 +27,12 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{
-    producers::{PositionBytes, Producers},
-    state::BatchId,
-};
+use super::state::BatchId;
 use crate::{
     Code, Error, Result,
     kafka::{Producer, PublishFailure},
     outbox::Records,
+    source::producers::{PositionBytes, Producers},
 };
 
 /// One Kafka transaction to be.

@@ -6,7 +6,6 @@
 use std::time::SystemTime;
 
 use super::{
-    position::Progress,
     rows::Verdicts,
     start::{Start, publication_is_gone},
     stream::Stream,
@@ -17,6 +16,7 @@ use crate::{
     kafka::{Batching, PublishFailure},
     outbox::Records,
     relay::startup::Step,
+    source::position::Progress,
     telemetry::SourceState,
 };
 

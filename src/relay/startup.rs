@@ -22,8 +22,10 @@
 //!
 //! `session.rs` carries the steps out and reports what it found; `tests/simulation` does so with models.
 
-use super::position::{Phase, Position};
-use crate::{Code, Error, Lsn};
+use crate::{
+    Code, Error, Lsn,
+    source::position::{Phase, Position},
+};
 
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -263,7 +265,7 @@ impl Startup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::position::{History, Progress};
+    use crate::source::position::{History, Progress};
 
     fn position(phase: Phase) -> Fact {
         with_slot(phase, true)
@@ -342,7 +344,7 @@ mod tests {
     fn marks_that_were_made_are_looked_for_before_the_set_up_goes_on() {
         let mut marked = with_slot(Phase::Creating, false);
         if let Fact::Position { position: Some(position), .. } = &mut marked {
-            position.marked = Some(crate::relay::position::RowId { table: 1, id: "e7".into() });
+            position.marked = Some(crate::source::position::RowId { table: 1, id: "e7".into() });
         }
         let facts = vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, marked, Fact::Done];
         let (steps, result) = walk(BACKFILL, facts);

@@ -15,13 +15,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use super::{
-    compare::require_same_publication,
     intake::Intake,
     marker::{MarkJob, Marked, Marker, marking_sessions},
     marks::Marks,
     monitor::Monitor,
-    position::Position,
-    publication::fingerprint,
     publisher::{Event, Job, Publisher},
     report::Report,
     rows::Rows,
@@ -36,6 +33,7 @@ use crate::{
     kafka::{Batching, PublishFailure},
     outbox::{Encoder, Records},
     postgres::{ReplicationStream, SqlSession, StandbyStatus, catalog::tables},
+    source::{compare::require_same_publication, position::Position, publication::fingerprint},
     telemetry::SourceState,
 };
 

@@ -10,12 +10,12 @@ use crate::{
         catalog::{
             PublicationInfo, TableInfo,
             names::{display_table, quote_ident, quote_qualified},
-            publications, slots, tables,
-            tables::TablePrivileges,
+            publications, slots,
+            tables::{self, TablePrivileges},
         },
         sql_error,
     },
-    relay::position::Phase,
+    source::position::Phase,
 };
 
 /// What there is of a source in Postgres.

@@ -19,7 +19,6 @@
 
 use tokio_postgres::Client;
 
-use super::{lock_source, require_server, slot_at_rest, unlock_source};
 use crate::{
     Code, Error, Lsn, Result,
     config::{Backfill, Kafka, Mark, Source, TableName},
@@ -28,10 +27,12 @@ use crate::{
         ConnectOptions, SqlSession,
         catalog::{Fingerprint, SlotInfo, names::display_table, server, slots, tables},
     },
-    relay::{
-        self,
+    relay,
+    source::{
+        lock,
         position::{Phase, Position, Recovered},
         publication::fingerprint,
+        server::require_server,
         takeover::Takeover,
     },
 };
@@ -88,7 +89,7 @@ impl<'a> Joining<'a> {
     /// [`Code::SlotInUse`] beside a running daemon, [`Code::SetupRefused`] in the middle of a backfill or where a table
     /// would leave; the codes with which a start would halt.
     pub async fn look(&self) -> Result<Standing> {
-        let slot = slot_at_rest(&self.sql, &self.source.slot).await?;
+        let slot = lock::slot_at_rest(&self.sql, &self.source.slot).await?;
         require_free(slot.as_ref(), self.source)?;
         let Some(position) = self.position().await? else { return Ok(Standing::Ordinary) };
         match (position.phase, slot) {
@@ -112,10 +113,10 @@ impl<'a> Joining<'a> {
     /// # Errors
     /// [`Code::SlotInUse`] when somebody has the lock or the slot.
     pub async fn hold(&self) -> Result<()> {
-        if !lock_source(&self.sql, &self.source.name).await? {
+        if !lock::take(&self.sql, &self.source.name).await? {
             return Err(Error::new(Code::SlotInUse, "another session sets the source up, backfills or recovers it"));
         }
-        require_free(slot_at_rest(&self.sql, &self.source.slot).await?.as_ref(), self.source)?;
+        require_free(lock::slot_at_rest(&self.sql, &self.source.slot).await?.as_ref(), self.source)?;
         Takeover::fence(self.source, self.kafka).await.map(drop)
     }
 
@@ -124,7 +125,7 @@ impl<'a> Joining<'a> {
     /// # Errors
     /// Only what a broken session brings.
     pub async fn release(self) -> Result<()> {
-        unlock_source(&self.sql, &self.source.name).await
+        lock::give_back(&self.sql, &self.source.name).await
     }
 
     /// Publishes and marks what was committed so far, then fences every daemon.
@@ -142,7 +143,7 @@ impl<'a> Joining<'a> {
             position_topic::ensure(self.kafka).await?;
             let takeover = Takeover::fence(self.source, self.kafka).await?;
             // Every daemon is fenced: what is read now stays so until one starts, which fences us first.
-            let slot = slot_at_rest(&self.sql, &self.source.slot).await?;
+            let slot = lock::slot_at_rest(&self.sql, &self.source.slot).await?;
             require_free(slot.as_ref(), self.source)?;
             let confirmed = slot.map_or(Lsn::ZERO, |slot| slot.confirmed_flush);
             let position = self.position().await?;
@@ -260,7 +261,7 @@ fn owed(position: &Position, confirmed: Lsn) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::position::{CommitId, History, Progress, Split};
+    use crate::source::position::{CommitId, History, Progress, Split};
 
     #[test]
     fn nothing_is_owed_once_the_slot_is_confirmed_behind_the_last_commit() {

@@ -21,92 +21,11 @@ pub use execute::{Outcome, Report};
 pub use facts::{Facts, KafkaFacts};
 pub use plan::{Plan, SlotStep, SqlStep, Step};
 
-use std::time::Duration;
-
-use tokio_postgres::Client;
-
 use crate::{
     Code, Error, Result,
     config::Source,
-    postgres::{
-        SqlSession,
-        catalog::{SlotInfo, server, slots},
-        sql_error,
-    },
+    postgres::{SqlSession, catalog::server},
 };
-
-/// How often, and at what distance, [`lock_source`] and [`slot_at_rest`] try.
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(250);
-
-/// Refuses a server that outboxd cannot work with at all.
-///
-/// # Errors
-/// [`Code::PostgresTooOld`] before Postgres 15, [`Code::WalLevel`] unless `wal_level` is `logical`.
-pub async fn require_server(sql: &SqlSession) -> Result<()> {
-    let server = server::server(sql).await?;
-    if server.major() < 15 {
-        return Err(Error::new(Code::PostgresTooOld, format!("the server is Postgres {}", server.version_text)));
-    }
-    if server.wal_level != "logical" {
-        return Err(Error::new(Code::WalLevel, format!("wal_level is {}", server.wal_level)));
-    }
-    Ok(())
-}
-
-/// Holds off everybody else who would set up or take the source, as long as the session lives; false when somebody
-/// does already. Creating a slot does not hold it, so the slot cannot serve for this.
-///
-/// # Errors
-/// Only what a broken session brings.
-pub async fn try_lock_source(client: &Client, source: &str) -> Result<bool> {
-    let row = client
-        .query_one("SELECT pg_try_advisory_lock(hashtextextended('outboxd:' || $1, 0))", &[&source])
-        .await
-        .map_err(|error| sql_error("taking the advisory lock of the source", error))?;
-    Ok(row.get(0))
-}
-
-/// The same, with a few seconds of patience: a daemon that has just ended may hold the lock for the moment that its
-/// server takes to notice.
-///
-/// # Errors
-/// Only what a broken session brings.
-pub async fn lock_source(client: &Client, source: &str) -> Result<bool> {
-    for _ in 0..LOCK_TRIES {
-        if try_lock_source(client, source).await? {
-            return Ok(true);
-        }
-        tokio::time::sleep(LOCK_PAUSE).await;
-    }
-    try_lock_source(client, source).await
-}
-
-/// The slot, once nobody streams from it; with the same patience, after which it is given as it is.
-///
-/// # Errors
-/// Only what a broken session brings.
-pub async fn slot_at_rest(client: &Client, name: &str) -> Result<Option<SlotInfo>> {
-    for _ in 0..LOCK_TRIES {
-        match slots::slot(client, name).await? {
-            Some(slot) if slot.active => tokio::time::sleep(LOCK_PAUSE).await,
-            slot => return Ok(slot),
-        }
-    }
-    slots::slot(client, name).await
-}
-
-/// Gives back what [`try_lock_source`] took.
-///
-/// # Errors
-/// Only what a broken session brings.
-pub async fn unlock_source(client: &Client, source: &str) -> Result<()> {
-    client
-        .execute("SELECT pg_advisory_unlock(hashtextextended('outboxd:' || $1, 0))", &[&source])
-        .await
-        .map_err(|error| sql_error("giving back the advisory lock of the source", error))?;
-    Ok(())
-}
 
 /// Makes what is missing of the source's tables, rights and publication, as far as the session's role may; for `run`.
 /// With `auto_setup` off nothing is made.

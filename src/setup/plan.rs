@@ -13,7 +13,7 @@ use crate::{
     config::{Backfill, Columns, Kafka, Mark, Source, Template, TemplatePart},
     kafka::topics::NewTopic,
     postgres::catalog::{names::quote_ident, publications::Membership},
-    relay::position::Phase,
+    source::position::Phase,
 };
 
 /// What is to be done for one source.

@@ -24,10 +24,8 @@ use crate::{
         ConnectOptions,
         catalog::{monitor::Monitor, server, slots, tables},
     },
-    relay::{
-        self,
-        position::{Phase, Position, Recovered},
-    },
+    relay,
+    source::position::{Phase, Position, Recovered},
 };
 
 pub use table::print;
@@ -209,7 +207,7 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::position::{History, Progress};
+    use crate::source::position::{History, Progress};
 
     fn position(phase: Phase, lsn: u64) -> Position {
         let history = History { system_id: "7".into(), timeline: 1, slot: "s".into(), consistent_point: Lsn(1) };

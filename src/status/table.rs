@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Standing;
-use crate::relay::position::Phase;
+use crate::source::position::Phase;
 
 const HEAD: [&str; 7] = ["SOURCE", "PHASE", "POSITION", "LAG", "OLDEST", "SLOT", "UNPUBLISHED"];
 

@@ -17,7 +17,8 @@ use tracing::{
 use tracing_subscriber::{
     EnvFilter, Layer,
     fmt::{
-        FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter, format::JsonFields, format::Writer,
+        FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter,
+        format::{JsonFields, Writer},
         time::FormatTime,
     },
     layer::SubscriberExt,

@@ -1,17 +1,20 @@
 //! What has to be downloaded before a server can start: fetched once, unpacked into a cache, shared by every test
 //! process of the machine under a file lock.
 
+use std::{
+    fs,
+    io::IsTerminal,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::mpsc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::fcntl::{Flock, FlockArg};
-use std::fs;
-use std::io::IsTerminal;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 /// The broker's version.
 pub const KAFKA: &str = "4.4.0";

@@ -1,12 +1,16 @@
 //! The wall clock of one process, which can be set while it runs.
 
-use crate::artifacts;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    process::Command,
+};
+
 use anyhow::{Context, Result};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
-use std::process::Command;
 use tempfile::NamedTempFile;
+
+use crate::artifacts;
 
 const SOURCE: &str = include_str!("clock/jump.c");
 

@@ -1,16 +1,22 @@
 //! The daemon under test as a child process, or any other binary.
 
-use crate::process::{Guarded, wait_until};
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use std::io::{BufRead, BufReader, Read};
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::process::{Guarded, wait_until};
 
 /// How it is to be run.
 #[derive(Debug, Clone)]

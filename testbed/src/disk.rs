@@ -1,11 +1,14 @@
 //! A disk that is small enough to be filled up.
 
+use std::{
+    fs::File,
+    io::{ErrorKind, Write as _},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
 use anyhow::{Context, Result, bail};
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 /// Mounts and waits for the end of its input, that is, of whoever started it; then takes all away, even what is in use.
 const KEEPER: &str = r#"

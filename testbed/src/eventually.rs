@@ -1,7 +1,9 @@
 //! Waiting for a condition, never for luck.
 
-use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Display,
+    time::{Duration, Instant},
+};
 
 /// Tries `attempt` every 10 ms, then less often, until it gives `Ok`, whose value is returned.
 ///

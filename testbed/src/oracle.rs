@@ -3,13 +3,17 @@
 //! Records are matched with rows by the header `event_id`; order is judged per (topic, partition, key) by the `seq` of
 //! the payload (see [`crate::workload`]), from the row where there is one, else from the record's value.
 
-use crate::reader::{Record, read_committed};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
+
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::collections::{HashMap, HashSet};
-use std::fmt;
 use tokio_postgres::Client;
 use uuid::Uuid;
+
+use crate::reader::{Record, read_committed};
 
 /// What ought to be in the topics.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,8 @@
 //! Free ports, chosen where nobody else takes them by accident.
 
-use anyhow::{Result, bail};
 use std::net::{Ipv4Addr, TcpListener};
+
+use anyhow::{Result, bail};
 
 /// Below the kernel's ephemeral range (32768 and up on Linux). A port inside it can be taken by any outgoing
 /// connection while its server is stopped, and a client that keeps retrying 127.0.0.1 can even connect to itself.

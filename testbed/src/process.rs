@@ -9,15 +9,20 @@
 //! cleans up, `Drop` only closes the pipe early. The server writes its process id into its directory before `exec`:
 //! when we die between the fork and that write, the directory is already gone, the write fails and nothing is started.
 
+use std::{
+    ffi::OsStr,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{self, Signal};
-use nix::unistd::{Pid, User};
-use std::ffi::OsStr;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::{Pid, User},
+};
 
 /// Longest wait for what a signal does. A process that waits for the disk ends only then.
 const SIGNAL_WITHIN: Duration = Duration::from_secs(30);

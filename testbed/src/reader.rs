@@ -1,15 +1,21 @@
 //! What a `read_committed` consumer sees.
 
-use crate::postgres::blocking;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, bail};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use rdkafka::{
+    config::ClientConfig,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers, Message},
+    topic_partition_list::{Offset, TopicPartitionList},
+};
 use tokio::sync::mpsc;
+
+use crate::postgres::blocking;
 
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long an open transaction may keep the end from being readable.

@@ -1,7 +1,8 @@
 //! The daemon's wrapper, shown with a shell in the daemon's place.
 
-use anyhow::Result;
 use std::time::Duration;
+
+use anyhow::Result;
 use testbed::Daemon;
 
 const SOON: Duration = Duration::from_secs(5);

@@ -1,10 +1,13 @@
 //! Nothing outlives the process that started it.
 
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
 use anyhow::{Context, Result, bail};
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 use testbed::{Postgres, Version, eventually};
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! Every major starts; TLS, standbys and restored disks are what they should be.
 
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
 use anyhow::Result;
-use std::process::{Command, Stdio};
-use std::time::Duration;
 use testbed::{Postgres, Version, eventually, workload};
 
 const WITHIN: Duration = Duration::from_secs(20);

@@ -1,12 +1,18 @@
 //! The oracle finds nothing where all is well, and each kind of fault where it was made.
 
-use anyhow::Result;
-use rdkafka::config::ClientConfig;
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::time::Duration;
-use testbed::reader::{Follower, From};
-use testbed::{Audit, Expect, Kafka, Load, Postgres, Version, eventually, oracle, workload};
+
+use anyhow::Result;
+use rdkafka::{
+    config::ClientConfig,
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use testbed::{
+    Audit, Expect, Kafka, Load, Postgres, Version, eventually, oracle,
+    reader::{Follower, From},
+    workload,
+};
 use tokio_postgres::Client;
 use uuid::Uuid;
 

@@ -1,11 +1,16 @@
 //! The proxy does what its name for the fault says.
 
-use anyhow::Result;
 use std::time::{Duration, Instant};
-use testbed::Proxy;
-use testbed::proxy::{Direction, Flow};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+
+use anyhow::Result;
+use testbed::{
+    Proxy,
+    proxy::{Direction, Flow},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 const SOON: Duration = Duration::from_secs(5);
 const NOT_NOW: Duration = Duration::from_millis(200);

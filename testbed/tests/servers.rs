@@ -1,9 +1,12 @@
 //! The servers start, stop, die and come back with their data.
 
-use anyhow::Result;
-use rdkafka::config::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::time::Duration;
+
+use anyhow::Result;
+use rdkafka::{
+    config::ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
 use testbed::{Kafka, Postgres, Version, reader};
 
 #[tokio::test]

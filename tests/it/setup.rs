@@ -163,12 +163,12 @@ async fn run_makes_what_it_may_and_names_the_sql_of_what_it_may_not() {
     let table = tables::resolve_all(&daemon, &source).await.unwrap().remove(0);
     assert_eq!(table.owner, empty.role);
     assert!(table.indexes_over("published_at").eq(["idx_order_outbox_unpublished"]));
-    setup::require_server(&daemon).await.unwrap();
+    outboxd::source::server::require_server(&daemon).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_through_which_rows_were_published_is_never_made_again() {
-    use outboxd::relay::position::Phase;
+    use outboxd::source::position::Phase;
     let empty = Empty::new().await.with_role().await;
     let mut source = empty.source(&["order_outbox"]);
     let admin = empty.session("postgres").await;

@@ -4,10 +4,8 @@
 
 use outboxd::{
     Lsn,
-    relay::{
-        position::{Phase, Position},
-        state::Bounds,
-    },
+    relay::state::Bounds,
+    source::position::{Phase, Position},
 };
 
 use crate::{

@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use outboxd::{
     Class, Code, Error, Lsn,
     relay::{
-        position::{Position, Progress},
         startup::{Policy, Startup, Step},
         state::{BatchId, Machine},
     },
+    source::position::{Position, Progress},
 };
 
 use crate::{

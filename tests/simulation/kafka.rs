@@ -13,7 +13,7 @@
 //! - records lie in the order in which they were sent, whenever their transactions were committed;
 //! - without transactions, what one producer sent arrives in order or not at all (idempotence), perhaps after its death.
 
-use outboxd::relay::position::{Phase, Position};
+use outboxd::source::position::{Phase, Position};
 
 use crate::{postgres::RowNo, random::Random};
 

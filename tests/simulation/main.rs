@@ -25,8 +25,10 @@ mod transitions;
 mod world;
 
 use std::{
-    sync::Mutex,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Instant,
 };

@@ -1,10 +1,7 @@
 //! The producer of an instance: batches in order, one Kafka transaction each, producers taking turns, of which one commits while the next one sends (rule 26), or
 //! without transactions the records first and the position after their acknowledgement.
 
-use outboxd::{
-    Code, Error,
-    relay::{position::Position, state::BatchId},
-};
+use outboxd::{Code, Error, relay::state::BatchId, source::position::Position};
 
 use crate::{
     bugs::Bug,

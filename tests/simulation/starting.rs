@@ -5,10 +5,12 @@ use std::collections::VecDeque;
 use outboxd::{
     Code, Error, Lsn,
     relay::{
-        compare::{Server, compare},
-        position::{History, Phase, Position, Progress, RowId},
         startup::{Fact, Step},
         state::Machine,
+    },
+    source::{
+        compare::{Server, compare},
+        position::{History, Phase, Position, Progress, RowId},
     },
 };
 

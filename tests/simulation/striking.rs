@@ -1,6 +1,6 @@
 //! Each fault, as what it does to the models and to the instance that it hits.
 
-use outboxd::{Code, Error, relay::position::Phase as PositionPhase};
+use outboxd::{Code, Error, source::position::Phase as PositionPhase};
 
 use crate::{
     coverage::Event,

@@ -2,10 +2,12 @@
 //!
 //! What is listed in `transitions.txt` must happen; what happens and is not listed fails the run.
 
-use outboxd::relay::{
-    position::{Phase, Position},
-    startup::{Fact, Step},
-    state::Place,
+use outboxd::{
+    relay::{
+        startup::{Fact, Step},
+        state::Place,
+    },
+    source::position::{Phase, Position},
 };
 
 /// One to a line; those with a question mark are seldom.

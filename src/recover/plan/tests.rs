@@ -4,8 +4,10 @@ use super::*;
 use crate::{
     Config, Lsn,
     config::Flags,
-    relay::compare::Server,
-    relay::position::{RowId, Split},
+    source::{
+        compare::Server,
+        position::{RowId, Split},
+    },
 };
 
 fn source(mark: Mark, backfill: Backfill) -> Source {

@@ -5,9 +5,6 @@ mod steps;
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    compare::{Server, compare},
-    position::{History, Phase, Position, Progress},
-    producers::Producers,
     session::{Memory, ServerLife},
     startup::{Fact, Policy, Startup, Step},
     supervisor::Context,
@@ -18,7 +15,12 @@ use crate::{
         ReplicationStream, SqlSession, SystemIdentity,
         catalog::{TableInfo, server},
     },
-    setup,
+    source::{
+        compare::{Server, compare},
+        position::{History, Phase, Position, Progress},
+        producers::Producers,
+        server::require_server,
+    },
 };
 pub(crate) use steps::succession;
 pub(super) use steps::{position_bytes, publication_is_gone};
@@ -108,7 +110,7 @@ impl<'a> Start<'a> {
     /// Whatever stands in the way.
     pub(super) async fn run(&mut self) -> Result<Step> {
         self.sql = Some(Arc::new(self.context.connect.sql("catalog").await?));
-        setup::require_server(self.sql()?).await?;
+        require_server(self.sql()?).await?;
         loop {
             let step = self.startup.step();
             tracing::debug!(?step, "starting");

@@ -16,13 +16,16 @@ use crate::{
         backfill::{Backfill, Ended, last_marked},
         marker::marking_session,
         marks::{MarkRow, Marks},
-        position::{History, Phase, Position, Progress, RowId},
-        producers::{PositionBytes, Producers, Unpublished},
-        publication::fingerprint,
         startup::Fact,
         supervisor::Context,
     },
     setup,
+    source::{
+        lock,
+        position::{History, Phase, Position, Progress, RowId},
+        producers::{PositionBytes, Producers, Unpublished},
+        publication::fingerprint,
+    },
     telemetry::SourceState,
 };
 
@@ -119,7 +122,7 @@ impl Start<'_> {
     pub(super) async fn lock_source(&mut self) -> Result<Fact> {
         self.context.metrics.set_state(SourceState::Starting);
         let session = self.context.connect.sql("setup").await?;
-        if !setup::try_lock_source(&session, &self.context.source.name).await? {
+        if !lock::try_take(&session, &self.context.source.name).await? {
             return Ok(Fact::TakenByAnother);
         }
         self.lock = Some(session);

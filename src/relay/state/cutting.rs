@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Action, Batch, Machine, PATIENCE_MAX, PATIENCE_SHARE, Stage};
 use crate::{
     Lsn,
-    relay::position::{Progress, Split},
+    source::position::{Progress, Split},
 };
 
 /// A batch as it is cut.

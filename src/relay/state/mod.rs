@@ -28,8 +28,10 @@ use self::{
     queue::{Batch, Queue, Stage},
     redelivery::diverged,
 };
-use super::position::{CommitId, Progress, Split};
-use crate::{Code, Error, Lsn};
+use crate::{
+    Code, Error, Lsn,
+    source::position::{CommitId, Progress, Split},
+};
 
 /// Kafka transactions that may be cut and not yet committed: one is committing, one is being sent and the next is ready
 /// behind it, so that the producers never wait for us; more would only hold memory.

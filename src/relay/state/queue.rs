@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::BatchId;
-use crate::{Lsn, relay::position::Progress};
+use crate::{Lsn, source::position::Progress};
 
 /// Where a batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! was cut. Anything else in its place halts the source with `history-diverged`.
 
 use super::{Action, Batch, Boundary, HOLD_ROWS, Kind, Machine, RowIs, Stage};
-use crate::{Code, Error, relay::position::CommitId};
+use crate::{Code, Error, source::position::CommitId};
 
 impl Machine {
     pub(super) fn refuse_new_row_before_proof(&self) -> Result<(), Error> {

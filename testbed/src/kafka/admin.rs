@@ -1,14 +1,20 @@
 //! Topics, and whether the cluster answers.
 
+use std::{
+    net::{Ipv4Addr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    config::ClientConfig,
+    consumer::{BaseConsumer, Consumer},
+};
+
 use super::{Broker, Kafka};
 use crate::postgres::blocking;
-use anyhow::{Context, Result, bail};
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use std::net::{Ipv4Addr, TcpStream};
-use std::time::{Duration, Instant};
 
 /// A JVM takes three seconds to be there, on a machine that has nothing else to do.
 const READY_WITHIN: Duration = Duration::from_secs(120);

@@ -1,16 +1,18 @@
 //! One broker: its properties, its JVM.
 
-use super::Builder;
-use crate::process::Guarded;
-use crate::proxy::Proxy;
-use crate::{artifacts, ports};
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+
+use super::Builder;
+use crate::{artifacts, ports, process::Guarded, proxy::Proxy};
 
 /// Any 16 bytes in base64url.
 const CLUSTER_ID: &str = "dGVzdGJlZC1jbHVzdGVyMQ";

@@ -5,14 +5,14 @@ mod broker;
 pub mod rights;
 pub mod wire;
 
-use crate::artifacts;
-use crate::postgres::blocking;
-use crate::proxy::Proxy;
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use broker::{Broker, Node, Role};
-use std::time::Duration;
 use tokio::sync::OnceCell;
 use wire::Wire;
+
+use crate::{artifacts, postgres::blocking, proxy::Proxy};
 
 /// A cluster. Dropping it stops its brokers and removes their directories; so does the death of our process.
 #[derive(Debug)]

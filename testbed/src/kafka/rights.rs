@@ -2,11 +2,15 @@
 //!
 //! Format: <https://kafka.apache.org/protocol>, in versions of a fixed layout where there is one.
 
-use super::{Builder, Kafka};
-use anyhow::{Context, Result, bail};
 use std::net::Ipv4Addr;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{Builder, Kafka};
 
 const CREATE_ACLS: i16 = 30;
 const DELETE_ACLS: i16 = 31;

@@ -1,9 +1,10 @@
 //! What a server is started with.
 
-use super::{Postgres, Version};
+use std::{fmt::Write as _, path::Path};
+
 use anyhow::Result;
-use std::fmt::Write as _;
-use std::path::Path;
+
+use super::{Postgres, Version};
 
 /// Settings of a server to be; see [`Postgres::builder`].
 #[derive(Debug, Clone)]

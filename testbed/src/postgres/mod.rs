@@ -10,16 +10,22 @@ pub use standby::Backup;
 pub use tls::Certificates;
 pub use version::Version;
 
-use crate::process::{Account, Guarded};
-use crate::{artifacts, ports};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
+
+use crate::{
+    artifacts, ports,
+    process::{Account, Guarded},
+};
 
 /// The role of [`Postgres::url`]: `LOGIN REPLICATION`, and all rights on the tables that `postgres` creates.
 pub const ROLE: &str = "outboxd";

@@ -2,15 +2,21 @@
 //!
 //! Made through SQL and `cp`, because Maven's binaries come without `pg_basebackup`.
 
-use super::{Child, Place, Postgres};
-use crate::artifacts::run;
-use crate::process::{Account, Guarded};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::AtomicU16,
+};
+
 use anyhow::{Context, Result};
-use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::AtomicU16;
+
+use super::{Child, Place, Postgres};
+use crate::{
+    artifacts::run,
+    process::{Account, Guarded},
+};
 
 /// The data directory at one moment; its files go with the server that it was taken from.
 #[derive(Debug, Clone)]

@@ -1,11 +1,14 @@
 //! An authority of our own, a server certificate for `localhost` and 127.0.0.1, and a client certificate.
 
-use crate::artifacts::run;
-use crate::process::Guarded;
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
 use anyhow::Result;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::{artifacts::run, process::Guarded};
 
 /// Files in PEM.
 #[derive(Debug, Clone)]

@@ -1,9 +1,13 @@
 //! The majors under test and where their binaries are.
 
-use crate::artifacts;
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
 use anyhow::{Result, bail};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+
+use crate::artifacts;
 
 /// A Postgres major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

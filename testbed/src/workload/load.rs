@@ -1,14 +1,20 @@
 //! Concurrent writers that commit, roll back and survive their server.
 
-use super::{Row, insert_rows};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use anyhow::{Context, Result};
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
+
+use super::{Row, insert_rows};
 
 /// What the writers do; [`LoadBuilder::start`] starts them.
 #[derive(Debug, Clone)]

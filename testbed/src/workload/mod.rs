@@ -8,11 +8,12 @@ mod load;
 
 pub use load::{Load, LoadBuilder, Loaded};
 
-use crate::artifacts::Progress;
 use anyhow::Result;
 use serde_json::json;
 use tokio_postgres::{Client, GenericClient};
 use uuid::Uuid;
+
+use crate::artifacts::Progress;
 
 /// The seed's `order_outbox`, column for column, with its partial index.
 pub async fn create_outbox(client: &Client, table: &str) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Topics, and a cluster that does not answer.
 
-use super::*;
 use outboxd::config::Secret;
+
+use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_are_described_and_created_once() {

@@ -4,18 +4,27 @@ mod cluster;
 mod position;
 mod publishing;
 
-use outboxd::Code;
-use outboxd::config::{Delivery, Kafka as Config};
-use outboxd::kafka::{
-    Batch, Batching, Header, Outgoing, PositionRecord, Producer, PublishFailure,
-    position_topic::{self, Succession},
-    topics,
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
-use rdkafka::config::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+
+use outboxd::{
+    Code,
+    config::{Delivery, Kafka as Config},
+    kafka::{
+        Batch, Batching, Header, Outgoing, PositionRecord, Producer, PublishFailure,
+        position_topic::{self, Succession},
+        topics,
+    },
+};
+use rdkafka::{
+    config::ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
 use testbed::{Kafka, reader, unique};
 
 const SOON: Duration = Duration::from_secs(20);

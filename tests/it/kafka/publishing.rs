@@ -1,7 +1,8 @@
 //! Publishing a batch: all of it or nothing, and whose fault it was.
 
-use super::*;
 use testbed::proxy::Direction;
+
+use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_published_batch_is_visible_with_its_headers_and_its_position() {

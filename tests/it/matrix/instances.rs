@@ -6,8 +6,10 @@ use anyhow::{Context, Result, ensure};
 use testbed::{Daemon, eventually, reader};
 
 use super::{role_with, wait_true};
-use crate::faults::wait_state;
-use crate::scene::{PATIENCE, Scene, start, wait_ready};
+use crate::{
+    faults::wait_state,
+    scene::{PATIENCE, Scene, start, wait_ready},
+};
 
 const INSTANCES: usize = 3;
 

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use rdkafka::config::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{
+    config::ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
 use testbed::Expect;
 
 use super::{assert_halts, stop};
-use crate::kafka::foreign;
-use crate::scene::{PATIENCE, Scene, start, wait_code, wait_ready};
+use crate::{
+    kafka::foreign,
+    scene::{PATIENCE, Scene, start, wait_code, wait_ready},
+};
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -6,8 +6,10 @@ use anyhow::Result;
 use testbed::{Daemon, workload};
 
 use super::{role_with, wait_true};
-use crate::faults::wait_state;
-use crate::scene::{Scene, start, wait_ready};
+use crate::{
+    faults::wait_state,
+    scene::{Scene, start, wait_ready},
+};
 
 /// Two daemons as a role whose walsender gives up after a second without an answer.
 async fn pair(scene: &Scene) -> Result<[Daemon; 2]> {

@@ -1,8 +1,10 @@
 //! Rights that the brokers deny, by Kafka's own authorizer: number 25.
 
 use anyhow::{Result, ensure};
-use testbed::kafka::rights::{Resource, Right};
-use testbed::{Daemon, Kafka, Postgres, Version, eventually};
+use testbed::{
+    Daemon, Kafka, Postgres, Version, eventually,
+    kafka::rights::{Resource, Right},
+};
 
 use super::insert_one;
 use crate::scene::{Host, PATIENCE, Scene, start, tail, wait_ready};

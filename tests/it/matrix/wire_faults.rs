@@ -1,12 +1,16 @@
 //! Commits whose request or answer is lost, late or overtaken on the way, one frame at a time: numbers 14, 16, 17, 31.
 
 use anyhow::{Result, ensure};
-use testbed::kafka::wire::{END_TXN, Point, Trap, end_txn_error};
-use testbed::{Daemon, Kafka, Postgres, Version, eventually};
+use testbed::{
+    Daemon, Kafka, Postgres, Version, eventually,
+    kafka::wire::{END_TXN, Point, Trap, end_txn_error},
+};
 
 use super::metric;
-use crate::relay;
-use crate::scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready};
+use crate::{
+    relay,
+    scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready},
+};
 
 /// A daemon that reaches the brokers through proxies that know Kafka's frames, and has published three rows. No
 /// transaction but those of rows follows: the first idle advance is made at once, and is over; the next one is far away.

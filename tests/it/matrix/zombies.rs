@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rdkafka::config::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::{BaseProducer, Producer as _};
-use testbed::kafka::wire::{END_TXN, Point, end_txn_error};
-use testbed::{Kafka, Postgres, Version};
+use rdkafka::{
+    config::ClientConfig,
+    error::RDKafkaErrorCode,
+    producer::{BaseProducer, Producer as _},
+};
+use testbed::{
+    Kafka, Postgres, Version,
+    kafka::wire::{END_TXN, Point, end_txn_error},
+};
 
 use super::{role_with, stop};
-use crate::faults::wait_state;
-use crate::kafka::begin;
-use crate::scene::{Host, PATIENCE, Scene, start, wait_ready};
+use crate::{
+    faults::wait_state,
+    kafka::begin,
+    scene::{Host, PATIENCE, Scene, start, wait_ready},
+};
 
 const SOON: Duration = Duration::from_secs(20);
 

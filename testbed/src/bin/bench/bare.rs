@@ -4,11 +4,15 @@
 //! in large blocks, counts the Inserts, and sleeps after each block that held a backlog (`Stream::rest` in src/relay).
 //! What it reaches is what one walsender gives.
 
-use crate::setting::{Setting, say};
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, bail};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::time::{Duration, Instant};
+
+use crate::setting::{Setting, say};
 
 /// Longest silence of the server.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,13 +1,16 @@
 //! Drains in a row, each with a database and a topic of its own that are removed afterwards.
 
-use crate::drain::{self, COLUMNS, Drain};
-use crate::peer;
-use crate::report::Report;
-use crate::setting::{EXACTLY_ONCE, Setting, Source, say};
-use crate::shape::Shape;
-use crate::table::Table;
 use anyhow::Result;
 use serde_json::{Value, json};
+
+use crate::{
+    drain::{self, COLUMNS, Drain},
+    peer,
+    report::Report,
+    setting::{EXACTLY_ONCE, Setting, Source, say},
+    shape::Shape,
+    table::Table,
+};
 
 const REFERENCE: &str = "reference";
 

@@ -4,17 +4,23 @@
 //! the counts. Allocations are counted by probes at the allocator's entries in the binary: a normal build has nothing
 //! for it, and a drain without probes is not slowed.
 
-use crate::drain::{done, patience};
-use crate::report::Report;
-use crate::setting::{Setting, Source, say, streaming};
-use crate::shape::Shape;
-use crate::table::Table;
+use std::{
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, anyhow, ensure};
-use std::path::Path;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 use testbed::Daemon;
 use tokio::process::Command;
+
+use crate::{
+    drain::{done, patience},
+    report::Report,
+    setting::{Setting, Source, say, streaming},
+    shape::Shape,
+    table::Table,
+};
 
 pub(crate) const ROWS: i64 = 200_000;
 

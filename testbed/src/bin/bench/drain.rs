@@ -1,13 +1,17 @@
 //! How fast outboxd carries a backlog away.
 
-use crate::host::{Processor, thread_times};
-use crate::setting::{Setting, Source, say, streaming};
-use crate::shape::Shape;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
-use std::time::{Duration, Instant};
 use testbed::{Daemon, reader};
 use tokio_postgres::Client;
+
+use crate::{
+    host::{Processor, thread_times},
+    setting::{Setting, Source, say, streaming},
+    shape::Shape,
+};
 
 /// How often the daemon is asked how far it is.
 const LOOK: Duration = Duration::from_millis(20);

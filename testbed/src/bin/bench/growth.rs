@@ -1,10 +1,13 @@
 //! `--growth`: whether a row costs the same in a small backlog and in a large one.
 
-use crate::case::{self, Series, Way};
-use crate::report::Report;
-use crate::setting::Setting;
-use crate::shape::{Payload, Shape};
 use anyhow::Result;
+
+use crate::{
+    case::{self, Series, Way},
+    report::Report,
+    setting::Setting,
+    shape::{Payload, Shape},
+};
 
 /// Up to this many rows, from a thousandth of it.
 pub(crate) const ROWS: i64 = 10_000_000;

@@ -1,12 +1,13 @@
 //! The machine, and what its processes have used.
 
+use std::{fs, process::Command, time::Duration};
+
 use anyhow::{Context, Result};
-use nix::time::{ClockId, clock_getcpuclockid};
-use nix::unistd::Pid;
+use nix::{
+    time::{ClockId, clock_getcpuclockid},
+    unistd::Pid,
+};
 use serde_json::{Map, Value, json};
-use std::fs;
-use std::process::Command;
-use std::time::Duration;
 
 /// Processor time of a process, finer than the ticks of /proc.
 pub(crate) struct Processor(ClockId);

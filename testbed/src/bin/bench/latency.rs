@@ -1,18 +1,23 @@
 //! From the answer to COMMIT until a `read_committed` consumer has the record. One process has both clocks.
 
-use crate::drain::checkpoint;
-use crate::report::Report;
-use crate::setting::{Setting, Source, TABLE, say, streaming};
-use crate::table::Table;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
 use testbed::reader::{Follower, From};
-use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
+
+use crate::{
+    drain::checkpoint,
+    report::Report,
+    setting::{Setting, Source, TABLE, say, streaming},
+    table::Table,
+};
 
 const DATABASE: &str = "latency";
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -31,14 +31,14 @@ mod together;
 mod transaction;
 mod verify;
 
+use std::{path::Path, time::Duration};
+
 use anyhow::Result;
 use clap::Parser;
 use latency::Amount;
 use report::Report;
 use setting::{Options, Setting};
 use shape::Shape;
-use std::path::Path;
-use std::time::Duration;
 
 /// Rows to drain in a plain run.
 const ROWS: i64 = 500_000;

@@ -1,14 +1,22 @@
 //! The ceiling of `mark = "update"`: the daemon's own UPDATE, alone, in a copy of the table.
 
-use crate::drain::checkpoint;
-use crate::setting::{Setting, TABLE, say};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
 use anyhow::{Result, ensure};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 use uuid::Uuid;
+
+use crate::{
+    drain::checkpoint,
+    setting::{Setting, TABLE, say},
+};
 
 /// As many ids as the daemon gives to one statement.
 const BATCH: usize = 2_000;

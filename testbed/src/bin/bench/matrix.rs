@@ -1,10 +1,13 @@
 //! The drains of `--matrix`: every mark with every delivery, and the base case with other transactions and payloads.
 
-use crate::case::{self, Series, Way};
-use crate::report::Report;
-use crate::setting::{EXACTLY_ONCE, Setting};
-use crate::shape::{Payload, Shape};
 use anyhow::Result;
+
+use crate::{
+    case::{self, Series, Way},
+    report::Report,
+    setting::{EXACTLY_ONCE, Setting},
+    shape::{Payload, Shape},
+};
 
 const MARKS: [&str; 3] = ["none", "update", "delete"];
 const DELIVERIES: [&str; 2] = [EXACTLY_ONCE, "at-least-once"];

@@ -1,11 +1,15 @@
 //! The reference: `pg_recvlogical`, which throws away what it reads.
 
-use crate::setting::{Setting, say};
+use std::{
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, ensure};
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 use tokio::process::Command;
+
+use crate::setting::{Setting, say};
 
 /// Longest drain.
 const PATIENCE: Duration = Duration::from_secs(1_800);

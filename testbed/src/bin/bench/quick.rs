@@ -1,15 +1,18 @@
 //! The drains of a plain `make bench`: outboxd between its references, all on the same rows.
 
-use crate::bare::{self, Bare};
-use crate::chart::{self, Bar};
-use crate::drain::{self, COLUMNS, Drain, checkpoint};
-use crate::report::Report;
-use crate::setting::{Setting, Source, say};
-use crate::shape::Shape;
-use crate::table::Table;
-use crate::{marking, peer};
 use anyhow::Result;
 use serde_json::{Value, json};
+
+use crate::{
+    bare::{self, Bare},
+    chart::{self, Bar},
+    drain::{self, COLUMNS, Drain, checkpoint},
+    marking, peer,
+    report::Report,
+    setting::{Setting, Source, say},
+    shape::Shape,
+    table::Table,
+};
 
 const DATABASE: &str = "drain";
 

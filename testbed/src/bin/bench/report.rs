@@ -1,11 +1,14 @@
 //! The results of one run: sections for people, and the same as JSON for comparisons.
 
-use crate::host::Host;
-use crate::setting::Options;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use anyhow::Result;
 use serde_json::{Map, Value};
-use std::fs;
-use std::path::{Path, PathBuf};
+
+use crate::{host::Host, setting::Options};
 
 pub(crate) struct Report {
     host: Host,

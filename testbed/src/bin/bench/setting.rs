@@ -1,8 +1,11 @@
 //! The servers, and daemons with one source on them.
 
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 use testbed::{Daemon, Kafka, Postgres, Version, workload};
 use tokio_postgres::Client;
 

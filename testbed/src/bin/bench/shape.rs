@@ -1,9 +1,11 @@
 //! What the rows of a backlog look like, and how they get into the table.
 
-use crate::setting::{TABLE, say};
-use anyhow::Result;
 use std::fmt;
+
+use anyhow::Result;
 use tokio_postgres::Client;
+
+use crate::setting::{TABLE, say};
 
 /// The payload of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,12 +3,15 @@
 //! Each shard is a source of its own here, with a topic of its own. Every walsender decodes the whole log, and throws
 //! away what its filter refuses after it has decoded it: what the shards share is the sending and all that follows.
 
-use crate::report::Report;
-use crate::setting::{Setting, Source, TABLE};
-use crate::shape::Shape;
-use crate::together::{self, Drained};
 use anyhow::Result;
 use serde_json::{Value, json};
+
+use crate::{
+    report::Report,
+    setting::{Setting, Source, TABLE},
+    shape::Shape,
+    together::{self, Drained},
+};
 
 const COUNTS: [usize; 3] = [1, 2, 4];
 

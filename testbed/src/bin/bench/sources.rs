@@ -3,15 +3,19 @@
 //! Each source has a database of its own, all on one server: every walsender then decodes the log of all of them, so
 //! that the drain of many sources says more about Postgres than about the daemon.
 
-use crate::host::{Processor, threads};
-use crate::report::Report;
-use crate::setting::{Setting, Source, TABLE, say};
-use crate::shape::Shape;
-use crate::table::Table;
-use crate::together::{self, Drained};
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+
+use crate::{
+    host::{Processor, threads},
+    report::Report,
+    setting::{Setting, Source, TABLE, say},
+    shape::Shape,
+    table::Table,
+    together::{self, Drained},
+};
 
 const COUNTS: [usize; 4] = [1, 5, 20, 50];
 

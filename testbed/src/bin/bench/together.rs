@@ -1,13 +1,17 @@
 //! A drain by several sources of one daemon.
 
-use crate::drain::{Progress, checkpoint, patience, progress, walsenders};
-use crate::host::Processor;
-use crate::setting::{Setting, Source, say};
-use crate::table::Table;
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 use testbed::{Daemon, reader};
+
+use crate::{
+    drain::{Progress, checkpoint, patience, progress, walsenders},
+    host::Processor,
+    setting::{Setting, Source, say},
+    table::Table,
+};
 
 const READY_WITHIN: Duration = Duration::from_secs(120);
 

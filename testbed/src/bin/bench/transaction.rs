@@ -1,10 +1,13 @@
 //! `--transaction`: one Postgres transaction that is far larger than the daemon may become.
 
-use crate::case::{self, Series, Way};
-use crate::report::Report;
-use crate::setting::Setting;
-use crate::shape::{Payload, Shape};
 use anyhow::Result;
+
+use crate::{
+    case::{self, Series, Way},
+    report::Report,
+    setting::Setting,
+    shape::{Payload, Shape},
+};
 
 /// With this payload, 2 GB.
 pub(crate) const ROWS: i64 = 1_300_000;

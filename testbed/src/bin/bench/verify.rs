@@ -3,17 +3,25 @@
 //! The table is filled by SQL and the topic by a plain producer, both from the same numbers, so that five million events
 //! are there within a minute or two and every one matches.
 
-use crate::host::Host;
-use crate::setting::{Setting, Source, TABLE, say};
+use std::{
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, ensure};
-use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{
+    config::ClientConfig,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
 use serde_json::Value;
-use std::path::Path;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+
+use crate::{
+    host::Host,
+    setting::{Setting, Source, TABLE, say},
+};
 
 const DATABASE: &str = "audited";
 const TOPIC: &str = "audited.events";

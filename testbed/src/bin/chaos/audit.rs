@@ -1,15 +1,21 @@
 //! Comes to rest, and holds tables against topics. What was audited is then forgotten, so that memory stays bounded
 //! however long the run is: a record that comes again later is one that no row explains.
 
-use crate::source::{SOURCES, Source};
-use crate::stage::{PATIENCE, Stage};
-use crate::watch;
-use crate::writer::Written;
-use anyhow::{Context, Result, bail, ensure};
 use std::time::{Duration, Instant};
-use testbed::reader::{Ends, read_committed_after};
-use testbed::{Audit, Expect, oracle};
+
+use anyhow::{Context, Result, bail, ensure};
+use testbed::{
+    Audit, Expect, oracle,
+    reader::{Ends, read_committed_after},
+};
 use tokio_postgres::Client;
+
+use crate::{
+    source::{SOURCES, Source},
+    stage::{PATIENCE, Stage},
+    watch,
+    writer::Written,
+};
 
 /// How long after an election the ends of partitions may move still.
 const LEADERS_SETTLE: Duration = Duration::from_secs(5);

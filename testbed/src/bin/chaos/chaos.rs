@@ -1,22 +1,29 @@
 //! `chaos run`: epochs of writing under faults, each of which ends at rest and with an audit.
 
-use crate::audit::Auditor;
-use crate::deck::Deck;
-use crate::fault::{Kind, Resource};
-use crate::host::Host;
-use crate::inflict::inflict;
-use crate::report::{Report, Timeline};
-use crate::stage::{BROKERS, DAEMONS, Stage};
-use crate::watch::{self, Watch};
-use crate::writer::Writers;
-use crate::{RESULTS, daemon_binary};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Result, ensure};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 use testbed::Version;
 use tokio::task::JoinSet;
+
+use crate::{
+    RESULTS,
+    audit::Auditor,
+    daemon_binary,
+    deck::Deck,
+    fault::{Kind, Resource},
+    host::Host,
+    inflict::inflict,
+    report::{Report, Timeline},
+    stage::{BROKERS, DAEMONS, Stage},
+    watch::{self, Watch},
+    writer::Writers,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

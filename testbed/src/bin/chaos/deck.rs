@@ -1,7 +1,8 @@
 //! The deck that the faults are dealt from: every kind comes, and a seed repeats their order.
 
-use crate::fault::{Fault, Kind};
 use std::time::Duration;
+
+use crate::fault::{Fault, Kind};
 
 pub(crate) struct Deck {
     random: fastrand::Rng,

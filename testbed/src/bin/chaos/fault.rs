@@ -1,10 +1,13 @@
 //! What can go wrong, and with what.
 
-use crate::source::SOURCES;
-use crate::stage::{BROKERS, DAEMONS};
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
+
 use testbed::proxy::Direction;
+
+use crate::{
+    source::SOURCES,
+    stage::{BROKERS, DAEMONS},
+};
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,15 +1,20 @@
 //! Carries a fault out: begins it, lets it last, heals it.
 
-use crate::fault::{Fault, Kind};
-use crate::kafka;
-use crate::source::SOURCES;
-use crate::stage::{BROKERS, PATIENCE, Stage};
+use std::{os::unix::process::ExitStatusExt as _, time::Duration};
+
 use anyhow::{Context, Result, ensure};
-use std::os::unix::process::ExitStatusExt as _;
-use std::time::Duration;
-use testbed::Proxy;
-use testbed::proxy::{Direction, Flow};
+use testbed::{
+    Proxy,
+    proxy::{Direction, Flow},
+};
 use tokio::time::sleep;
+
+use crate::{
+    fault::{Fault, Kind},
+    kafka,
+    source::SOURCES,
+    stage::{BROKERS, PATIENCE, Stage},
+};
 
 const SIGTERM: i32 = 15;
 

@@ -1,11 +1,14 @@
 //! Strangers in the cluster.
 
-use crate::fault::Fault;
-use crate::source::SOURCES;
-use anyhow::Result;
-use rdkafka::config::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use std::time::Duration;
+
+use anyhow::Result;
+use rdkafka::{
+    config::ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
+
+use crate::{fault::Fault, source::SOURCES};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -26,10 +26,10 @@ mod takeover;
 mod watch;
 mod writer;
 
+use std::{path::PathBuf, process::ExitCode};
+
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Random faults on everything, and the audit; or the times of a takeover.
 #[derive(Parser)]

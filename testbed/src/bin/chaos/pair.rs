@@ -1,18 +1,27 @@
 //! One source, a leader and a standby, a steady load, and a consumer that tells when each row arrives.
 
-use crate::watch::{is_ready, wait_state};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result};
-use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use testbed::reader::{Follower, From};
-use testbed::{Audit, Daemon, Expect, Kafka, Postgres, Version, oracle, workload};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use testbed::{
+    Audit, Daemon, Expect, Kafka, Postgres, Version, oracle,
+    reader::{Follower, From},
+    workload,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
 use tokio_postgres::Client;
 use uuid::Uuid;
+
+use crate::watch::{is_ready, wait_state};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 

@@ -1,20 +1,18 @@
 //! What happened, as it happens and in the end.
 
-use crate::audit::Auditor;
-use crate::chaos::Inflicted;
-use crate::fault::Kind;
-use crate::host::Host;
-use crate::source::SOURCES;
-use crate::stage::Stage;
-use crate::watch::AllSeen;
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
 use anyhow::Result;
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 use testbed::Audit;
+
+use crate::{audit::Auditor, chaos::Inflicted, fault::Kind, host::Host, source::SOURCES, stage::Stage, watch::AllSeen};
 
 /// Says what happens, with the time, and keeps it.
 pub(crate) struct Timeline {

@@ -1,12 +1,15 @@
 //! The servers, the networks and the daemons.
 
-use crate::source::SOURCES;
-use crate::watch::wait_state;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
 use anyhow::Result;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use testbed::{Daemon, Kafka, Postgres, Proxy, Version};
+
+use crate::{source::SOURCES, watch::wait_state};
 
 /// Instances of the daemon.
 pub(crate) const DAEMONS: usize = 3;

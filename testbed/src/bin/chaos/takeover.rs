@@ -1,13 +1,19 @@
 //! `chaos takeover`: from the leader's end to the standby's first record, many times over.
 
-use crate::host::{Host, Processor};
-use crate::pair::{Load, PATIENCE, Pair, Plan};
-use crate::watch::wait_state;
-use crate::{RESULTS, daemon_binary};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
 use anyhow::{Result, ensure};
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+
+use crate::{
+    RESULTS, daemon_binary,
+    host::{Host, Processor},
+    pair::{Load, PATIENCE, Pair, Plan},
+    watch::wait_state,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

@@ -1,13 +1,16 @@
 //! What the daemons say of themselves.
 
-use crate::source::SOURCES;
-use crate::stage::Stage;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use anyhow::{Result, bail};
 use serde_json::Value;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 use testbed::Daemon;
 use tokio::task::JoinHandle;
+
+use crate::{source::SOURCES, stage::Stage};
 
 /// The state of each source; nothing while the daemon does not answer.
 pub(crate) async fn states(daemon: &Daemon) -> Vec<(String, String)> {

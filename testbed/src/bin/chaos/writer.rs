@@ -1,15 +1,23 @@
 //! The services: transactions of every shape, by sessions that live through the death of their server.
 
-use crate::source::{SOURCES, Source};
-use crate::stage::{PATIENCE, Stage};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, bail};
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls, Transaction};
 use uuid::Uuid;
+
+use crate::{
+    source::{SOURCES, Source},
+    stage::{PATIENCE, Stage},
+};
 
 /// Sessions of each source, each with keys of its own: commit order between two sessions cannot be seen from outside.
 pub(crate) const WRITERS: usize = 2;

@@ -8,15 +8,18 @@ mod servers;
 mod shop;
 mod watch;
 
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use screen::{Screen, Standing};
 use servers::Servers;
 use shop::{SERVICES, Written};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 use testbed::{Audit, Daemon, Expect, oracle};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;

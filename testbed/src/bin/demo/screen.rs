@@ -1,11 +1,14 @@
 //! Progress: two bars and a status on a terminal, a line every two seconds elsewhere.
 
-use crate::watch::Lag;
+use std::{
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+
+use crate::watch::Lag;
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
 

@@ -1,8 +1,9 @@
 //! The servers: our own, or those that the environment names.
 
-use crate::shop::SERVICES;
 use anyhow::{Result, ensure};
 use testbed::{Kafka, Postgres, Version, reader};
+
+use crate::shop::SERVICES;
 
 /// Named in `config/demo.toml`.
 const POSITION_TOPIC: &str = "outboxd.demo.positions";

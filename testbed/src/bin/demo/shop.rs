@@ -1,14 +1,18 @@
 //! The three services of the migration guide: their databases, their events, and writers that live through the lives
 //! of users, orders and shipments, one transaction a step.
 
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use anyhow::{Context, Result};
-use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use testbed::Postgres;
-use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_postgres::{Client, NoTls, Statement};
 use uuid::Uuid;
 

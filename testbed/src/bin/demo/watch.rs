@@ -1,13 +1,21 @@
 //! What an outsider sees: the records as a `read_committed` consumer gets them, and the daemon's own metrics.
 
-use crate::shop::SERVICES;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use anyhow::Result;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use testbed::Daemon;
-use testbed::reader::{Follower, From, Record};
+use testbed::{
+    Daemon,
+    reader::{Follower, From, Record},
+};
+
+use crate::shop::SERVICES;
 
 /// A consumer of all topics, from the beginning, that lives through the broker's restart.
 #[derive(Clone)]

@@ -14,8 +14,9 @@
 
 use std::fmt;
 
-use crate::Lsn;
 use serde::{Deserialize, Serialize};
+
+use crate::Lsn;
 
 /// The format of the record; a reader refuses a greater one.
 const VERSION: u32 = 1;

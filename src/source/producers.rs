@@ -20,17 +20,17 @@ use crate::{
 /// in use, so that a successor fences a predecessor that used more of them. Three take turns: one commits while the
 /// next one sends, and by the time that the first has its turn again the broker has written its markers, which it would
 /// otherwise be told to wait for (CONCURRENT_TRANSACTIONS, asked again every 20 ms).
-pub(super) const PRODUCERS: usize = 3;
+pub(crate) const PRODUCERS: usize = 3;
 
 /// Bound of `init_transactions`: the broker may have to abort a predecessor's transaction first.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The fenced-off right to publish for a source.
-pub(super) struct Producers {
+pub(crate) struct Producers {
     /// In the order of their turns; never empty.
-    pub(super) turns: Vec<Producer>,
+    pub(crate) turns: Vec<Producer>,
     /// Ends whatever they do.
-    pub(super) cancel: Arc<AtomicBool>,
+    pub(crate) cancel: Arc<AtomicBool>,
 }
 
 impl Producers {
@@ -38,7 +38,7 @@ impl Producers {
     ///
     /// # Errors
     /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer instance fenced us.
-    pub(super) async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
+    pub(crate) async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
         let (kafka, source) = (kafka.clone(), source.to_owned());
         let cancel = Arc::new(AtomicBool::new(false));
         let giving_up = CancelOnDrop::new(&cancel);
@@ -77,7 +77,7 @@ impl Producers {
     ///
     /// # Errors
     /// The transaction failed, is unknown, or a newer instance fenced us; the records come back with the reason.
-    pub(super) async fn publish(
+    pub(crate) async fn publish(
         mut self,
         records: Records,
         position: PositionBytes,
@@ -127,16 +127,16 @@ impl Drop for CancelOnDrop {
 }
 
 /// A batch that was not published, or not known to be.
-pub(super) struct Unpublished {
+pub(crate) struct Unpublished {
     /// Its records, some of which may be to blame.
-    pub(super) records: Records,
+    pub(crate) records: Records,
     /// What happened.
-    pub(super) failure: PublishFailure,
+    pub(crate) failure: PublishFailure,
 }
 
 /// A position as it goes into the topic.
 #[derive(Debug, Clone)]
-pub(super) struct PositionBytes {
+pub(crate) struct PositionBytes {
     /// The position topic.
     pub topic: Arc<str>,
     /// The source's name.
@@ -147,7 +147,7 @@ pub(super) struct PositionBytes {
 
 impl PositionBytes {
     /// As a producer takes it.
-    pub(super) fn record(&self) -> PositionRecord<'_> {
+    pub(crate) fn record(&self) -> PositionRecord<'_> {
         PositionRecord { topic: &self.topic, key: self.key.as_bytes(), value: &self.value }
     }
 }

@@ -102,7 +102,7 @@ fn compare_timelines(published_on: u32, reached: Lsn, server: &Server) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::position::{History, Phase, Progress, Split};
+    use crate::source::position::{History, Phase, Progress, Split};
 
     fn given() -> (Position, Server) {
         let history = History { system_id: "7".into(), timeline: 2, slot: "s".into(), consistent_point: Lsn(10) };

@@ -1,0 +1,71 @@
+//! Who may touch a source: the advisory lock that every set-up and every recovery holds, and the slot that a daemon holds.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::{
+    Result,
+    postgres::{
+        catalog::{SlotInfo, slots},
+        sql_error,
+    },
+};
+
+/// How often, and at what distance, [`take`] and [`slot_at_rest`] try.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(250);
+
+/// Holds off everybody else who would set up or take the source, as long as the session lives; false when somebody
+/// does already. Creating a slot does not hold it, so the slot cannot serve for this.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn try_take(client: &Client, source: &str) -> Result<bool> {
+    let row = client
+        .query_one("SELECT pg_try_advisory_lock(hashtextextended('outboxd:' || $1, 0))", &[&source])
+        .await
+        .map_err(|error| sql_error("taking the advisory lock of the source", error))?;
+    Ok(row.get(0))
+}
+
+/// The same, with a few seconds of patience: a daemon that has just ended may hold the lock for the moment that its
+/// server takes to notice.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn take(client: &Client, source: &str) -> Result<bool> {
+    for _ in 0..LOCK_TRIES {
+        if try_take(client, source).await? {
+            return Ok(true);
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    try_take(client, source).await
+}
+
+/// The slot, once nobody streams from it; with the same patience, after which it is given as it is.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn slot_at_rest(client: &Client, name: &str) -> Result<Option<SlotInfo>> {
+    for _ in 0..LOCK_TRIES {
+        match slots::slot(client, name).await? {
+            Some(slot) if slot.active => tokio::time::sleep(LOCK_PAUSE).await,
+            slot => return Ok(slot),
+        }
+    }
+    slots::slot(client, name).await
+}
+
+/// Gives back what [`try_take`] took.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub async fn give_back(client: &Client, source: &str) -> Result<()> {
+    client
+        .execute("SELECT pg_advisory_unlock(hashtextextended('outboxd:' || $1, 0))", &[&source])
+        .await
+        .map_err(|error| sql_error("giving back the advisory lock of the source", error))?;
+    Ok(())
+}
