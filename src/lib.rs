@@ -54,6 +54,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;
+mod joining;
 pub mod kafka;
 mod lsn;
 pub mod outbox;

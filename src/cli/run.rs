@@ -16,6 +16,7 @@ use tracing::{error, info};
 use super::exit_code;
 use crate::{
     Code, Config, Error, Result, http,
+    source::standing::SourceState,
     telemetry::{Metrics, logs},
 };
 
@@ -149,14 +150,18 @@ async fn report(metrics: Metrics) {
     let mut ticks = tokio::time::interval(every);
     loop {
         ticks.tick().await;
-        let states = metrics.statuses();
+        let states = metrics.standings();
         let states: Vec<_> =
-            states.iter().map(|status| format!("{}: {}", status.source, status.state.as_str())).collect();
+            states.iter().map(|source| format!("{}: {}", source.source, shown(source.state()))).collect();
         notify(&[NotifyState::Status(&states.join(", "))]);
         if watchdog.is_some() && metrics.stuck(http::STUCK_AFTER).is_empty() {
             notify(&[NotifyState::Watchdog]);
         }
     }
+}
+
+fn shown(state: Option<SourceState>) -> &'static str {
+    state.map_or("unknown", SourceState::as_str)
 }
 
 /// Does nothing where systemd does not ask for it.
@@ -169,7 +174,7 @@ fn notify(states: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Flags, telemetry::SourceState};
+    use crate::config::Flags;
 
     fn config(listen: &str) -> Config {
         let mut flags =
@@ -183,7 +188,7 @@ mod tests {
     async fn a_signal_drains_the_relay_and_ends_with_0() {
         let stop = async { "SIGTERM" };
         let code = run_until(config("127.0.0.1:0"), stop, |mut daemon| async move {
-            assert_eq!(daemon.metrics.statuses()[0].state, SourceState::Starting);
+            assert_eq!(daemon.metrics.standings()[0].state(), Some(SourceState::Starting));
             daemon.shutdown.wait_for(|stopping| *stopping).await.unwrap();
             Ok(())
         });

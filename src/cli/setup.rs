@@ -3,7 +3,6 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
-    time::SystemTime,
 };
 
 use clap::Args;
@@ -12,17 +11,8 @@ use super::recover::by;
 use crate::{
     Code, Config, Error, Result,
     config::{Flags, Kafka, Secret, Source, TableName},
-    kafka::{position_topic, topics},
-    postgres::{ConnectOptions, SqlSession, catalog::names::display_table},
-    relay,
-    setup::{
-        self, KafkaFacts, Outcome, Plan, execute, facts,
-        join::{Joining, Standing},
-    },
-    source::{
-        lock,
-        position::{Phase, Position, Recovered},
-    },
+    joining::{Request, SetUp},
+    setup::Outcome,
     telemetry::logs,
 };
 
@@ -50,26 +40,24 @@ pub(super) struct SetupArgs {
 impl SetupArgs {
     pub(super) fn options(&self) -> SetupOptions {
         let admin_url = self.admin_url.clone().filter(|url| !url.is_empty());
-        SetupOptions {
+        let request = Request {
             dry_run: self.dry_run,
             admin_url: admin_url.map(Secret::new),
-            source: self.source.clone(),
-            add_tables: self.add_table.clone(),
-        }
+            tables_join: !self.add_table.is_empty(),
+            by: by(),
+        };
+        SetupOptions { request, source: self.source.clone(), add_tables: self.add_table.clone() }
     }
 }
 
-/// How to set up.
+/// What is to be set up, and how.
 #[derive(Debug, Clone)]
 pub(super) struct SetupOptions {
-    /// Print, and change nothing.
-    pub(super) dry_run: bool,
-    /// As written: its password is within.
-    pub(super) admin_url: Option<Secret>,
+    request: Request,
     /// The one source that is meant.
-    pub(super) source: Option<String>,
+    source: Option<String>,
     /// Tables that are to join it.
-    pub(super) add_tables: Vec<TableName>,
+    add_tables: Vec<TableName>,
 }
 
 /// 0 when everything is there, 1 when something is left to do. A source that fails does not hold up the next one; the
@@ -84,7 +72,7 @@ pub(super) async fn setup(config: Config, options: SetupOptions) -> Result<ExitC
         if let Some(previous) = failure.take() {
             eprintln!("{}", super::explain(&previous));
         }
-        match set_up(source, &config.kafka, &options).await {
+        match set_up(source, &config.kafka, &options.request).await {
             Ok(outcome) => {
                 complete &= !outcome.is_incomplete();
                 print(source, &outcome, &mut io::stdout().lock())?;
@@ -122,133 +110,6 @@ fn print(source: &Source, outcome: &Outcome, out: &mut dyn Write) -> Result<()> 
     written.map_err(|error| Error::new(Code::Internal, "standard output is closed").because(error))
 }
 
-async fn set_up(source: &Source, kafka: &Kafka, options: &SetupOptions) -> Result<Outcome> {
-    if !options.add_tables.is_empty() {
-        let joining = Joining::begin(source, kafka).await?;
-        if !options.dry_run {
-            joining.hold().await?;
-        }
-        match joining.look().await? {
-            Standing::Ordinary => joining.release().await?,
-            standing => return join(joining, standing, (source, kafka), options).await,
-        }
-    }
-    let own = ConnectOptions::parse(&source.url, source.password.as_ref())?.connect_timeout(source.timeouts.connect);
-    let session = session(&own, options).await?;
-    let facts = facts::read(&session, source, own.user()).await?;
-    let mut topics = facts::read_topics(kafka, source).await?;
-    if topics.position_topic && !facts.slot_exists {
-        topics.phase = phase(source, kafka).await?;
-    }
-    if options.dry_run {
-        return Ok(Outcome::dry(Plan::new(&facts, &topics, source, kafka)?));
-    }
-    if !lock::try_take(&session, &source.name).await? {
-        return Err(Error::new(Code::SlotInUse, "another instance is setting the source up"));
-    }
-    let mut outcome = make(&session, source, kafka, &topics).await?;
-    if let Some(slot) = outcome.slot.take() {
-        // The slot is made as the daemon itself would make it, under the same lock.
-        lock::give_back(&session, &source.name).await?;
-        relay::set_up(source, kafka).await?;
-        outcome.notes.push(format!("created replication slot {}, and its position in Kafka", slot.slot));
-    }
-    Ok(outcome)
-}
-
-/// Makes what the tables need that join, and has the next `run` begin with a new slot.
-async fn join(
-    joining: Joining<'_>,
-    standing: Standing,
-    (source, kafka): (&Source, &Kafka),
-    options: &SetupOptions,
-) -> Result<Outcome> {
-    let own = ConnectOptions::parse(&source.url, source.password.as_ref())?.connect_timeout(source.timeouts.connect);
-    let session = session(&own, options).await?;
-    if options.dry_run {
-        let mut outcome = Outcome::dry(plan_of_join(&session, source, kafka).await?);
-        outcome.notes.extend(joining_says(&standing, source));
-        return Ok(outcome);
-    }
-    let takeover = joining.quiesce(&standing).await?;
-    tracing::info!("everything that is published is marked");
-    let mut outcome = execute::execute(&session, plan_of_join(&session, source, kafka).await?, source, kafka).await?;
-    if outcome.is_incomplete() {
-        outcome.notes.push("slot and position are as they were: run this again when what is left is made".to_owned());
-        return Ok(outcome);
-    }
-    let recovered = Recovered {
-        strategy: "add-table".to_owned(),
-        time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-        by: by(),
-        code: None,
-        phase: None,
-        lsn: None,
-    };
-    joining.start_anew(takeover, recovered).await?;
-    let tables: Vec<_> = source.tables.iter().map(display_table).collect();
-    outcome.notes.push(format!(
-        "dropped replication slot {}: start the daemon with the tables {}; it makes the slot anew and publishes what is \
-         unmarked",
-        source.slot,
-        tables.join(", ")
-    ));
-    Ok(outcome)
-}
-
-/// As if there were no slot: it is dropped before anything is decoded through the publication as it will be.
-async fn plan_of_join(session: &SqlSession, source: &Source, kafka: &Kafka) -> Result<Plan> {
-    let own = ConnectOptions::parse(&source.url, source.password.as_ref())?;
-    let facts = setup::Facts { slot_exists: false, ..facts::read(session, source, own.user()).await? };
-    let topics = KafkaFacts { phase: Some(Phase::Creating), ..facts::read_topics(kafka, source).await? };
-    Plan::new(&facts, &topics, source, kafka)
-}
-
-fn joining_says(standing: &Standing, source: &Source) -> Vec<String> {
-    let mut says = Vec::new();
-    if let Standing::Streams { joining, .. } = standing {
-        says.push(format!("joining: {}", joining.join(", ")));
-        says.push("first everything that is committed is published and marked through the slot as it is".to_owned());
-    }
-    says.push(format!(
-        "last the position `creating` is written and slot {} dropped; the next `run` makes it anew and publishes what is \
-         unmarked",
-        source.slot
-    ));
-    says
-}
-
-/// Reads once more, now that nobody else makes anything, and makes what is missing.
-async fn make(session: &SqlSession, source: &Source, kafka: &Kafka, topics: &KafkaFacts) -> Result<Outcome> {
-    let own = ConnectOptions::parse(&source.url, source.password.as_ref())?;
-    let facts = facts::read(session, source, own.user()).await?;
-    let plan = Plan::new(&facts, topics, source, kafka)?;
-    execute::execute(session, plan, source, kafka).await
-}
-
-/// The session that makes things: the administrator's where there is one, which must lead to the source's database.
-async fn session(own: &ConnectOptions, options: &SetupOptions) -> Result<SqlSession> {
-    let Some(admin) = &options.admin_url else { return own.sql("setup").await };
-    let admin = ConnectOptions::parse(admin.expose(), None)?;
-    if admin.database() == own.database() {
-        return admin.sql("setup").await;
-    }
-    let text = format!(
-        "--admin-url leads to database {}, and the source is in {}: run setup once for each database",
-        admin.database(),
-        own.database()
-    );
-    Err(Error::new(Code::ConfigInvalid, text))
-}
-
-/// The phase of the source's position.
-async fn phase(source: &Source, kafka: &Kafka) -> Result<Option<Phase>> {
-    // Which of two positions is the newer one is the order of the topic; whether that may be is for `run` to say.
-    let newest =
-        position_topic::read(kafka, &source.name, |_, _| position_topic::Succession::Newer, topics::TIMEOUT).await?;
-    let decode = |bytes: Vec<u8>| {
-        let what = "the newest position of this source";
-        Position::decode(&bytes).map_err(|error| Error::new(Code::PositionInvalid, what).because(error))
-    };
-    Ok(newest.map(decode).transpose()?.map(|position| position.phase))
+async fn set_up(source: &Source, kafka: &Kafka, request: &Request) -> Result<Outcome> {
+    SetUp::new(source, kafka, request)?.carry_out().await
 }

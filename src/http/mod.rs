@@ -15,7 +15,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{Code, Error, Result, telemetry::Metrics};
+use crate::{Code, Error, Result, source::standing::SourceState, telemetry::Metrics};
 
 /// A source whose supervisor has not moved for this long is stuck. Longer than any pause of the backoff by default.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -78,9 +78,9 @@ async fn readyz(State(served): State<Served>) -> Response {
     let ready = is_ready(&served);
     let states: Vec<_> = served
         .metrics
-        .statuses()
+        .standings()
         .iter()
-        .map(|status| json!({ "source": status.source, "state": status.state }))
+        .map(|source| json!({ "source": source.source, "state": source.state() }))
         .collect();
     answer(ready, &json!({ "ready": ready, "stopping": *served.stopping.borrow(), "sources": states }))
 }
@@ -90,14 +90,16 @@ async fn status(State(served): State<Served>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "ready": is_ready(&served),
         "stopping": *served.stopping.borrow(),
-        "sources": served.metrics.statuses(),
+        "sources": served.metrics.standings(),
     });
     answer(true, &body)
 }
 
 fn is_ready(served: &Served) -> bool {
-    let statuses = served.metrics.statuses();
-    !*served.stopping.borrow() && !statuses.is_empty() && statuses.iter().all(|status| status.state.is_ready())
+    let sources = served.metrics.standings();
+    !*served.stopping.borrow()
+        && !sources.is_empty()
+        && sources.iter().all(|source| source.state().is_some_and(SourceState::is_ready))
 }
 
 fn answer(good: bool, body: &Value) -> Response {
@@ -114,7 +116,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Lsn, telemetry::SourceState};
+    use crate::Lsn;
 
     struct Server {
         address: SocketAddr,

@@ -13,7 +13,6 @@
 //! - the position is written before the slot is touched: killed between any two steps, the source is in phase `creating`
 //!   (the next `run`, or the same `recover`, goes on from there) or as it was.
 
-mod facts;
 mod plan;
 
 use std::time::SystemTime;
@@ -23,10 +22,15 @@ use crate::{
     config::{Kafka, Source},
     kafka::position_topic,
     postgres::{ConnectOptions, CreateSlot, SqlSession, catalog::slots},
-    source::{lock, position::Position, server::require_server, takeover::Takeover},
+    source::{
+        facts::{Facts, Look},
+        lock, newest,
+        position::Position,
+        server::require_server,
+        takeover::Takeover,
+    },
 };
 
-pub use facts::{Facts, Published};
 pub use plan::{Next, Plan, Strategy};
 
 /// A recovery under way: holds the source's advisory lock as long as it lives.
@@ -54,7 +58,8 @@ impl<'a> Recovery<'a> {
             return Err(Error::new(Code::RecoverRefused, text));
         }
         lock::slot_at_rest(&sql, &source.slot).await?;
-        let facts = facts::read(&connect, &sql, source, kafka).await?;
+        let look = Look { source, kafka, connect: &connect, patience: newest::PATIENCE };
+        let facts = look.through(Ok(&sql)).await.whole()?;
         Ok(Self { source, kafka, connect, sql, facts })
     }
 
@@ -107,7 +112,9 @@ impl<'a> Recovery<'a> {
 
     /// Every daemon is fenced by now: what is read here stays so until one starts, which fences us first.
     async fn require_unchanged(&self) -> Result<()> {
-        let now = facts::read(&self.connect, &self.sql, self.source, self.kafka).await?;
+        let (source, kafka, connect) = (self.source, self.kafka, &self.connect);
+        let look = Look { source, kafka, connect, patience: newest::PATIENCE };
+        let now = look.through(Ok(&self.sql)).await.whole()?;
         let same = now.published == self.facts.published
             && now.slot == self.facts.slot
             && now.server.publication == self.facts.server.publication

@@ -5,14 +5,15 @@ use std::{
     time::SystemTime,
 };
 
-use super::facts::{Facts, Published};
 use crate::{
     Code, Error, Lsn, Result,
     config::{Backfill, Mark, Source},
     postgres::catalog::SlotInfo,
     source::{
         compare::compare,
+        facts::Facts,
         position::{Phase, Position, Recovered},
+        verdict::{Evidence, verdict},
     },
 };
 
@@ -74,7 +75,7 @@ impl Plan {
         if let Some(slot) = &facts.slot {
             require_ours(slot, facts, source)?;
         }
-        let halt = halt(facts);
+        let halt = halt(facts, source);
         if halt.is_none() && !force {
             let text = "the source would start without a halt, so there is nothing to recover (a halt that shows only \
                         while it streams needs --force)";
@@ -139,26 +140,9 @@ fn require_ours(slot: &SlotInfo, facts: &Facts, source: &Source) -> Result<()> {
     }
 }
 
-/// What a start would halt for, as far as it shows before anything is streamed.
-fn halt(facts: &Facts) -> Option<Error> {
-    if let Some(reason) = facts.slot.as_ref().and_then(SlotInfo::lost) {
-        return Some(Error::new(Code::SlotLost, reason));
-    }
-    match (&facts.published, &facts.slot) {
-        (Published::Unreadable(text), _) => Some(Error::new(Code::PositionInvalid, text.clone())),
-        (Published::Nothing, Some(_)) => {
-            Some(Error::new(Code::PositionLost, "the slot exists, but Kafka holds no position for this source"))
-        }
-        (Published::Known(position), None) if position.phase == Phase::Streaming => {
-            let text = format!("the source was published up to {}, but its slot does not exist", position.progress.lsn);
-            Some(Error::new(Code::SlotMissing, text))
-        }
-        (Published::Known(position), Some(_)) if position.phase == Phase::Streaming => {
-            compare(position, &facts.server).err()
-        }
-        // Not set up yet, or in the middle of it: `run` goes on by itself.
-        (Published::Nothing, None) | (Published::Known(_), _) => None,
-    }
+fn halt(facts: &Facts, source: &Source) -> Option<Error> {
+    let Facts { published, slot, server, .. } = facts;
+    verdict(Evidence { name: &source.slot, slot: slot.as_ref(), published, server: Some(server) })
 }
 
 type Way = (Position, Next, Vec<String>);

@@ -17,12 +17,11 @@ use std::{
 };
 
 use super::{
+    context::Context,
     marker::MarkingSession,
     marks::Marks,
     report::Report,
     rows::{Row, Rows, Verdicts},
-    start::position_bytes,
-    supervisor::Context,
 };
 use crate::{
     Code, Error, Result,
@@ -100,7 +99,7 @@ impl Backfill<'_> {
             self.position.chunk =
                 marks.iter().map(|row| RowId { table: oid(row.table), id: row.id.to_owned() }).collect();
             let began = Instant::now();
-            let position = position_bytes(self.context, &self.position);
+            let position = self.context.record_of(&self.position);
             (producers, records) = match producers.publish(records, position).await {
                 Ok(published) => published,
                 Err(unpublished) => {

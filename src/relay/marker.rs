@@ -12,9 +12,9 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_postgres::error::SqlState;
 
 use super::{
+    context::Context,
     marks::{MarkRow, Marks},
     state::BatchId,
-    supervisor::Context,
 };
 use crate::{
     Code, Error, Result,

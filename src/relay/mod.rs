@@ -16,10 +16,13 @@
 //! one bounded channel. `supervisor` runs one session after another; nothing of a failed session is used again.
 
 mod backfill;
+mod context;
 mod intake;
 mod marker;
 mod marks;
+mod memory;
 mod monitor;
+mod once;
 mod publisher;
 mod report;
 mod rows;
@@ -30,5 +33,5 @@ pub mod state;
 mod stream;
 mod supervisor;
 
-pub(crate) use start::succession;
-pub use supervisor::{drain, run, set_up};
+pub(crate) use once::{drain, set_up};
+pub use supervisor::run;

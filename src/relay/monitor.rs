@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::supervisor::Context;
+use super::context::Context;
 use crate::{
-    Result,
+    Lsn, Result,
     postgres::{
         ConnectOptions, SqlSession,
         catalog::{TableInfo, monitor},
     },
-    telemetry::SourceMetrics,
+    source::standing::SlotStanding,
+    telemetry::{SeenSlot, SourceMetrics},
 };
 
 /// How often it looks.
@@ -41,7 +42,7 @@ async fn watch(connect: &ConnectOptions, queries: &monitor::Monitor, metrics: &S
         tick.tick().await;
         // The relay itself meets the same server; here an error only means old numbers.
         match look(connect, queries, &mut session).await {
-            Ok(reading) => show(&reading, metrics),
+            Ok(reading) => show(queries.slot(), &reading, metrics),
             Err(error) => tracing::debug!("monitoring: {error}"),
         }
     }
@@ -60,13 +61,24 @@ async fn look(
     queries.read(session.insert(open)).await
 }
 
-fn show(reading: &monitor::Reading, metrics: &SourceMetrics) {
+fn standing(name: &str, slot: &monitor::SlotReading) -> SlotStanding {
+    SlotStanding {
+        name: name.to_owned(),
+        active: slot.active,
+        wal_status: slot.wal_status.clone(),
+        confirmed_flush: slot.confirmed_flush.unwrap_or(Lsn::ZERO),
+        retained_bytes: Some(slot.retained_bytes),
+    }
+}
+
+fn show(name: &str, reading: &monitor::Reading, metrics: &SourceMetrics) {
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     if let Some(slot) = &reading.slot {
         metrics.lag_bytes.set(gauge(slot.lag_bytes));
         metrics.slot_retained_bytes.set(gauge(slot.retained_bytes));
         metrics.set_slot_wal_status(slot.wal_status.as_deref().unwrap_or_default());
     }
+    metrics.set_slot(reading.slot.as_ref().map(|slot| SeenSlot { end: slot.current, slot: standing(name, slot) }));
     if let Some(backlog) = &reading.backlog {
         metrics.unpublished_rows.set(gauge(backlog.rows));
     }

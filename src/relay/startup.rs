@@ -24,7 +24,10 @@
 
 use crate::{
     Code, Error, Lsn,
-    source::position::{Phase, Position},
+    source::{
+        position::{Phase, Position},
+        verdict::{Interrupted, require_pair},
+    },
 };
 
 /// What is to be done next.
@@ -221,15 +224,15 @@ impl Startup {
     /// The position is read by the holder of the slot or of the lock: what now?
     fn decide(&mut self) -> Result<Step, Error> {
         let phase = self.position.as_ref().map(|position| position.phase);
+        // A start that is not setting up has the slot in hand.
+        let slot_exists = self.slot_exists || !self.setting_up;
+        require_pair(self.position.as_deref(), slot_exists, Interrupted::GoesOn)?;
         match (phase, self.setting_up) {
             (Some(Phase::Streaming), false) => Ok(Step::Stream),
             (Some(Phase::Creating | Phase::Backfill), false) => Ok(self.set_up(Step::LockSource)),
-            // Rule 4: what was published through this slot is known to nobody any more.
-            (None, false) => Err(self.position_lost()),
-            (None, true) if self.slot_exists => Err(self.position_lost()),
+            (None, false) => Err(Error::new(Code::Internal, "a slot without a position was not judged")),
             // Another instance finished the set-up before we had the lock.
-            (Some(Phase::Streaming), true) if self.slot_exists => Ok(Step::StandBy),
-            (Some(Phase::Streaming), true) => Err(self.slot_missing()),
+            (Some(Phase::Streaming), true) => Ok(Step::StandBy),
             (_, true) if !self.policy.auto_setup => {
                 Err(Error::new(Code::SetupMissing, "the slot does not exist and auto_setup is off"))
             }
@@ -250,15 +253,6 @@ impl Startup {
             (true, false) => Step::AdoptSlot,
             (false, _) => Step::CreateSlot,
         }
-    }
-
-    fn position_lost(&self) -> Error {
-        Error::new(Code::PositionLost, "the slot exists, but the position topic holds no position for this source")
-    }
-
-    fn slot_missing(&self) -> Error {
-        let lsn = self.position.as_ref().map_or(Lsn::ZERO, |position| position.progress.lsn);
-        Error::new(Code::SlotMissing, format!("the source was published up to {lsn}, but its slot does not exist"))
     }
 }
 

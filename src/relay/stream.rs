@@ -15,17 +15,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use super::{
+    context::Context,
     intake::Intake,
     marker::{MarkJob, Marked, Marker, marking_sessions},
     marks::Marks,
+    memory::{End, Memory, ServerLife},
     monitor::Monitor,
     publisher::{Event, Job, Publisher},
     report::Report,
     rows::Rows,
-    session::{End, Memory, ServerLife},
-    start::{Started, position_bytes},
+    start::Started,
     state::{Action, BatchId, Bounds, Machine},
-    supervisor::Context,
 };
 use crate::{
     Code, Error, Result,
@@ -33,8 +33,7 @@ use crate::{
     kafka::{Batching, PublishFailure},
     outbox::{Encoder, Records},
     postgres::{ReplicationStream, SqlSession, StandbyStatus, catalog::tables},
-    source::{compare::require_same_publication, position::Position, publication::fingerprint},
-    telemetry::SourceState,
+    source::{compare::require_same_publication, position::Position, publication::fingerprint, standing::SourceState},
 };
 
 /// Messages taken before events are looked at again.
@@ -257,7 +256,7 @@ impl<'a> Stream<'a> {
         self.intake.records.split_off_into(rows, &mut records);
         std::mem::swap(&mut self.intake.records, &mut records);
         self.keep_marks(batch, rows);
-        let position = position_bytes(self.context, &self.position);
+        let position = self.context.record_of(&self.position);
         self.publisher.publish(Job { batch, records, position })
     }
 

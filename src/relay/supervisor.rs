@@ -10,16 +10,11 @@ use tokio::{
 use tracing::Instrument;
 
 use super::{
-    session::{End, Memory, Session},
-    start::Start,
-    startup::Step,
+    context::Context,
+    memory::{End, Memory},
+    session::Session,
 };
-use crate::{
-    Class, Code, Error, Lsn, Result,
-    config::{Config, Kafka, Source},
-    postgres::{ConnectOptions, SqlSession, catalog::slots},
-    telemetry::{Metrics, SourceMetrics, SourceState},
-};
+use crate::{Class, Code, Error, Result, config::Config, source::standing::SourceState, telemetry::Metrics};
 
 /// The first pause of the backoff.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -38,9 +33,6 @@ const STANDBY_POLL: Duration = Duration::from_millis(500);
 
 /// How often a slot that is in use is looked for by who would not stand by.
 const IMPATIENT_TRIES: u32 = 20;
-
-/// How often [`drain`] looks how far the slot is, and at most how long the source may keep to itself that it idles.
-const DRAIN_POLL: Duration = Duration::from_millis(200);
 
 /// Runs all sources until `shutdown` turns true and everything in flight is finished.
 ///
@@ -91,106 +83,9 @@ fn on_a_thread(
     Ok(told)
 }
 
-/// What every session of a source needs.
-pub(super) struct Context {
-    /// The source.
-    pub source: Source,
-    /// The cluster.
-    pub kafka: Arc<Kafka>,
-    /// Where its position goes.
-    pub position_topic: Arc<str>,
-    /// The key of its position.
-    pub position_key: Arc<str>,
-    /// How to reach its Postgres.
-    pub connect: ConnectOptions,
-    /// Its metrics and its state as others see it.
-    pub metrics: SourceMetrics,
-    /// Turns true once, when the daemon is to stop.
-    pub shutdown: watch::Receiver<bool>,
-    /// Whether to wait where another instance streams, as a daemon does.
-    pub(super) patient: bool,
-}
-
-/// Sets a source up as the daemon would at its first start, and ends where it would begin to stream: the slot is made
-/// and the position written. A source that is set up already is left as it is.
-///
-/// # Errors
-/// Whatever stands in the way.
-pub async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
-    let (_stop, shutdown) = watch::channel(false);
-    let source = Source { auto_setup: true, ..source.clone() };
-    let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
-    match Start::new(&context, &mut Memory::default()).impatient().run().await? {
-        Step::StandBy => Err(in_use(&source)),
-        _ => Ok(()),
-    }
-}
-
-/// Relays a source as the daemon does until its slot is confirmed up to `end`, and then stops in order. What was
-/// written before is published and marked then, unless the stop took longer than it may: look at the position.
-///
-/// # Errors
-/// [`Code::SlotInUse`] when an instance is running; whatever halts the source. What can heal is waited for, as the
-/// daemon does.
-pub async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()> {
-    let (stop, shutdown) = watch::channel(false);
-    let mut source = Source { auto_setup: false, ..source.clone() };
-    // Nobody wants to wait for an idle source to say how far it is.
-    source.timeouts.idle_advance = source.timeouts.idle_advance.min(DRAIN_POLL);
-    source.timeouts.status = source.timeouts.status.min(DRAIN_POLL);
-    let mut context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
-    context.patient = false;
-    let sql = context.connect.sql("drain").await?;
-    let relaying = context.supervise();
-    tokio::pin!(relaying);
-    tokio::select! {
-        ended = &mut relaying => return ended,
-        reached = confirmed_up_to(&sql, &source.slot, end) => reached?,
-    }
-    // It cannot be gone: `relaying` has the receiver.
-    let _ = stop.send(true);
-    relaying.await
-}
-
-/// Waits until the slot is confirmed up to `end`.
-async fn confirmed_up_to(sql: &SqlSession, slot: &str, end: Lsn) -> Result<()> {
-    while slots::slot(sql, slot).await?.is_none_or(|slot| slot.confirmed_flush < end) {
-        tokio::time::sleep(DRAIN_POLL).await;
-    }
-    Ok(())
-}
-
-fn in_use(source: &Source) -> Error {
-    Error::new(Code::SlotInUse, format!("an instance of source {} is running", source.name))
-}
-
 impl Context {
-    fn new(source: &Source, kafka: &Arc<Kafka>, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<Self> {
-        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
-            .connect_timeout(source.timeouts.connect)
-            .statement_timeout(source.timeouts.statement)
-            .max_message_bytes(source.limits.message_bytes);
-        Ok(Self {
-            metrics: metrics.source(&source.name),
-            position_topic: Arc::from(kafka.position_topic.as_str()),
-            position_key: Arc::from(source.name.as_str()),
-            source: source.clone(),
-            kafka: Arc::clone(kafka),
-            connect,
-            shutdown,
-            patient: true,
-        })
-    }
-
-    /// Resolves when the daemon is to stop.
-    pub(super) async fn stopping(&self) {
-        let mut shutdown = self.shutdown.clone();
-        // An error means that the sender is gone, which is a stop as well.
-        let _ = shutdown.wait_for(|stop| *stop).await;
-    }
-
     /// Runs one session after another until the daemon stops, or a person must act.
-    async fn supervise(&self) -> Result<()> {
+    pub(super) async fn supervise(&self) -> Result<()> {
         let mut memory = Memory::default();
         let mut backoff = Backoff::new(self.source.timeouts.backoff_max);
         let mut stood_by = 0;
@@ -207,7 +102,7 @@ impl Context {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Again) => AGAIN_PAUSE,
                 // The walsender of our own last session may live for a moment.
-                Ok(End::StandBy) if !self.patient && stood_by >= IMPATIENT_TRIES => return Err(in_use(&self.source)),
+                Ok(End::StandBy) if !self.patient && stood_by >= IMPATIENT_TRIES => return Err(self.in_use()),
                 Ok(End::StandBy) => {
                     stood_by += 1;
                     self.metrics.set_state(SourceState::Standby);

@@ -15,7 +15,7 @@ use crate::{
         },
         sql_error,
     },
-    source::position::Phase,
+    source::position::Position,
 };
 
 /// What there is of a source in Postgres.
@@ -107,8 +107,8 @@ pub struct KafkaFacts {
     pub position_topic: bool,
     /// Topics whose names follow from the configuration alone, and whether they are there.
     pub topics: Vec<(String, bool)>,
-    /// The phase of the source's position, if it has one.
-    pub phase: Option<Phase>,
+    /// The source's position, if it has one.
+    pub position: Option<Box<Position>>,
 }
 
 /// Reads what there is of `source`, for the daemon's `role`, through any session in its database.
@@ -191,6 +191,6 @@ pub async fn read_topics(kafka: &crate::config::Kafka, source: &Source) -> Resul
     Ok(KafkaFacts {
         position_topic: exists(&kafka.position_topic),
         topics: names.iter().map(|name| (name.clone(), exists(name))).collect(),
-        phase: None,
+        position: None,
     })
 }

@@ -13,7 +13,6 @@
 
 pub mod execute;
 pub mod facts;
-pub mod join;
 pub mod migrations;
 pub mod plan;
 

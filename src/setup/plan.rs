@@ -13,7 +13,7 @@ use crate::{
     config::{Backfill, Columns, Kafka, Mark, Source, Template, TemplatePart},
     kafka::topics::NewTopic,
     postgres::catalog::{names::quote_ident, publications::Membership},
-    source::position::Phase,
+    source::verdict::{Interrupted, require_pair},
 };
 
 /// What is to be done for one source.
@@ -219,10 +219,7 @@ impl Plan {
             self.present.push(format!("replication slot {name}"));
             return Ok(());
         }
-        if matches!(topics.phase, Some(Phase::Backfill | Phase::Streaming)) {
-            let text = format!("slot {name} does not exist, but rows were published through it");
-            return Err(Error::new(Code::SlotMissing, text));
-        }
+        require_pair(topics.position.as_deref(), false, Interrupted::NeedsItsSlot)?;
         match source.backfill {
             Backfill::None => {
                 let step = SlotStep { slot: name.clone(), failover: source.failover };

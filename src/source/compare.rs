@@ -29,7 +29,7 @@ pub struct Server {
 /// # Errors
 /// One of the halting codes `system-changed`, `history-diverged`, `slot-ahead`, `publication-changed`.
 pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
-    let (history, lsn) = (&position.history, position.progress.lsn);
+    let history = &position.history;
     let reached = reached(position);
     if history.system_id != server.system_id {
         return Err(Error::new(
@@ -44,14 +44,24 @@ pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
             format!("published up to {reached}, but the server's log ends at {}", server.flushed),
         ));
     }
-    // The server forwards silently past what a client asks for, so a slot ahead of us would lose rows unseen (rule 4).
-    if server.confirmed_flush > lsn {
-        return Err(Error::new(
-            Code::SlotAhead,
-            format!("published up to {lsn}, but the slot was confirmed up to {}", server.confirmed_flush),
-        ));
-    }
+    require_slot_behind(position, server.confirmed_flush)?;
     require_same_publication(&position.publication, &server.publication)
+}
+
+/// Rule 4: the server forwards silently past what a client asks for, so a slot ahead of the position would lose rows
+/// unseen.
+///
+/// # Errors
+/// [`Code::SlotAhead`].
+pub(crate) fn require_slot_behind(position: &Position, confirmed_flush: Lsn) -> Result<(), Error> {
+    let lsn = position.progress.lsn;
+    if confirmed_flush <= lsn {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::SlotAhead,
+        format!("published up to {lsn}, but the slot was confirmed up to {confirmed_flush}"),
+    ))
 }
 
 /// What the server's log must reach at least. Of a split transaction the commit record was there when its first rows were

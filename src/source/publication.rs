@@ -20,3 +20,12 @@ pub(crate) async fn fingerprint(sql: &SqlSession, publication: &str, tables: &[T
     let print = Fingerprint::of(&publication, tables);
     serde_json::to_value(print).map_err(|error| Error::new(Code::Internal, "a fingerprint").because(error))
 }
+
+/// A publication that the stream no longer finds was there when its rows were published, and rows that were committed
+/// without it cannot be decoded even when it is made again: that is for a person to mend.
+pub(crate) fn is_gone(error: Error) -> Error {
+    match error.code() {
+        Code::PublicationMissing => Error::new(Code::PublicationChanged, "the publication was dropped").because(error),
+        _ => error,
+    }
+}

@@ -5,8 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::Standing;
-use crate::source::position::Phase;
+use crate::source::{position::Phase, standing::Standing};
 
 const HEAD: [&str; 7] = ["SOURCE", "PHASE", "POSITION", "LAG", "OLDEST", "SLOT", "UNPUBLISHED"];
 
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
     use crate::{
         Lsn,
-        status::{Problem, SlotStanding},
+        source::standing::{Problem, SlotStanding},
     };
 
     #[test]

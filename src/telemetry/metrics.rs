@@ -16,9 +16,12 @@ use prometheus::{
 
 use super::{
     families::{Families, register},
-    status::{Shown, SourceState, SourceStatus},
+    shown::{SeenSlot, Shown},
 };
-use crate::{Class, Code, Error, Lsn};
+use crate::{
+    Class, Code, Error, Lsn,
+    source::standing::{SourceState, Standing},
+};
 
 /// `pg_replication_slots.wal_status`.
 /// Source: PostgreSQL documentation, "pg_replication_slots".
@@ -119,8 +122,8 @@ impl Metrics {
 
     /// Every source, by name.
     #[must_use]
-    pub fn statuses(&self) -> Vec<SourceStatus> {
-        lock(&self.0.sources).values().map(SourceMetrics::status).collect()
+    pub fn standings(&self) -> Vec<Standing> {
+        lock(&self.0.sources).values().map(SourceMetrics::standing).collect()
     }
 
     /// The sources that beat once and have not done so for `limit`, by name.
@@ -233,19 +236,21 @@ impl SourceMetrics {
         lock(&self.shown).beat = Some(Instant::now());
     }
 
+    /// The slot as the monitor has just seen it, if there is one.
+    pub(crate) fn set_slot(&self, seen: Option<SeenSlot>) {
+        lock(&self.shown).slot = seen;
+    }
+
     /// The source at this moment.
     #[must_use]
-    pub fn status(&self) -> SourceStatus {
+    pub fn standing(&self) -> Standing {
         let shown = lock(&self.shown);
-        SourceStatus {
-            source: self.name.to_string(),
-            state: shown.state,
-            since: shown.since,
-            position: shown.position,
-            lag_bytes: self.lag_bytes.get(),
-            lag_seconds: self.lag_seconds.get(),
-            unpublished_rows: self.unpublished_rows.get(),
-            last_error: shown.last_error.clone(),
+        let seen = |gauge: &IntGauge| shown.slot.as_ref().and_then(|_| u64::try_from(gauge.get()).ok());
+        Standing {
+            lag_bytes: seen(&self.lag_bytes),
+            lag_seconds: shown.position.map(|_| self.lag_seconds.get()),
+            unpublished_rows: seen(&self.unpublished_rows),
+            ..shown.standing(&self.name)
         }
     }
 }
@@ -352,7 +357,7 @@ mod tests {
         let text = metrics.render().unwrap();
         assert!(text.contains(r#"outboxd_errors_total{code="slot-missing",source="order"} 1"#), "{text}");
         assert!(text.contains(r#"outboxd_kafka_transactions_total{outcome="unknown",source="order"} 1"#), "{text}");
-        let error = metrics.statuses()[0].last_error.clone().unwrap();
+        let error = metrics.standings()[0].daemon.clone().unwrap().last_error.unwrap().problem;
         assert_eq!((error.code, error.message.as_str()), ("slot-missing", "slot outboxd_order"));
     }
 
@@ -361,6 +366,6 @@ mod tests {
         let metrics = Metrics::new();
         metrics.source("order").rows_marked.inc();
         assert_eq!(metrics.source("order").rows_marked.get(), 1);
-        assert_eq!(metrics.statuses().len(), 1);
+        assert_eq!(metrics.standings().len(), 1);
     }
 }

@@ -6,7 +6,7 @@
 mod families;
 pub mod logs;
 mod metrics;
-mod status;
+mod shown;
 
 pub use metrics::{Metrics, Outcome, SourceMetrics};
-pub use status::{LastError, SourceState, SourceStatus};
+pub(crate) use shown::SeenSlot;

@@ -7,6 +7,10 @@ use outboxd::{
     config::{Backfill, Source},
     postgres::{ConnectOptions, SqlSession, catalog::tables},
     setup::{self, KafkaFacts, Plan, Step, facts},
+    source::{
+        position::{Phase, Position},
+        server::require_server,
+    },
 };
 use testbed::{Kafka, Postgres, Version, unique};
 
@@ -163,24 +167,30 @@ async fn run_makes_what_it_may_and_names_the_sql_of_what_it_may_not() {
     let table = tables::resolve_all(&daemon, &source).await.unwrap().remove(0);
     assert_eq!(table.owner, empty.role);
     assert!(table.indexes_over("published_at").eq(["idx_order_outbox_unpublished"]));
-    outboxd::source::server::require_server(&daemon).await.unwrap();
+    require_server(&daemon).await.unwrap();
+}
+
+/// A position of this phase; nothing but the phase is looked at.
+fn position(phase: Phase) -> Box<Position> {
+    let mut position = Position::creating("outboxd_order", serde_json::Value::Null);
+    position.phase = phase;
+    Box::new(position)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_through_which_rows_were_published_is_never_made_again() {
-    use outboxd::source::position::Phase;
     let empty = Empty::new().await.with_role().await;
     let mut source = empty.source(&["order_outbox"]);
     let admin = empty.session("postgres").await;
     let kafka = kafka_config();
     let facts = facts::read(&admin, &source, &empty.role).await.unwrap();
     for phase in [Phase::Backfill, Phase::Streaming] {
-        let topics = KafkaFacts { phase: Some(phase), ..KafkaFacts::default() };
+        let topics = KafkaFacts { position: Some(position(phase)), ..KafkaFacts::default() };
         assert_eq!(Plan::new(&facts, &topics, &source, &kafka).unwrap_err().code(), Code::SlotMissing);
     }
     let has_slot = |plan: &Plan| plan.steps.iter().any(|step| matches!(step, Step::Slot(_)));
     for phase in [None, Some(Phase::Creating)] {
-        let topics = KafkaFacts { phase, ..KafkaFacts::default() };
+        let topics = KafkaFacts { position: phase.map(position), ..KafkaFacts::default() };
         source.backfill = Backfill::Unpublished;
         assert!(!has_slot(&Plan::new(&facts, &topics, &source, &kafka).unwrap()), "run makes it, with its snapshot");
         source.backfill = Backfill::None;

@@ -72,3 +72,40 @@ async fn a_side_that_cannot_be_reached_takes_only_its_own_numbers_away() -> Resu
     assert_eq!(codes(&status(&scene).await?), ["slot-ahead"]);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_publication_that_changed_is_told_before_anybody_starts() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    daemon.term()?;
+    daemon.wait_exit(PATIENCE).await?;
+    assert_eq!(codes(&status(&scene).await?), Vec::<&str>::new());
+    let alter = format!("ALTER PUBLICATION {} SET (publish = 'insert, update')", scene.slot());
+    scene.client.batch_execute(&alter).await?;
+    assert_eq!(codes(&status(&scene).await?), ["publication-changed"]);
+    Ok(())
+}
+
+/// The daemon answers with the same fields as the command, and says besides what it does.
+#[tokio::test]
+async fn the_daemon_and_the_command_give_one_answer() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    scene.insert(3).await?;
+    let daemon = scene.streaming().await?;
+    scene.oracle().await?.assert_clean();
+    let command = status(&scene).await?;
+    let own = testbed::eventually(PATIENCE, async || {
+        let (_, body) = daemon.http_get("/status").await?;
+        let own = serde_json::from_str::<Value>(&body)?["sources"][0].clone();
+        anyhow::ensure!(own["slot"].is_object() && own["position"] == command["position"], "{own}");
+        anyhow::Ok(own)
+    })
+    .await;
+    let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let beside = ["last_error", "since", "state"];
+    let shared: Vec<_> = names(&own).into_iter().filter(|name| !beside.contains(&name.as_str())).collect();
+    assert_eq!(shared, names(&command));
+    assert_eq!((&own["phase"], &own["slot"]["name"]), (&command["phase"], &command["slot"]["name"]));
+    assert_eq!((&own["state"], &own["problems"]), (&Value::from("streaming"), &serde_json::json!([])), "{own}");
+    Ok(())
+}

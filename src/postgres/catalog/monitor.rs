@@ -73,6 +73,12 @@ impl Monitor {
         Self { slot: slot.to_owned(), backlog }
     }
 
+    /// The slot's name.
+    #[must_use]
+    pub fn slot(&self) -> &str {
+        &self.slot
+    }
+
     /// Reads everything in one round trip. Counting is bounded by the session's statement_timeout; when it takes
     /// longer, the slot's numbers are still given.
     ///

@@ -2,19 +2,16 @@
 
 use super::*;
 use crate::{
-    Config, Lsn,
-    config::Flags,
+    Lsn,
     source::{
-        compare::Server,
+        newest::Published,
         position::{RowId, Split},
+        samples,
     },
 };
 
 fn source(mark: Mark, backfill: Backfill) -> Source {
-    let mut flags = Flags { brokers: Some("k:9092".to_owned()), ..Flags::default() };
-    flags.source.source_url = Some("postgres://u@db/shop".to_owned());
-    flags.source.tables = vec!["outbox".to_owned()];
-    Source { mark, backfill, ..Config::load_with(&flags, &|_| None).unwrap().sources.remove(0) }
+    Source { mark, backfill, ..samples::source() }
 }
 
 fn marking() -> Source {
@@ -23,41 +20,15 @@ fn marking() -> Source {
 
 /// Published up to 100, and a slot that stands there.
 fn healthy() -> Facts {
-    let slot = SlotInfo {
-        plugin: Some("pgoutput".into()),
-        database: Some("shop".into()),
-        temporary: false,
-        active: false,
-        active_pid: None,
-        restart_lsn: Some(Lsn(50)),
-        confirmed_flush: Lsn(100),
-        wal_status: Some("reserved".into()),
-        invalidation_reason: None,
-        failover: false,
-        synced: false,
-        two_phase: false,
-    };
-    let server = Server {
-        system_id: "7".into(),
-        timeline: 1,
-        flushed: Lsn(500),
-        switches: Vec::new(),
-        confirmed_flush: Lsn(100),
-        publication: serde_json::json!({"now": 1}),
-    };
-    let mut facts = Facts {
-        published: Published::Nothing,
-        slot: Some(slot),
-        server,
+    Facts {
+        published: Published::Known(Box::new(samples::position(Phase::Streaming))),
+        slot: Some(samples::slot(100)),
+        server: samples::server(),
         in_recovery: false,
         database: "shop".into(),
         tables: vec![16_400],
         unmarked: Some(9),
-    };
-    let mut position = facts.streaming_at(Lsn(100), &marking());
-    position.history.consistent_point = Lsn(40);
-    facts.published = Published::Known(Box::new(position));
-    facts
+    }
 }
 
 fn confirmed(lsn: u64) -> Facts {
@@ -106,7 +77,7 @@ fn a_slot_that_is_not_an_outbox_s_is_never_dropped() {
 
 #[test]
 fn each_halt_is_known_by_its_code() {
-    let code = |facts: &Facts| halt(facts).map(|error| error.code());
+    let code = |facts: &Facts| halt(facts, &marking()).map(|error| error.code());
     let mut facts = healthy();
     assert_eq!(code(&facts), None);
     assert_eq!(code(&confirmed(101)), Some(Code::SlotAhead));

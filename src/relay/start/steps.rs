@@ -2,11 +2,11 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use super::{Replication, Start};
+use super::walk::{Replication, Start};
 use crate::{
     Code, Error, Lsn, Result,
     config::{Delivery, Mark},
-    kafka::position_topic::{self, Succession},
+    kafka::position_topic,
     outbox::Records,
     postgres::{
         CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus, SystemIdentity,
@@ -17,20 +17,18 @@ use crate::{
         marker::marking_session,
         marks::{MarkRow, Marks},
         startup::Fact,
-        supervisor::Context,
     },
     setup,
     source::{
         lock,
+        newest::{self, Belief},
         position::{History, Phase, Position, Progress, RowId},
-        producers::{PositionBytes, Producers, Unpublished},
-        publication::fingerprint,
+        producers::{Producers, Unpublished},
+        publication::{self, fingerprint},
+        standing::SourceState,
+        verdict::require_kept,
     },
-    telemetry::SourceState,
 };
-
-/// Longest wait for the open transactions of others on the position topic: Kafka aborts them after their timeout.
-const POSITION_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How often the end of our own walsender is looked for.
 const RELEASE_POLL: Duration = Duration::from_millis(20);
@@ -54,9 +52,7 @@ impl Start<'_> {
         let name = &self.context.source.slot;
         loop {
             let Some(slot) = slots::slot(self.sql()?, name).await? else { return Ok(Fact::SlotAbsent) };
-            if let Some(reason) = slot.lost() {
-                return Err(Error::new(Code::SlotLost, format!("slot {name}: {reason}"))); // Rule 17.
-            }
+            require_kept(name, &slot)?;
             if !slot.active {
                 break;
             }
@@ -147,7 +143,7 @@ impl Start<'_> {
                 && let Some(error) = last_words(&mut replication.stream).await
             {
                 // Nobody took it from us: our walsender gave up, and has said why.
-                return Err(publication_is_gone(error));
+                return Err(publication::is_gone(error));
             }
             owned &= holder == Some(replication.backend_pid);
         }
@@ -166,14 +162,8 @@ impl Start<'_> {
             }
             setup::ensure(self.sql()?, &context.source).await?;
         }
-        let read = async {
-            if !position_topic::exists(&context.kafka).await? {
-                return Ok(None);
-            }
-            position_topic::read(&context.kafka, &context.source.name, succession, POSITION_TIMEOUT).await
-        };
-        let bytes = self.keeping_alive(read).await?;
-        let position = bytes.map(|bytes| decode(&bytes)).transpose()?.map(Box::new);
+        let read = newest::read(&context.kafka, &context.source.name, Belief::Strict, newest::PATIENCE);
+        let position = self.keeping_alive(read).await?.readable()?;
         self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
         self.relatives = tables::relatives(self.sql()?, &self.tables).await?;
         self.publication = fingerprint(self.sql()?, &context.source.publication, &self.tables).await?;
@@ -274,7 +264,7 @@ impl Start<'_> {
     /// Writes a position of the set-up.
     pub(super) async fn write(&mut self, phase: Phase) -> Result<Fact> {
         let position = self.set_up_position(phase)?;
-        let bytes = position_bytes(self.context, &position);
+        let bytes = self.context.record_of(&position);
         let producers = self.producers.take().ok_or_else(|| Error::new(Code::Internal, "no producers"))?;
         let write = producers.publish(Records::default(), bytes);
         let write = async { write.await.map_err(|unpublished| unpublished.failure.into_error()) };
@@ -373,41 +363,9 @@ async fn last_words(stream: &mut ReplicationStream) -> Option<Error> {
     tokio::time::timeout(LAST_WORDS, read).await.ok()
 }
 
-/// A publication that the stream no longer finds was there when its rows were published, and rows that were committed
-/// without it cannot be decoded even when it is made again: that is for a person to mend.
-pub(in crate::relay) fn publication_is_gone(error: Error) -> Error {
-    match error.code() {
-        Code::PublicationMissing => Error::new(Code::PublicationChanged, "the publication was dropped").because(error),
-        _ => error,
-    }
-}
-
 async fn send_status(stream: &mut Option<(&mut ReplicationStream, Lsn)>) -> Result<()> {
     match stream {
         Some((stream, confirmed)) => stream.send_status(StandbyStatus::at(*confirmed)).await,
         None => Ok(()),
-    }
-}
-
-/// A position as a record of this source.
-pub(crate) fn position_bytes(context: &Context, position: &Position) -> PositionBytes {
-    PositionBytes {
-        topic: Arc::clone(&context.position_topic),
-        key: Arc::clone(&context.position_key),
-        value: position.encode(),
-    }
-}
-
-fn decode(bytes: &[u8]) -> Result<Position> {
-    Position::decode(bytes)
-        .map_err(|error| Error::new(Code::PositionInvalid, "the newest record of this source").because(error))
-}
-
-/// What a record of the position topic is to the one before it.
-pub(crate) fn succession(older: &[u8], newer: &[u8]) -> Succession {
-    match (Position::decode(older), Position::decode(newer)) {
-        (Ok(older), Ok(newer)) if older.regresses_to(&newer) => Succession::Regression,
-        (Ok(older), Ok(newer)) if older.outlives(&newer) => Succession::Late,
-        _ => Succession::Newer, // What cannot be read is refused as such, if it is the newest.
     }
 }

@@ -30,23 +30,22 @@ use crate::{
     relay,
     source::{
         lock,
+        newest::{self, Belief},
         position::{Phase, Position, Recovered},
         publication::fingerprint,
         server::require_server,
         takeover::Takeover,
+        verdict::{Interrupted, require_kept, require_pair},
     },
 };
-
-/// Longest wait for the open transactions of others on the position topic.
-const POSITION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(90);
 
 /// How often it is drained again where something is owed a mark still: a transaction of many batches was just being
 /// published when the drain ended.
 const DRAINS: u32 = 5;
 
-/// Where a source stands that tables are to join.
+/// How far a source is that tables are to join.
 #[derive(Debug)]
-pub enum Standing {
+pub(super) enum Stage {
     /// It has every table already, or was never set up: the ordinary set-up is all there is to do.
     Ordinary,
     /// It streams these tables; the others are to join.
@@ -61,7 +60,7 @@ pub enum Standing {
 }
 
 /// Tables joining a source.
-pub struct Joining<'a> {
+pub(super) struct Joining<'a> {
     /// With the tables that join.
     source: &'a Source,
     kafka: &'a Kafka,
@@ -73,7 +72,7 @@ impl<'a> Joining<'a> {
     ///
     /// # Errors
     /// [`Code::SetupRefused`] where the tables do not tell what is published; whatever keeps us from looking.
-    pub async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
+    pub(super) async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
         require_exact(source)?;
         let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
             .connect_timeout(source.timeouts.connect)
@@ -83,27 +82,24 @@ impl<'a> Joining<'a> {
         Ok(Self { source, kafka, sql })
     }
 
-    /// Looks where the source stands; changes nothing.
+    /// Looks how far the source is; changes nothing.
     ///
     /// # Errors
     /// [`Code::SlotInUse`] beside a running daemon, [`Code::SetupRefused`] in the middle of a backfill or where a table
     /// would leave; the codes with which a start would halt.
-    pub async fn look(&self) -> Result<Standing> {
+    pub(super) async fn look(&self) -> Result<Stage> {
         let slot = lock::slot_at_rest(&self.sql, &self.source.slot).await?;
         require_free(slot.as_ref(), self.source)?;
-        let Some(position) = self.position().await? else { return Ok(Standing::Ordinary) };
-        match (position.phase, slot) {
-            (Phase::Creating, _) => Ok(Standing::Creating),
-            (Phase::Backfill, _) => {
+        let Some(position) = self.position().await? else { return Ok(Stage::Ordinary) };
+        require_pair(Some(&position), slot.is_some(), Interrupted::GoesOn)?;
+        match position.phase {
+            Phase::Creating => Ok(Stage::Creating),
+            Phase::Backfill => {
                 let text = "the source is in the middle of a backfill: start the daemon with the tables as they were, \
                             and come back when it streams";
                 Err(refused(text))
             }
-            (Phase::Streaming, None) => {
-                let text = format!("rows were published through slot {}, which does not exist", self.source.slot);
-                Err(Error::new(Code::SlotMissing, text))
-            }
-            (Phase::Streaming, Some(_)) => self.who_joins(&position).await,
+            Phase::Streaming => self.who_joins(&position).await,
         }
     }
 
@@ -112,7 +108,7 @@ impl<'a> Joining<'a> {
     ///
     /// # Errors
     /// [`Code::SlotInUse`] when somebody has the lock or the slot.
-    pub async fn hold(&self) -> Result<()> {
+    pub(super) async fn hold(&self) -> Result<()> {
         if !lock::take(&self.sql, &self.source.name).await? {
             return Err(Error::new(Code::SlotInUse, "another session sets the source up, backfills or recovers it"));
         }
@@ -124,7 +120,7 @@ impl<'a> Joining<'a> {
     ///
     /// # Errors
     /// Only what a broken session brings.
-    pub async fn release(self) -> Result<()> {
+    pub(super) async fn release(self) -> Result<()> {
         lock::give_back(&self.sql, &self.source.name).await
     }
 
@@ -133,9 +129,9 @@ impl<'a> Joining<'a> {
     /// # Errors
     /// What halts the source; [`Code::SlotInUse`] when a daemon was started; [`Code::SetupRefused`] when marks are owed
     /// still after several drains.
-    pub async fn quiesce(&self, standing: &Standing) -> Result<Takeover> {
+    pub(super) async fn quiesce(&self, stage: &Stage) -> Result<Takeover> {
         for _ in 0..DRAINS {
-            if let Standing::Streams { old, .. } = standing {
+            if let Stage::Streams { old, .. } = stage {
                 let end = server::flushed_lsn(&self.sql).await?;
                 tracing::info!(slot = old.slot, %end, "draining what was committed so far");
                 relay::drain(old, self.kafka, end).await?;
@@ -161,7 +157,7 @@ impl<'a> Joining<'a> {
     ///
     /// # Errors
     /// [`Code::KafkaFenced`] when a daemon was started meanwhile; whatever stands in the way. The same command goes on.
-    pub async fn start_anew(self, takeover: Takeover, recovered: Recovered) -> Result<()> {
+    pub(super) async fn start_anew(self, takeover: Takeover, recovered: Recovered) -> Result<()> {
         let tables = tables::resolve_all(&self.sql, self.source).await?;
         let publication = fingerprint(&self.sql, &self.source.publication, &tables).await?;
         let mut position = Position::creating(&self.source.slot, publication);
@@ -177,20 +173,12 @@ impl<'a> Joining<'a> {
         slots::drop_slot(&self.sql, &self.source.slot).await
     }
 
-    async fn position(&self) -> Result<Option<Position>> {
-        if !position_topic::exists(self.kafka).await? {
-            return Ok(None);
-        }
-        let read = position_topic::read(self.kafka, &self.source.name, relay::succession, POSITION_TIMEOUT).await?;
-        let what = "the newest position of this source";
-        let decode = |bytes: Vec<u8>| {
-            Position::decode(&bytes).map_err(|error| Error::new(Code::PositionInvalid, what).because(error))
-        };
-        read.map(decode).transpose()
+    async fn position(&self) -> Result<Option<Box<Position>>> {
+        newest::read(self.kafka, &self.source.name, Belief::Strict, newest::PATIENCE).await?.readable()
     }
 
     /// Tells the tables that are published, which the position knows by oid, from those that are to join.
-    async fn who_joins(&self, position: &Position) -> Result<Standing> {
+    async fn who_joins(&self, position: &Position) -> Result<Stage> {
         let unreadable = || refused("the position does not tell which tables are published: start the source anew");
         let published = Fingerprint::table_oids_of_json(&position.publication).ok_or_else(unreadable)?;
         let (mut found, mut old, mut joining) = (Vec::new(), Vec::new(), Vec::new());
@@ -208,10 +196,10 @@ impl<'a> Joining<'a> {
             return Err(refused(text));
         }
         if joining.is_empty() {
-            return Ok(Standing::Ordinary);
+            return Ok(Stage::Ordinary);
         }
         let old = Box::new(Source { tables: old, ..self.source.clone() });
-        Ok(Standing::Streams { old, joining })
+        Ok(Stage::Streams { old, joining })
     }
 }
 
@@ -239,10 +227,7 @@ fn require_free(slot: Option<&SlotInfo>, source: &Source) -> Result<()> {
         let text = format!("a session streams from slot {}: stop every daemon of the source first", source.slot);
         return Err(Error::new(Code::SlotInUse, text));
     }
-    match slot.lost() {
-        Some(reason) => Err(Error::new(Code::SlotLost, format!("slot {}: {reason}", source.slot))),
-        None => Ok(()),
-    }
+    require_kept(&source.slot, slot)
 }
 
 /// What may be published and not marked, with the slot confirmed up to `confirmed`.

@@ -1,0 +1,78 @@
+//! What every session of a source needs, and no session changes.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::{
+    Code, Error, Result,
+    config::{Kafka, Source},
+    postgres::ConnectOptions,
+    source::{position::Position, producers::PositionBytes},
+    telemetry::{Metrics, SourceMetrics},
+};
+
+/// A source, how to reach both its servers, and who asks it to stop.
+pub(super) struct Context {
+    /// The source.
+    pub source: Source,
+    /// The cluster.
+    pub kafka: Arc<Kafka>,
+    /// Where its position goes.
+    pub position_topic: Arc<str>,
+    /// The key of its position.
+    pub position_key: Arc<str>,
+    /// How to reach its Postgres.
+    pub connect: ConnectOptions,
+    /// Its metrics and its state as others see it.
+    pub metrics: SourceMetrics,
+    /// Turns true once, when the daemon is to stop.
+    pub shutdown: watch::Receiver<bool>,
+    /// Whether to wait where another instance streams, as a daemon does.
+    pub(super) patient: bool,
+}
+
+impl Context {
+    pub(super) fn new(
+        source: &Source,
+        kafka: &Arc<Kafka>,
+        metrics: &Metrics,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<Self> {
+        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
+            .connect_timeout(source.timeouts.connect)
+            .statement_timeout(source.timeouts.statement)
+            .max_message_bytes(source.limits.message_bytes);
+        Ok(Self {
+            metrics: metrics.source(&source.name),
+            position_topic: Arc::from(kafka.position_topic.as_str()),
+            position_key: Arc::from(source.name.as_str()),
+            source: source.clone(),
+            kafka: Arc::clone(kafka),
+            connect,
+            shutdown,
+            patient: true,
+        })
+    }
+
+    /// Resolves when the daemon is to stop.
+    pub(super) async fn stopping(&self) {
+        let mut shutdown = self.shutdown.clone();
+        // An error means that the sender is gone, which is a stop as well.
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    }
+
+    /// Another instance has the slot or the lock, and nobody waits for its end.
+    pub(super) fn in_use(&self) -> Error {
+        Error::new(Code::SlotInUse, format!("an instance of source {} is running", self.source.name))
+    }
+
+    /// A position as a record of this source.
+    pub(super) fn record_of(&self, position: &Position) -> PositionBytes {
+        PositionBytes {
+            topic: Arc::clone(&self.position_topic),
+            key: Arc::clone(&self.position_key),
+            value: position.encode(),
+        }
+    }
+}

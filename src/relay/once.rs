@@ -1,0 +1,65 @@
+//! A source that a command relays for a moment: it is set up, or drained, exactly as the daemon would do it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{context::Context, memory::Memory, start::Start, startup::Step};
+use crate::{
+    Lsn, Result,
+    config::{Kafka, Source},
+    postgres::{SqlSession, catalog::slots},
+    telemetry::Metrics,
+};
+
+/// How often [`drain`] looks how far the slot is, and at most how long the source may keep to itself that it idles.
+const DRAIN_POLL: Duration = Duration::from_millis(200);
+
+/// Sets a source up as the daemon would at its first start, and ends where it would begin to stream: the slot is made
+/// and the position written. A source that is set up already is left as it is.
+///
+/// # Errors
+/// Whatever stands in the way.
+pub(crate) async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
+    let (_stop, shutdown) = watch::channel(false);
+    let source = Source { auto_setup: true, ..source.clone() };
+    let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
+    match Start::new(&context, &mut Memory::default()).impatient().run().await? {
+        Step::StandBy => Err(context.in_use()),
+        _ => Ok(()),
+    }
+}
+
+/// Relays a source as the daemon does until its slot is confirmed up to `end`, and then stops in order. What was
+/// written before is published and marked then, unless the stop took longer than it may: look at the position.
+///
+/// # Errors
+/// [`Code::SlotInUse`] when an instance is running; whatever halts the source. What can heal is waited for, as the
+/// daemon does.
+pub(crate) async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()> {
+    let (stop, shutdown) = watch::channel(false);
+    let mut source = Source { auto_setup: false, ..source.clone() };
+    // Nobody wants to wait for an idle source to say how far it is.
+    source.timeouts.idle_advance = source.timeouts.idle_advance.min(DRAIN_POLL);
+    source.timeouts.status = source.timeouts.status.min(DRAIN_POLL);
+    let mut context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
+    context.patient = false;
+    let sql = context.connect.sql("drain").await?;
+    let relaying = context.supervise();
+    tokio::pin!(relaying);
+    tokio::select! {
+        ended = &mut relaying => return ended,
+        reached = confirmed_up_to(&sql, &source.slot, end) => reached?,
+    }
+    // It cannot be gone: `relaying` has the receiver.
+    let _ = stop.send(true);
+    relaying.await
+}
+
+/// Waits until the slot is confirmed up to `end`.
+async fn confirmed_up_to(sql: &SqlSession, slot: &str, end: Lsn) -> Result<()> {
+    while slots::slot(sql, slot).await?.is_none_or(|slot| slot.confirmed_flush < end) {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    Ok(())
+}

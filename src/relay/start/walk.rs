@@ -1,0 +1,208 @@
+//! A start under way, and the walk through its steps.
+
+use std::{collections::HashSet, sync::Arc};
+
+use crate::{
+    Code, Error, Lsn, Result, config,
+    postgres::{
+        ReplicationStream, SqlSession, SystemIdentity,
+        catalog::{TableInfo, server},
+    },
+    relay::{
+        context::Context,
+        memory::{Memory, ServerLife},
+        startup::{Fact, Policy, Startup, Step},
+    },
+    source::{
+        compare::{Server, compare},
+        position::{History, Phase, Position, Progress},
+        producers::Producers,
+        server::require_server,
+    },
+};
+
+/// A start under way.
+pub(in crate::relay) struct Start<'a> {
+    pub(super) context: &'a Context,
+    pub(super) memory: &'a mut Memory,
+    /// Whether to wait where another instance streams, as a daemon does.
+    pub(super) patient: bool,
+    pub(super) startup: Startup,
+    /// Catalog queries; also tells when the server shuts down.
+    pub(super) sql: Option<Arc<SqlSession>>,
+    /// Holds the advisory lock during set-up.
+    pub(super) lock: Option<SqlSession>,
+    pub(super) replication: Option<Replication>,
+    pub(super) producers: Option<Producers>,
+    pub(super) tables: Vec<TableInfo>,
+    pub(super) relatives: HashSet<u32>,
+    pub(super) publication: serde_json::Value,
+    /// The session whose transaction has imported the slot's snapshot.
+    pub(super) snapshot: Option<Arc<SqlSession>>,
+}
+
+/// The replication connection, with what was learned when it was opened.
+pub(super) struct Replication {
+    pub(super) stream: ReplicationStream,
+    pub(super) system: SystemIdentity,
+    pub(super) switches: Vec<(u32, Lsn)>,
+    pub(super) backend_pid: i32,
+    pub(super) confirmed: Lsn,
+}
+
+/// Everything that a stream stands on.
+pub(in crate::relay) struct Started {
+    /// Streaming from 0/0, that is from the server's own confirmed position.
+    pub stream: ReplicationStream,
+    /// For the catalog and the monitor.
+    pub sql: Arc<SqlSession>,
+    /// Initialised: the predecessor is fenced.
+    pub producers: Producers,
+    /// The source's tables.
+    pub tables: Vec<TableInfo>,
+    /// Oids of the partitions and ancestors of those tables.
+    pub relatives: HashSet<u32>,
+    /// The position to go on from, with the history of the server at hand.
+    pub position: Position,
+    /// The slot's confirmed flush position.
+    pub confirmed: Lsn,
+    /// Which server this is.
+    pub life: ServerLife,
+}
+
+impl<'a> Start<'a> {
+    /// Nothing is opened yet.
+    #[must_use]
+    pub(in crate::relay) fn new(context: &'a Context, memory: &'a mut Memory) -> Self {
+        let source = &context.source;
+        let policy =
+            Policy { backfill: source.backfill == config::Backfill::Unpublished, auto_setup: source.auto_setup };
+        Self {
+            context,
+            memory,
+            patient: true,
+            startup: Startup::new(policy),
+            sql: None,
+            lock: None,
+            replication: None,
+            producers: None,
+            tables: Vec::new(),
+            relatives: HashSet::new(),
+            publication: serde_json::Value::Null,
+            snapshot: None,
+        }
+    }
+
+    /// Ends at [`Step::StandBy`] where another instance streams, instead of waiting for its end.
+    #[must_use]
+    pub(in crate::relay) fn impatient(mut self) -> Self {
+        self.patient = false;
+        self
+    }
+
+    /// Walks to [`Step::Stream`] or [`Step::StandBy`].
+    ///
+    /// # Errors
+    /// Whatever stands in the way.
+    pub(in crate::relay) async fn run(&mut self) -> Result<Step> {
+        self.sql = Some(Arc::new(self.context.connect.sql("catalog").await?));
+        require_server(self.sql()?).await?;
+        loop {
+            let step = self.startup.step();
+            tracing::debug!(?step, "starting");
+            self.context.metrics.beat();
+            let fact = match step {
+                Step::StandBy => return Ok(step),
+                Step::Stream => match self.compare() {
+                    Ok(()) => return Ok(step),
+                    // A successor confirms past the position that we read: a difference is ours to judge only as long as
+                    // the slot is.
+                    Err(halt) => match self.check_ownership().await? {
+                        Fact::TakenByAnother => Fact::TakenByAnother,
+                        _ => return Err(halt),
+                    },
+                },
+                _ => self.carry_out(step).await?,
+            };
+            self.startup.report(fact)?;
+        }
+    }
+
+    /// Holds the position that was read against the server; one that was just written needs no comparison.
+    fn compare(&self) -> Result<()> {
+        let (Some(position), Some(replication)) = (self.startup.position(), &self.replication) else { return Ok(()) };
+        if self.startup.is_setting_up() {
+            return Ok(());
+        }
+        let server = Server {
+            system_id: replication.system.system_id.clone(),
+            timeline: replication.system.timeline,
+            flushed: replication.system.flushed,
+            switches: replication.switches.clone(),
+            confirmed_flush: replication.confirmed,
+            publication: self.publication.clone(),
+        };
+        compare(position, &server)
+    }
+
+    async fn carry_out(&mut self, step: Step) -> Result<Fact> {
+        match step {
+            Step::TakeSlot => self.take_slot().await,
+            Step::ReleaseSlot => self.release_slot().await,
+            Step::LockSource => self.lock_source().await,
+            Step::InitProducers => self.init_producers().await,
+            Step::CheckOwnership => self.check_ownership().await,
+            Step::ReadPosition => self.read_position().await,
+            Step::MarkChunk => self.mark_chunk().await,
+            Step::WriteCreating => self.write(Phase::Creating).await,
+            Step::DropSlot => self.drop_slot().await,
+            Step::CreateSlot => self.create_slot().await,
+            Step::AdoptSlot => self.adopt_slot().await,
+            Step::WriteBackfill => self.write(Phase::Backfill).await,
+            Step::Backfill => self.backfill().await,
+            Step::WriteStreaming => self.write(Phase::Streaming).await,
+            Step::Stream | Step::StandBy => Ok(Fact::Done),
+        }
+    }
+
+    /// What the stream stands on, once the walk has ended at [`Step::Stream`].
+    ///
+    /// # Errors
+    /// The position and the server do not belong together; that halts.
+    pub(in crate::relay) async fn finish(self) -> Result<Started> {
+        let missing = || Error::new(Code::Internal, "the start ended without all it needs");
+        let context = self.context;
+        let (sql, producers) = (self.sql.ok_or_else(missing)?, self.producers.ok_or_else(missing)?);
+        let replication = self.replication.ok_or_else(missing)?;
+        let (progress, consistent_point) = match self.startup.position() {
+            Some(position) if !self.startup.is_setting_up() => {
+                (position.progress.clone(), position.history.consistent_point)
+            }
+            _ => {
+                let begins = self.startup.begins();
+                (Progress { lsn: begins, ..Progress::default() }, begins)
+            }
+        };
+        let history = History {
+            system_id: replication.system.system_id.clone(),
+            timeline: replication.system.timeline,
+            slot: context.source.slot.clone(),
+            consistent_point,
+        };
+        let started = server::postmaster_start_time(&sql).await?;
+        let life =
+            ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
+        let mut position = Position::new(Phase::Streaming, progress, history, self.publication);
+        position.unfenced = context.kafka.delivery == config::Delivery::AtLeastOnce;
+        Ok(Started {
+            stream: replication.stream,
+            sql,
+            producers,
+            tables: self.tables,
+            relatives: self.relatives,
+            position,
+            confirmed: replication.confirmed,
+            life,
+        })
+    }
+}

@@ -1,0 +1,99 @@
+//! The newest position of a source: the one way in which anybody reads it.
+//!
+//! The start reads the position with the slot in hand and every predecessor fenced, and then asks whether the slot
+//! exists. A command holds nothing: it reads the slot first and the position after it, so that a daemon that goes on in
+//! between can only seem to be ahead. Both read through [`read`], and both keep their own order on purpose.
+
+use std::time::Duration;
+
+use super::position::Position;
+use crate::{
+    Code, Error, Result,
+    config::Kafka,
+    kafka::position_topic::{self, Succession},
+};
+
+/// Longest wait for open transactions of others on the position topic: Kafka aborts them after their timeout.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The same where a person waits for the answer.
+pub(crate) const PATIENCE_OF_A_PERSON: Duration = Duration::from_secs(15);
+
+/// What the position topic holds of a source.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Published {
+    /// There is no position.
+    Nothing,
+    /// There is a record that is no position; the text says why.
+    Unreadable(String),
+    /// The newest position.
+    Known(Box<Position>),
+}
+
+/// How the positions of one source have to follow each other in the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Belief {
+    /// A position that goes back is an error (rule 2), and a late one of an unfenced producer is passed over.
+    Strict,
+    /// The last one in the topic counts, whatever it says. `setup` reads like this: whether the order may be is for `run`
+    /// to judge.
+    Credulous,
+}
+
+impl Published {
+    /// The position, if there is one that can be read.
+    #[must_use]
+    pub fn position(&self) -> Option<&Position> {
+        match self {
+            Self::Known(position) => Some(position),
+            Self::Nothing | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// The position, where an unreadable one is an error.
+    ///
+    /// # Errors
+    /// [`Code::PositionInvalid`].
+    pub(crate) fn readable(self) -> Result<Option<Box<Position>>> {
+        match self {
+            Self::Known(position) => Ok(Some(position)),
+            Self::Nothing => Ok(None),
+            Self::Unreadable(text) => Err(Error::new(Code::PositionInvalid, text)),
+        }
+    }
+}
+
+/// Reads the newest position of `source`. A missing topic holds none.
+///
+/// # Errors
+/// As [`position_topic::read`].
+pub(crate) async fn read(kafka: &Kafka, source: &str, belief: Belief, patience: Duration) -> Result<Published> {
+    if !position_topic::exists(kafka).await? {
+        return Ok(Published::Nothing);
+    }
+    let succession = match belief {
+        Belief::Strict => strict,
+        Belief::Credulous => |_: &[u8], _: &[u8]| Succession::Newer,
+    };
+    let newest = position_topic::read(kafka, source, succession, patience).await?;
+    Ok(newest.map_or(Published::Nothing, |bytes| decode(&bytes)))
+}
+
+fn decode(bytes: &[u8]) -> Published {
+    match Position::decode(bytes) {
+        Ok(position) => Published::Known(Box::new(position)),
+        Err(error) => {
+            let what = "the newest position of this source";
+            Published::Unreadable(Error::new(Code::PositionInvalid, what).because(error).detail())
+        }
+    }
+}
+
+/// What a record of the position topic is to the one before it.
+fn strict(older: &[u8], newer: &[u8]) -> Succession {
+    match (Position::decode(older), Position::decode(newer)) {
+        (Ok(older), Ok(newer)) if older.regresses_to(&newer) => Succession::Regression,
+        (Ok(older), Ok(newer)) if older.outlives(&newer) => Succession::Late,
+        _ => Succession::Newer, // What cannot be read is refused as such, if it is the newest.
+    }
+}

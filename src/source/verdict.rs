@@ -1,0 +1,156 @@
+//! Would a start halt, and with what? The one place that judges what both sides hold, for the start itself, for
+//! `status` and `recover`, and for the set-up.
+//!
+//! | position | slot | verdict |
+//! |---|---|---|
+//! | any | lost | `slot-lost` (rule 17) |
+//! | unreadable | any | `position-invalid` |
+//! | none | exists | `position-lost` (rule 4) |
+//! | `streaming` | none | `slot-missing` (rule 4) |
+//! | `streaming` | exists | what [`compare`] says |
+//! | `creating`, `backfill` | any | none: `run` goes on by itself |
+//! | none | none | none: the source was never set up |
+
+use super::{
+    compare::{Server, compare, require_slot_behind},
+    newest::Published,
+    position::{Phase, Position},
+};
+use crate::{Code, Error, Lsn, Result, postgres::catalog::SlotInfo};
+
+/// What a verdict is given on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Evidence<'a> {
+    /// The slot's name.
+    pub(crate) name: &'a str,
+    /// The slot, if there is one.
+    pub(crate) slot: Option<&'a SlotInfo>,
+    /// The position.
+    pub(crate) published: &'a Published,
+    /// The server, as far as it is known.
+    pub(crate) server: Option<&'a Server>,
+}
+
+/// What an interrupted backfill, which `run` takes up by itself, is to the one who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interrupted {
+    /// The start, and all who ask what it would do: it goes on.
+    GoesOn,
+    /// `setup`: it never makes the slot of a source for which rows were published.
+    NeedsItsSlot,
+}
+
+/// What a start would halt for, as far as it shows before anything is streamed.
+pub(crate) fn verdict(evidence: Evidence<'_>) -> Option<Error> {
+    judge(evidence).err()
+}
+
+fn judge(Evidence { name, slot, published, server }: Evidence<'_>) -> Result<()> {
+    if let Some(slot) = slot {
+        require_kept(name, slot)?;
+    }
+    let position = match published {
+        Published::Unreadable(text) => return Err(Error::new(Code::PositionInvalid, text.clone())),
+        Published::Nothing => None,
+        Published::Known(position) => Some(position),
+    };
+    require_pair(position.map(AsRef::as_ref), slot.is_some(), Interrupted::GoesOn)?;
+    match (position, slot, server) {
+        (Some(position), ..) if position.phase != Phase::Streaming => Ok(()),
+        (Some(position), Some(_), Some(server)) => compare(position, server),
+        (Some(position), Some(slot), None) => require_slot_behind(position, slot.confirmed_flush),
+        _ => Ok(()),
+    }
+}
+
+/// Rule 4: a slot and a position belong together.
+///
+/// # Errors
+/// [`Code::PositionLost`], [`Code::SlotMissing`].
+pub(crate) fn require_pair(position: Option<&Position>, slot_exists: bool, interrupted: Interrupted) -> Result<()> {
+    let needs_slot = |phase| match phase {
+        Phase::Streaming => true,
+        Phase::Backfill => interrupted == Interrupted::NeedsItsSlot,
+        Phase::Creating => false,
+    };
+    match position {
+        None if slot_exists => {
+            let text = "the slot exists, but the position topic holds no position for this source";
+            Err(Error::new(Code::PositionLost, text))
+        }
+        Some(position) if !slot_exists && needs_slot(position.phase) => Err(slot_missing(position.progress.lsn)),
+        _ => Ok(()),
+    }
+}
+
+fn slot_missing(lsn: Lsn) -> Error {
+    Error::new(Code::SlotMissing, format!("the source was published up to {lsn}, but its slot does not exist"))
+}
+
+/// Rule 17: a slot that the server has invalidated never sends anything again.
+///
+/// # Errors
+/// [`Code::SlotLost`], with the server's reason.
+pub(crate) fn require_kept(name: &str, slot: &SlotInfo) -> Result<()> {
+    match slot.lost() {
+        Some(reason) => Err(Error::new(Code::SlotLost, format!("slot {name}: {reason}"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::samples::{position, server, slot};
+
+    fn published(phase: Phase) -> Published {
+        Published::Known(Box::new(position(phase)))
+    }
+
+    fn code(slot: Option<&SlotInfo>, published: &Published, server: Option<&Server>) -> Option<&'static str> {
+        verdict(Evidence { name: "s", slot, published, server }).map(|halt| halt.code().as_str())
+    }
+
+    #[test]
+    fn a_slot_and_a_position_belong_together() {
+        let (streaming, server) = (published(Phase::Streaming), server());
+        let code = |slot: Option<&SlotInfo>, published: &Published| code(slot, published, Some(&server));
+        assert_eq!(code(Some(&slot(100)), &streaming), None);
+        assert_eq!(code(None, &streaming), Some("slot-missing"));
+        assert_eq!(code(Some(&slot(100)), &Published::Nothing), Some("position-lost"));
+        assert_eq!(code(None, &Published::Nothing), None);
+        for phase in [Phase::Creating, Phase::Backfill] {
+            assert_eq!(code(None, &published(phase)), None, "{phase:?}");
+            assert_eq!(code(Some(&slot(900)), &published(phase)), None, "{phase:?}");
+        }
+        assert_eq!(code(None, &Published::Unreadable("garbage".into())), Some("position-invalid"));
+        let lost = SlotInfo { wal_status: Some("lost".into()), ..slot(100) };
+        assert_eq!(code(Some(&lost), &streaming), Some("slot-lost"));
+    }
+
+    #[test]
+    fn the_history_is_compared_and_without_it_at_least_the_slot() {
+        let streaming = published(Phase::Streaming);
+        let with = |change: fn(&mut Server)| {
+            let mut server = server();
+            change(&mut server);
+            code(Some(&slot(100)), &streaming, Some(&server))
+        };
+        assert_eq!(with(|_| ()), None);
+        assert_eq!(with(|server| server.system_id = "8".into()), Some("system-changed"));
+        assert_eq!(with(|server| server.flushed = Lsn(99)), Some("history-diverged"));
+        assert_eq!(with(|server| server.publication = serde_json::json!({})), Some("publication-changed"));
+        assert_eq!(code(Some(&slot(101)), &streaming, None), Some("slot-ahead"));
+        assert_eq!(code(Some(&slot(100)), &streaming, None), None);
+    }
+
+    #[test]
+    fn setup_makes_no_slot_for_a_source_whose_backfill_was_interrupted() {
+        let backfill = position(Phase::Backfill);
+        assert!(require_pair(Some(&backfill), false, Interrupted::GoesOn).is_ok());
+        let refused = require_pair(Some(&backfill), false, Interrupted::NeedsItsSlot).unwrap_err();
+        assert_eq!(refused.code(), Code::SlotMissing);
+        let creating = position(Phase::Creating);
+        assert!(require_pair(Some(&creating), false, Interrupted::NeedsItsSlot).is_ok());
+    }
+}
