@@ -30,24 +30,36 @@
 //!
 //! # The modules
 //!
+//! In the last column "pure" knows no socket, clock or thread, "no
+//! server" neither Postgres nor Kafka. No two modules of the table import each other, nor do two files of `relay`.
+//!
 //! | module | in → out | knows |
 //! |---|---|---|
-//! | [`cli`] | arguments → one command → exit code | |
+//! | [`cli`] | arguments → one command → exit code; prints | no server |
 //! | [`config`] | file, flags, variables → what is validated, once | no server |
-//! | [`error`] | what went wrong → a code, a class, a hint | |
+//! | [`error`] | what went wrong → a code, a class, a hint | pure; no server |
 //! | [`postgres`] | URL → replication stream, SQL sessions; `catalog` is the SQL | no Kafka |
-//! | [`pgoutput`] | bytes ↔ messages | pure |
-//! | [`outbox`] | row → record | pure |
+//! | [`pgoutput`] | bytes ↔ messages | pure; no server |
+//! | [`outbox`] | row → record | pure; no server |
 //! | [`kafka`] | batch and position → one transaction; the position back; topics | no Postgres |
-//! | [`relay`] | `postgres`, `outbox` and `kafka`, in order | its rules are pure, its I/O is thin |
-//! | [`setup`] | what there is → what is missing → made, or its SQL told | |
-//! | [`check`] | what there is → findings; changes nothing | |
-//! | [`recover`] | a halted source → a way back that a person chose | what to write is pure |
-//! | [`status`] | slot, position, tables → where a source stands; changes nothing | |
-//! | [`verify`] | tables and topics → what is missing, repeated, out of order; changes nothing | comparing is pure |
-//! | [`telemetry`], [`http`] | what happened → logs, metrics, `/livez`, `/readyz`, `/status` | |
+//! | [`source`] | what a source is on both servers: position, facts, verdict, publication, lock, producers | both servers; no command, no stream |
+//! | [`source::position`], [`source::compare`], [`source::verdict`] | what both sides hold → do they belong together? | pure |
+//! | [`relay`] | `postgres`, `outbox` and `kafka`, in order | both servers; its rules are pure |
+//! | [`relay::state`], [`relay::startup`] | what came, what was done → what to do next | pure; no server |
+//! | [`setup`] | what there is → what is missing → made, or its SQL told | both servers |
+//! | [`joining`] | a source gets its slot, a table joins a source that streams: `setup` and `relay` together | both servers |
+//! | [`check`] | what there is → findings; changes nothing | both servers |
+//! | [`recover`] | a halted source → a way back that a person chose | both servers; its plan is pure |
+//! | [`recover::plan`] | facts → what to write, and what that loses or repeats | pure |
+//! | [`status`] | slot, position, tables → where a source stands; changes nothing | both servers |
+//! | [`verify`] | tables and topics → what is missing, repeated, out of order; changes nothing | both servers |
+//! | [`verify::compare`] | sorted rows and records → differences | pure; no server |
+//! | [`telemetry`] | what happened → logs, metrics, where each source stands | no server |
+//! | [`http`] | `telemetry` → `/metrics`, `/livez`, `/readyz`, `/status` | no server |
 //!
 //! `docs/guarantees.md` says what is promised, `docs/architecture.md` why the parts are as they are.
+
+#![allow(rustdoc::private_intra_doc_links, reason = "who reads the map of the modules reads the code, too")]
 
 pub mod check;
 pub mod cli;

@@ -13,7 +13,7 @@
 //! - the position is written before the slot is touched: killed between any two steps, the source is in phase `creating`
 //!   (the next `run`, or the same `recover`, goes on from there) or as it was.
 
-mod plan;
+pub(crate) mod plan;
 
 use std::time::SystemTime;
 

@@ -11,9 +11,10 @@
 //!    Confirm(LSN) ◀────────┘      └──────── marker ─▶ UPDATE … SET published_at
 //! ```
 //!
-//! [`state`], [`startup`], [`compare`] and [`position`] know no socket, clock or thread; every rule about order lives
-//! there, and the simulation drives them. The rest is thin: each part does one thing and talks to the machine through
-//! one bounded channel. `supervisor` runs one session after another; nothing of a failed session is used again.
+//! [`state`] and [`startup`] know no socket, clock or thread; every rule about order lives there, and the simulation
+//! drives them. The rest is thin: each part does one thing and talks to the machine through one bounded channel.
+//! `supervisor` runs one session after another; nothing of a failed session is used again (`memory.rs` has what is). A
+//! command that relays for a moment does so through `once.rs`.
 
 mod backfill;
 mod context;

@@ -20,7 +20,7 @@
 //! every step that cannot be taken back goes through Kafka first: `creating` before the slot is touched, `backfill`
 //! before its first row, the ids of a chunk with its records.
 //!
-//! `session.rs` carries the steps out and reports what it found; `tests/simulation` does so with models.
+//! `start/` carries the steps out and reports what it found; `tests/simulation` does so with models.
 
 use crate::{
     Code, Error, Lsn,

@@ -2,7 +2,7 @@
 //!
 //! The start reads the position with the slot in hand and every predecessor fenced, and then asks whether the slot
 //! exists. A command holds nothing: it reads the slot first and the position after it, so that a daemon that goes on in
-//! between can only seem to be ahead. Both read through [`read`], and both keep their own order on purpose.
+//! between can only seem to be ahead. Both read through `read`, and both keep their own order on purpose.
 
 use std::time::Duration;
 

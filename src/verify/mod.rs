@@ -15,7 +15,7 @@
 //! `sort`, `entry`, `compare`, `order`, `plan`, `routes` and `query` know neither server; `rows`, `records` and `again` do.
 
 mod again;
-mod compare;
+pub(crate) mod compare;
 mod entry;
 mod id;
 mod order;

@@ -1,4 +1,7 @@
 //! Each step of a start, as statements and calls.
+//!
+//! The start has the slot or the lock in hand while it reads: the position first, and then whether the slot exists. A
+//! command holds neither and reads the other way round (`source/facts.rs`).
 
 use std::{future::Future, sync::Arc, time::Duration};
 
