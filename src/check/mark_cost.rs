@@ -38,25 +38,25 @@ fn so_far(cost: &MarkCost) -> String {
 mod tests {
     use super::*;
 
-    fn cost(covering: &[&str], fillfactor: u8, (updates, hot): (u64, u64)) -> MarkCost {
+    fn cost(covering: &[&str], fillfactor: u8, updates: u64, hot: u64) -> MarkCost {
         let covering = covering.iter().map(|&name| name.to_owned()).collect();
         MarkCost { covering, entries: 2, fillfactor, updates, hot }
     }
 
     #[test]
     fn the_index_is_named_first_as_no_fillfactor_helps_against_it() {
-        let text = shape("published_at", &cost(&["waiting"], 50, (0, 0)));
+        let text = shape("published_at", &cost(&["waiting"], 50, 0, 0));
         assert!(
             text.contains("cannot be HOT") && text.contains("waiting") && text.contains("2 index entries"),
             "{text}"
         );
-        assert!(shape("published_at", &cost(&[], 60, (0, 0))).contains("fillfactor 60 leaves"));
-        assert!(shape("published_at", &cost(&[], 50, (0, 0))).contains("are HOT updates"));
+        assert!(shape("published_at", &cost(&[], 60, 0, 0)).contains("fillfactor 60 leaves"));
+        assert!(shape("published_at", &cost(&[], 50, 0, 0)).contains("are HOT updates"));
     }
 
     #[test]
     fn what_happened_so_far_is_told_once_something_has() {
-        assert_eq!(so_far(&cost(&[], 50, (0, 0))), "");
-        assert_eq!(so_far(&cost(&[], 50, (3, 2))), "; 66 % of the 3 updates so far were HOT");
+        assert_eq!(so_far(&cost(&[], 50, 0, 0)), "");
+        assert_eq!(so_far(&cost(&[], 50, 3, 2)), "; 66 % of the 3 updates so far were HOT");
     }
 }

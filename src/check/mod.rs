@@ -66,6 +66,20 @@ pub struct Finding {
     pub hint: String,
 }
 
+/// What one look brought, whatever it was about.
+struct Found {
+    verdict: Verdict,
+    code: Option<Code>,
+    message: String,
+    hint: String,
+}
+
+impl Found {
+    fn new(verdict: Verdict, message: impl Into<String>) -> Self {
+        Self { verdict, code: None, message: message.into(), hint: String::new() }
+    }
+}
+
 /// What a check found, in order.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -87,32 +101,33 @@ impl Findings {
     }
 
     fn ok(&mut self, about: &str, message: impl Into<String>) {
-        self.push(Verdict::Ok, about, None, (message.into(), String::new()));
+        self.push(about, Found::new(Verdict::Ok, message));
     }
 
     /// It holds, and something could be better.
     fn note(&mut self, about: &str, message: impl Into<String>, hint: impl Into<String>) {
-        self.push(Verdict::Ok, about, None, (message.into(), hint.into()));
+        self.push(about, Found { hint: hint.into(), ..Found::new(Verdict::Ok, message) });
     }
 
     fn warning(&mut self, about: &str, message: impl Into<String>, hint: impl Into<String>) {
-        self.push(Verdict::Warning, about, None, (message.into(), hint.into()));
+        self.push(about, Found { hint: hint.into(), ..Found::new(Verdict::Warning, message) });
     }
 
     fn failed(&mut self, about: &str, code: Code, message: impl Into<String>) {
-        self.push(Verdict::Failed, about, Some(code), (message.into(), code.hint().to_owned()));
+        self.failed_with(about, code, message, code.hint());
     }
 
     /// Failed, with a next step that fits better than the code's.
     fn failed_with(&mut self, about: &str, code: Code, message: impl Into<String>, hint: impl Into<String>) {
-        self.push(Verdict::Failed, about, Some(code), (message.into(), hint.into()));
+        let found = Found::new(Verdict::Failed, message);
+        self.push(about, Found { code: Some(code), hint: hint.into(), ..found });
     }
 
     fn error(&mut self, about: &str, error: &Error) {
-        self.push(Verdict::Failed, about, Some(error.code()), (error.detail(), error.hint().to_owned()));
+        self.failed_with(about, error.code(), error.detail(), error.hint());
     }
 
-    fn push(&mut self, verdict: Verdict, about: &str, code: Option<Code>, (message, hint): (String, String)) {
+    fn push(&mut self, about: &str, Found { verdict, code, message, hint }: Found) {
         let (about, code) = (about.to_owned(), code.map(Code::as_str));
         self.list.push(Finding { source: self.source.clone(), verdict, about, code, message, hint });
     }
@@ -188,6 +203,7 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     let slot = catalog::slots::slot(&session, &source.slot).await?;
     server::check(&server, source, slot.as_ref(), findings);
     server::check_replication(&connect, findings).await;
+    let setting = tables::Setting { source, position_topic: &config.kafka.position_topic };
     let mut found = Vec::with_capacity(source.tables.len());
     for name in &source.tables {
         let about = format!("table {}", catalog::names::display_table(name));
@@ -199,7 +215,7 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     let mark = (source.mark == crate::config::Mark::Update).then_some(source.mapping.columns.published_at.as_str());
     for table in &found {
         let may = catalog::tables::privileges(&session, role, table, mark).await?;
-        tables::check(table, may, (source, &config.kafka.position_topic), findings);
+        tables::check(table, may, setting, findings);
         if let Err(error) = catalog::children::refuse_children(&session, std::slice::from_ref(table)).await {
             findings.error(&format!("table {}", table.display_name()), &error);
         }
@@ -212,7 +228,7 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     }
     tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
     let publication = catalog::publications::publication(&session, &source.publication).await?;
-    publication::check(publication.as_ref(), &found, (source, &config.kafka.position_topic), findings);
+    publication::check(publication.as_ref(), &found, setting, findings);
     slot::check(slot.as_ref(), &server, source, findings);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Findings,
-    tables::{Context, bind},
+    tables::{Setting, bind},
 };
 use crate::{
     Code,
@@ -12,10 +12,10 @@ use crate::{
 pub(super) fn check(
     publication: Option<&PublicationInfo>,
     tables: &[TableInfo],
-    context: Context<'_>,
+    setting: Setting<'_>,
     findings: &mut Findings,
 ) {
-    let source = context.0;
+    let source = setting.source;
     let about = format!("publication {}", source.publication);
     let Some(publication) = publication else {
         if source.auto_setup {
@@ -38,7 +38,7 @@ pub(super) fn check(
                     "`outboxd setup` adds it while there is no slot, `outboxd setup --add-table` afterwards",
                 );
             }
-            Membership::Listed(listed) => listed_table(&about, listed, table, (context, findings)),
+            Membership::Listed(listed) => listed_table(&about, listed, table, setting, findings),
             Membership::InSchema(_) | Membership::AllTables => {}
         }
     }
@@ -77,7 +77,8 @@ fn listed_table(
     about: &str,
     listed: &PublishedTable,
     table: &TableInfo,
-    (context, findings): (Context<'_>, &mut Findings),
+    setting: Setting<'_>,
+    findings: &mut Findings,
 ) {
     let name = table.display_name();
     if let Some(filter) = &listed.row_filter {
@@ -91,7 +92,7 @@ fn listed_table(
         let mut shape = table.relation_schema();
         let listed = |name: &str| table.column(name).is_some_and(|column| columns.contains(&column.attnum));
         shape.columns.retain(|column| listed(&column.name));
-        match bind(&shape, context) {
+        match bind(&shape, setting) {
             Ok(()) => findings.ok(about, format!("its column list of {name} has what the mapping needs")),
             Err(error) => {
                 findings.failed_with(about, error.code(), error.detail(), "the publication has a column list: drop it");

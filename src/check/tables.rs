@@ -14,10 +14,15 @@ use crate::{
     },
 };
 
-/// The source, and the position topic.
-pub(super) type Context<'a> = (&'a Source, &'a str);
+/// What decides whether rows can become records.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    pub(super) source: &'a Source,
+    pub(super) position_topic: &'a str,
+}
 
-pub(super) fn check(table: &TableInfo, may: TablePrivileges, context: Context<'_>, findings: &mut Findings) {
+pub(super) fn check(table: &TableInfo, may: TablePrivileges, setting: Setting<'_>, findings: &mut Findings) {
+    let source = setting.source;
     let about = format!("table {}", table.display_name());
     let kind = match table.kind {
         TableKind::Ordinary => "table",
@@ -29,17 +34,17 @@ pub(super) fn check(table: &TableInfo, may: TablePrivileges, context: Context<'_
         let text = "it is unlogged or temporary: its rows are not in the WAL";
         findings.failed_with(&about, Code::TableMissing, text, "ALTER TABLE … SET LOGGED");
     }
-    match bind(&table.relation_schema(), context) {
+    match bind(&table.relation_schema(), setting) {
         Ok(()) => findings.ok(&about, "has the columns that the mapping needs"),
         Err(error) => findings.error(&about, &error),
     }
-    id(&about, table, context.0, findings);
-    privileges(&about, may, context.0, findings);
-    if context.0.mark == Mark::Update {
-        mark_column(&about, table, context.0, findings);
+    id(&about, table, source, findings);
+    privileges(&about, may, source, findings);
+    if source.mark == Mark::Update {
+        mark_column(&about, table, source, findings);
     }
-    partition_keys(&about, table, context.0, findings);
-    if context.0.mark != Mark::None && !table.marking_triggers.is_empty() {
+    partition_keys(&about, table, source, findings);
+    if source.mark != Mark::None && !table.marking_triggers.is_empty() {
         findings.warning(
             &about,
             format!("triggers fire for every mark: {}", table.marking_triggers.join("; ")),
@@ -49,7 +54,8 @@ pub(super) fn check(table: &TableInfo, may: TablePrivileges, context: Context<'_
 }
 
 /// Whether rows of this shape can become records.
-pub(super) fn bind(shape: &RelationSchema, (source, position_topic): Context<'_>) -> crate::Result<()> {
+pub(super) fn bind(shape: &RelationSchema, setting: Setting<'_>) -> crate::Result<()> {
+    let Setting { source, position_topic } = setting;
     Encoder::new(&source.mapping, source.mark, position_topic)?.bind(shape, 0)
 }
 

@@ -81,7 +81,7 @@ impl Plan {
                         while it streams needs --force)";
             return Err(refused(text));
         }
-        let (position, next, says) = match strategy {
+        let Way { position, next, says } = match strategy {
             Strategy::RepublishUnmarked => republish(facts, source)?,
             Strategy::FromSlot => from_slot(facts, source, halt.as_ref().map(Error::code))?,
             Strategy::FromNow => from_now(facts, source)?,
@@ -145,7 +145,12 @@ fn halt(facts: &Facts, source: &Source) -> Option<Error> {
     verdict(Evidence { name: &source.slot, slot: slot.as_ref(), published, server: Some(server) })
 }
 
-type Way = (Position, Next, Vec<String>);
+/// What a strategy does, and what that means.
+struct Way {
+    position: Position,
+    next: Next,
+    says: Vec<String>,
+}
 
 fn republish(facts: &Facts, source: &Source) -> Result<Way> {
     if source.mark == Mark::None || source.backfill != Backfill::Unpublished {
@@ -172,7 +177,7 @@ fn republish(facts: &Facts, source: &Source) -> Result<Way> {
         "order is that of a backfill: best effort".to_owned(),
         format!("slot {} is dropped, and made anew by `run`", source.slot),
     ];
-    Ok((position, Next::DropSlot, says))
+    Ok(Way { position, next: Next::DropSlot, says })
 }
 
 fn from_slot(facts: &Facts, source: &Source, halt: Option<Code>) -> Result<Way> {
@@ -192,7 +197,7 @@ fn from_slot(facts: &Facts, source: &Source, halt: Option<Code>) -> Result<Way> 
             "REPEATS nothing".to_owned(),
             format!("unmarked rows now: {}", unmarked(facts)),
         ];
-        return Ok((position, Next::KeepSlot, says));
+        return Ok(Way { position, next: Next::KeepSlot, says });
     }
     let stands = slot.confirmed_flush;
     let mut says = vec![format!("goes on from {stands}, where slot {} was confirmed", source.slot)];
@@ -222,7 +227,7 @@ fn from_slot(facts: &Facts, source: &Source, halt: Option<Code>) -> Result<Way> 
         None => format!("REPEATS rows committed after {stands} that are published already, marked or not"),
     });
     says.push(format!("unmarked rows now: {}", unmarked(facts)));
-    Ok((facts.streaming_at(stands, source), Next::KeepSlot, says))
+    Ok(Way { position: facts.streaming_at(stands, source), next: Next::KeepSlot, says })
 }
 
 /// The part of a split transaction that is published and that a slot at `stands` sends again.
@@ -240,7 +245,8 @@ fn from_now(facts: &Facts, source: &Source) -> Result<Way> {
         format!("unmarked rows now: {}", unmarked(facts)),
         "if it is interrupted before it says that it is done, run it again before the daemon".to_owned(),
     ];
-    Ok((Position::creating(&source.slot, facts.server.publication.clone()), Next::NewSlot, says))
+    let position = Position::creating(&source.slot, facts.server.publication.clone());
+    Ok(Way { position, next: Next::NewSlot, says })
 }
 
 /// The old position with the publication of today, where that is all that differs: what the slot sends again is then

@@ -73,6 +73,13 @@ pub(super) struct Backfill<'a> {
     pub position: Position,
 }
 
+/// The rows of the snapshot, as they are read.
+struct Reading<'a> {
+    cursor: BackfillCursor<'a>,
+    /// Rows of the next FETCH.
+    fetch: usize,
+}
+
 impl Backfill<'_> {
     /// Publishes and marks every unpublished row of the snapshot.
     ///
@@ -85,10 +92,11 @@ impl Backfill<'_> {
         if let Some(marking) = &self.marking {
             marking.wait_to_see(&snapshot).await?;
         }
-        let mut cursor = BackfillCursor::open(&snapshot, self.tables, &self.context.source).await?;
-        let (mut records, mut total, mut fetch) = (Records::default(), 0_usize, 1);
+        let cursor = BackfillCursor::open(&snapshot, self.tables, &self.context.source).await?;
+        let mut reading = Reading { cursor, fetch: 1 };
+        let (mut records, mut total) = (Records::default(), 0_usize);
         loop {
-            let marks = self.next_chunk((&mut cursor, &mut fetch), &mut rows, &mut records).await?;
+            let marks = self.next_chunk(&mut reading, &mut rows, &mut records).await?;
             if records.is_empty() {
                 tracing::info!(rows = total, "backfill done");
                 return Ok(Ended::Done(Box::new(producers)));
@@ -132,21 +140,16 @@ impl Backfill<'_> {
     }
 
     /// Reads rows until the chunk has its rows or its bytes, fetching few at a time where they are large.
-    async fn next_chunk(
-        &self,
-        (cursor, fetch): (&mut BackfillCursor<'_>, &mut usize),
-        rows: &mut Rows,
-        records: &mut Records,
-    ) -> Result<Marks> {
+    async fn next_chunk(&self, snapshot: &mut Reading<'_>, rows: &mut Rows, records: &mut Records) -> Result<Marks> {
         let limits = &self.context.source.limits;
         let (mut marks, mut tuple, mut writer) = (Marks::default(), Vec::new(), TupleWriter::new());
         while records.len() < limits.backfill_chunk_rows
             && records.bytes() < limits.batch_bytes
             && marks.bytes() < CHUNK_ID_BYTES
         {
-            let fetched = cursor.fetch(*fetch).await?;
-            let is_last = fetched.len() < *fetch;
-            *fetch = next_fetch(&fetched);
+            let fetched = snapshot.cursor.fetch(snapshot.fetch).await?;
+            let is_last = fetched.len() < snapshot.fetch;
+            snapshot.fetch = next_fetch(&fetched);
             for row in &fetched {
                 tuple.clear();
                 writer.begin(&mut tuple);

@@ -16,7 +16,12 @@ use crate::{
 pub(super) struct Verdicts(HashMap<RecordKey, Poison>);
 
 /// A record well enough known: an event id may stand twice, but hardly with the same size.
-type RecordKey = (u16, String, usize);
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct RecordKey {
+    table: u16,
+    event_id: String,
+    bytes: usize,
+}
 
 /// Verdicts that are kept; beyond that they are found anew.
 const MAX_VERDICTS: usize = 10_000;
@@ -43,7 +48,8 @@ impl Verdicts {
 }
 
 fn key(record: RecordRef<'_>) -> RecordKey {
-    (record.table, record.event_id.unwrap_or_default().to_owned(), record.size())
+    let event_id = record.event_id.unwrap_or_default().to_owned();
+    RecordKey { table: record.table, event_id, bytes: record.size() }
 }
 
 /// Encodes the rows of one source.
