@@ -51,17 +51,6 @@ pub struct CreatedSlot {
     pub snapshot: Option<String>,
 }
 
-/// What pgoutput is asked for besides the publication.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PluginOptions {
-    /// Column values in binary form (Postgres 14+).
-    pub binary: bool,
-    /// `pg_logical_emit_message` too (Postgres 14+).
-    pub messages: bool,
-    /// Only what was not itself replicated from elsewhere (Postgres 16+; rule 12).
-    pub origin_none: bool,
-}
-
 type Row = Vec<Option<Vec<u8>>>;
 
 impl Session for ReplicationClient {
@@ -155,14 +144,8 @@ impl ReplicationClient {
     /// With `start` 0/0 the server resumes at the slot's own confirmed position; a smaller `start` than that is
     /// forwarded to it without a word. Fails with `slot-in-use`, `slot-missing`, `slot-lost`, `wal-level`,
     /// `postgres-denied`. A missing publication shows only later, in the stream, as `publication-missing`.
-    pub async fn start_replication(
-        mut self,
-        slot: &str,
-        publication: &str,
-        start: Lsn,
-        options: PluginOptions,
-    ) -> Result<ReplicationStream> {
-        let command = start_command(slot, publication, start, options);
+    pub async fn start_replication(mut self, slot: &str, publication: &str, start: Lsn) -> Result<ReplicationStream> {
+        let command = start_command(slot, publication, start);
         let started = self.run(&command, self.bound).await;
         if started.map_err(|error| error.about(format_args!("slot {slot}")))?.is_some() {
             return Err(Error::new(Code::PostgresProtocol, "START_REPLICATION ended without a stream"));
@@ -250,41 +233,21 @@ fn data_row(body: &[u8]) -> Option<Row> {
 }
 
 fn create_slot_command(name: &str, options: &CreateSlot, version: u32) -> Result<String> {
-    let mut command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ", escape_identifier(name));
     if options.failover && version < 170_000 {
         return Err(Error::new(Code::ConfigInvalid, "failover = true needs Postgres 17 or later"));
     }
-    command.push_str(match (version >= 150_000, options.export_snapshot) {
-        (true, true) => "(SNAPSHOT 'export'",
-        (true, false) => "(SNAPSHOT 'nothing'",
-        (false, true) => "EXPORT_SNAPSHOT",
-        (false, false) => "NOEXPORT_SNAPSHOT",
-    });
-    if version >= 150_000 {
-        command.push_str(if options.failover { ", FAILOVER)" } else { ")" });
-    }
-    Ok(command)
+    let name = escape_identifier(name);
+    let snapshot = if options.export_snapshot { "export" } else { "nothing" };
+    let failover = if options.failover { ", FAILOVER" } else { "" };
+    Ok(format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT '{snapshot}'{failover})"))
 }
 
-fn start_command(slot: &str, publication: &str, start: Lsn, options: PluginOptions) -> String {
+fn start_command(slot: &str, publication: &str, start: Lsn) -> String {
     // publication_names is a list of identifiers inside a string. Protocol 1: whole transactions, in commit order
     // (rule 20).
     let publications = quoted(&escape_identifier(publication));
     let slot = escape_identifier(slot);
-    let mut command =
-        format!("START_REPLICATION SLOT {slot} LOGICAL {start} (proto_version '1', publication_names {publications}");
-    for (wanted, option) in [
-        (options.binary, "binary 'true'"),
-        (options.messages, "messages 'true'"),
-        (options.origin_none, "origin 'none'"),
-    ] {
-        if wanted {
-            command.push_str(", ");
-            command.push_str(option);
-        }
-    }
-    command.push(')');
-    command
+    format!("START_REPLICATION SLOT {slot} LOGICAL {start} (proto_version '1', publication_names {publications})")
 }
 
 /// The replication grammar knows no `E''` strings: only quotes are doubled.
@@ -297,12 +260,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_is_created_in_the_servers_own_dialect() {
+    fn a_failover_slot_is_asked_of_a_server_that_has_them() {
         let plain = CreateSlot { export_snapshot: true, failover: false, lock_timeout: Duration::ZERO };
         let failover = CreateSlot { export_snapshot: false, failover: true, ..plain.clone() };
         let command = |options: &CreateSlot, version| create_slot_command("a\"b", options, version).unwrap();
         let head = "CREATE_REPLICATION_SLOT \"a\"\"b\" LOGICAL pgoutput ";
-        assert_eq!(command(&plain, 140_000), format!("{head}EXPORT_SNAPSHOT"));
         assert_eq!(command(&plain, 150_000), format!("{head}(SNAPSHOT 'export')"));
         assert_eq!(command(&failover, 170_000), format!("{head}(SNAPSHOT 'nothing', FAILOVER)"));
         assert_eq!(create_slot_command("s", &failover, 160_000).unwrap_err().code(), Code::ConfigInvalid);
@@ -310,11 +272,10 @@ mod tests {
 
     #[test]
     fn names_cannot_leave_their_quotes() {
-        let options = PluginOptions { binary: true, ..PluginOptions::default() };
         assert_eq!(
-            start_command("s", "a'b\"c\\", Lsn(0x1_0000_0002), options),
+            start_command("s", "a'b\"c\\", Lsn(0x1_0000_0002)),
             "START_REPLICATION SLOT \"s\" LOGICAL 1/2 \
-             (proto_version '1', publication_names '\"a''b\"\"c\\\"', binary 'true')"
+             (proto_version '1', publication_names '\"a''b\"\"c\\\"')"
         );
     }
 

@@ -40,11 +40,11 @@ mod url;
 mod verify;
 mod wire;
 
-pub use client::{CreateSlot, CreatedSlot, PluginOptions, ReplicationClient};
+pub use client::{CreateSlot, CreatedSlot, ReplicationClient};
 pub use options::ConnectOptions;
 pub use server_error::{ServerError, server_error, sql_error, sqlstate};
 pub use session::SqlSession;
 pub(crate) use status::POSTGRES_EPOCH_US;
-pub use status::{StandbyStatus, StatusSender, postgres_clock};
-pub use stream::{ReplicationReader, ReplicationStream, StreamMessage};
+pub use status::StandbyStatus;
+pub use stream::{ReplicationStream, StreamMessage};
 pub use timeline::{SystemIdentity, TimelineSwitch};

@@ -54,7 +54,7 @@ impl StandbyStatus {
 
 /// Microseconds since 2000-01-01, as in `XLogData::clock`.
 #[must_use]
-pub fn postgres_clock(time: SystemTime) -> i64 {
+fn postgres_clock(time: SystemTime) -> i64 {
     let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     let since_1970 = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => micros(after),
@@ -67,7 +67,7 @@ pub fn postgres_clock(time: SystemTime) -> i64 {
 ///
 /// Cancel-safe: a future dropped in the middle of a message leaves the rest of it here, and the next call sends that
 /// first. A status of which no byte has left is replaced by a newer one, so no more than two are ever held.
-pub struct StatusSender {
+pub(super) struct StatusSender {
     pub(super) writer: WriteHalf<Transport>,
     unsent: BytesMut,
 }
@@ -80,7 +80,7 @@ impl StatusSender {
     /// Sends one update. Fails with `postgres-unavailable` when the connection is gone.
     ///
     /// Waits only if the server does not read, so bound it where that matters.
-    pub async fn send_status(&mut self, status: StandbyStatus) -> Result<()> {
+    pub(super) async fn send_status(&mut self, status: StandbyStatus) -> Result<()> {
         replace_unsent(&mut self.unsent, status, SystemTime::now());
         self.flush().await
     }
@@ -99,7 +99,7 @@ impl StatusSender {
     }
 
     /// Ends the stream and the session: CopyDone, Terminate, then nothing more. Gives up at `bound`.
-    pub async fn close(mut self, bound: Duration) -> Result<()> {
+    pub(super) async fn close(mut self, bound: Duration) -> Result<()> {
         frontend::copy_done(&mut self.unsent);
         frontend::terminate(&mut self.unsent);
         let end = async {

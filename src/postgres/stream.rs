@@ -2,11 +2,7 @@
 //!
 //! Page: "Streaming Replication Protocol" (XLogData, Primary keepalive message).
 
-use std::{
-    future::poll_fn,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{future::poll_fn, time::Duration};
 
 use tokio::{
     io::{ReadHalf, split},
@@ -53,43 +49,17 @@ pub enum StreamMessage<'a> {
 }
 
 /// The reading half of a replication stream.
-pub struct ReplicationReader {
+struct ReplicationReader {
     reader: ReadHalf<Transport>,
     frames: FrameBuffer,
 }
 
 impl ReplicationReader {
-    /// Waits until at least one whole message is buffered, then takes whatever else has arrived. Cancel-safe.
-    ///
-    /// Returns at once while messages are left, so the loop is: `fill`, then [`Self::next_message`] until `None`.
-    /// Fails with `postgres-unavailable` when the connection ends, `postgres-protocol` for a message above the bound.
-    pub async fn fill(&mut self) -> Result<()> {
+    async fn fill(&mut self) -> Result<()> {
         poll_fn(|cx| self.frames.poll_fill(&mut self.reader, cx)).await
     }
 
-    /// Takes what has arrived without waiting for more; whether a whole message is buffered.
-    pub fn try_fill(&mut self) -> Result<bool> {
-        // Whoever waits next polls again with a waker of its own.
-        let cx = &mut Context::from_waker(Waker::noop());
-        while let Poll::Ready(more) = self.frames.poll_more(&mut self.reader, cx) {
-            if !more? {
-                break;
-            }
-        }
-        self.frames.is_ready()
-    }
-
-    /// Bytes received and not yet taken by [`Self::next_message`].
-    #[must_use]
-    pub fn buffered(&self) -> usize {
-        self.frames.buffered()
-    }
-
-    /// The next buffered message, `None` when another [`Self::fill`] is needed. Does no I/O.
-    ///
-    /// Fails with what the server reports: `postgres-unavailable` when it stops (57P01) or ends the stream,
-    /// `publication-missing`, `slot-lost` and the others that [`ServerError::code`] knows.
-    pub fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
+    fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
         while self.frames.peek()? == Some(b'S') {
             // ParameterStatus: a reload of the configuration.
             self.frames.next()?;
@@ -147,7 +117,7 @@ fn three_numbers(bytes: &[u8]) -> Option<(u64, u64, i64, &[u8])> {
     Some((u64::from_be_bytes(*start), u64::from_be_bytes(*end), i64::from_be_bytes(*clock), rest))
 }
 
-/// A stream in progress: both halves, for one task. [`Self::split`] takes them apart for two.
+/// A stream in progress, for one task.
 ///
 /// ```text
 /// loop {
@@ -169,42 +139,25 @@ impl ReplicationStream {
         Self { reader: ReplicationReader { reader, frames: wire.frames }, sender: StatusSender::new(writer) }
     }
 
-    /// [`ReplicationReader::fill`]
+    /// Waits until at least one whole message is buffered, then takes whatever else has arrived. Cancel-safe.
+    ///
+    /// Returns at once while messages are left, so the loop is: `fill`, then [`Self::next_message`] until `None`.
+    /// Fails with `postgres-unavailable` when the connection ends, `postgres-protocol` for a message above the bound.
     pub async fn fill(&mut self) -> Result<()> {
         self.reader.fill().await
     }
 
-    /// [`ReplicationReader::try_fill`]
-    pub fn try_fill(&mut self) -> Result<bool> {
-        self.reader.try_fill()
-    }
-
-    /// [`ReplicationReader::buffered`]
-    #[must_use]
-    pub fn buffered(&self) -> usize {
-        self.reader.buffered()
-    }
-
-    /// [`ReplicationReader::next_message`]
+    /// The next buffered message, `None` when another [`Self::fill`] is needed. Does no I/O.
+    ///
+    /// Fails with what the server reports: `postgres-unavailable` when it stops (57P01) or ends the stream,
+    /// `publication-missing`, `slot-lost` and the others that [`ServerError::code`] knows.
     pub fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
         self.reader.next_message()
     }
 
-    /// [`StatusSender::send_status`]
+    /// Tells the server where we stand.
     pub async fn send_status(&mut self, status: StandbyStatus) -> Result<()> {
         self.sender.send_status(status).await
-    }
-
-    /// Two halves, so that one task can send statuses whatever the other one, which reads, waits for.
-    #[must_use]
-    pub fn split(self) -> (ReplicationReader, StatusSender) {
-        (self.reader, self.sender)
-    }
-
-    /// The halves of one stream together again, to close it.
-    #[must_use]
-    pub fn join(reader: ReplicationReader, sender: StatusSender) -> Self {
-        Self { reader, sender }
     }
 
     /// Ends the stream and waits, at most 2 s, until the server has hung up: by then it has let the slot go.

@@ -21,7 +21,7 @@ pub mod lock;
 pub mod newest;
 pub mod position;
 pub(crate) mod producers;
-pub(crate) mod publication;
+pub mod publication;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod server;

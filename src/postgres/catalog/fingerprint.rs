@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{PublicationInfo, TableInfo, publications::Membership};
 
-/// What a publication sends of a source's tables. Names are not part of it, since a renamed table loses nothing: as
-/// JSON two fingerprints are the same text exactly when they are equal.
+/// What a publication sends of a source's tables. Names are there for a person to read and make no difference, since a
+/// renamed table loses nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// `pg_publication.oid`.
@@ -30,8 +30,8 @@ pub struct Fingerprint {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct TablePrint {
     oid: u32,
-    /// For the words alone.
-    #[serde(skip)]
+    /// For the words alone; positions of old have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     name: String,
     #[serde(flatten)]
     by: By,
@@ -54,6 +54,16 @@ enum By {
     },
     All,
     Absent,
+}
+
+impl TablePrint {
+    /// The table, for a person.
+    fn shown(&self) -> String {
+        if self.name.is_empty() {
+            return format!("the table with oid {}", self.oid);
+        }
+        format!("table {} (oid {})", self.name, self.oid)
+    }
 }
 
 impl Fingerprint {
@@ -88,28 +98,11 @@ impl Fingerprint {
         }
     }
 
-    /// The fingerprint as the position record holds it.
-    #[must_use]
-    #[expect(clippy::expect_used, reason = "plain structs with string keys always make a JSON value")]
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::to_value(self).expect("a fingerprint is plain data")
-    }
-
     /// Oids of the tables in a position record's fingerprint; `None` when it cannot be read.
     #[must_use]
     pub fn table_oids_of_json(then: &serde_json::Value) -> Option<Vec<u32>> {
         let then = Self::deserialize(then).ok()?;
         Some(then.tables.iter().map(|table| table.oid).collect())
-    }
-
-    /// What is different in `now` from a position record's fingerprint, in words; empty when nothing is. What cannot be
-    /// read differs as a whole.
-    #[must_use]
-    pub fn differences_from_json(then: &serde_json::Value, now: &Self) -> Vec<String> {
-        match Self::deserialize(then) {
-            Ok(then) => then.differences(now),
-            Err(error) => vec![format!("the position's fingerprint of the publication cannot be read ({error})")],
-        }
     }
 
     /// What is different in `now`, in words; empty when nothing is.
@@ -131,8 +124,7 @@ impl Fingerprint {
         for was in &self.tables {
             match now.tables.iter().find(|table| table.oid == was.oid) {
                 Some(table) => table_differences(was, table, self.publication != now.publication, &mut found),
-                None => found
-                    .push(format!("the table with oid {} was dropped, or is no longer a table of the source", was.oid)),
+                None => found.push(format!("{} was dropped, or is no longer a table of the source", was.shown())),
             }
         }
         let added = now.tables.iter().filter(|table| !self.tables.iter().any(|was| was.oid == table.oid));
@@ -235,7 +227,7 @@ mod tests {
         let text = serde_json::to_string(&fingerprint).unwrap();
         assert_eq!(
             text,
-            r#"{"pub":900,"xmin":"740","ops":"insert","via_root":true,"generated":false,"tables":[{"oid":1,"by":"table","row":11},{"oid":2,"by":"table","row":12,"filter":"(id > 5)","columns":[1,2]},{"oid":3,"by":"schema","row":77},{"oid":4,"by":"all"}]}"#
+            r#"{"pub":900,"xmin":"740","ops":"insert","via_root":true,"generated":false,"tables":[{"oid":1,"name":"public.a","by":"table","row":11},{"oid":2,"name":"public.b","by":"table","row":12,"filter":"(id > 5)","columns":[1,2]},{"oid":3,"name":"s.c","by":"schema","row":77},{"oid":4,"name":"s.d","by":"all"}]}"#
         );
         assert_eq!(serde_json::from_str::<Fingerprint>(&text).unwrap(), fingerprint);
     }
@@ -255,7 +247,7 @@ mod tests {
         assert_eq!(
             was.differences(&recreated),
             [
-                "the table with oid 1 was dropped, or is no longer a table of the source",
+                "table public.a (oid 1) was dropped, or is no longer a table of the source",
                 "table public.a (oid 7) is new"
             ]
         );
@@ -290,6 +282,20 @@ mod tests {
         assert_eq!(was.differences(&back).len(), 1);
         back.operations = "insert, update".into();
         assert_eq!(was.differences(&back), ["it published 'insert' and now publishes 'insert, update'"]);
+    }
+
+    #[test]
+    fn a_position_of_old_knows_no_name() {
+        let now = print(vec![listed(2, "public.b", 12)]);
+        let old = serde_json::json!({"pub": 900, "ops": "insert", "via_root": true, "generated": false,
+                                     "tables": [{"oid": 1, "by": "table", "row": 11}]});
+        assert_eq!(
+            Fingerprint::deserialize(&old).unwrap().differences(&now),
+            [
+                "the table with oid 1 was dropped, or is no longer a table of the source",
+                "table public.b (oid 2) is new"
+            ]
+        );
     }
 
     #[test]

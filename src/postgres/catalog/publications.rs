@@ -2,8 +2,8 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::{Fingerprint, TableInfo, failed};
-use crate::{Code, Error, Result};
+use super::{TableInfo, failed};
+use crate::Result;
 
 /// A publication as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,17 +143,6 @@ pub async fn publication(client: &Client, name: &str) -> Result<Option<Publicati
         schemas: schemas.iter().map(|row| PublishedSchema { row_oid: row.get(0), name: row.get(1) }).collect(),
         tables: tables.iter().map(table_from_row).collect(),
     }))
-}
-
-/// The fingerprint of the publication for the tables of a source.
-///
-/// # Errors
-/// [`Code::PublicationMissing`] when there is none of that name.
-pub async fn fingerprint(client: &Client, name: &str, tables: &[TableInfo]) -> Result<Fingerprint> {
-    match publication(client, name).await? {
-        Some(publication) => Ok(Fingerprint::of(&publication, tables)),
-        None => Err(Error::new(Code::PublicationMissing, format!("there is no publication {name}"))),
-    }
 }
 
 fn table_from_row(row: &Row) -> PublishedTable {

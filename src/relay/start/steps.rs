@@ -12,7 +12,7 @@ use crate::{
     kafka::position_topic,
     outbox::Records,
     postgres::{
-        CreateSlot, PluginOptions, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus, SystemIdentity,
+        CreateSlot, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus, SystemIdentity,
         catalog::{backfill::BackfillCursor, server, slots, tables},
     },
     relay::{
@@ -81,10 +81,7 @@ impl Start<'_> {
         let switches = history.iter().map(|switch| (switch.timeline, switch.switchpoint)).collect();
         let backend_pid = client.backend_pid();
         // Always from 0/0: the server resumes at its own confirmed position and sends again what is owed a mark.
-        let stream = match client
-            .start_replication(&source.slot, &source.publication, Lsn::ZERO, PluginOptions::default())
-            .await
-        {
+        let stream = match client.start_replication(&source.slot, &source.publication, Lsn::ZERO).await {
             Ok(stream) => stream,
             Err(error) if error.code() == Code::SlotInUse => return Ok(Fact::TakenByAnother),
             Err(error) => return Err(error),
