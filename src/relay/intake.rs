@@ -100,7 +100,7 @@ impl Intake {
         match message {
             Message::Begin(begin) => {
                 self.xid = begin.xid;
-                self.machine.begin(begin.final_lsn, begin.xid, begin.commit_time);
+                self.machine.begin(begin.final_lsn, begin.xid, begin.commit_time)?;
                 self.rows.encoder.begin(begin.commit_time);
             }
             Message::Insert(insert) => self.take_row(&insert)?,
@@ -141,13 +141,13 @@ impl Intake {
                         self.machine.published_row(record.size(), record.event_id.unwrap_or_default())?;
                     }
                 }
-                Encoded::AlreadyMarked => self.pass_over(),
+                Encoded::AlreadyMarked => self.pass_over()?,
             },
             RowIs::Redelivered => {
                 self.counts.redelivered += 1;
                 match self.rows.append_mark(row, &mut self.marks)? {
                     Encoded::Published => self.machine.redelivered_row()?,
-                    Encoded::AlreadyMarked => self.pass_over(),
+                    Encoded::AlreadyMarked => self.pass_over()?,
                 }
             }
             RowIs::Dropped => {}
@@ -179,14 +179,14 @@ impl Intake {
             return Err(Error::new(Code::PublicationChanged, text));
         }
         if self.machine.row(|_| false)? != RowIs::Dropped {
-            self.pass_over();
+            self.pass_over()?;
         }
         Ok(())
     }
 
-    fn pass_over(&mut self) {
+    fn pass_over(&mut self) -> Result<()> {
         self.counts.passed_over += 1;
-        self.machine.passed_over();
+        self.machine.passed_over()
     }
 }
 

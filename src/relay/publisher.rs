@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!            ┌───────────── free producers ◀────────────┐
-//!   jobs ─▶ send ── acknowledged, one at a time ─▶ commit ─▶ Event::Committed
-//!             └─▶ Event::Sent                         └─▶ Event::Failed: the last word
+//!   jobs ─▶ send ── acknowledged, one at a time ─▶ commit ─▶ Event::Sent, then Event::Committed
+//!                                                     └─▶ Event::Failed: the last word
 //! ```
 //!
 //! While one batch commits, the next one is sent by another producer. What must hold for that (rule 26):
@@ -11,6 +11,9 @@
 //! - B is committed only after A is: one thread commits, and takes B when it is done with A;
 //! - a failure of A gives B up: the thread that commits ends, and the one that sends finds nobody to hand B to;
 //! - all producers are initialised anew before the position is read: the session is rebuilt (rules 22 to 24).
+//!
+//! Only the thread that commits tells events, so a batch is `Sent` before it is `Committed`, and the state machine may
+//! insist on it.
 //!
 //! A batch goes in with the position that is published with it; the records come back for reuse once Kafka has committed
 //! both.
@@ -94,7 +97,7 @@ impl Publisher {
         }
         // No room between the threads: a batch is handed over when the one before it is committed.
         let (acknowledged, to_commit) = blocking::sync_channel(0);
-        let sending = Sending { jobs: job_queue, free: free_queue, acknowledged, events: events.clone() };
+        let sending = Sending { jobs: job_queue, free: free_queue, acknowledged };
         let committing = Committing { acknowledged: to_commit, free, events };
         spawn(format!("send-{source}"), move || sending.run())?;
         spawn(format!("commit-{source}"), move || committing.run())?;
@@ -152,7 +155,6 @@ struct Sending {
     jobs: blocking::Receiver<Job>,
     free: blocking::Receiver<Producer>,
     acknowledged: blocking::SyncSender<Handover>,
-    events: mpsc::Sender<Event>,
 }
 
 impl Sending {
@@ -172,7 +174,7 @@ impl Sending {
                 }
                 return;
             }
-            if failed || self.events.blocking_send(Event::Sent { batch }).is_err() {
+            if failed {
                 return;
             }
         }
@@ -196,6 +198,10 @@ impl Committing {
                     return;
                 }
             };
+            if self.events.blocking_send(Event::Sent { batch }).is_err() {
+                producer.give_up();
+                return;
+            }
             if let Err(failure) = producer.commit() {
                 let _ = self.events.blocking_send(Event::Failed { records, failure });
                 return;

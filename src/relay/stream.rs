@@ -195,7 +195,7 @@ impl<'a> Stream<'a> {
         tokio::select! {
             filled = self.replication.fill(), if wants_input => filled?,
             event = self.publisher.event() => self.published(event?)?,
-            marked = marked(&mut self.marker) => self.marked(&marked?),
+            marked = marked(&mut self.marker) => self.marked(&marked?)?,
             error = self.sql.closed() => return Err(error),
             _ = status.tick() => self.confirm = true,
             // Lag must be seen to grow while nothing happens.
@@ -279,10 +279,7 @@ impl<'a> Stream<'a> {
 
     fn published(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Sent { batch } => {
-                self.intake.machine.sent(batch);
-                Ok(())
-            }
+            Event::Sent { batch } => self.intake.machine.sent(batch),
             Event::Committed { batch, mut records, took } => {
                 let oldest = self.intake.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);
@@ -290,7 +287,7 @@ impl<'a> Stream<'a> {
                 // One huge row must not keep its memory for good.
                 records.shrink_to(2 * self.context.source.limits.batch_bytes);
                 self.spare.push(records);
-                self.intake.machine.committed(batch);
+                self.intake.machine.committed(batch)?;
                 let position = self.intake.machine.position();
                 let is_through = self.memory.suspected.as_ref().is_none_or(|suspected| !position.is_behind(suspected));
                 if self.memory.batching == Batching::OneByOne && is_through {
@@ -315,12 +312,13 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    fn marked(&mut self, marked: &Marked) {
+    fn marked(&mut self, marked: &Marked) -> Result<()> {
         self.marking = false;
         self.report.marked(marked);
         for batch in &marked.batches {
-            self.intake.machine.marked(*batch);
+            self.intake.machine.marked(*batch)?;
         }
+        Ok(())
     }
 
     async fn send_status(&mut self) -> Result<()> {

@@ -27,8 +27,10 @@ pub(crate) enum Bug {
     TrustRestoredServer,
     /// The position is read without waiting for open transactions.
     ReadUncommittedPosition,
-    /// Of two batches under way the second is committed first.
+    /// Of two batches under way the second is committed first, under the name of the first.
     CommitOutOfOrder,
+    /// Of two batches under way the second is committed first, and the machine is told so.
+    TellOutOfOrder,
     /// A fenced instance initialises its producers and goes on, instead of starting anew.
     BareInitAfterFence,
     /// The commit of one batch failed, and the next one, which was sent meanwhile, is committed all the same.
@@ -43,7 +45,7 @@ pub(crate) enum Bug {
 
 impl Bug {
     /// Each with what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 18] = [
+    pub(crate) const ALL: [(Self, &str, &str); 19] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
@@ -58,6 +60,8 @@ impl Bug {
         (Self::TrustRestoredServer, "G4, G5", "G5"),
         (Self::ReadUncommittedPosition, "G1, G4", "rule"),
         (Self::CommitOutOfOrder, "G2", "rule 2"),
+        // The machine itself refuses it.
+        (Self::TellOutOfOrder, "G2", "internal"),
         (Self::BareInitAfterFence, "G1", "G1"),
         (Self::CommitSecondAfterFailure, "G1", ""),
         (Self::InvisibleIsMarked, "G5", "rule 7"),

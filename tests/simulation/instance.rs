@@ -172,6 +172,9 @@ impl Instance {
                 env.hit(Event::Zombie);
             }
         }
+        if error.code() == Code::Internal {
+            env.checks.fail(|| format!("internal: {error}"));
+        }
         self.hang_up(env);
         self.life = Life::Down;
         if error.class() == Class::Halt {
@@ -245,7 +248,7 @@ impl Instance {
     }
 
     /// The answer to an UPDATE.
-    pub(crate) fn marks_done(&mut self, what: Marks, env: &mut Env) {
+    pub(crate) fn marks_done(&mut self, what: Marks, env: &mut Env) -> Result<(), Error> {
         trace!(env, "{self}: {what:?} is marked");
         match what {
             Marks::Batch(batch) => {
@@ -254,13 +257,14 @@ impl Instance {
                     && env.bug != Some(Bug::ConfirmBeforeMark)
                 {
                     let (from, before) = (stands(machine), machine.confirmed());
-                    machine.marked(batch);
+                    machine.marked(batch)?;
                     let made = if machine.confirmed() > before { Made::Confirms } else { Made::Ends };
                     env.coverage.transitions.told(Input::Marked, from, made);
                 }
             }
             Marks::Chunk => self.session.chunk.clear(),
         }
+        Ok(())
     }
 
     pub(crate) fn confirm(&mut self, lsn: Lsn, env: &mut Env) {

@@ -39,6 +39,8 @@ pub(crate) struct Publishing {
     pub(crate) stage: Stage,
     /// The commit was sent a second time: it is not known what the first request will do (rule 22).
     pub(crate) slow: bool,
+    /// The machine knows that it is acknowledged.
+    pub(crate) told_sent: bool,
 }
 
 impl Publishing {
@@ -54,8 +56,9 @@ impl Instance {
         self.session.position = Some(position.clone());
         // The set-up is fenced in either mode: `creating` and `backfill` must not be written by a zombie.
         let transactional = env.options.exactly_once || batch.is_none();
-        let (stage, slow) = (Stage::Queued, false);
-        self.session.publishing.push_back(Publishing { batch, rows, position, producer, transactional, stage, slow });
+        let (stage, slow, told_sent) = (Stage::Queued, false, false);
+        let publishing = Publishing { batch, rows, position, producer, transactional, stage, slow, told_sent };
+        self.session.publishing.push_back(publishing);
     }
 
     /// One step of one of the batches under way. Whether the first of them became committed.
@@ -87,8 +90,8 @@ impl Instance {
             Stage::RowsSent if publishing.transactional => {
                 let is_accepted = accepted(env.kafka.send_position(producer, epoch, publishing.position.clone()))?;
                 publishing.stage = if is_accepted { Stage::PositionSent } else { Stage::RowsSent };
-                if let (true, Some(batch), Some(machine)) = (is_accepted, publishing.batch, &mut self.session.machine) {
-                    machine.sent(batch);
+                if is_accepted {
+                    self.tell_sent(which)?;
                 }
             }
             Stage::PositionSent if which == 0 => {
@@ -97,6 +100,12 @@ impl Instance {
                 self.send_end(env);
             }
             Stage::PositionSent if env.bug == Some(Bug::CommitOutOfOrder) && first_is_sent => {
+                self.session.publishing.swap(0, 1);
+                // The machine would refuse the names in this order; they are told in the right one.
+                let names = [self.session.publishing[1].batch, self.session.publishing[0].batch];
+                (self.session.publishing[0].batch, self.session.publishing[1].batch) = (names[0], names[1]);
+            }
+            Stage::PositionSent if env.bug == Some(Bug::TellOutOfOrder) && first_is_sent => {
                 self.session.publishing.swap(0, 1);
             }
             Stage::Ending => return self.wait_for_commit(env),
@@ -120,6 +129,17 @@ impl Instance {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// Once for a batch: what sends it again by a bug does not tell it again.
+    fn tell_sent(&mut self, which: usize) -> Result<(), Error> {
+        let publishing = &mut self.session.publishing[which];
+        if let (false, Some(batch), Some(machine)) = (publishing.told_sent, publishing.batch, &mut self.session.machine)
+        {
+            machine.sent(batch)?;
+        }
+        publishing.told_sent = true;
+        Ok(())
     }
 
     fn send_end(&mut self, env: &mut Env) {
@@ -190,6 +210,8 @@ impl Instance {
         if self.session.publishing[0].slow && self.session.publishing[0].transactional && !keeps {
             return Err(Error::new(Code::KafkaTransactionFailed, "the commit was slow"));
         }
+        // Without transactions the acknowledgement of the position is all that follows.
+        self.tell_sent(0)?;
         Ok(self.session.publishing.pop_front())
     }
 

@@ -36,7 +36,7 @@ impl Instance {
                         self.session.batches.push((batch, published.rows));
                     }
                     let (from, before) = (stands(machine), machine.confirmed());
-                    machine.committed(batch);
+                    machine.committed(batch)?;
                     let made = match machine.confirmed() > before {
                         true => Made::Confirms,
                         false if owes_marks => Made::ToMark,
@@ -92,7 +92,7 @@ impl Instance {
         let Some(machine) = &mut self.session.machine else { return Ok(Made::Ends) };
         Ok(match message {
             Message::Begin { final_lsn, xid, time } => {
-                machine.begin(final_lsn, xid, time);
+                machine.begin(final_lsn, xid, time)?;
                 match machine.place() {
                     Place::Resumed => Made::Resumes,
                     Place::New => Made::Begins,
@@ -135,7 +135,7 @@ impl Instance {
                 Made::Drop
             }
             _ if row.born_marked && env.bug != Some(Bug::PublishMarkedRows) => {
-                machine.passed_over();
+                machine.passed_over()?;
                 env.hit(Event::PassedOver);
                 Made::PassOver
             }
@@ -222,7 +222,7 @@ impl Instance {
                 if env.bug == Some(Bug::ConfirmBeforeMark)
                     && let Some(machine) = &mut self.session.machine
                 {
-                    machine.marked(batch);
+                    machine.marked(batch)?;
                 }
             }
             Action::Confirm(lsn) => self.confirm(lsn, env),

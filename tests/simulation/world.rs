@@ -204,7 +204,10 @@ impl World {
         }
         let request = env.postgres.marks.swap_remove(chosen);
         if waits {
-            self.instances[owner].marks_done(request.what, env);
+            let instance = &mut self.instances[owner];
+            if let Err(error) = instance.marks_done(request.what, env) {
+                instance.end_session(&error, env);
+            }
         }
     }
 

@@ -2,11 +2,24 @@
 
 use std::time::Duration;
 
-use super::{Action, Batch, Machine, PATIENCE_MAX, PATIENCE_SHARE, Stage};
+use super::{
+    action::Action,
+    faults::internal,
+    machine::Machine,
+    queue::{Batch, Stage},
+};
 use crate::{
-    Lsn,
+    Error, Lsn,
     source::position::{Progress, Split},
 };
+
+/// Behind a backlog a batch waits for more rows, by this share of the time by which the stream is behind: a Kafka
+/// transaction costs the same for one row as for ten thousand, and rows that are late by minutes do not mind a moment
+/// more. A stream that is not behind does not wait.
+const PATIENCE_SHARE: u32 = 8;
+
+/// It waits no longer than that. Rows to publish fill a batch before; a flood of rows to pass over never does.
+const PATIENCE_MAX: Duration = Duration::from_millis(250);
 
 /// A batch as it is cut.
 struct Cut {
@@ -17,16 +30,19 @@ struct Cut {
 }
 
 impl Machine {
-    pub(super) fn add_row(&mut self, bytes: usize, redelivered: bool) {
+    pub(super) fn add_row(&mut self, bytes: usize, redelivered: bool) -> Result<(), Error> {
+        let open = self.open.as_mut().ok_or_else(|| internal("a row is kept outside a transaction"))?;
+        if self.building.rows > 0 && self.building.redelivered != redelivered {
+            return Err(internal("redelivered and new rows meet in one batch"));
+        }
+        open.carries_rows = true;
+        if !redelivered {
+            self.building.oldest.get_or_insert(open.time);
+        }
         self.building.rows += 1;
         self.building.bytes += bytes;
         self.building.redelivered = redelivered;
-        if let Some(open) = &mut self.open {
-            open.carries_rows = true;
-            if !redelivered {
-                self.building.oldest.get_or_insert(open.time);
-            }
-        }
+        Ok(())
     }
 
     pub(super) fn rows_in_flight(&self) -> usize {
@@ -89,12 +105,13 @@ impl Machine {
     }
 
     /// Cuts in the middle of a transaction that is larger than a batch (G3): resumable at the row.
-    pub(super) fn cut_split(&mut self, event_id: &str) {
-        let Some(open) = &self.open else { return };
+    pub(super) fn cut_split(&mut self, event_id: &str) -> Result<(), Error> {
+        let open = self.open.as_ref().ok_or_else(|| internal("a transaction is split that is not open"))?;
         let split = Split { final_lsn: open.final_lsn, xid: open.xid, rows: open.rows, event_id: event_id.to_owned() };
         let progress = Progress { split: Some(split), ..self.cut.clone() };
         let building = std::mem::take(&mut self.building);
         self.publish(Cut { rows: building.rows, bytes: building.bytes, progress, oldest: building.oldest });
+        Ok(())
     }
 
     fn publish(&mut self, cut: Cut) {

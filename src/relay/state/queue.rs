@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::BatchId;
-use crate::{Lsn, source::position::Progress};
+use super::{action::BatchId, faults::internal};
+use crate::{Error, Lsn, source::position::Progress};
 
 /// Where a batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,18 @@ pub(super) enum Stage {
     Marking,
     /// Published and marked.
     Done,
+}
+
+impl Stage {
+    /// Every way that a batch may go.
+    fn leads_to(self, to: Self) -> bool {
+        matches!(
+            (self, to),
+            (Self::Sending, Self::Committing)
+                | (Self::Committing | Self::Held, Self::Marking | Self::Done)
+                | (Self::Marking, Self::Done)
+        )
+    }
 }
 
 /// What is queued of a batch; its rows are with the session.
@@ -61,27 +73,71 @@ impl Queue {
     }
 
     /// The batch is acknowledged. Its records are in memory until it is committed.
-    pub(super) fn sent(&mut self, id: BatchId) {
-        let Some(batch) = self.find(id).filter(|batch| batch.stage == Stage::Sending) else { return };
-        batch.stage = Stage::Committing;
-        self.stages[Stage::Sending as usize] -= 1;
-        self.stages[Stage::Committing as usize] += 1;
+    ///
+    /// # Errors
+    /// `internal`: it is not the oldest of those that are being sent (rule 26).
+    pub(super) fn sent(&mut self, id: BatchId) -> Result<(), Error> {
+        self.require_first(id, |stage| stage == Stage::Sending, "acknowledged")?;
+        self.advance(id, Stage::Sending, Stage::Committing).map(|_| ())
     }
 
-    /// Moves a batch on. Its records are given back by whoever published them, so its bytes count no longer.
-    pub(super) fn advance(&mut self, id: BatchId, stage: Stage) -> Option<&mut Batch> {
-        let batch = self.find(id)?;
-        let (before, bytes) = (std::mem::replace(&mut batch.stage, stage), std::mem::take(&mut batch.bytes));
-        batch.oldest = None;
-        self.stages[before as usize] -= 1;
-        self.stages[stage as usize] += 1;
-        self.bytes -= bytes;
-        self.find(id)
+    /// The batch is committed, and goes to the marker where marks are made and it has rows. What the position says now,
+    /// and whether marks are owed.
+    ///
+    /// # Errors
+    /// `internal`: it is not the oldest of those that are not committed, or its commit was not under way.
+    pub(super) fn committed(&mut self, id: BatchId, marks: bool) -> Result<(Progress, bool), Error> {
+        self.require_first(id, |stage| matches!(stage, Stage::Sending | Stage::Committing), "committed")?;
+        let owes_marks = marks && self.find(id).is_some_and(|batch| batch.rows > 0);
+        let to = if owes_marks { Stage::Marking } else { Stage::Done };
+        let batch = self.advance(id, Stage::Committing, to)?;
+        let progress = batch.progress.take().ok_or_else(|| internal(format!("batch {} has no position", id.0)))?;
+        Ok((progress, owes_marks))
     }
 
-    fn find(&mut self, id: BatchId) -> Option<&mut Batch> {
+    /// Batches are sent and committed in order.
+    fn require_first(&self, id: BatchId, is_waiting: impl Fn(Stage) -> bool, what: &str) -> Result<(), Error> {
+        match self.batches.iter().find(|batch| is_waiting(batch.stage)) {
+            Some(first) if first.id == id => Ok(()),
+            first => {
+                let turn = first.map_or(0, |first| first.id.0);
+                Err(internal(format!("batch {} is {what}, and it is the turn of batch {turn}", id.0)))
+            }
+        }
+    }
+
+    /// Moves a batch from a stage to one that may follow. Whoever published its records gives them back at the commit, so
+    /// its bytes count no longer from then on.
+    ///
+    /// # Errors
+    /// `internal`: the batch is unknown, stands elsewhere, or no such way leads on.
+    pub(super) fn advance(&mut self, id: BatchId, from: Stage, to: Stage) -> Result<&mut Batch, Error> {
+        let Some(index) = self.index(id) else {
+            return Err(internal(format!("batch {} goes from {from:?} to {to:?}, and is not in flight", id.0)));
+        };
+        let batch = &mut self.batches[index];
+        if batch.stage != from || !from.leads_to(to) {
+            let stage = batch.stage;
+            return Err(internal(format!("batch {} goes from {from:?} to {to:?}, and is {stage:?}", id.0)));
+        }
+        batch.stage = to;
+        self.stages[from as usize] -= 1;
+        self.stages[to as usize] += 1;
+        if to != Stage::Committing {
+            batch.oldest = None;
+            self.bytes -= std::mem::take(&mut batch.bytes);
+        }
+        Ok(batch)
+    }
+
+    fn index(&self, id: BatchId) -> Option<usize> {
         let front = self.batches.front()?.id.0;
-        self.batches.get_mut(usize::try_from(id.0.checked_sub(front)?).ok()?)
+        let index = usize::try_from(id.0.checked_sub(front)?).ok()?;
+        (index < self.batches.len()).then_some(index)
+    }
+
+    fn find(&self, id: BatchId) -> Option<&Batch> {
+        self.batches.get(self.index(id)?)
     }
 
     /// Takes off what is done at the front; the end of the last of it.
@@ -94,6 +150,11 @@ impl Queue {
             end = end.max(Some(batch.end));
         }
         end
+    }
+
+    /// Where the last batch ends.
+    pub(super) fn last_end(&self) -> Option<Lsn> {
+        self.batches.back().map(|batch| batch.end)
     }
 
     /// Ids of the held batches, oldest first.
@@ -138,5 +199,26 @@ impl Queue {
 
     pub(super) fn oldest(&self) -> Option<i64> {
         self.batches.iter().find_map(|batch| batch.oldest)
+    }
+
+    /// The batches, oldest first.
+    #[cfg(debug_assertions)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Batch> {
+        self.batches.iter()
+    }
+
+    /// The sums are those of the batches, and the ids count up by one.
+    #[cfg(debug_assertions)]
+    pub(super) fn assert_sums(&self) {
+        let mut stages = [0; 5];
+        let (mut rows, mut bytes) = (0, 0);
+        for (index, batch) in self.batches.iter().enumerate() {
+            assert_eq!(self.index(batch.id), Some(index), "the ids of the batches do not count up by one");
+            stages[batch.stage as usize] += 1;
+            rows += batch.rows;
+            bytes += batch.bytes;
+        }
+        assert_eq!((rows, bytes, stages), (self.rows, self.bytes, self.stages), "the sums of the queue are wrong");
+        assert!(self.batches.back().is_none_or(|last| last.id.0 == self.last), "the last id is not the last batch's");
     }
 }

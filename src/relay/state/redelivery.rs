@@ -5,12 +5,21 @@
 //! has shown the very commit that was published last (end LSN, xid, time), or the very row at which a split transaction
 //! was cut. Anything else in its place halts the source with `history-diverged`.
 
-use super::{Action, Batch, Boundary, HOLD_ROWS, Kind, Machine, RowIs, Stage};
-use crate::{Code, Error, source::position::CommitId};
+use super::{
+    action::{Action, RowIs},
+    faults::{diverged, internal},
+    machine::Machine,
+    queue::{Batch, Stage},
+    reading::{Boundary, Kind},
+};
+use crate::{Error, source::position::CommitId};
+
+/// Redelivered rows that are handed to the marker together, at most; see [`Machine::hold_rows`].
+const HOLD_ROWS: usize = 1000;
 
 impl Machine {
     pub(super) fn refuse_new_row_before_proof(&self) -> Result<(), Error> {
-        let Some(open) = &self.open else { return Ok(()) };
+        let open = self.open.as_ref().ok_or_else(|| internal("a new row is kept outside a transaction"))?;
         if let Some(proof) = self.proof {
             return Err(diverged(format!(
                 "transaction {} at {} came before the published transaction {} at {}",
@@ -43,7 +52,7 @@ impl Machine {
         if self.building.rows > 0 && self.committed.commit.is_some_and(|last| last == commit) {
             self.hold(); // No row follows that was published whole.
         }
-        self.hold_redelivered();
+        self.hold_redelivered()?;
         if self.dropped && !self.is_unproved() {
             self.actions.push_back(Action::Reconnect);
         }
@@ -62,10 +71,10 @@ impl Machine {
         self.is_unproved() && self.rows_in_flight() >= self.bounds.unmarked_rows
     }
 
-    pub(super) fn drop_row(&mut self) -> RowIs {
+    pub(super) fn drop_row(&mut self) -> Result<RowIs, Error> {
         self.dropped = true;
-        self.hold_redelivered();
-        RowIs::Dropped
+        self.hold_redelivered()?;
+        Ok(RowIs::Dropped)
     }
 
     /// Whether the server has yet to show what was published last.
@@ -82,20 +91,23 @@ impl Machine {
 
     /// Queues the redelivered rows that have come together, where that is due, and lets the marker have them once the
     /// history is proved.
-    pub(super) fn hold_redelivered(&mut self) {
+    pub(super) fn hold_redelivered(&mut self) -> Result<(), Error> {
         let part_is_complete = self.resumed_part_is_complete();
         if self.building.redelivered && (self.building.rows >= self.hold_rows() || part_is_complete) {
             self.hold();
         }
-        self.release_held();
+        self.release_held()?;
         if part_is_complete && self.dropped {
             self.actions.push_back(Action::Reconnect);
         }
+        Ok(())
     }
 
     /// Moves the building batch of redelivered rows into the queue.
     pub(super) fn hold(&mut self) {
         let building = std::mem::take(&mut self.building);
+        // Without a whole transaction it frees nothing beyond what stands before it.
+        let before = self.queue.last_end().unwrap_or(self.confirmed);
         let id = self.queue.next_id();
         self.actions.push_back(Action::Hold { batch: id, rows: building.rows });
         self.queue.push(Batch {
@@ -103,7 +115,7 @@ impl Machine {
             stage: Stage::Held,
             rows: building.rows,
             bytes: 0,
-            end: building.boundary.map_or(self.confirmed, |boundary| boundary.commit.end_lsn),
+            end: building.boundary.map_or(before, |boundary| boundary.commit.end_lsn),
             progress: None,
             oldest: None,
         });
@@ -111,24 +123,21 @@ impl Machine {
 
     /// What was held before the last published commit came by may be marked from then on; what was held of a split
     /// transaction, once its last published row came by.
-    pub(super) fn release_held(&mut self) {
+    pub(super) fn release_held(&mut self) -> Result<(), Error> {
         let split_is_owed = self.open.as_ref().is_some_and(|open| open.kind == Kind::Resumed) && self.is_unproved();
         let proof_is_owed = self.proof.is_some() && !self.trusted;
         if proof_is_owed || split_is_owed || self.queue.is_none_held() {
-            return;
+            return Ok(());
         }
         for batch in self.queue.held() {
             if self.marks {
-                self.queue.advance(batch, Stage::Marking);
+                self.queue.advance(batch, Stage::Held, Stage::Marking)?;
                 self.actions.push_back(Action::Mark { batch });
             } else {
-                self.queue.advance(batch, Stage::Done);
+                self.queue.advance(batch, Stage::Held, Stage::Done)?;
             }
         }
         self.confirm();
+        Ok(())
     }
-}
-
-pub(super) fn diverged(what: String) -> Error {
-    Error::new(Code::HistoryDiverged, what)
 }

@@ -1,0 +1,64 @@
+//! What the machine answers to its inputs, and what it asks for.
+
+use crate::{Lsn, source::position::Progress};
+
+/// Names a batch in this session; they count up from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId(pub u64);
+
+/// What to do with a streamed row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowIs {
+    /// Encode it, then call [`super::Machine::published_row`] (or [`super::Machine::passed_over`] if it is marked already).
+    New,
+    /// Published before: keep its id for the mark, then call [`super::Machine::redelivered_row`] (or
+    /// [`super::Machine::passed_over`]).
+    Redelivered,
+    /// Redelivered, but there is no room to keep it: it will come again after a reconnect.
+    Dropped,
+}
+
+/// Where in the stream the next message is read: between two transactions, or in one of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// No transaction is open.
+    Between,
+    /// In one that ends at or before the position.
+    Redelivered,
+    /// In the one that is split at the position.
+    Resumed,
+    /// In one behind the position.
+    New,
+}
+
+/// What the session must do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Take the first `rows` rows of the building batch, and publish them with this progress as the position. With
+    /// `rows` 0 it is a position alone.
+    Publish {
+        /// The batch.
+        batch: BatchId,
+        /// Rows from the front of the building records.
+        rows: usize,
+        /// What the position says once Kafka has committed it.
+        progress: Progress,
+    },
+    /// Take the first `rows` ids of the building batch: they were published before and wait for [`Action::Mark`].
+    Hold {
+        /// The batch.
+        batch: BatchId,
+        /// Ids from the front of the building batch.
+        rows: usize,
+    },
+    /// Mark the rows of this batch, then call [`super::Machine::marked`].
+    Mark {
+        /// The batch.
+        batch: BatchId,
+    },
+    /// Tell the server that everything before this LSN is published and marked.
+    Confirm(Lsn),
+    /// The history is proved, but rows were dropped meanwhile: reconnect and take them again, with
+    /// [`super::Machine::trust_history`].
+    Reconnect,
+}

@@ -1,0 +1,401 @@
+//! The inputs of the machine, and what may be asked of it.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{
+    action::{Action, BatchId, Place, RowIs},
+    bounds::Bounds,
+    faults::diverged,
+    queue::{Queue, Stage},
+    reading::{Boundary, Building, Kind, Open},
+};
+use crate::{
+    Code, Error, Lsn,
+    source::position::{CommitId, Progress, Split},
+};
+
+/// Kafka transactions that may be cut and not yet committed: one is committing, one is being sent and the next is ready
+/// behind it, so that the producers never wait for us; more would only hold memory.
+const MAX_PUBLISHING: usize = 3;
+
+/// The state machine of one session of one source. Times are durations since any fixed instant.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) bounds: Bounds,
+    pub(super) marks: bool,
+    /// What Kafka will hold when everything cut so far is committed.
+    pub(super) cut: Progress,
+    /// What Kafka holds.
+    pub(super) committed: Progress,
+    /// The last LSN given to the server.
+    pub(super) confirmed: Lsn,
+    /// The published commit that must be seen again before redelivered rows may be marked.
+    pub(super) proof: Option<CommitId>,
+    /// The split transaction that must come next.
+    pub(super) split: Option<Split>,
+    /// An earlier connection of this process has seen all of that proof.
+    pub(super) trusted: bool,
+    /// Redelivered rows were dropped for lack of room.
+    pub(super) dropped: bool,
+    pub(super) open: Option<Open>,
+    pub(super) building: Building,
+    pub(super) queue: Queue,
+    /// Everything before it has been read.
+    pub(super) read_to: Lsn,
+    /// The server waits for its WAL end to be confirmed.
+    pub(super) idle_urgent: bool,
+    pub(super) last_position: Option<Duration>,
+    /// How long ago what was read last had been committed, when the server sent it.
+    pub(super) behind: Duration,
+    pub(super) draining: bool,
+    pub(super) actions: VecDeque<Action>,
+    /// What was confirmed when the invariants were checked last.
+    #[cfg(debug_assertions)]
+    pub(super) confirmed_before: Lsn,
+}
+
+impl Machine {
+    /// A machine that resumes from the position read, on a slot whose confirmed flush position is `confirmed`.
+    #[must_use]
+    pub fn new(mut bounds: Bounds, marks: bool, position: Progress, confirmed: Lsn) -> Self {
+        // A batch that could never become full would wait for room for ever.
+        bounds.batch_rows = bounds.batch_rows.min(bounds.unmarked_rows).max(1);
+        bounds.batch_bytes = bounds.batch_bytes.min(bounds.in_flight_bytes).max(1);
+        // Redelivery beyond the last published commit cannot hold rows; before it, that commit must come by.
+        let proof = position.commit.filter(|commit| confirmed < commit.end_lsn);
+        Self {
+            bounds,
+            marks,
+            cut: position.clone(),
+            split: position.split.clone(),
+            committed: position,
+            confirmed,
+            proof,
+            trusted: false,
+            dropped: false,
+            open: None,
+            building: Building::default(),
+            queue: Queue::default(),
+            read_to: Lsn::ZERO,
+            idle_urgent: false,
+            last_position: None,
+            behind: Duration::ZERO,
+            draining: false,
+            actions: VecDeque::new(),
+            #[cfg(debug_assertions)]
+            confirmed_before: confirmed,
+        }
+    }
+
+    /// The same server has already shown the last published commit on an earlier connection of this process
+    /// ([`Action::Reconnect`]): rows are marked as they come. The proof must still come by behind them.
+    ///
+    /// Only where the position is still [`Machine::position`] of that session, and the server was not started since
+    /// (`pg_postmaster_start_time`): a copy may have taken its place between the two connections.
+    #[must_use]
+    pub fn trust_history(mut self) -> Self {
+        self.trusted = true;
+        self
+    }
+
+    // ---- the stream ------------------------------------------------------------------------------------------
+
+    /// A transaction begins. `final_lsn` is where its commit record starts.
+    ///
+    /// # Errors
+    /// `postgres-protocol`: another one is open.
+    pub fn begin(&mut self, final_lsn: Lsn, xid: u32, time: i64) -> Result<(), Error> {
+        if self.open.is_some() {
+            return Err(Error::new(Code::PostgresProtocol, "a Begin inside a transaction"));
+        }
+        // Rule 6: commit records do not overlap, so one that starts before the position ends at or before it.
+        let kind = if final_lsn < self.committed.lsn {
+            Kind::Redelivered
+        } else if self.split.as_ref().is_some_and(|split| (split.final_lsn, split.xid) == (final_lsn, xid)) {
+            Kind::Resumed
+        } else {
+            Kind::New
+        };
+        self.open = Some(Open { final_lsn, xid, time, rows: 0, carries_rows: false, kind });
+        self.checked()
+    }
+
+    /// An Insert message; `is_event` tells whether the row has an event id, where that must be compared.
+    ///
+    /// # Errors
+    /// `history-diverged`: the row is not the one that was published at this place. `postgres-protocol`: no transaction is
+    /// open.
+    pub fn row(&mut self, is_event: impl FnOnce(&str) -> bool) -> Result<RowIs, Error> {
+        let open =
+            self.open.as_mut().ok_or_else(|| Error::new(Code::PostgresProtocol, "a row outside a transaction"))?;
+        open.rows += 1;
+        if open.kind == Kind::Resumed
+            && let Some(proof) = self.proof
+        {
+            return Err(diverged(format!("the published transaction {} at {} is gone", proof.xid, proof.end_lsn)));
+        }
+        let redelivered = match (open.kind, &self.split) {
+            (Kind::Redelivered, _) => true,
+            (Kind::Resumed, Some(split)) if open.rows < split.rows => true,
+            (Kind::Resumed, Some(split)) if open.rows == split.rows => {
+                if !is_event(&split.event_id) {
+                    return Err(diverged(format!(
+                        "row {} of the split transaction {} at {} is not event {}",
+                        split.rows, split.xid, split.final_lsn, split.event_id
+                    )));
+                }
+                true
+            }
+            _ => false,
+        };
+        if !redelivered {
+            return Ok(RowIs::New);
+        }
+        if self.dropped || self.no_room_to_hold() {
+            let dropped = self.drop_row()?;
+            self.checked()?;
+            return Ok(dropped);
+        }
+        Ok(RowIs::Redelivered)
+    }
+
+    /// The new row was encoded to `bytes` bytes at the end of the building records.
+    ///
+    /// # Errors
+    /// `history-diverged`: something published must come first, and did not.
+    pub fn published_row(&mut self, bytes: usize, event_id: &str) -> Result<(), Error> {
+        self.refuse_new_row_before_proof()?;
+        // Redelivered rows were queued when the last of them came.
+        self.add_row(bytes, false)?;
+        if self.is_full() {
+            self.cut_whole_transactions();
+            if self.is_full() {
+                self.cut_split(event_id)?;
+            }
+        }
+        self.checked()
+    }
+
+    /// The id of the redelivered row was kept at the end of the building batch.
+    ///
+    /// # Errors
+    /// `history-diverged`: the transaction lies behind the last published one, yet it carries rows.
+    pub fn redelivered_row(&mut self) -> Result<(), Error> {
+        if let Some(open) = &self.open
+            && open.kind == Kind::Redelivered
+            && self.committed.commit.is_none_or(|commit| open.final_lsn >= commit.end_lsn)
+        {
+            return Err(diverged(format!(
+                "transaction {} at {} carries rows, but none was published there",
+                open.xid, open.final_lsn
+            )));
+        }
+        self.add_row(0, true)?;
+        self.hold_redelivered()?;
+        self.checked()
+    }
+
+    /// The row needs nothing: its mark is set already.
+    ///
+    /// # Errors
+    /// `internal`: a batch is not where it must be.
+    pub fn passed_over(&mut self) -> Result<(), Error> {
+        self.hold_redelivered()?;
+        self.checked()
+    }
+
+    /// The transaction ends. `end_lsn` is the end of its commit record, `behind` how long after the commit the server has
+    /// sent it: a backlog is known by its age.
+    ///
+    /// # Errors
+    /// `history-diverged`: it is not the transaction that was published here.
+    pub fn commit(&mut self, end_lsn: Lsn, now: Duration, behind: Duration) -> Result<(), Error> {
+        self.behind = behind;
+        let open = self.open.take().ok_or_else(|| Error::new(Code::PostgresProtocol, "a Commit without its Begin"))?;
+        let commit = CommitId { end_lsn, xid: open.xid, time: open.time };
+        match open.kind {
+            Kind::Redelivered => {
+                self.redelivered_commit(commit)?;
+                return self.checked();
+            }
+            Kind::Resumed => {
+                if let Some(split) = self.split.take_if(|split| open.rows < split.rows) {
+                    return Err(diverged(format!(
+                        "transaction {} has {} rows, but {} of it were published",
+                        open.xid, open.rows, split.rows
+                    )));
+                }
+                self.split = None;
+            }
+            Kind::New => {}
+        }
+        self.read_to = self.read_to.max(end_lsn);
+        // Where a split ends with its last published row, only the position is behind.
+        let ends_split = self.cut.split.as_ref().is_some_and(|split| split.final_lsn == open.final_lsn);
+        if open.carries_rows || ends_split {
+            self.building.boundary = Some(Boundary { rows: self.building.rows, bytes: self.building.bytes, commit });
+            self.building.since.get_or_insert(now);
+            if self.is_nearly_full() {
+                self.cut_whole_transactions();
+            }
+        }
+        self.checked()
+    }
+
+    /// A keepalive: everything before `wal_end` was sent.
+    ///
+    /// # Errors
+    /// `history-diverged`: a published transaction should have come before it.
+    pub fn keepalive(&mut self, wal_end: Lsn, reply_requested: bool) -> Result<(), Error> {
+        if self.open.is_some() {
+            return Ok(()); // Rule 7: inside Begin..Commit it says nothing.
+        }
+        if let Some(proof) = self.proof.filter(|proof| wal_end >= proof.end_lsn) {
+            return Err(diverged(format!("the published transaction {} at {} is gone", proof.xid, proof.end_lsn)));
+        }
+        if let Some(split) = self.split.as_ref().filter(|split| wal_end > split.final_lsn) {
+            return Err(diverged(format!("the published transaction {} at {} is gone", split.xid, split.final_lsn)));
+        }
+        self.read_to = self.read_to.max(wal_end);
+        self.idle_urgent |= reply_requested;
+        self.confirm();
+        self.checked()
+    }
+
+    // ---- what the session did --------------------------------------------------------------------------------
+
+    /// Kafka has acknowledged the batch and its position, and the commit is under way: the next batch may be sent
+    /// (rule 26).
+    ///
+    /// # Errors
+    /// `internal`: it is not the batch that is being sent.
+    pub fn sent(&mut self, batch: BatchId) -> Result<(), Error> {
+        self.queue.sent(batch)?;
+        self.checked()
+    }
+
+    /// Kafka has committed the batch.
+    ///
+    /// # Errors
+    /// `internal`: it is not the batch whose commit is under way.
+    pub fn committed(&mut self, batch: BatchId) -> Result<(), Error> {
+        let (progress, owes_marks) = self.queue.committed(batch, self.marks)?;
+        self.committed = progress;
+        if owes_marks {
+            self.actions.push_back(Action::Mark { batch });
+        }
+        self.confirm();
+        self.checked()
+    }
+
+    /// The batch's marks are durable.
+    ///
+    /// # Errors
+    /// `internal`: the batch is not with the marker.
+    pub fn marked(&mut self, batch: BatchId) -> Result<(), Error> {
+        self.queue.advance(batch, Stage::Marking, Stage::Done)?;
+        self.confirm();
+        self.checked()
+    }
+
+    /// Takes no further input; what is in flight is finished.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// The end of every input: what must hold is checked in debug builds, and costs nothing in others.
+    #[cfg_attr(
+        not(debug_assertions),
+        expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "checks nothing")
+    )]
+    fn checked(&mut self) -> Result<(), Error> {
+        #[cfg(debug_assertions)]
+        self.assert_invariants();
+        Ok(())
+    }
+
+    // ---- what the session must do ----------------------------------------------------------------------------
+
+    /// The next thing to do, if any.
+    pub fn next_action(&mut self, now: Duration) -> Option<Action> {
+        if self.actions.is_empty() {
+            self.cut_if_due(now);
+            self.advance_if_idle(now);
+        }
+        let action = self.actions.pop_front();
+        #[cfg(debug_assertions)]
+        self.assert_invariants();
+        action
+    }
+
+    /// How long after its commit the server sent the end of the last transaction.
+    #[must_use]
+    pub fn behind(&self) -> Duration {
+        self.behind
+    }
+
+    /// Whether the stream may be read on. `false` while a bound is reached, so that memory stays within it.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        // Rows that are held for the proof free no room by waiting: read on, and drop what does not fit.
+        let room =
+            self.rows_in_flight() < self.bounds.unmarked_rows || (self.is_unproved() && self.queue.is_all_held());
+        room && !self.draining
+            && self.queue.publishing() < MAX_PUBLISHING
+            && self.in_flight_bytes() < self.bounds.in_flight_bytes
+    }
+
+    /// When [`Machine::next_action`] should be asked again although nothing happened.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.cut_due().into_iter().chain(self.idle_advance_due()).min()
+    }
+
+    /// Whether everything that was cut is published, marked and confirmed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let nothing_to_cut = self.building.boundary.is_none() || self.building.redelivered;
+        self.queue.is_all_held() && self.actions.is_empty() && nothing_to_cut
+    }
+
+    /// What Kafka is known to hold.
+    #[must_use]
+    pub fn position(&self) -> &Progress {
+        &self.committed
+    }
+
+    /// The LSN last given to the server; never 0, never backwards.
+    #[must_use]
+    pub fn confirmed(&self) -> Lsn {
+        self.confirmed
+    }
+
+    /// Whether a transaction is being read.
+    #[must_use]
+    pub fn in_transaction(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Where in the stream it stands.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match self.open.as_ref().map(|open| open.kind) {
+            None => Place::Between,
+            Some(Kind::Redelivered) => Place::Redelivered,
+            Some(Kind::Resumed) => Place::Resumed,
+            Some(Kind::New) => Place::New,
+        }
+    }
+
+    /// Bytes of encoded records in memory.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> usize {
+        self.building.bytes + self.queue.bytes()
+    }
+
+    /// Commit time of the oldest transaction that is read and not committed in Kafka, microseconds since the Unix epoch.
+    #[must_use]
+    pub fn oldest_unpublished(&self) -> Option<i64> {
+        self.queue.oldest().or(self.building.oldest)
+    }
+}
