@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use outboxd::{
-    config::{Columns, Envelope, Mapping, Mark, Template, TemplatePart},
+    config::{CloudEvents, CloudEventsMode, Debezium, Envelope, Mapping, Mark, Template},
     outbox::{Encoder, Records},
     pgoutput::{ColumnSchema, Insert, Message, RelationSchema, Tuple, TupleWriter, decode},
 };
@@ -48,25 +48,8 @@ fn insert() -> Vec<u8> {
     message
 }
 
-fn encoder(envelope: Envelope, topic: Vec<TemplatePart>) -> Encoder {
-    let column = |name: &str| TemplatePart::Column(name.into());
-    let mapping = Mapping {
-        topic: Template { parts: topic },
-        key: Template { parts: vec![column("aggregate_id")] },
-        envelope,
-        cloudevents_source: Some("/outbox/order-service".into()),
-        columns: Columns {
-            id: "id".into(),
-            aggregate_type: "aggregate_type".into(),
-            aggregate_id: "aggregate_id".into(),
-            event_type: "event_type".into(),
-            payload: "payload".into(),
-            created_at: "created_at".into(),
-            published_at: "published_at".into(),
-        },
-        headers: Vec::new(),
-        dead_letter_topic: Template { parts: vec![column("topic"), TemplatePart::Text(".dead-letter".into())] },
-    };
+fn encoder(envelope: Envelope, topic: &str) -> Encoder {
+    let mapping = Mapping { topic: Template::parse(topic).unwrap(), envelope, ..Mapping::default() };
     let column = |(name, type_oid): (&str, u32)| ColumnSchema {
         name: name.into(),
         type_oid,
@@ -103,17 +86,17 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 
     let mut group = criterion.benchmark_group("row");
-    let topic = vec![TemplatePart::Column("aggregate_type".into()), TemplatePart::Text(".events".into())];
+    let cloudevents = |mode| Envelope::CloudEvents(CloudEvents::new(mode, "/outbox/order-service").unwrap());
     group.throughput(Throughput::Elements(BATCH as u64));
     let envelopes = [
         ("event", Envelope::Event),
         ("payload", Envelope::Payload),
-        ("cloudevents", Envelope::CloudEvents),
-        ("cloudevents-structured", Envelope::CloudEventsStructured),
-        ("debezium", Envelope::Debezium),
+        ("cloudevents", cloudevents(CloudEventsMode::Binary)),
+        ("cloudevents-structured", cloudevents(CloudEventsMode::Structured)),
+        ("debezium", Envelope::Debezium(Debezium::default())),
     ];
     for (name, envelope) in envelopes {
-        let (encoder, mut records) = (encoder(envelope, topic.clone()), Records::new());
+        let (encoder, mut records) = (encoder(envelope, "{aggregate_type}.events"), Records::new());
         group.bench_function(name, |bencher| bencher.iter(|| batch(&encoder, &message, &mut records)));
     }
     group.finish();
@@ -121,12 +104,10 @@ fn codec(criterion: &mut Criterion) {
     // The same row with ever longer topic templates; what they add is the rendering.
     let mut group = criterion.benchmark_group("template");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let text = |text: &str| TemplatePart::Text(text.into());
-    let column = |name: &str| TemplatePart::Column(name.into());
     let templates = [
-        ("text", vec![text("order.events")]),
-        ("column-and-text", vec![column("aggregate_type"), text(".events")]),
-        ("three-columns", vec![column("aggregate_type"), text("."), column("event_type"), text("."), column("id")]),
+        ("text", "order.events"),
+        ("column-and-text", "{aggregate_type}.events"),
+        ("three-columns", "{aggregate_type}.{event_type}.{id}"),
     ];
     for (name, topic) in templates {
         let (encoder, mut records) = (encoder(Envelope::Payload, topic), Records::new());

@@ -5,10 +5,12 @@ mod document;
 mod flags;
 mod kafka;
 mod load;
+mod mapping;
 mod names;
 mod section;
 mod show;
 mod source;
+mod template;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -16,6 +18,9 @@ mod url;
 use std::{net::SocketAddr, time::Duration};
 
 pub use flags::Flags;
+pub use mapping::{CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Mapping};
+pub use template::Template;
+pub(crate) use template::TemplatePart;
 
 /// Everything `run` needs, validated.
 #[derive(Debug, Clone)]
@@ -65,44 +70,6 @@ pub struct Source {
     pub timeouts: Timeouts,
 }
 
-/// How a row becomes a record.
-#[derive(Debug, Clone)]
-pub struct Mapping {
-    /// Topic template.
-    pub topic: Template,
-    /// Key template.
-    pub key: Template,
-    /// Shape of the value.
-    pub envelope: Envelope,
-    /// `source` attribute of CloudEvents, required by those envelopes.
-    pub cloudevents_source: Option<String>,
-    /// Names of the columns.
-    pub columns: Columns,
-    /// Extra headers: (header, column), in configuration order.
-    pub headers: Vec<(String, String)>,
-    /// Dead-letter topic template; `{topic}` is the topic that the row was meant for.
-    pub dead_letter_topic: Template,
-}
-
-/// Column names of the outbox table; the defaults are the seed's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Columns {
-    /// Event id; `id`.
-    pub id: String,
-    /// `aggregate_type`.
-    pub aggregate_type: String,
-    /// `aggregate_id`.
-    pub aggregate_id: String,
-    /// `event_type`.
-    pub event_type: String,
-    /// `payload`.
-    pub payload: String,
-    /// `created_at`.
-    pub created_at: String,
-    /// The mark; `published_at`. Needed for `mark = "update"` alone.
-    pub published_at: String,
-}
-
 /// A table as configured: `name` or `schema.name`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TableName {
@@ -118,22 +85,6 @@ impl std::str::FromStr for TableName {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         names::table(text)
     }
-}
-
-/// `text {column} text {other}`, parsed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
-    /// In order.
-    pub parts: Vec<TemplatePart>,
-}
-
-/// A piece of a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TemplatePart {
-    /// Taken as it is.
-    Text(String),
-    /// The text of a column (or `{topic}` in a dead-letter template).
-    Column(String),
 }
 
 /// How a published row is marked.
@@ -163,21 +114,6 @@ pub enum OnPoison {
     Stop,
     /// It goes to the dead-letter topic, and the stream goes on.
     DeadLetter,
-}
-
-/// Shape of the record's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Envelope {
-    /// The seed's: event_id, event_type, timestamp, data.
-    Event,
-    /// The payload alone.
-    Payload,
-    /// CloudEvents 1.0, binary mode.
-    CloudEvents,
-    /// CloudEvents 1.0, structured mode.
-    CloudEventsStructured,
-    /// Debezium's Outbox Event Router.
-    Debezium,
 }
 
 /// Bounds of one Kafka transaction and of what is held in memory.

@@ -1,7 +1,7 @@
-//! The names of the outside world, checked once: tables as in SQL, topics as in Kafka, slots as in Postgres; and
-//! templates. Every function says what is wrong; its caller knows where it was written.
+//! The names of the outside world, checked once: tables as in SQL, topics as in Kafka, slots as in Postgres.
+//! Every function says what is wrong; its caller knows where it was written.
 
-use super::{TableName, Template, TemplatePart};
+use super::TableName;
 
 /// NAMEDATALEN - 1.
 /// Source: PostgreSQL documentation, "Identifiers and Key Words".
@@ -91,7 +91,7 @@ pub(super) fn slot(name: &str) -> Result<(), String> {
 }
 
 /// Whether Kafka allows the character in a topic's name.
-fn topic_character(c: char) -> bool {
+pub(super) fn topic_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
@@ -104,67 +104,6 @@ pub(super) fn topic(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// `text {column} text`; `{{` and `}}` are braces.
-pub(super) fn template(text: &str) -> Result<Template, String> {
-    let mut parts = Vec::new();
-    let mut literal = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        literal.push_str(&rest[..at]);
-        let brace = &rest[at..=at];
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix(brace) {
-            literal.push_str(brace);
-            rest = after;
-            continue;
-        }
-        if brace == "}" {
-            return Err(format!("found {text:?}: \"}}\" without \"{{\"; write \"}}}}\" for the character itself"));
-        }
-        let end = rest
-            .find('}')
-            .ok_or_else(|| format!("found {text:?}: \"{{\" without \"}}\"; write \"{{{{\" for the character itself"))?;
-        let name = &rest[..end];
-        if name.is_empty() || name.contains('{') {
-            return Err(format!("found {text:?}: {{{name}}} does not name a column"));
-        }
-        if !literal.is_empty() {
-            parts.push(TemplatePart::Text(std::mem::take(&mut literal)));
-        }
-        parts.push(TemplatePart::Column(name.to_owned()));
-        rest = &rest[end + 1..];
-    }
-    literal.push_str(rest);
-    if !literal.is_empty() {
-        parts.push(TemplatePart::Text(literal));
-    }
-    if parts.is_empty() {
-        return Err("found \"\"; allowed: text and {column} placeholders".to_owned());
-    }
-    Ok(Template { parts })
-}
-
-/// A template whose own text is fit for a topic's name. Rule 3: it must not be the topic of the positions.
-pub(super) fn topic_template(text: &str, position_topic: &str) -> Result<Template, String> {
-    let template = template(text)?;
-    if let [TemplatePart::Text(name)] = &template.parts[..] {
-        topic(name)?;
-        if name == position_topic {
-            return Err(format!("found {text:?}, which is the position topic; allowed: any other topic"));
-        }
-    }
-    for part in &template.parts {
-        if let TemplatePart::Text(literal) = part
-            && let Some(c) = literal.chars().find(|c| !topic_character(*c))
-        {
-            return Err(format!(
-                "found {text:?}: {c:?} cannot stand in a topic's name; allowed: a-z, A-Z, 0-9, '.', '_' and '-'"
-            ));
-        }
-    }
-    Ok(template)
 }
 
 #[cfg(test)]
@@ -188,43 +127,6 @@ mod tests {
             table("OrderOutbox").unwrap_err(),
             "found \"OrderOutbox\"; write '\"OrderOutbox\"' for a table with capitals, \"orderoutbox\" for one without"
         );
-    }
-
-    #[test]
-    fn templates_are_text_and_columns() {
-        let parts = |text| template(text).unwrap().parts;
-        let text = |text: &str| TemplatePart::Text(text.to_owned());
-        let column = |column: &str| TemplatePart::Column(column.to_owned());
-        assert_eq!(parts("{aggregate_type}.events"), [column("aggregate_type"), text(".events")]);
-        assert_eq!(parts("a{b}{c}"), [text("a"), column("b"), column("c")]);
-        assert_eq!(parts("{{{a}}}"), [text("{"), column("a"), text("}")]);
-        assert_eq!(
-            template("{aggregate_type.events").unwrap_err(),
-            "found \"{aggregate_type.events\": \"{\" without \"}\"; write \"{{\" for the character itself"
-        );
-        assert_eq!(
-            template("a}").unwrap_err(),
-            "found \"a}\": \"}\" without \"{\"; write \"}}\" for the character itself"
-        );
-        assert_eq!(template("{}").unwrap_err(), "found \"{}\": {} does not name a column");
-        assert_eq!(template("{a{b}").unwrap_err(), "found \"{a{b}\": {a{b} does not name a column");
-        assert!(template("").is_err());
-    }
-
-    #[test]
-    fn topics_are_what_kafka_allows() {
-        let check = |text| topic_template(text, "outboxd.positions").map(|_| ());
-        assert_eq!(check("order.events"), Ok(()));
-        assert_eq!(
-            check("{a} events").unwrap_err(),
-            "found \"{a} events\": ' ' cannot stand in a topic's name; allowed: a-z, A-Z, 0-9, '.', '_' and '-'"
-        );
-        assert_eq!(
-            check("outboxd.positions").unwrap_err(),
-            "found \"outboxd.positions\", which is the position topic; allowed: any other topic"
-        );
-        assert!(check("..").is_err());
-        assert!(check(&"a".repeat(250)).is_err());
     }
 
     #[test]

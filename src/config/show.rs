@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Config, Delivery, Kafka, Mark, Source, TableName, Template, TemplatePart, url};
+use super::{Config, Delivery, Kafka, Mark, Source, TableName, url};
 
 impl Config {
     /// One line for each source, fit for a log: no password and no value of a librdkafka option.
@@ -34,15 +34,6 @@ fn line(source: &Source, kafka: &Kafka) -> String {
         kafka.brokers,
         options.join(", "),
     )
-}
-
-impl fmt::Display for Template {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.parts.iter().try_for_each(|part| match part {
-            TemplatePart::Text(text) => f.write_str(&text.replace('{', "{{").replace('}', "}}")),
-            TemplatePart::Column(column) => write!(f, "{{{column}}}"),
-        })
-    }
 }
 
 /// As it is configured; for messages, not for SQL (a keyword would have to be quoted there).

@@ -3,8 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    Backfill, Columns, Envelope, Limits, Mapping, Mark, OnPoison, Secret, Source, TableName, Template, TemplatePart,
-    Timeouts, names,
+    Backfill, CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Limits, Mapping, Mark, OnPoison, Secret,
+    Source, TableName, Template, Timeouts,
+    mapping::check_cloudevents_source,
+    names,
     section::{Item, Section, show_bytes},
     url,
 };
@@ -172,41 +174,54 @@ fn marking(section: &mut Section) -> Result<(Mark, Backfill)> {
 
 fn mapping(section: &mut Section, around: &Around<'_>) -> Result<Mapping> {
     let columns = columns(section.table("columns", "[source.columns]")?)?;
-    let envelope = section.choice(
-        "envelope",
-        &[
-            ("event", Envelope::Event),
-            ("payload", Envelope::Payload),
-            ("cloudevents", Envelope::CloudEvents),
-            ("cloudevents-structured", Envelope::CloudEventsStructured),
-            ("debezium", Envelope::Debezium),
-        ],
-    )?;
-    let cloudevents_source = section.text("cloudevents_source")?;
-    if let Some(item) = cloudevents_source.as_ref().filter(|item| item.value.is_empty()) {
-        return Err(item.refuse("found \"\"; allowed: a URI reference, such as \"/orders\""));
-    }
-    if let (Some(item), None) = (&envelope, &cloudevents_source)
-        && matches!(item.value, Envelope::CloudEvents | Envelope::CloudEventsStructured)
-    {
-        return Err(item.refuse("CloudEvents need cloudevents_source, a URI reference such as \"/orders\""));
-    }
-    // The defaults follow renamed columns.
-    let column = |name: &str| TemplatePart::Column(name.to_owned());
-    let text = |text: &str| TemplatePart::Text(text.to_owned());
-    let topic = Template { parts: vec![column(&columns.aggregate_type), text(".events")] };
-    let key = Template { parts: vec![column(&columns.aggregate_id)] };
-    let dead_letter = Template { parts: vec![column("topic"), text(".dead-letter")] };
-    let to_topic = |text: &str| names::topic_template(text, around.position_topic);
+    let default = Mapping::of_columns(columns);
+    let envelope = envelope(section)?;
+    let topic = |text: &str| Template::parse(text)?.checked_for_topics(around.position_topic);
+    let dead_letter = |text: &str| Template::parse_dead_letter(text)?.checked_for_topics(around.position_topic);
     Ok(Mapping {
-        topic: template(section, "topic", topic, to_topic)?,
-        key: template(section, "key", key, names::template)?,
-        dead_letter_topic: template(section, "dead_letter_topic", dead_letter, to_topic)?,
-        envelope: envelope.map_or(Envelope::Event, |item| item.value),
-        cloudevents_source: cloudevents_source.map(|item| item.value),
-        columns,
+        topic: template(section, "topic", default.topic, topic)?,
+        key: template(section, "key", default.key, Template::parse)?,
+        dead_letter_topic: template(section, "dead_letter_topic", default.dead_letter_topic, dead_letter)?,
+        envelope: envelope.unwrap_or(default.envelope),
+        columns: default.columns,
         headers: headers(section.table("headers", "[source.headers]")?)?,
     })
+}
+
+/// The envelopes by name. What each needs besides is read afterwards.
+#[derive(Clone, Copy)]
+enum EnvelopeName {
+    Event,
+    Payload,
+    CloudEvents(CloudEventsMode),
+    Debezium,
+}
+
+/// The envelope with its options. An option of another envelope is checked and left alone, so that a variable may be
+/// set for all sources alike.
+fn envelope(section: &mut Section) -> Result<Option<Envelope>> {
+    let name = section.choice(
+        "envelope",
+        &[
+            ("event", EnvelopeName::Event),
+            ("payload", EnvelopeName::Payload),
+            ("cloudevents", EnvelopeName::CloudEvents(CloudEventsMode::Binary)),
+            ("cloudevents-structured", EnvelopeName::CloudEvents(CloudEventsMode::Structured)),
+            ("debezium", EnvelopeName::Debezium),
+        ],
+    )?;
+    let source = checked(section, "cloudevents_source", check_cloudevents_source)?;
+    let Some(name) = name else { return Ok(None) };
+    Ok(Some(match name.value {
+        EnvelopeName::Event => Envelope::Event,
+        EnvelopeName::Payload => Envelope::Payload,
+        EnvelopeName::CloudEvents(mode) => {
+            let missing = || name.refuse("CloudEvents need cloudevents_source, a URI reference such as \"/orders\"");
+            let options = CloudEvents::new(mode, source.ok_or_else(missing)?);
+            Envelope::CloudEvents(options.map_err(|problem| name.refuse(problem))?)
+        }
+        EnvelopeName::Debezium => Envelope::Debezium(Debezium::default()),
+    }))
 }
 
 fn template(
@@ -221,17 +236,18 @@ fn template(
 
 fn columns(mut section: Section) -> Result<Columns> {
     section.only(COLUMN_KEYS)?;
-    let mut column = |key: &str| -> Result<String> {
-        Ok(checked(&mut section, key, names::column)?.unwrap_or_else(|| key.to_owned()))
+    let mut column = |key: &str, default: String| -> Result<String> {
+        Ok(checked(&mut section, key, names::column)?.unwrap_or(default))
     };
+    let default = Columns::default();
     Ok(Columns {
-        id: column("id")?,
-        aggregate_type: column("aggregate_type")?,
-        aggregate_id: column("aggregate_id")?,
-        event_type: column("event_type")?,
-        payload: column("payload")?,
-        created_at: column("created_at")?,
-        published_at: column("published_at")?,
+        id: column("id", default.id)?,
+        aggregate_type: column("aggregate_type", default.aggregate_type)?,
+        aggregate_id: column("aggregate_id", default.aggregate_id)?,
+        event_type: column("event_type", default.event_type)?,
+        payload: column("payload", default.payload)?,
+        created_at: column("created_at", default.created_at)?,
+        published_at: column("published_at", default.published_at)?,
     })
 }
 

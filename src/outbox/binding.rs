@@ -77,8 +77,10 @@ impl Binding {
     /// # Errors
     /// [`Code::ColumnInvalid`] when a column that the mapping needs is missing or has a type that cannot serve.
     pub(super) fn new(
-        (mapping, mark): (&Mapping, Mark),
-        (relation, table): (&RelationSchema, u16),
+        mapping: &Mapping,
+        mark: Mark,
+        relation: &RelationSchema,
+        table: u16,
         kind_of: &dyn Fn(u32) -> Kind,
     ) -> Result<Self, Error> {
         let label = format!("{}.{}", relation.schema, relation.name);
@@ -86,7 +88,7 @@ impl Binding {
         let Columns { id, aggregate_type, aggregate_id, event_type, payload, created_at, published_at } =
             &mapping.columns;
         // The Event Router's table has neither a type that is read nor, by default, a timestamp.
-        let router = mapping.envelope == Envelope::Debezium;
+        let router = matches!(mapping.envelope, Envelope::Debezium(_));
         let id = binder.scalar(id, "columns.id")?;
         let payload = binder.payload(payload)?;
         let mut attribute = |name: &str, key: &str| {
@@ -97,9 +99,9 @@ impl Binding {
         let aggregate_id = attribute(aggregate_id, "columns.aggregate_id")?;
         let created_at = binder.created_at(created_at, router)?;
         let mark = if mark == Mark::Update { Some(binder.slot(published_at, "columns.published_at")?) } else { None };
-        let topic = binder.template(&mapping.topic, "topic", false)?;
-        let key = binder.template(&mapping.key, "key", false)?;
-        let dead_letter_topic = binder.template(&mapping.dead_letter_topic, "dead_letter_topic", true)?;
+        let topic = binder.template(&mapping.topic, "topic")?;
+        let key = binder.template(&mapping.key, "key")?;
+        let dead_letter_topic = binder.template(&mapping.dead_letter_topic, "dead_letter_topic")?;
         let header = |(header, column): &(String, String)| binder.slot(column, &format!("headers.{header}"));
         let extras = mapping.headers.iter().map(header).collect::<Result<_, _>>()?;
         let mut slots = vec![NO_SLOT; relation.columns.len()];
@@ -173,13 +175,13 @@ impl Binder<'_> {
         Ok(Some(slot))
     }
 
-    fn template(&mut self, template: &Template, key: &str, dead_letter: bool) -> Result<Vec<Part>, Error> {
+    fn template(&mut self, template: &Template, key: &str) -> Result<Vec<Part>, Error> {
         let part = |part: &TemplatePart| match part {
             TemplatePart::Text(text) => Ok(Part::Text(text.as_str().into())),
-            TemplatePart::Column(name) if dead_letter && name == "topic" => Ok(Part::Topic),
             TemplatePart::Column(name) => Ok(Part::Column(self.slot(name, key)?)),
+            TemplatePart::Topic => Ok(Part::Topic),
         };
-        template.parts.iter().map(part).collect()
+        template.parts().iter().map(part).collect()
     }
 
     fn kind(&self, slot: Slot) -> Kind {

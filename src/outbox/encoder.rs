@@ -51,8 +51,7 @@ impl Encoder {
     /// An encoder without tables. `position_topic` is refused as a target (rule 3).
     ///
     /// # Errors
-    /// [`Code::ConfigInvalid`] when an envelope of CloudEvents has no `cloudevents_source` or a header `ce_…` whose name
-    /// is not allowed.
+    /// [`Code::ConfigInvalid`] when an envelope of CloudEvents has a header `ce_…` whose name is not allowed.
     pub fn new(mapping: &Mapping, mark: Mark, position_topic: &str) -> Result<Self, Error> {
         let shape = Shape::new(mapping)?;
         let names = Shape::header_names(mapping);
@@ -86,7 +85,7 @@ impl Encoder {
             self.bindings.remove(known);
         }
         let kind_of = |oid: u32| self.kinds.get(&oid).copied().unwrap_or_else(|| Kind::of(oid));
-        let binding = Binding::new((&self.mapping, self.mark), (relation, table), &kind_of)?;
+        let binding = Binding::new(&self.mapping, self.mark, relation, table, &kind_of)?;
         self.bindings.insert(place.unwrap_or_else(|place| place), binding);
         Ok(())
     }
@@ -158,7 +157,7 @@ impl Encoder {
         draft.timestamp(Some(event.timestamp));
         let key = Self::key(row, &attributes, draft)?;
         draft.key(key);
-        self.shape.write((row, event), &attributes, draft)
+        self.shape.write(row, event, &attributes, draft)
     }
 
     /// Writes the key, unless it stands there already as an attribute.

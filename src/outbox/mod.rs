@@ -34,3 +34,4 @@ mod tests;
 pub use encoder::{Encoded, Encoder};
 pub use poison::{Failure, Poison, PoisonReason};
 pub use records::{RecordRef, Records};
+pub(crate) use template::FALLBACK_TOPIC;

@@ -7,7 +7,7 @@ use super::{
 };
 
 /// Where a row goes that is so broken that not even its dead-letter topic can be named.
-pub(super) const FALLBACK_TOPIC: &str = "outboxd.dead-letter";
+pub(crate) const FALLBACK_TOPIC: &str = "outboxd.dead-letter";
 
 /// Kafka's limit for the name of a topic, in bytes.
 const TOPIC_MAX_BYTES: usize = 249;

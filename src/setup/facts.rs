@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use crate::{
     Error, Result,
-    config::{Mark, Source, TableName, Template, TemplatePart},
+    config::{Mark, Source, TableName},
     kafka::topics,
     postgres::{
         catalog::{
@@ -159,23 +159,14 @@ SELECT coalesce($1::text, current_schema()::text, 'public'),
 #[must_use]
 pub fn constant_topics(source: &Source) -> Vec<String> {
     let mapping = &source.mapping;
-    let topic = constant(&mapping.topic, None);
+    let topic = mapping.topic.constant();
     let mut names: Vec<_> = topic.iter().cloned().collect();
     if source.on_poison == crate::config::OnPoison::DeadLetter {
-        names.extend(constant(&mapping.dead_letter_topic, topic.as_deref()));
+        let letters = &mapping.dead_letter_topic;
+        names.extend(topic.map_or_else(|| letters.constant(), |topic| letters.constant_for(&topic)));
     }
     names.dedup();
     names
-}
-
-/// A template without columns, rendered; `topic` stands for `{topic}`.
-fn constant(template: &Template, topic: Option<&str>) -> Option<String> {
-    let text = |part: &TemplatePart| match part {
-        TemplatePart::Text(text) => Some(text.clone()),
-        TemplatePart::Column(name) if name == "topic" => topic.map(str::to_owned),
-        TemplatePart::Column(_) => None,
-    };
-    template.parts.iter().map(text).collect()
 }
 
 /// Which of the source's constant topics and of the position topic are there.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Code, Error, Result,
-    config::{Backfill, Columns, Kafka, Mark, Source, Template, TemplatePart},
+    config::{Backfill, Columns, Kafka, Mark, Source, Template},
     kafka::topics::NewTopic,
     postgres::catalog::{names::quote_ident, publications::Membership},
     source::verdict::{Interrupted, require_pair},
@@ -251,12 +251,12 @@ impl Plan {
                 configs: Vec::new(),
             }));
         }
-        let columns = template_columns(&source.mapping.topic);
+        let columns: Vec<&str> = source.mapping.topic.columns().collect();
         if !columns.is_empty() {
             self.notes.push(format!(
                 "the topics of \"{}\" depend on {}: they cannot be known here. The brokers create them when \
                  auto.create.topics.enable is on; create them yourself where it is off",
-                display_template(&source.mapping.topic),
+                source.mapping.topic,
                 columns.join(", ")
             ));
         }
@@ -301,30 +301,12 @@ fn create_table(missing: &MissingTable, table: &TableFact, source: &Source) -> R
 fn more_columns(source: &Source) -> BTreeSet<String> {
     let mapping = &source.mapping;
     let templates = [&mapping.topic, &mapping.key, &mapping.dead_letter_topic];
-    let mut names: BTreeSet<String> = templates.into_iter().flat_map(template_columns).collect();
+    let mut names: BTreeSet<String> = templates.into_iter().flat_map(Template::columns).map(str::to_owned).collect();
     names.extend(mapping.headers.iter().map(|(_, column)| column.clone()));
     names.extend(source.backfill_order_by.clone());
-    names.remove("topic");
     let Columns { id, aggregate_type, aggregate_id, event_type, payload, created_at, published_at } = &mapping.columns;
     for own in [id, aggregate_type, aggregate_id, event_type, payload, created_at, published_at] {
         names.remove(own);
     }
     names
-}
-
-fn template_columns(template: &Template) -> Vec<String> {
-    let column = |part: &TemplatePart| match part {
-        TemplatePart::Column(name) => Some(name.clone()),
-        TemplatePart::Text(_) => None,
-    };
-    template.parts.iter().filter_map(column).collect()
-}
-
-/// The template as it was written.
-fn display_template(template: &Template) -> String {
-    let part = |part: &TemplatePart| match part {
-        TemplatePart::Column(name) => format!("{{{name}}}"),
-        TemplatePart::Text(text) => text.clone(),
-    };
-    template.parts.iter().map(part).collect()
 }

@@ -112,7 +112,7 @@ fn choose<'c>(config: &'c Config, options: &Options) -> Result<(Vec<&'c Source>,
         let text = format!("there is no source {name:?}; the configuration has {}", names.join(", "));
         return Err(Error::new(Code::ConfigInvalid, text));
     }
-    let can_make = |topic: &&String| chosen.iter().any(|source| routes::can_make(&source.mapping.topic, topic));
+    let can_make = |topic: &&String| chosen.iter().any(|source| source.mapping.topic.can_make(topic));
     if let Some(topic) = options.topics.iter().find(|topic| !can_make(topic)) {
         let text = format!("--also-read {topic}: no source that is audited has a template that makes this name");
         return Err(Error::new(Code::ConfigInvalid, text));

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     records::TopicToRead,
-    routes::{FALLBACK_DEAD_LETTERS, TopicNumbers, can_make, constant, dead_letter_topic},
+    routes::TopicNumbers,
     subject::{Strangers, TopicRules},
 };
-use crate::config::{Envelope, Mark, OnPoison, Source};
+use crate::{
+    config::{Envelope, Mark, OnPoison, Source},
+    outbox::FALLBACK_TOPIC,
+};
 
 /// What is there.
 pub(super) struct Setting<'a> {
@@ -38,9 +41,9 @@ pub(super) struct Plan {
 
 /// Topics of which a source's rows may have made records, as far as the configuration alone tells.
 pub(super) fn may_be_read(sources: &[&Source], topic: &str) -> bool {
-    let dead = |source: &&Source| can_make(&source.mapping.dead_letter_topic, topic);
-    topic == FALLBACK_DEAD_LETTERS
-        || sources.iter().any(|source| can_make(&source.mapping.topic, topic))
+    let dead = |source: &&Source| source.mapping.dead_letter_topic.can_make(topic);
+    topic == FALLBACK_TOPIC
+        || sources.iter().any(|source| source.mapping.topic.can_make(topic))
         || sources.iter().filter(|source| source.on_poison == OnPoison::DeadLetter).any(dead)
 }
 
@@ -71,7 +74,7 @@ pub(super) fn plan(setting: &Setting<'_>, topics: &mut TopicNumbers) -> Plan {
             let text = "published rows are deleted: a record whose row is gone is not called unknown, and a row that was \
                         deleted without a record is not seen";
             notes.push(text.to_owned());
-            if setting.named.is_empty() && constant(&source.mapping.topic).is_none() {
+            if setting.named.is_empty() && source.mapping.topic.constant().is_none() {
                 let text = "only topics that a row is still meant for were read; --also-read names others";
                 notes.push(text.to_owned());
             }
@@ -90,7 +93,7 @@ pub(super) fn plan(setting: &Setting<'_>, topics: &mut TopicNumbers) -> Plan {
 impl Plan {
     fn add(&mut self, seen: &mut BTreeSet<u32>, setting: &Setting<'_>, (number, name, dead): (u32, &str, bool)) {
         if seen.insert(number) {
-            let router = setting.chosen.iter().any(|source| source.mapping.envelope == Envelope::Debezium);
+            let router = setting.chosen.iter().any(|source| matches!(source.mapping.envelope, Envelope::Debezium(_)));
             self.read.push(TopicToRead { number, name: name.to_owned(), dead, router, spans: Vec::new() });
         }
     }
@@ -106,11 +109,11 @@ fn main_topics(setting: &Setting<'_>, number: usize, topics: &mut TopicNumbers) 
             mains.insert(name.clone(), topic);
         }
     }
-    if let Some(name) = constant(&source.mapping.topic) {
+    if let Some(name) = source.mapping.topic.constant() {
         let topic = topics.number(&name);
         mains.insert(name, topic);
     }
-    for name in setting.named.iter().filter(|name| can_make(&source.mapping.topic, name)) {
+    for name in setting.named.iter().filter(|name| source.mapping.topic.can_make(name)) {
         mains.insert(name.clone(), topics.number(name));
     }
     mains
@@ -118,7 +121,7 @@ fn main_topics(setting: &Setting<'_>, number: usize, topics: &mut TopicNumbers) 
 
 /// What a record of this topic is without its row.
 fn strangers(setting: &Setting<'_>, source: &Source, topic: &str, notes: &mut Vec<String>) -> Strangers {
-    let makes = |other: &&&Source| can_make(&other.mapping.topic, topic);
+    let makes = |other: &&&Source| other.mapping.topic.can_make(topic);
     if let Some(other) = setting.others.iter().find(makes) {
         let text = format!(
             "unknown records are not judged in {topic}: source {}, which is not audited, may write there too",
@@ -133,7 +136,7 @@ fn strangers(setting: &Setting<'_>, source: &Source, topic: &str, notes: &mut Ve
 
 /// To whom a record of this topic counts without its row: the first source that writes there, or the one that deletes.
 fn owner(setting: &Setting<'_>, first: u16, topic: &str, strangers: Strangers) -> u16 {
-    let deletes = |source: &&Source| source.mark == Mark::Delete && can_make(&source.mapping.topic, topic);
+    let deletes = |source: &&Source| source.mark == Mark::Delete && source.mapping.topic.can_make(topic);
     let found = if strangers == Strangers::Gone { setting.chosen.iter().position(deletes) } else { None };
     found.and_then(|found| u16::try_from(found).ok()).unwrap_or(first)
 }
@@ -145,7 +148,7 @@ fn dead_topics(setting: &Setting<'_>, source: &Source, mains: &BTreeMap<String, 
     }
     let template = &source.mapping.dead_letter_topic;
     let elsewhere = setting.others.iter().any(|other| {
-        other.on_poison == OnPoison::DeadLetter && mains.keys().any(|main| can_make(&other.mapping.topic, main))
+        other.on_poison == OnPoison::DeadLetter && mains.keys().any(|main| other.mapping.topic.can_make(main))
     });
     let own = match source.mark {
         _ if elsewhere => Strangers::Elsewhere,
@@ -154,16 +157,16 @@ fn dead_topics(setting: &Setting<'_>, source: &Source, mains: &BTreeMap<String, 
     };
     // A row whose topic has no name has an empty one there.
     let named: Option<BTreeSet<String>> =
-        mains.keys().map(String::as_str).chain([""]).map(|main| dead_letter_topic(template, main)).collect();
+        mains.keys().map(String::as_str).chain([""]).map(|main| template.constant_for(main)).collect();
     let mut found: Vec<(String, Strangers)> = match named {
         Some(named) => named.into_iter().map(|name| (name, own)).collect(),
         // The columns of rows decide: whatever fits may hold letters of ours, and of others.
         None => {
-            let fits = setting.existing.keys().filter(|name| can_make(template, name));
+            let fits = setting.existing.keys().filter(|name| template.can_make(name));
             fits.map(|name| (name.clone(), Strangers::Elsewhere)).collect()
         }
     };
-    found.push((FALLBACK_DEAD_LETTERS.to_owned(), Strangers::Elsewhere));
+    found.push((FALLBACK_TOPIC.to_owned(), Strangers::Elsewhere));
     found.retain(|(name, _)| setting.existing.contains_key(name) && !mains.contains_key(name));
     found
 }

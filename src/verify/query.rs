@@ -8,14 +8,15 @@ use tokio_postgres::{
 use super::{
     entry::{NO_TOPIC, OrderValue, RowEntry, order_value},
     id,
-    routes::{TopicNumbers, constant},
+    routes::TopicNumbers,
 };
 use crate::{
     Code, Error, Result,
     config::{Mark, Source, TemplatePart},
     postgres::catalog::{
         ColumnInfo, TableInfo,
-        names::{quote_ident, quote_literal},
+        names::quote_literal,
+        output::{column_sql, text_sql},
     },
 };
 
@@ -81,12 +82,12 @@ impl RowQuery {
         let Shape { source: config, order_by, since } = shape;
         let columns = &config.mapping.columns;
         let id = info.needed_column(&columns.id)?;
-        let topic = constant(&config.mapping.topic);
+        let topic = config.mapping.topic.constant();
         let topic_sql = if topic.is_some() { "NULL::text".to_owned() } else { template_sql(info, config)? };
         let (order, order_sql) = order(info, order_by, &columns.created_at)?;
         let marked = match config.mark {
             Mark::Update => {
-                format!("num_nulls(t.{}) = 0", quote_ident(&info.needed_column(&columns.published_at)?.name))
+                format!("num_nulls({}) = 0", column_sql("t", &info.needed_column(&columns.published_at)?.name))
             }
             Mark::Delete | Mark::None => "false".to_owned(),
         };
@@ -200,49 +201,41 @@ impl OrderColumn {
     }
 }
 
-/// The text that pgoutput would send, or the uuid itself.
+/// The text that pgoutput would send. A uuid comes as itself: its binary form is shorter than its text.
 fn id_sql(id: &ColumnInfo) -> String {
-    let name = format!("t.{}", quote_ident(&id.name));
+    let name = column_sql("t", &id.name);
     match Type::from_oid(id.base_type_oid) {
         Some(Type::UUID) => name,
-        _ => text_sql(id),
-    }
-}
-
-/// A column as the text that pgoutput would send for it. A cast is not the same: `bool` would give `true` for `t`, and
-/// `character(n)` would lose its padding.
-fn text_sql(column: &ColumnInfo) -> String {
-    let name = format!("t.{}", quote_ident(&column.name));
-    match Type::from_oid(column.base_type_oid) {
-        Some(Type::TEXT | Type::VARCHAR) => format!("{name}::text"),
-        _ => format!("CASE WHEN num_nulls({name}) = 0 THEN format('%s', {name}) END"),
+        _ => text_sql("t", id),
     }
 }
 
 fn template_sql(info: &TableInfo, source: &Source) -> Result<String> {
     let part = |part: &TemplatePart| match part {
         TemplatePart::Text(text) => Ok(quote_literal(text)),
-        TemplatePart::Column(name) => Ok(format!("({})", text_sql(info.needed_column(name)?))),
+        TemplatePart::Column(name) => Ok(format!("({})", text_sql("t", info.needed_column(name)?))),
+        // A topic's template has no such part; a row that it could apply to would have no topic.
+        TemplatePart::Topic => Ok("NULL::text".to_owned()),
     };
     // One NULL makes the whole NULL: such a row has no topic.
-    Ok(source.mapping.topic.parts.iter().map(part).collect::<Result<Vec<_>>>()?.join(" || "))
+    Ok(source.mapping.topic.parts().iter().map(part).collect::<Result<Vec<_>>>()?.join(" || "))
 }
 
 fn chosen_sql(id: &ColumnInfo) -> String {
-    let name = format!("t.{}", quote_ident(&id.name));
+    let name = column_sql("t", &id.name);
     match Type::from_oid(id.base_type_oid) {
         Some(Type::UUID | Type::INT2 | Type::INT4 | Type::INT8 | Type::TEXT | Type::VARCHAR) => {
             format!("{name} = ANY ($1::text[]::{}[])", id.cast_name)
         }
         // Whatever else: no index serves, but no text is refused either.
-        _ => format!("({}) = ANY ($1::text[])", text_sql(id)),
+        _ => format!("({}) = ANY ($1::text[])", text_sql("t", id)),
     }
 }
 
 fn order(info: &TableInfo, order_by: Option<&str>, created_at: &str) -> Result<(Option<OrderColumn>, String)> {
     let value = |column: &ColumnInfo| {
         let kind = OrderColumn::of(Type::from_oid(column.base_type_oid).as_ref());
-        (kind, format!("t.{}", quote_ident(&column.name)))
+        (kind, column_sql("t", &column.name))
     };
     if let Some(name) = order_by {
         let column = info.needed_column(name)?;
@@ -274,7 +267,7 @@ fn since_sql(info: &TableInfo, created_at: &str, since: Option<i64>) -> Result<(
             return Err(Error::new(Code::ConfigInvalid, text));
         }
     };
-    let name = quote_ident(created_at);
-    let young = format!("(t.{name} >= {zone} + {since} * interval '1 millisecond' OR t.{name} IS NULL)");
-    Ok((young, format!("t.{name} IS NULL")))
+    let name = column_sql("t", created_at);
+    let young = format!("({name} >= {zone} + {since} * interval '1 millisecond' OR {name} IS NULL)");
+    Ok((young, format!("{name} IS NULL")))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outboxd::{
     Config,
     check::{self, Finding, Verdict},
-    config::{Backfill, Delivery, Http, Kafka as KafkaConfig, Log, Mark, Source, Template, TemplatePart},
+    config::{Backfill, Delivery, Http, Kafka as KafkaConfig, Log, Mark, Source, Template},
 };
 use testbed::{Kafka, Postgres, Version, unique};
 use tokio_postgres::Client;
@@ -183,7 +183,7 @@ async fn what_is_wrong_with_server_role_or_cluster_is_named() {
     healthy.source().failover = true;
     healthy.source().auto_setup = true;
     healthy.config.kafka.transaction_timeout = Duration::from_secs(3600);
-    healthy.source().mapping.topic = Template { parts: vec![TemplatePart::Text(unique("missing"))] };
+    healthy.source().mapping.topic = Template::parse(&unique("missing")).unwrap();
     let troubles = healthy.troubles().await.join("\n");
     for part in [
         "failed wal-level wal_level: wal_level is replica",

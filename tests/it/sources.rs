@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd::config::{
-    Backfill, Columns, Envelope, Limits, Mapping, Mark, OnPoison, Source, TableName, Template, TemplatePart, Timeouts,
-};
+use outboxd::config::{Backfill, Limits, Mapping, Mark, OnPoison, Source, TableName, Timeouts};
 
 /// A source named `name` over tables of the search_path, or `schema.table`.
 pub(crate) fn source(name: &str, url: &str, tables: &[&str]) -> Source {
@@ -20,7 +18,7 @@ pub(crate) fn source(name: &str, url: &str, tables: &[&str]) -> Source {
         mark: Mark::Update,
         backfill: Backfill::Unpublished,
         backfill_order_by: None,
-        mapping: mapping(),
+        mapping: Mapping::default(),
         on_poison: OnPoison::Stop,
         limits: Limits {
             batch_rows: 10_000,
@@ -49,27 +47,5 @@ pub(crate) fn table_name(text: &str) -> TableName {
     match text.split_once('.') {
         Some((schema, name)) => TableName { schema: Some(schema.to_owned()), name: name.to_owned() },
         None => TableName { schema: None, name: text.to_owned() },
-    }
-}
-
-fn mapping() -> Mapping {
-    let column = |name: &str| TemplatePart::Column(name.to_owned());
-    let text = |text: &str| TemplatePart::Text(text.to_owned());
-    Mapping {
-        topic: Template { parts: vec![column("aggregate_type"), text(".events")] },
-        key: Template { parts: vec![column("aggregate_id")] },
-        envelope: Envelope::Event,
-        cloudevents_source: None,
-        columns: Columns {
-            id: "id".to_owned(),
-            aggregate_type: "aggregate_type".to_owned(),
-            aggregate_id: "aggregate_id".to_owned(),
-            event_type: "event_type".to_owned(),
-            payload: "payload".to_owned(),
-            created_at: "created_at".to_owned(),
-            published_at: "published_at".to_owned(),
-        },
-        headers: Vec::new(),
-        dead_letter_topic: Template { parts: vec![column("topic"), text(".dead-letter")] },
     }
 }

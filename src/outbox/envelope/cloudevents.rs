@@ -6,15 +6,13 @@
 //! (int2, int4 and bool bare), in both left out when NULL or empty. So `partitionkey` is there only when configured,
 //! as `ce_partitionkey = "aggregate_id"`. The always-headers stand beside the attributes in both modes.
 
-use super::{
-    Source, attribute_headers, attribute_text, bare_payload, content_type, extra_names, names, text_header, time,
-};
+use super::{attribute_headers, attribute_text, bare_payload, content_type, extra_names, names, text_header, time};
 use crate::{
     Code, Error,
-    config::{Envelope, Mapping},
+    config::{CloudEvents, CloudEventsMode},
     outbox::{
-        binding::Slot,
-        cell::{Kind, Payload},
+        binding::Row,
+        cell::{Cell, Kind, Payload},
         draft::Draft,
         event::{Attributes, Event},
         json,
@@ -25,28 +23,22 @@ use crate::{
 
 const CORE: [&str; 8] = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"];
 
-/// What is configured for CloudEvents; empty for other envelopes.
+/// The options, and what follows from the configured headers.
 #[derive(Debug)]
-pub(super) struct Context {
-    source: String,
+pub(in crate::outbox) struct Shape {
+    options: CloudEvents,
     /// For each extra header the extension attribute that it is.
     extensions: Vec<Option<Box<str>>>,
 }
 
-impl Context {
+impl Shape {
+    /// `headers` are the configured (header, column) pairs.
+    ///
     /// # Errors
-    /// [`Code::ConfigInvalid`] without a source, or when a header `ce_…` is not the name of an extension.
-    pub(super) fn new(mapping: &Mapping) -> Result<Self, Error> {
-        let used = matches!(mapping.envelope, Envelope::CloudEvents | Envelope::CloudEventsStructured);
-        if !used {
-            return Ok(Self { source: String::new(), extensions: Vec::new() });
-        }
-        let invalid = |message: String| Err(Error::new(Code::ConfigInvalid, message));
-        let Some(source) = mapping.cloudevents_source.clone().filter(|source| !source.is_empty()) else {
-            return invalid("`cloudevents_source` must be set for an envelope of CloudEvents".to_owned());
-        };
-        let mut extensions = Vec::with_capacity(mapping.headers.len());
-        for (header, _) in &mapping.headers {
+    /// [`Code::ConfigInvalid`] when a header `ce_…` is not the name of an extension.
+    pub(super) fn new(options: CloudEvents, headers: &[(String, String)]) -> Result<Self, Error> {
+        let mut extensions = Vec::with_capacity(headers.len());
+        for (header, _) in headers {
             let Some(name) = header.strip_prefix("ce_") else {
                 extensions.push(None);
                 continue;
@@ -54,17 +46,33 @@ impl Context {
             let legal = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
             if !legal || CORE.contains(&name) {
                 let allowed = "an extension's name has only a-z and 0-9 and is not that of a core attribute";
-                return invalid(format!("header {header:?} cannot be an attribute of CloudEvents: {allowed}"));
+                let message = format!("header {header:?} cannot be an attribute of CloudEvents: {allowed}");
+                return Err(Error::new(Code::ConfigInvalid, message));
             }
             extensions.push(Some(Box::from(name)));
         }
-        Ok(Self { source, extensions })
+        Ok(Self { options, extensions })
+    }
+
+    /// Writes the value and the headers.
+    pub(super) fn write(
+        &self,
+        row: &Row<'_, '_>,
+        event: &Event<'_>,
+        attributes: &Attributes,
+        draft: &mut Draft<'_>,
+    ) -> Result<(), Poison> {
+        match self.options.mode() {
+            CloudEventsMode::Binary => self.write_binary(row, event, attributes, draft),
+            CloudEventsMode::Structured => self.write_structured(row, event, attributes, draft),
+        }
     }
 
     /// Binary mode: attributes in `ce_` headers, the payload as the value.
-    pub(super) fn write_binary(
+    fn write_binary(
         &self,
-        (row, event): Source<'_, '_, '_>,
+        row: &Row<'_, '_>,
+        event: &Event<'_>,
         attributes: &Attributes,
         draft: &mut Draft<'_>,
     ) -> Result<(), Poison> {
@@ -74,7 +82,7 @@ impl Context {
         let version = draft.put(b"1.0");
         draft.header(names::CE_SPECVERSION, version);
         draft.header(names::CE_ID, attributes.id);
-        let source = draft.put(self.source.as_bytes());
+        let source = draft.put(self.options.source().as_bytes());
         draft.header(names::CE_SOURCE, source);
         draft.header(names::CE_TYPE, attributes.event_type);
         if subject(event).is_some() {
@@ -103,14 +111,15 @@ impl Context {
     }
 
     /// Structured mode: the whole event as one JSON object.
-    pub(super) fn write_structured(
+    fn write_structured(
         &self,
-        (row, event): Source<'_, '_, '_>,
+        row: &Row<'_, '_>,
+        event: &Event<'_>,
         attributes: &Attributes,
         draft: &mut Draft<'_>,
     ) -> Result<(), Poison> {
         check(event)?;
-        let value = self.write_object((row, event), draft)?;
+        let value = self.write_object(row, event, draft)?;
         draft.value(value);
         content_type("application/cloudevents+json", draft);
         attribute_headers(attributes, draft);
@@ -123,13 +132,13 @@ impl Context {
         Ok(())
     }
 
-    fn write_object(&self, (row, event): Source<'_, '_, '_>, draft: &mut Draft<'_>) -> Result<Span, Poison> {
+    fn write_object(&self, row: &Row<'_, '_>, event: &Event<'_>, draft: &mut Draft<'_>) -> Result<Span, Poison> {
         let at = draft.position();
         let out = draft.out();
         out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
         json::string(&event.id, out);
         out.extend_from_slice(br#","source":"#);
-        json::string(&self.source, out);
+        json::string(self.options.source(), out);
         out.extend_from_slice(br#","type":"#);
         json::string(event.required_type()?, out);
         if let Some(media_type) = event.payload_type() {
@@ -145,7 +154,7 @@ impl Context {
         out.push(b'"');
         for (extension, slot) in self.extensions.iter().zip(&row.binding.extras) {
             if let Some(extension) = extension {
-                write_extension(extension, (row, *slot), out)?;
+                write_extension(extension, row.cell(*slot), out)?;
             }
         }
         write_data(&event.payload, out);
@@ -154,12 +163,7 @@ impl Context {
     }
 }
 
-fn write_extension(
-    name: &str,
-    (row, slot): (&crate::outbox::binding::Row<'_, '_>, Slot),
-    out: &mut Vec<u8>,
-) -> Result<(), Poison> {
-    let cell = row.cell(slot);
+fn write_extension(name: &str, cell: Cell<'_, '_>, out: &mut Vec<u8>) -> Result<(), Poison> {
     let Some(text) = attribute_text(cell)?.filter(|text| !text.is_empty()) else { return Ok(()) };
     check_string(&text, cell.name)?;
     out.push(b',');

@@ -5,11 +5,17 @@
 //!
 //! An id that is NULL, which the router publishes with a null header, is poison here: such a row cannot be marked.
 
-use super::{Source, attribute_text, bare_payload, extra_headers, names};
-use crate::outbox::{draft::Draft, event::Attributes, poison::Poison};
+use super::{attribute_text, bare_payload, extra_headers, names};
+use crate::outbox::{
+    binding::Row,
+    draft::Draft,
+    event::{Attributes, Event},
+    poison::Poison,
+};
 
 pub(super) fn write(
-    (row, event): Source<'_, '_, '_>,
+    row: &Row<'_, '_>,
+    event: &Event<'_>,
     attributes: &Attributes,
     draft: &mut Draft<'_>,
 ) -> Result<(), Poison> {

@@ -1,11 +1,18 @@
 //! The seed's envelope: `{"event_id":"…","event_type":"OrderCreated","timestamp":"2024-01-15T10:30:00Z","data":{…}}`,
 //! the members in this order, without white space outside the payload.
 
-use super::{Source, attribute_headers, content_type, extra_headers, json_payload, text_header, time};
-use crate::outbox::{draft::Draft, event::Attributes, json, poison::Poison};
+use super::{attribute_headers, content_type, extra_headers, json_payload, text_header, time};
+use crate::outbox::{
+    binding::Row,
+    draft::Draft,
+    event::{Attributes, Event},
+    json,
+    poison::Poison,
+};
 
 pub(super) fn write(
-    (row, event): Source<'_, '_, '_>,
+    row: &Row<'_, '_>,
+    event: &Event<'_>,
     attributes: &Attributes,
     draft: &mut Draft<'_>,
 ) -> Result<(), Poison> {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     Error,
-    config::{Envelope, Mapping},
+    config::{Debezium, Envelope, Mapping},
 };
 
 /// Numbers of the headers that have fixed names; the extras follow.
@@ -68,19 +68,27 @@ pub(super) mod names {
     ];
 }
 
-/// The envelope of a source and what belongs to it.
+/// The envelope of a source, ready to write.
 #[derive(Debug)]
-pub(in crate::outbox) struct Shape {
-    envelope: Envelope,
-    cloudevents: cloudevents::Context,
+pub(in crate::outbox) enum Shape {
+    Event,
+    Payload,
+    CloudEvents(cloudevents::Shape),
+    Debezium,
 }
 
-/// A row and what was read of it.
-type Source<'s, 'b, 'a> = (&'s Row<'b, 'a>, &'s Event<'a>);
-
 impl Shape {
+    /// # Errors
+    /// As [`cloudevents::Shape::new`].
     pub(in crate::outbox) fn new(mapping: &Mapping) -> Result<Self, Error> {
-        Ok(Self { envelope: mapping.envelope, cloudevents: cloudevents::Context::new(mapping)? })
+        Ok(match &mapping.envelope {
+            Envelope::Event => Self::Event,
+            Envelope::Payload => Self::Payload,
+            Envelope::CloudEvents(options) => {
+                Self::CloudEvents(cloudevents::Shape::new(options.clone(), &mapping.headers)?)
+            }
+            Envelope::Debezium(Debezium { .. }) => Self::Debezium,
+        })
     }
 
     /// The names of all headers that the encoder can write, by number.
@@ -92,16 +100,16 @@ impl Shape {
     /// Writes the value and the headers.
     pub(in crate::outbox) fn write(
         &self,
-        source: Source<'_, '_, '_>,
+        row: &Row<'_, '_>,
+        event: &Event<'_>,
         attributes: &Attributes,
         draft: &mut Draft<'_>,
     ) -> Result<(), Poison> {
-        match self.envelope {
-            Envelope::Event => event::write(source, attributes, draft),
-            Envelope::Payload => payload::write(source, attributes, draft),
-            Envelope::CloudEvents => self.cloudevents.write_binary(source, attributes, draft),
-            Envelope::CloudEventsStructured => self.cloudevents.write_structured(source, attributes, draft),
-            Envelope::Debezium => debezium::write(source, attributes, draft),
+        match self {
+            Self::Event => event::write(row, event, attributes, draft),
+            Self::Payload => payload::write(row, event, attributes, draft),
+            Self::CloudEvents(shape) => shape.write(row, event, attributes, draft),
+            Self::Debezium => debezium::write(row, event, attributes, draft),
         }
     }
 
@@ -112,7 +120,7 @@ impl Shape {
         attributes: &Attributes,
         draft: &mut Draft<'_>,
     ) {
-        if self.envelope == Envelope::Debezium {
+        if matches!(self, Self::Debezium) {
             draft.header(names::ROUTER_ID, attributes.id);
         } else {
             attribute_headers(attributes, draft);

@@ -1,10 +1,16 @@
 //! The payload alone: a document's text as Postgres prints it, text as it is, bytes raw; NULL is a tombstone.
 
-use super::{Source, attribute_headers, bare_payload, content_type, extra_headers, text_header};
-use crate::outbox::{draft::Draft, event::Attributes, poison::Poison};
+use super::{attribute_headers, bare_payload, content_type, extra_headers, text_header};
+use crate::outbox::{
+    binding::Row,
+    draft::Draft,
+    event::{Attributes, Event},
+    poison::Poison,
+};
 
 pub(super) fn write(
-    (row, event): Source<'_, '_, '_>,
+    row: &Row<'_, '_>,
+    event: &Event<'_>,
     attributes: &Attributes,
     draft: &mut Draft<'_>,
 ) -> Result<(), Poison> {

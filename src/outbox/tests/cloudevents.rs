@@ -1,7 +1,11 @@
 //! The conformance cases CE-01 to CE-08, as far as our configuration can ask for them.
 
 use super::*;
-use crate::{Code, outbox::PoisonReason};
+use crate::{
+    Code,
+    config::CloudEventsMode::{Binary, Structured},
+    outbox::PoisonReason,
+};
 
 const ROW_A: [Option<&str>; 7] = [
     Some(ID),
@@ -33,18 +37,18 @@ fn relation(payload: u32, more: &[(&str, u32)]) -> RelationSchema {
 }
 
 fn binary(payload: u32, values: &[Option<&str>]) -> Record {
-    encode(&bound(&mapping(Envelope::CloudEvents), &relation(payload, &[])), values)
+    encode(&bound(&mapping(cloudevents(Binary)), &relation(payload, &[])), values)
 }
 
 fn structured(payload: u32, values: &[Option<&str>]) -> serde_json::Value {
-    let record = encode(&bound(&mapping(Envelope::CloudEventsStructured), &relation(payload, &[])), values);
+    let record = encode(&bound(&mapping(cloudevents(Structured)), &relation(payload, &[])), values);
     assert_eq!(record.header("content-type"), Some("application/cloudevents+json"));
     serde_json::from_slice(record.value.as_deref().unwrap()).unwrap()
 }
 
 #[test]
 fn ce_01_binary_mode_has_the_attributes_in_headers() {
-    let record = encode(&bound(&keyed(Envelope::CloudEvents), &relation(JSONB, &[])), &ROW_A);
+    let record = encode(&bound(&keyed(cloudevents(Binary)), &relation(JSONB, &[])), &ROW_A);
     assert_eq!((record.key.as_deref(), record.value()), (Some("1"), r#"{"a": 1}"#));
     let headers = [
         ("ce_specversion", "1.0"),
@@ -65,7 +69,7 @@ fn ce_01_binary_mode_has_the_attributes_in_headers() {
 
 #[test]
 fn ce_02_structured_mode_is_one_json_object() {
-    let record = encode(&bound(&keyed(Envelope::CloudEventsStructured), &relation(JSONB, &[])), &ROW_A);
+    let record = encode(&bound(&keyed(cloudevents(Structured)), &relation(JSONB, &[])), &ROW_A);
     assert_eq!(
         record.value(),
         r#"{"specversion":"1.0","id":"4d47e190-0402-4048-bc2c-89dd54343cdc","source":"/outbox/order-service","type":"OrderCreated","datacontenttype":"application/json","subject":"1","time":"2019-05-03T13:31:34.344Z","partitionkey":"1","data":{"a": 1}}"#
@@ -124,11 +128,11 @@ fn ce_08_times_extensions_and_subjects() {
         mapping.headers = more.iter().map(|(name, _)| (format!("ce_{name}"), (*name).to_owned())).collect();
         encode(&bound(&mapping, &relation(JSONB, &more)), &values)
     };
-    let record = extended(Envelope::CloudEvents);
+    let record = extended(cloudevents(Binary));
     assert_eq!((record.header("ce_seq"), record.header("ce_flag")), (Some("5"), Some("true")));
     assert_eq!(record.header("ce_traceparent"), Some(trace));
     assert!(!record.header_names().contains(&"ce_note"), "an unset attribute is left out");
-    let record = extended(Envelope::CloudEventsStructured);
+    let record = extended(cloudevents(Structured));
     let text = record.value();
     assert!(text.contains(&format!(r#","seq":5,"flag":true,"traceparent":"{trace}","data":"#)), "{text}");
     assert!(!text.contains("note"), "{text}");
@@ -144,7 +148,7 @@ fn a_subject_that_is_empty_or_null_is_left_out() {
 
 #[test]
 fn an_event_without_a_type_or_with_control_characters_is_poison() {
-    for envelope in [Envelope::CloudEvents, Envelope::CloudEventsStructured] {
+    for envelope in [cloudevents(Binary), cloudevents(Structured)] {
         let encoder = bound(&mapping(envelope), &relation(JSONB, &[]));
         for (index, value, reason) in [
             (3, None, PoisonReason::AttributeMissing),
@@ -160,11 +164,12 @@ fn an_event_without_a_type_or_with_control_characters_is_poison() {
 
 #[test]
 fn a_configuration_that_gives_no_valid_event_is_refused_at_start() {
-    let mut without_source = mapping(Envelope::CloudEvents);
-    without_source.cloudevents_source = None;
-    let mut mappings = vec![without_source];
+    for mode in [Binary, Structured] {
+        assert!(CloudEvents::new(mode, "").is_err(), "an event without a source is not valid");
+    }
+    let mut mappings = Vec::new();
     for header in ["ce_", "ce_aggregate_type", "ce_Seq", "ce_id", "ce_data"] {
-        let mut mapping = mapping(Envelope::CloudEventsStructured);
+        let mut mapping = mapping(cloudevents(Structured));
         mapping.headers = vec![(header.into(), "aggregate_id".into())];
         mappings.push(mapping);
     }

@@ -82,7 +82,7 @@ fn the_payload_alone_has_its_own_bytes_and_media_type() {
 #[test]
 fn er_01_and_er_08_the_router_sends_the_payload_with_its_id_and_the_placed_columns() {
     let columns = [("id", 2950), ("aggregatetype", 1043), ("aggregateid", 1043), ("type", 1043), ("payload", JSONB)];
-    let mut router = mapping(Envelope::Debezium);
+    let mut router = mapping(Envelope::Debezium(Debezium::default()));
     router.topic = template("outbox.event.{aggregatetype}");
     router.key = template("{aggregateid}");
     let values = |payload| {
@@ -147,7 +147,7 @@ fn a_key_of_one_null_column_is_null_and_of_several_is_poison() {
     let encoder = bound(&mapping, &table(&SEED));
     assert_eq!(encode(&encoder, &ROW).key, Some(format!("order-{AGGREGATE}")));
     assert_eq!(poison(&encoder, &with(2, None)).reason, PoisonReason::NullKeyColumn);
-    mapping.key = template("");
+    mapping.key = Template::of([]);
     assert_eq!(encode(&bound(&mapping, &table(&SEED)), &ROW).key.as_deref(), Some(""));
 }
 

@@ -8,7 +8,7 @@ mod properties;
 
 use super::{Encoded, Encoder, Failure, Poison, Records};
 use crate::{
-    config::{Columns, Envelope, Mapping, Mark, Template, TemplatePart},
+    config::{CloudEvents, CloudEventsMode, Debezium, Envelope, Mapping, Mark, Template},
     pgoutput::{ColumnSchema, RelationSchema, Tuple, TupleWriter},
 };
 
@@ -27,38 +27,17 @@ pub(super) const TIMESTAMP: u32 = 1114;
 pub(super) const TIMESTAMPTZ: u32 = 1184;
 pub(super) const JSONB: u32 = 3802;
 
-/// `text {column} text`, as the configuration parses it.
 pub(super) fn template(text: &str) -> Template {
-    let mut parts = Vec::new();
-    for (number, piece) in text.split(['{', '}']).enumerate() {
-        match (number % 2, piece) {
-            (0, "") => {}
-            (0, text) => parts.push(TemplatePart::Text(text.to_owned())),
-            (_, column) => parts.push(TemplatePart::Column(column.to_owned())),
-        }
-    }
-    Template { parts }
+    Template::parse(text).unwrap()
 }
 
 /// The defaults of the configuration.
 pub(super) fn mapping(envelope: Envelope) -> Mapping {
-    Mapping {
-        topic: template("{aggregate_type}.events"),
-        key: template("{aggregate_id}"),
-        envelope,
-        cloudevents_source: Some("/outbox/order-service".into()),
-        columns: Columns {
-            id: "id".into(),
-            aggregate_type: "aggregate_type".into(),
-            aggregate_id: "aggregate_id".into(),
-            event_type: "event_type".into(),
-            payload: "payload".into(),
-            created_at: "created_at".into(),
-            published_at: "published_at".into(),
-        },
-        headers: Vec::new(),
-        dead_letter_topic: template("{topic}.dead-letter"),
-    }
+    Mapping { envelope, ..Mapping::default() }
+}
+
+pub(super) fn cloudevents(mode: CloudEventsMode) -> Envelope {
+    Envelope::CloudEvents(CloudEvents::new(mode, "/outbox/order-service").unwrap())
 }
 
 /// A table of these (name, type oid) columns.

@@ -4,8 +4,15 @@ use proptest::{prelude::*, sample::Index};
 
 use super::*;
 
-const ENVELOPES: [Envelope; 5] =
-    [Envelope::Event, Envelope::Payload, Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Debezium];
+fn envelopes() -> Vec<Envelope> {
+    vec![
+        Envelope::Event,
+        Envelope::Payload,
+        cloudevents(CloudEventsMode::Binary),
+        cloudevents(CloudEventsMode::Structured),
+        Envelope::Debezium(Debezium::default()),
+    ]
+}
 
 /// A value in text or binary form, of any bytes or of bytes that some type allows.
 fn any_value() -> impl Strategy<Value = Option<(bool, Vec<u8>)>> {
@@ -55,7 +62,7 @@ fn any_json() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn any_row_is_a_record_or_poison_and_never_half_a_one(
-        envelope in proptest::sample::select(ENVELOPES.to_vec()),
+        envelope in proptest::sample::select(envelopes()),
         payload in proptest::sample::select(vec![JSON, JSONB, TEXT, BYTEA]),
         values in proptest::collection::vec(any_value(), 8),
     ) {

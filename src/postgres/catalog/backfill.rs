@@ -5,9 +5,7 @@
 //! for it. What must hold: the snapshot is imported before the replication session does anything else (the export
 //! ends with its next command), and memory is bounded by one chunk: the cursor's rows stay in the server.
 //!
-//! Every value goes through its type's output function, as in pgoutput, and under the same DateStyle, TimeZone and so on,
-//! which `ConnectOptions` sets for both kinds of session. A cast to text is not the same: `bool` would
-//! give `true` for `t`, and `character(n)` would lose its padding.
+//! [`output`](super::output) tells how a value becomes the text that pgoutput would send.
 
 use tokio_postgres::{
     Client, Row,
@@ -16,14 +14,14 @@ use tokio_postgres::{
 
 use super::{
     TableInfo, failed,
-    names::{quote_ident, quote_literal},
+    names::quote_literal,
+    output::{column_sql, text_sql},
     publications::{self, Membership},
     server,
 };
 use crate::{
     Code, Error, Result,
     config::{Mark, Source},
-    pgoutput::ColumnSchema,
 };
 
 /// The order in which a backfill reads.
@@ -180,10 +178,10 @@ fn backfill_row(row: &Row) -> Result<BackfillRow> {
     Ok(BackfillRow { table, columns: values.into_iter().map(|value| value.map(|raw| raw.0)).collect() })
 }
 
-/// One key of the order: an expression over the table `t`, the same for all tables but for the column's cast.
+/// One key of the order: an expression over the row `t`, the same for all tables.
 struct Key {
+    /// Where NULL comes; empty for the server's default.
     direction: &'static str,
-    /// Columns are cast to this where their types differ between the tables.
     expression: KeyExpression,
 }
 
@@ -257,7 +255,7 @@ fn condition(table: &TableInfo, row_filter: Option<&str>, source: &Source) -> Re
     let mut conditions = Vec::new();
     if source.mark == Mark::Update {
         let column = table.needed_column(&source.mapping.columns.published_at)?;
-        conditions.push(format!("t.{} IS NULL", quote_ident(&column.name)));
+        conditions.push(format!("{} IS NULL", column_sql("t", &column.name)));
     }
     conditions.extend(row_filter.map(|filter| format!("({filter})")));
     Ok(if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") })
@@ -266,12 +264,7 @@ fn condition(table: &TableInfo, row_filter: Option<&str>, source: &Source) -> Re
 /// The part of one table: sorted on its own by the plain rows, so that large values stay out of the sort (they are
 /// fetched from TOAST only when a row is output) and the parts are merged.
 fn table_sql(index: usize, table: &TableInfo, condition: &str, keys: &[Key]) -> String {
-    // `num_nulls` and not `IS NULL`, which is true of a composite value whose fields are all null.
-    let value = |column: &ColumnSchema| {
-        let column = format!("s.{}", quote_ident(&column.name));
-        format!("CASE WHEN num_nulls({column}) = 0 THEN format('%s', {column}) END")
-    };
-    let values: Vec<_> = table.relation_schema().columns.iter().map(value).collect();
+    let values: Vec<_> = table.published_columns().map(|column| text_sql("s", column)).collect();
     let numbered = || (1..).zip(keys);
     let outer: Vec<_> = numbered().map(|(place, _)| format!("s.outboxd_k{place}")).collect();
     let inner: Vec<_> = numbered().map(|(place, key)| format!("{} AS outboxd_k{place}", key_sql(key))).collect();
@@ -290,7 +283,7 @@ fn table_sql(index: usize, table: &TableInfo, condition: &str, keys: &[Key]) -> 
 fn key_sql(key: &Key) -> String {
     match &key.expression {
         KeyExpression::Text(text) => (*text).to_owned(),
-        KeyExpression::Column(name, None) => format!("t.{}", quote_ident(name)),
-        KeyExpression::Column(name, Some(cast)) => format!("t.{}::{cast}", quote_ident(name)),
+        KeyExpression::Column(name, None) => column_sql("t", name),
+        KeyExpression::Column(name, Some(cast)) => format!("{}::{cast}", column_sql("t", name)),
     }
 }

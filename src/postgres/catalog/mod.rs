@@ -2,7 +2,7 @@
 //!
 //! In: a connected `tokio_postgres::Client` (an ordinary session, not the replication one). Out: typed facts about the
 //! server ([`server`]), the slot ([`slots`]), the tables ([`tables`], [`children`]), the publication ([`publications`]) and its
-//! [`Fingerprint`]; the rows that were there before the slot ([`backfill`]); the statements that mark rows ([`marks`]),
+//! [`Fingerprint`]; the rows that were there before the slot ([`backfill`]), each value as pgoutput sends it ([`output`]); the statements that mark rows ([`marks`]),
 //! what they cost ([`mark_cost`]), and the numbers for the metrics ([`monitor`]). Nothing here knows Kafka or decides anything: `check`, `setup` and
 //! `relay` do.
 //!
@@ -16,6 +16,7 @@ pub mod mark_cost;
 pub mod marks;
 pub mod monitor;
 pub mod names;
+pub(crate) mod output;
 pub mod publications;
 pub mod server;
 pub mod slots;

@@ -181,6 +181,11 @@ impl TableInfo {
             .map(|index| index.name.as_str())
     }
 
+    /// The columns that pgoutput sends, in table order: all but the generated ones.
+    pub(crate) fn published_columns(&self) -> impl Iterator<Item = &ColumnInfo> {
+        self.columns.iter().filter(|column| !column.generated)
+    }
+
     /// The table as pgoutput's Relation message would show it, for rows that come from the backfill: without generated
     /// columns, which pgoutput leaves out, and with the type beneath each domain, which it tells in a Type message.
     #[must_use]
@@ -196,7 +201,7 @@ impl TableInfo {
             schema: self.schema.clone(),
             name: self.name.clone(),
             replica_identity: b'd',
-            columns: self.columns.iter().filter(|column| !column.generated).map(schema).collect(),
+            columns: self.published_columns().map(schema).collect(),
         }
     }
 }
