@@ -1,10 +1,12 @@
-# Every command of the README is a target here. CARGO_FLAGS is passed to each cargo call.
+# Every command of the README is a target here. CARGO_FLAGS is passed to each build for demo, soak and benches.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 CARGO ?= cargo
 # The tests wait for servers more than they compute.
 export RUST_TEST_THREADS ?= 4
-RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# The program that demonstrates the daemon, measures it and makes it suffer.
+TESTBED := $(TARGET)/release/testbed
 
 .PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up clean
 
@@ -16,10 +18,12 @@ deps: ## install what Debian has to give: a C toolchain for librdkafka, Java and
 
 demo: deps ## three databases, 20,000 transactions, kill -9 and a broker restart on the way; ends with the audit
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
-	$(RELEASE)/demo $(DEMO_FLAGS)
+	$(TESTBED) demo $(DEMO_FLAGS)
 
 test: deps ## all tests, on real Postgres and Kafka servers that they start themselves
-	$(CARGO) run -q -p testbed -- fetch
+	# `cargo run -p testbed` would choose other features of the dependencies, and compile many of them twice.
+	$(CARGO) test --workspace --all-targets --no-run
+	$(TARGET)/debug/testbed fetch
 	$(CARGO) test --workspace --all-targets
 
 check: fmt clippy doc deny alerts ## formatting, lints, documentation, licences, alert rules
@@ -45,15 +49,15 @@ soak: deps ## a million simulated schedules, all tests with the slow ones, takeo
 	OUTBOXD_SIM_SCHEDULES=1000000 nice $(CARGO) test --release --test simulation guarantees -- --nocapture
 	$(CARGO) test --release --workspace --tests -- --include-ignored
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
-	$(RELEASE)/chaos takeover
-	$(RELEASE)/chaos run --minutes 30 $(CHAOS_FLAGS)
+	$(TESTBED) chaos takeover
+	$(TESTBED) chaos run --minutes 30 $(CHAOS_FLAGS)
 
 bench: deps ## drain and latency beside pg_recvlogical; writes benches/results/ (BENCH_FLAGS=--help shows what else)
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
-	$(RELEASE)/bench $(BENCH_FLAGS)
+	$(TESTBED) bench $(BENCH_FLAGS)
 
 # Where criterion keeps what it measured, and the part of it that a comparison reads.
-CRITERION := $(or $(CARGO_TARGET_DIR),target)/criterion
+CRITERION := $(TARGET)/criterion
 BASELINE := stored
 
 bench-codec: ## a row from the wire to its record, each benchmark with its change against benches/baseline/

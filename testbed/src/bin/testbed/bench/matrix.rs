@@ -1,0 +1,48 @@
+//! The drains of `--matrix`: every mark with every delivery, and the base case with other transactions and payloads.
+
+use anyhow::Result;
+
+use super::{
+    case::{self, Series, Way},
+    report::Report,
+    setting::{EXACTLY_ONCE, Setting},
+    shape::{Payload, Shape},
+};
+
+const MARKS: [&str; 3] = ["none", "update", "delete"];
+const DELIVERIES: [&str; 2] = [EXACTLY_ONCE, "at-least-once"];
+
+/// Beside the base case's.
+const PER_TRANSACTION: [i64; 4] = [1, 10, 100, 10_000];
+
+/// Bytes of a payload, and how many times fewer such rows there are, so that a case takes seconds.
+const PAYLOADS: [(usize, i64); 3] = [(200, 1), (1_600, 1), (50_000, 25)];
+
+/// Single-row transactions a second whose latency is measured.
+pub(crate) const RATES: [u32; 3] = [100, 1_000, 5_000];
+
+pub(crate) async fn measure(setting: &Setting, base: Shape, report: &mut Report) -> Result<()> {
+    case::warm_up(setting, base.rows).await?;
+    let mut ways = Series::new("ways");
+    for mark in MARKS {
+        for delivery in DELIVERIES {
+            ways.run(setting, Way { mark, delivery, hot: false }, base).await?;
+        }
+    }
+    ways.run(setting, Way { mark: "update", hot: true, ..Way::PLAIN }, base).await?;
+    ways.write("Marks and deliveries", report);
+
+    let mut transactions = Series::new("transactions");
+    for per_transaction in PER_TRANSACTION {
+        transactions.run(setting, Way::PLAIN, Shape { per_transaction, ..base }).await?;
+    }
+    transactions.write("Rows of a transaction", report);
+
+    let mut payloads = Series::new("payloads");
+    for (bytes, fewer) in PAYLOADS {
+        let shape = Shape { rows: (base.rows / fewer).max(1), payload: Payload::Bytes(bytes), ..base };
+        payloads.run(setting, Way::PLAIN, shape).await?;
+    }
+    payloads.write("Payloads", report);
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! The servers, and daemons with one source on them.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use testbed::{Daemon, Kafka, Postgres, Version, workload};
+use tokio_postgres::Client;
+
+use crate::daemon_binary;
+
+/// Longest wait for a daemon to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+pub(crate) const EXACTLY_ONCE: &str = "exactly-once";
+
+pub(crate) const TABLE: &str = "order_outbox";
+
+/// What a run is made with.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The daemon; by default the outboxd beside this program
+    #[arg(long)]
+    outboxd: Option<PathBuf>,
+    /// Postgres' major: 15, 16, 17 or 18
+    #[arg(long, default_value = "15")]
+    pub(crate) postgres: Version,
+    /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
+    #[arg(long)]
+    limit: Vec<String>,
+    /// Further lines of the daemon's [kafka.options]: `"linger.ms" = 5`
+    #[arg(long)]
+    kafka_option: Vec<String>,
+}
+
+impl Options {
+    /// The lines of the configuration that a plain run has not.
+    pub(crate) fn experiments(&self) -> Vec<&str> {
+        self.limit.iter().chain(&self.kafka_option).map(String::as_str).collect()
+    }
+}
+
+pub(crate) struct Setting {
+    pub(crate) version: Version,
+    pub(crate) postgres: Postgres,
+    pub(crate) kafka: Kafka,
+    outboxd: PathBuf,
+    limits: String,
+    kafka_options: String,
+}
+
+impl Setting {
+    pub(crate) async fn start(options: &Options) -> Result<Self> {
+        let outboxd = daemon_binary(options.outboxd.clone())?;
+        say("starting Postgres and Kafka");
+        let postgres = Postgres::builder(options.postgres)
+            .durable(true)
+            .setting("shared_buffers", "256MB")
+            // No checkpoint but ours in the middle of a measurement.
+            .setting("max_wal_size", "16GB")
+            .setting("checkpoint_timeout", "1h")
+            .setting("autovacuum", "off")
+            .start();
+        // The later flag wins: C1 alone, which the tests take for its fast start, would make the broker the bottleneck.
+        let kafka = Kafka::builder(1).jvm("-XX:TieredStopAtLevel=4").jvm("-Xmx1g").start();
+        let (postgres, kafka) = tokio::try_join!(postgres, kafka)?;
+        Ok(Self {
+            version: options.postgres,
+            postgres,
+            kafka,
+            outboxd,
+            limits: options.limit.join("\n"),
+            kafka_options: options.kafka_option.join("\n"),
+        })
+    }
+
+    /// A database with the seed's outbox.
+    pub(crate) async fn database(&self, name: &str) -> Result<Client> {
+        self.postgres.create_database(name).await?;
+        let client = self.postgres.client(name).await?;
+        workload::create_outbox(&client, TABLE).await?;
+        Ok(client)
+    }
+
+    /// The configuration of these sources, the first of which says how all of them deliver; `{http}` stands for the
+    /// HTTP address.
+    pub(crate) fn config(&self, sources: &[Source]) -> String {
+        let mut text = String::new();
+        for source in sources {
+            let Source { name, database, mark, .. } = source;
+            text.push_str(&format!(
+                "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{}\"\n\
+                 mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n",
+                self.postgres.url(database),
+                source.topic(),
+                self.limits
+            ));
+        }
+        text + &format!(
+            "[kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\ndelivery = \"{}\"\n\
+             [kafka.options]\n{}\n[http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
+            self.kafka.brokers(),
+            sources.first().map_or(EXACTLY_ONCE, |source| source.delivery),
+            self.kafka_options
+        )
+    }
+
+    /// The program.
+    pub(crate) fn outboxd(&self) -> &Path {
+        &self.outboxd
+    }
+
+    /// A daemon of these sources, running.
+    pub(crate) fn daemon(&self, sources: &[Source]) -> Result<Daemon> {
+        let config = self.config(sources);
+        Daemon::builder(&self.outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()
+    }
+
+    /// Drops a slot as soon as its reader, which has just ended, has let it go.
+    pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
+        let client = self.postgres.client("postgres").await?;
+        let query = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1
+                     AND NOT active";
+        let deadline = Instant::now() + READY_WITHIN;
+        while client.query_opt(query, &[&slot]).await?.is_none() {
+            anyhow::ensure!(Instant::now() < deadline, "slot {slot} is not let go");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Removes all that there is of a source: slot, database, the log that it held, topic.
+    pub(crate) async fn remove(&self, source: &Source) -> Result<()> {
+        self.drop_slot(&source.slot()).await?;
+        let client = self.postgres.client("postgres").await?;
+        client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", source.database)).await?;
+        client.batch_execute("CHECKPOINT").await?;
+        self.kafka.delete_topic(&source.topic()).await
+    }
+
+    /// What a daemon may not make: the publication, and a topic with several partitions.
+    pub(crate) async fn prepare(&self, client: &Client, source: &Source) -> Result<()> {
+        let filter = source.filter.as_ref().map_or_else(String::new, |filter| format!(" WHERE ({filter})"));
+        let publication = format!(
+            "CREATE PUBLICATION {} FOR TABLE {TABLE}{filter}
+             WITH (publish = 'insert', publish_via_partition_root = true)",
+            source.slot()
+        );
+        client.batch_execute(&publication).await?;
+        self.kafka.create_topic(&source.topic(), 3, &[]).await
+    }
+
+    /// Lets a daemon make slot and position as well, and ends it: what is written from now on waits for it.
+    pub(crate) async fn set_up(&self, client: &Client, source: &Source) -> Result<()> {
+        self.prepare(client, source).await?;
+        let daemon = self.daemon(std::slice::from_ref(source))?;
+        streaming(&daemon).await?;
+        daemon.term()?;
+        anyhow::ensure!(daemon.wait_exit(READY_WITHIN).await? == 0, "{}", daemon.lines().join("\n"));
+        Ok(())
+    }
+}
+
+/// A source of the daemon. Slot, publication and topic follow from its name.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) name: String,
+    pub(crate) database: String,
+    pub(crate) mark: &'static str,
+    pub(crate) delivery: &'static str,
+    /// The publication's row filter.
+    pub(crate) filter: Option<String>,
+}
+
+impl Source {
+    /// One that delivers exactly once.
+    pub(crate) fn new(database: &str, name: &str, mark: &'static str) -> Self {
+        Self { name: name.to_owned(), database: database.to_owned(), mark, delivery: EXACTLY_ONCE, filter: None }
+    }
+
+    pub(crate) fn topic(&self) -> String {
+        format!("{}.events", self.name)
+    }
+
+    /// Of the slot, and of the publication.
+    pub(crate) fn slot(&self) -> String {
+        format!("outboxd_{}", self.name)
+    }
+}
+
+/// Waits until the daemon says that it streams.
+pub(crate) async fn streaming(daemon: &Daemon) -> Result<()> {
+    daemon.wait_for_line(|line| line.contains("\"streaming\""), READY_WITHIN).await.map(|_| ())
+}
+
+pub(crate) fn say(text: &str) {
+    eprintln!("bench: {text}");
+}

@@ -1,0 +1,116 @@
+//! The servers, the networks and the daemons.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use anyhow::Result;
+use testbed::{Daemon, Kafka, Postgres, Proxy, Version};
+
+use super::{source::SOURCES, watch::wait_state};
+
+/// Instances of the daemon.
+pub(crate) const DAEMONS: usize = 3;
+
+/// Kafka brokers.
+pub(crate) const BROKERS: usize = 3;
+
+/// Partitions of each topic at first.
+const PARTITIONS: usize = 3;
+
+/// And at most.
+pub(crate) const MAX_PARTITIONS: usize = 8;
+
+/// Longest wait for anything; machines are shared and slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+
+pub(crate) struct Stage {
+    pub(crate) postgres: Postgres,
+    pub(crate) kafka: Kafka,
+    /// Between each daemon and Postgres.
+    pub(crate) proxies: Vec<Proxy>,
+    pub(crate) daemons: Vec<Daemon>,
+    partitions: [AtomicUsize; SOURCES.len()],
+}
+
+impl Stage {
+    pub(crate) async fn start(outboxd: &Path, version: Version) -> Result<Self> {
+        let postgres = Postgres::builder(version)
+            // Often enough that a crash forgets a little of the slots, and not all of it.
+            .setting("checkpoint_timeout", "30s")
+            .setting("max_connections", "200")
+            .start();
+        let kafka = Kafka::builder(BROKERS)
+            .separate_controller()
+            .proxied()
+            .setting("min.insync.replicas", "2")
+            .setting("default.replication.factor", "3");
+        let (postgres, kafka) = tokio::try_join!(postgres, kafka.start())?;
+        let admin = postgres.client("postgres").await?;
+        // A daemon that is stopped or cut off loses its session after two seconds.
+        admin.batch_execute(&format!("ALTER ROLE {} SET wal_sender_timeout = '2s'", testbed::postgres::ROLE)).await?;
+        for source in &SOURCES {
+            source.create(&postgres).await?;
+            kafka.create_topic(source.topic, i32::try_from(PARTITIONS)?, &[]).await?;
+        }
+        let brokers = kafka.proxied_brokers()?;
+        let (mut proxies, mut daemons) = (Vec::new(), Vec::new());
+        for _ in 0..DAEMONS {
+            let proxy = Proxy::start(postgres.port()?)?;
+            let config = config(&proxy.address(), &brokers);
+            daemons.push(Daemon::builder(outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()?);
+            proxies.push(proxy);
+            // The first one leads everywhere; the faults will see to it that this does not last.
+            if daemons.len() == 1 {
+                wait_state(&daemons[0], "streaming", PATIENCE).await?;
+            }
+        }
+        let partitions = std::array::from_fn(|_| AtomicUsize::new(PARTITIONS));
+        Ok(Self { postgres, kafka, proxies, daemons, partitions })
+    }
+
+    /// No network fault is left.
+    pub(crate) fn heal(&self) -> Result<()> {
+        self.proxies.iter().for_each(Proxy::heal);
+        for broker in 0..BROKERS {
+            self.kafka.proxy(broker)?.heal();
+        }
+        Ok(())
+    }
+
+    /// One partition more for the topic of this source, or none if it has many.
+    pub(crate) async fn raise_partitions(&self, source: usize) -> Result<bool> {
+        let total = self.partitions[source].load(Ordering::Relaxed) + 1;
+        if total > MAX_PARTITIONS {
+            return Ok(false);
+        }
+        self.kafka.add_partitions(SOURCES[source].topic, total).await?;
+        self.partitions[source].store(total, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Copies every log to this folder.
+    pub(crate) fn keep_logs(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for (number, daemon) in self.daemons.iter().enumerate() {
+            std::fs::write(folder.join(format!("daemon-{number}.log")), daemon.lines().join("\n"))?;
+        }
+        for broker in 0..BROKERS {
+            std::fs::copy(self.kafka.log_path(broker)?, folder.join(format!("broker-{broker}.log")))?;
+        }
+        std::fs::copy(self.postgres.log_path()?, folder.join("postgres.log"))?;
+        Ok(())
+    }
+}
+
+/// Kafka's bounds are shorter than the longest faults, so that commits become unknown and transactions time out.
+fn config(postgres: &str, brokers: &str) -> String {
+    let sources: String = SOURCES.iter().map(|source| source.config(postgres)).collect();
+    format!(
+        "{sources}[kafka]\nbrokers = \"{brokers}\"\nposition_topic = \"outboxd.chaos.positions\"\n\
+         transaction_timeout = \"10s\"\ndelivery_timeout = \"4s\"\n\n\
+         [http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info,outboxd=debug\"\n"
+    )
+}
