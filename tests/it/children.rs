@@ -1,7 +1,7 @@
 //! Children by INHERITS: the stream never sends their rows, so a table that has them is refused.
 
 use anyhow::Result;
-use testbed::{reader, workload};
+use testbed::workload;
 use uuid::Uuid;
 
 use crate::scene::{QUICK, Scene, wait_code, wait_ready};
@@ -29,10 +29,7 @@ async fn a_child_that_is_made_while_the_daemon_runs_is_found_and_its_rows_come_b
     assert!(line.contains("order_outbox_child"), "{line}");
     scene.client.batch_execute(WAY_BACK).await?;
     wait_ready(&daemon).await;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 5);
-    Ok(())
+    scene.assert_exactly(5).await
 }
 
 #[tokio::test]
@@ -45,10 +42,7 @@ async fn a_table_with_a_child_is_refused_by_the_first_start_and_by_check() -> Re
     assert!(status == 1 && output.contains("table-inherited"), "{output}");
     let daemon = scene.daemon()?;
     wait_code(&daemon, "table-inherited").await?;
-    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 0);
+    assert_eq!(scene.records().await?, 0);
     scene.client.batch_execute(WAY_BACK).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 5);
-    Ok(())
+    scene.assert_exactly(5).await
 }

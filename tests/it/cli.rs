@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, Expect, Kafka, Postgres, Version, reader};
+use testbed::{Daemon, Expect, Postgres, Version, reader};
 
-use crate::scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready};
+use crate::scene::{PATIENCE, Scene, halts, start, wait_code, wait_ready};
 
 /// Whether it is still there after a while: a thing that heals must not end the daemon.
 async fn still_runs(daemon: &Daemon) -> Result<()> {
@@ -39,14 +39,13 @@ async fn an_unreachable_kafka_is_retried() -> Result<()> {
 
 #[tokio::test]
 async fn a_wrong_password_is_retried_until_it_is_right() -> Result<()> {
-    let postgres = Postgres::builder(Version::V15).hba("host all vera 127.0.0.1/32 scram-sha-256").start().await?;
-    let mut scene = Scene::on(Host::Own(postgres), Host::Shared(Kafka::shared().await?)).await?;
+    let postgres = Postgres::builder(Version::V15).hba("host all vera 127.0.0.1/32 scram-sha-256");
+    let mut scene = Scene::on_own_postgres(postgres).await?;
     scene
         .client
         .batch_execute("CREATE ROLE vera LOGIN REPLICATION PASSWORD 'other'; GRANT ALL ON order_outbox TO vera")
         .await?;
-    let url = scene.postgres.role_url("vera:secret", &scene.database);
-    let daemon = start(&scene.config_through(&url, &scene.kafka.brokers()))?;
+    let daemon = scene.daemon_as("vera:secret")?;
     let line = wait_code(&daemon, "postgres-auth-failed").await?;
     assert!(!line.contains("secret"), "the password is in the log: {line}");
     still_runs(&daemon).await?;
@@ -72,8 +71,8 @@ async fn a_missing_table_is_waited_for() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_without_logical_wal_halts_with_the_setting_to_change() -> Result<()> {
-    let postgres = Postgres::builder(Version::V15).setting("wal_level", "replica").start().await?;
-    let scene = Scene::on(Host::Own(postgres), Host::Shared(Kafka::shared().await?)).await?;
+    let postgres = Postgres::builder(Version::V15).setting("wal_level", "replica");
+    let scene = Scene::on_own_postgres(postgres).await?;
     let daemon = scene.daemon()?;
     let line = wait_code(&daemon, "wal-level").await?;
     assert!(line.contains("wal_level = logical"), "{line}");
@@ -133,8 +132,7 @@ async fn a_poison_row_stops_the_source_or_goes_to_the_dead_letter_topic() -> Res
     let mut scene = Scene::shared().await?;
     let daemon = scene.streaming().await?;
     scene.client.batch_execute(poison).await?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    let line = wait_code(&daemon, "row-invalid").await?;
+    let line = halts(&daemon, "row-invalid").await?;
     assert!(line.contains("topic-invalid"), "{line}");
 
     let letters = format!("{}.letters", scene.aggregate);
@@ -146,7 +144,7 @@ async fn a_poison_row_stops_the_source_or_goes_to_the_dead_letter_topic() -> Res
     let dead = reader::read_committed(&scene.kafka.brokers(), &[&letters]).await?;
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].header_str("outboxd_error_code"), Some("topic-invalid"));
-    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 2);
+    assert_eq!(scene.records().await?, 2);
     Ok(())
 }
 
@@ -172,6 +170,6 @@ async fn a_record_that_the_broker_finds_too_large_is_found_out_and_set_aside_alo
     // And the source goes on at full speed.
     scene.insert(5).await?;
     scene.wait_marked("order_outbox").await;
-    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 5);
+    assert_eq!(scene.records().await?, 5);
     Ok(())
 }

@@ -4,21 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, Kafka, Postgres, Version, eventually, workload};
+use testbed::{Kafka, Postgres, Version, eventually, workload};
 
-use crate::scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready};
-
-/// A server of the test's own.
-async fn own_postgres(version: Version) -> Result<Scene> {
-    let postgres = Host::Own(Postgres::start(version).await?);
-    Scene::on(postgres, Host::Shared(Kafka::shared().await?)).await
-}
-
-/// A broker of the test's own.
-async fn own_kafka() -> Result<Scene> {
-    let kafka = Host::Own(Kafka::start().await?);
-    Scene::on(Host::Shared(Postgres::shared(Version::V15).await?), kafka).await
-}
+use crate::scene::{
+    Host, PATIENCE, Scene, halts, halts_again, start, stop, streams_again, wait_code, wait_ready, wait_state,
+};
 
 #[tokio::test]
 async fn fifty_kills_under_load_lose_and_repeat_nothing() -> Result<()> {
@@ -34,15 +24,13 @@ async fn fifty_kills_under_load_lose_and_repeat_nothing() -> Result<()> {
     }
     let loaded = load.stop().await?;
     wait_ready(&daemon).await;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, loaded.ids.len());
+    scene.assert_exactly(loaded.ids.len()).await?;
     scene.wait_caught_up().await
 }
 
 #[tokio::test]
 async fn a_broker_that_is_killed_and_restarted_under_load() -> Result<()> {
-    let scene = own_kafka().await?;
+    let scene = Scene::on_own_kafka(Kafka::builder(1)).await?;
     let daemon = scene.streaming().await?;
     let load = scene.load();
     for _ in 0..2 {
@@ -62,11 +50,9 @@ async fn walsenders_that_are_terminated_under_load() -> Result<()> {
     let scene = Scene::shared().await?;
     let _daemon = scene.streaming().await?;
     let load = scene.load();
-    let terminate = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots \
-                     WHERE slot_name = $1 AND active_pid IS NOT NULL";
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(400)).await;
-        scene.client.query_one(terminate, &[&scene.slot()]).await?;
+        scene.terminate_walsender().await?;
     }
     load.stop().await?;
     scene.oracle().await?.assert_clean();
@@ -75,23 +61,19 @@ async fn walsenders_that_are_terminated_under_load() -> Result<()> {
 
 #[tokio::test]
 async fn a_fast_restart_of_postgres_is_not_held_up_and_loses_nothing() -> Result<()> {
-    let mut scene = own_postgres(Version::V15).await?;
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15)).await?;
     let _daemon = scene.streaming().await?;
     scene.insert(10).await?;
     let took = scene.postgres.stop_fast().await?;
     ensure!(took < Duration::from_secs(10), "the daemon held up a fast shutdown for {took:?}");
-    scene.postgres.start_again().await?;
-    scene.client = scene.postgres.client(&scene.database).await?;
+    scene.start_postgres_again().await?;
     scene.insert(10).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 20);
-    Ok(())
+    scene.assert_exactly(20).await
 }
 
 #[tokio::test]
 async fn an_immediate_restart_of_postgres_under_load() -> Result<()> {
-    let mut scene = own_postgres(Version::V15).await?;
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15)).await?;
     let _daemon = scene.streaming().await?;
     let load = scene.load();
     for _ in 0..2 {
@@ -107,9 +89,8 @@ async fn an_immediate_restart_of_postgres_under_load() -> Result<()> {
 
 #[tokio::test]
 async fn postgres_can_stop_while_kafka_is_away() -> Result<()> {
-    let mut scene = own_kafka().await?;
-    scene.postgres = Host::Own(Postgres::start(Version::V15).await?);
-    let scene = Scene::on(scene.postgres, scene.kafka).await?;
+    let (postgres, kafka) = (Postgres::start(Version::V15).await?, Kafka::start().await?);
+    let scene = Scene::on(Host::Own(postgres), Host::Own(kafka)).await?;
     let _daemon = scene.streaming().await?;
     scene.kafka.pause(0)?;
     let url = scene.postgres.superuser_url(&scene.database);
@@ -128,16 +109,13 @@ async fn sigterm_in_the_middle_of_a_transaction_drains_and_resumes() -> Result<(
     let load = scene.load();
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        daemon.term()?;
-        assert_eq!(daemon.wait_exit(PATIENCE).await?, 0, "a drain ends with exit code 0");
-        daemon.start_again()?;
-        wait_ready(&daemon).await;
+        stop(&daemon).await?;
+        streams_again(&daemon).await?;
     }
     load.stop().await?;
     // And in a transaction that is being split.
     workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 50_000, 100).await?;
-    daemon.term()?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 0);
+    stop(&daemon).await?;
     daemon.start_again()?;
     scene.oracle().await?.assert_clean();
     Ok(())
@@ -196,79 +174,56 @@ async fn a_backfill_that_is_killed_three_times() -> Result<()> {
         ensure!(left > 0, "the backfill was over before kill {kill}");
         daemon.start_again()?;
     }
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 20_000);
-    Ok(())
+    scene.assert_exactly(20_000).await
 }
 
 #[tokio::test]
 async fn a_slot_that_was_dropped_halts_with_code_3() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
+    let daemon = scene.published(3).await?;
+    stop(&daemon).await?;
+    scene.drop_slot().await?;
     scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
-    scene.client.execute("SELECT pg_drop_replication_slot($1)", &[&scene.slot()]).await?;
-    scene.insert(3).await?;
-    daemon.start_again()?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    wait_code(&daemon, "slot-missing").await?;
+    halts_again(&daemon, "slot-missing").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_slot_that_was_made_anew_halts_with_code_3() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
-    scene.client.execute("SELECT pg_drop_replication_slot($1)", &[&scene.slot()]).await?;
+    let daemon = scene.published(3).await?;
+    stop(&daemon).await?;
+    scene.drop_slot().await?;
     scene.insert(3).await?;
     scene.client.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&scene.slot()]).await?;
-    daemon.start_again()?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    wait_code(&daemon, "slot-ahead").await?;
+    halts_again(&daemon, "slot-ahead").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_position_topic_that_was_deleted_halts_with_code_3() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
+    let daemon = scene.published(3).await?;
+    stop(&daemon).await?;
     scene.kafka.delete_topic(&scene.position_topic).await?;
-    daemon.start_again()?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    wait_code(&daemon, "position-lost").await?;
+    halts_again(&daemon, "position-lost").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_table_that_left_the_publication_halts_with_code_3() -> Result<()> {
     let mut scene = Scene::shared().await?.with("[source.timeouts]\nidle_advance = \"200ms\"");
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
-    let publication = scene.slot();
-    scene.client.batch_execute(&format!("ALTER PUBLICATION {publication} DROP TABLE order_outbox")).await?;
+    let daemon = scene.published(3).await?;
+    scene.alter_publication("DROP TABLE order_outbox").await?;
     scene.insert(1).await?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    wait_code(&daemon, "publication-changed").await?;
+    halts(&daemon, "publication-changed").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn one_halted_source_leaves_the_others_running() -> Result<()> {
     let mut first = Scene::shared().await?;
-    let postgres = Postgres::shared(Version::V15).await?;
-    let mut second = Scene::on(Host::Shared(postgres), Host::Shared(Kafka::shared().await?)).await?;
+    let mut second = Scene::shared().await?;
     second.position_topic = first.position_topic.clone();
     let config = format!(
         "{}\n[[source]]\nname = \"{}\"\nurl = \"{}\"\ntables = [\"order_outbox\"]\n",
@@ -282,8 +237,7 @@ async fn one_halted_source_leaves_the_others_running() -> Result<()> {
     second.insert(2).await?;
     first.oracle().await?.assert_clean();
     second.oracle().await?.assert_clean();
-    let publication = first.slot();
-    first.client.batch_execute(&format!("DROP PUBLICATION {publication}")).await?;
+    first.drop_publication().await?;
     first.insert(1).await?;
     wait_code(&daemon, "publication-changed").await?;
     second.insert(2).await?;
@@ -291,17 +245,6 @@ async fn one_halted_source_leaves_the_others_running() -> Result<()> {
     let (status, body) = daemon.http_get("/readyz").await?;
     assert_eq!(status, 503, "{body}");
     Ok(())
-}
-
-/// Waits until `/status` shows the state.
-pub(crate) async fn wait_state(daemon: &Daemon, state: &str) {
-    let wanted = format!("\"{state}\"");
-    eventually(PATIENCE, || async {
-        let (_, body) = daemon.http_get("/status").await?;
-        ensure!(body.contains(&wanted), "the status is {body}");
-        Ok(())
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -357,13 +300,10 @@ async fn a_table_that_was_made_anew_under_its_name_halts_with_code_3() -> Result
              CREATE PUBLICATION {publication} FOR ALL TABLES WITH (publish = 'insert', publish_via_partition_root = true)"
         ))
         .await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(2).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(2).await?;
     scene.client.batch_execute("DROP TABLE order_outbox").await?;
     workload::create_outbox(&scene.client, "order_outbox").await?;
     scene.insert(2).await?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    wait_code(&daemon, "publication-changed").await?;
+    halts(&daemon, "publication-changed").await?;
     Ok(())
 }

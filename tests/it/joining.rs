@@ -1,13 +1,9 @@
 //! A table joins a source that was published before: `outboxd setup --add-table`, number 53 of the matrix.
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, Expect, Load, Version, eventually, reader, workload};
-use uuid::Uuid;
+use testbed::{Daemon, Expect, Load, Version, workload};
 
-use crate::{
-    matrix::on_major,
-    scene::{PATIENCE, Scene, start, wait_ready},
-};
+use crate::scene::{PATIENCE, Scene, insert_one_into, stop, streams_again, wait_ready, wait_true};
 
 const BOTH: &str = "tables = [\"order_outbox\", \"refund_outbox\"]\n";
 
@@ -34,14 +30,6 @@ fn orders(scene: &Scene) -> Load {
     Load::builder(&url, "order_outbox", &scene.aggregate).writers(2).per_second(20).start()
 }
 
-async fn insert(scene: &Scene, session: &tokio_postgres::Client, table: &str) -> Result<Uuid> {
-    let insert = format!(
-        "INSERT INTO {table} (aggregate_type, aggregate_id, event_type, payload) \
-         VALUES ($1, gen_random_uuid(), 'OrderCreated', '{{\"seq\": 1}}') RETURNING id"
-    );
-    Ok(session.query_one(&insert, &[&scene.aggregate]).await?.get(0))
-}
-
 /// Both tables against the topic, once every row is marked.
 async fn oracle(scene: &Scene) -> Result<()> {
     scene.wait_marked("order_outbox").await;
@@ -51,21 +39,12 @@ async fn oracle(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-async fn wait(scene: &Scene, query: &str, wanted: bool) {
-    eventually(PATIENCE, || async {
-        ensure!(scene.client.query_one(query, &[]).await?.get::<_, bool>(0) == wanted, "not yet {wanted}: {query}");
-        Ok(())
-    })
-    .await;
-}
-
 /// The session of a mark that waits for a lock does not notice that nobody waits for it: with the lock it would go on.
 async fn end_blocked_marks(scene: &Scene) -> Result<()> {
     let of = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let blocked = format!("SELECT count(pid) > 0 {of}");
-    wait(scene, &blocked, true).await;
+    wait_true(&scene.client, &format!("SELECT count(pid) > 0 {of}")).await;
     scene.client.batch_execute(&format!("SELECT count(pg_terminate_backend(pid)) {of}")).await?;
-    wait(scene, &blocked, false).await;
+    wait_true(&scene.client, &format!("SELECT count(pid) = 0 {of}")).await;
     Ok(())
 }
 
@@ -96,8 +75,8 @@ async fn a_table_joins_while_its_writers_are_open_and_marks_are_owed() -> Result
     // A transaction that is open from before the change to after the slot is asked for.
     let open = scene.postgres.client(&scene.database).await?;
     open.batch_execute("BEGIN").await?;
-    insert(&scene, &open, "order_outbox").await?;
-    insert(&scene, &open, "refund_outbox").await?;
+    insert_one_into(&scene, &open, "order_outbox").await?;
+    insert_one_into(&scene, &open, "refund_outbox").await?;
 
     let (code, said, log) = join(&scene, &[]).await?;
     assert_eq!(code, 0, "{said}{log}");
@@ -106,11 +85,11 @@ async fn a_table_joins_while_its_writers_are_open_and_marks_are_owed() -> Result
     assert!(status.contains("with add-table"), "{status}");
 
     scene.source_lines.push_str(BOTH);
-    let daemon = start(&scene.config())?;
+    let daemon = scene.daemon()?;
     let slot = scene.slot();
     let making = format!("SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{slot}')");
-    wait(&scene, &making, true).await;
-    insert(&scene, &open, "refund_outbox").await?;
+    wait_true(&scene.client, &making).await;
+    insert_one_into(&scene, &open, "refund_outbox").await?;
     open.batch_execute("COMMIT").await?;
     wait_ready(&daemon).await;
     orders.stop().await?;
@@ -144,8 +123,7 @@ async fn a_table_joins_although_the_command_is_killed_at_each_of_its_steps() -> 
         killed += usize::from(command.kill9().is_ok());
         if step == steps[1] {
             // So far the source goes on as it was.
-            daemon.start_again()?;
-            wait_ready(&daemon).await;
+            streams_again(&daemon).await?;
             daemon.kill9()?;
         }
     }
@@ -158,8 +136,7 @@ async fn a_table_joins_although_the_command_is_killed_at_each_of_its_steps() -> 
     refunds.stop().await?;
     oracle(&scene).await?;
     // And the next time there is nothing left to do.
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
+    stop(&daemon).await?;
     let (code, said, log) = join(&scene, &[]).await?;
     assert_eq!(code, 0, "{said}{log}");
     assert!(said.contains("exists   replication slot") && !said.contains("created"), "{said}");
@@ -173,8 +150,7 @@ async fn a_table_joins_only_a_source_that_is_stopped_and_whose_marks_tell_what_i
     let (code, said, err) = join(&scene, &[]).await?;
     assert_eq!(code, 1, "{said}{err}");
     assert!(err.contains("error[slot-in-use]") && err.contains("stop every daemon"), "{err}");
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
+    stop(&daemon).await?;
 
     // What the role may not do is left, and the source is as it was.
     let (code, said, err) = scene.command(&["setup", "--add-table", "refund_outbox"]).await?;
@@ -184,12 +160,10 @@ async fn a_table_joins_only_a_source_that_is_stopped_and_whose_marks_tell_what_i
     let (code, said, err) = join(&scene, &["--dry-run"]).await?;
     assert_eq!(code, 0, "{said}{err}");
     assert!(said.contains("missing  tables of publication") && said.contains("joining: refund_outbox"), "{said}");
-    daemon.start_again()?;
-    wait_ready(&daemon).await;
+    streams_again(&daemon).await?;
     scene.insert(3).await?;
     scene.oracle().await?.assert_clean();
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
+    stop(&daemon).await?;
 
     scene.source_lines = "mark = \"none\"\nbackfill = \"none\"\n".to_owned();
     let (code, said, err) = join(&scene, &[]).await?;
@@ -201,7 +175,7 @@ async fn a_table_joins_only_a_source_that_is_stopped_and_whose_marks_tell_what_i
 /// The command makes the table as well, and its rights; the old rows are those that are there still.
 #[tokio::test]
 async fn a_table_that_does_not_exist_joins_a_source_that_deletes_what_is_published() -> Result<()> {
-    let mut scene = on_major(Version::V18).await?.with("mark = \"delete\"");
+    let mut scene = Scene::on_major(Version::V18).await?.with("mark = \"delete\"");
     let daemon = scene.streaming().await?;
     daemon.pause()?;
     let mut ids = scene.insert(5).await?;
@@ -217,15 +191,15 @@ async fn a_table_that_does_not_exist_joins_a_source_that_deletes_what_is_publish
     assert_eq!(code, 0, "{said}{log}");
     assert!(said.contains("created  table public.refund_outbox"), "{said}");
     // What was committed before the command is published by then, and nothing of it twice.
-    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 9);
+    assert_eq!(scene.records().await?, 9);
     ids.extend(scene.insert(3).await?);
-    ids.push(insert(&scene, &scene.client, "refund_outbox").await?);
+    ids.push(insert_one_into(&scene, &scene.client, "refund_outbox").await?);
     scene.source_lines.push_str(BOTH);
     let _daemon = scene.streaming().await?;
     ids.extend(scene.insert(2).await?);
-    ids.push(insert(&scene, &scene.client, "refund_outbox").await?);
-    wait(&scene, "SELECT count(*) = 0 FROM (SELECT FROM order_outbox UNION ALL SELECT FROM refund_outbox) o", true)
-        .await;
+    ids.push(insert_one_into(&scene, &scene.client, "refund_outbox").await?);
+    let nothing_left = "SELECT count(*) = 0 FROM (SELECT FROM order_outbox UNION ALL SELECT FROM refund_outbox) o";
+    wait_true(&scene.client, nothing_left).await;
     scene.audit(Expect::Ids(&ids)).await?.assert_clean();
     Ok(())
 }

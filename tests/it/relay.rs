@@ -1,12 +1,12 @@
 //! The main job, without faults: rows reach Kafka once, in order, together, and are marked.
 
 use anyhow::{Result, ensure};
-use testbed::{Expect, Kafka, Load, Postgres, Version, eventually, reader, workload};
+use testbed::{Expect, Load, Postgres, Version, eventually, reader, workload};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::scene::{Host, PATIENCE, Scene, wait_code, wait_ready};
+use crate::scene::{Metrics, PATIENCE, Scene, metric, stop, streams_again, wait_code};
 
 #[tokio::test]
 async fn single_rows_reach_the_topic_once_and_are_marked() -> Result<()> {
@@ -71,18 +71,14 @@ async fn concurrent_transactions_with_rollbacks_and_savepoints_keep_order_and_un
     let load = Load::builder(&url, "order_outbox", &scene.aggregate).writers(6).max_rows(20).transactions(150).start();
     let loaded = load.finished().await?;
     assert!(loaded.rolled_back > 0, "the load has no rollbacks to prove anything with");
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, loaded.ids.len());
-    Ok(())
+    scene.assert_exactly(loaded.ids.len()).await
 }
 
 #[tokio::test]
 async fn rows_of_several_tables_in_one_transaction_come_together() -> Result<()> {
     let mut scene = Scene::shared().await?.with("tables = [\"order_outbox\", \"user_outbox\"]");
     workload::create_outbox(&scene.client, "user_outbox").await?;
-    let publication = scene.slot();
-    scene.client.batch_execute(&format!("ALTER PUBLICATION {publication} ADD TABLE user_outbox")).await?;
+    scene.alter_publication("ADD TABLE user_outbox").await?;
     let _daemon = scene.streaming().await?;
     let aggregate = scene.aggregate.clone();
     for seq in 1..=20_i64 {
@@ -110,11 +106,8 @@ async fn a_transaction_of_100_000_rows_is_split_and_complete() -> Result<()> {
     let scene = Scene::shared().await?;
     let daemon = scene.streaming().await?;
     workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 100_000, 1_000).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 100_000);
-    let (_, metrics) = daemon.http_get("/metrics").await?;
-    let transactions = metric(&metrics, "outboxd_kafka_transactions_total{outcome=\"committed\"");
+    scene.assert_exactly(100_000).await?;
+    let transactions = metric(&daemon, "outboxd_kafka_transactions_total{outcome=\"committed\"").await?;
     assert!(transactions >= 10.0, "{transactions} Kafka transactions cannot hold 100,000 rows of 10,000 at most");
     Ok(())
 }
@@ -125,9 +118,7 @@ async fn rows_from_before_the_slot_are_backfilled_once() -> Result<()> {
     workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 1_000, 10).await?;
     let daemon = scene.streaming().await?;
     scene.insert(3).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 1_003);
+    scene.assert_exactly(1_003).await?;
     drop(daemon);
     Ok(())
 }
@@ -135,15 +126,11 @@ async fn rows_from_before_the_slot_are_backfilled_once() -> Result<()> {
 #[tokio::test]
 async fn a_restart_publishes_nothing_again() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(5).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(5).await?;
     for _ in 0..3 {
-        daemon.term()?;
-        assert_eq!(daemon.wait_exit(PATIENCE).await?, 0);
+        stop(&daemon).await?;
         scene.insert(5).await?;
-        daemon.start_again()?;
-        wait_ready(&daemon).await;
+        streams_again(&daemon).await?;
         scene.oracle().await?.assert_clean();
     }
     Ok(())
@@ -160,8 +147,7 @@ async fn deleting_marks_and_no_marks_publish_once_as_well() -> Result<()> {
         }
         scene.wait_records(ids.len() as u64).await;
         daemon.kill9()?;
-        daemon.start_again()?;
-        wait_ready(&daemon).await;
+        streams_again(&daemon).await?;
         ids.extend(scene.insert(1).await?);
         scene.wait_records(ids.len() as u64).await;
         scene.wait_caught_up().await?;
@@ -178,7 +164,7 @@ async fn waiting_for(standby: &str) -> Result<Scene> {
     let postgres = Postgres::builder(Version::V15)
         .setting("synchronous_standby_names", standby)
         .setting("synchronous_commit", "local");
-    Scene::on(Host::Own(postgres.start().await?), Host::Shared(Kafka::shared().await?)).await
+    Scene::on_own_postgres(postgres).await
 }
 
 /// Inserts rows in a transaction that hangs there.
@@ -250,8 +236,7 @@ async fn an_idle_source_lets_go_of_the_log_that_others_write() -> Result<()> {
 #[tokio::test]
 async fn every_major_of_postgres_is_served() -> Result<()> {
     for version in [Version::V16, Version::V17, Version::V18] {
-        let postgres = Postgres::shared(version).await?;
-        let mut scene = Scene::on(Host::Shared(postgres), Host::Shared(Kafka::shared().await?)).await?;
+        let mut scene = Scene::on_major(version).await?;
         workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 200, 10).await?;
         let daemon = scene.streaming().await?;
         for _ in 0..10 {
@@ -268,15 +253,13 @@ async fn every_major_of_postgres_is_served() -> Result<()> {
 #[tokio::test]
 async fn the_lag_is_exposed_and_falls_to_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(7).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(7).await?;
     eventually(PATIENCE, || async {
-        let (_, metrics) = daemon.http_get("/metrics").await?;
-        let published = metric(&metrics, "outboxd_events_published_total");
-        let marked = metric(&metrics, "outboxd_rows_marked_total");
-        let lag = metric(&metrics, "outboxd_replication_lag_seconds");
-        let unpublished = metric(&metrics, "outboxd_unpublished_rows");
+        let metrics = Metrics::of(&daemon).await?;
+        let published = metrics.value("outboxd_events_published_total")?;
+        let marked = metrics.value("outboxd_rows_marked_total")?;
+        let lag = metrics.value("outboxd_replication_lag_seconds")?;
+        let unpublished = metrics.value("outboxd_unpublished_rows")?;
         anyhow::ensure!(
             (published, marked, lag, unpublished) == (7.0, 7.0, 0.0, 0.0),
             "published {published}, marked {marked}, lag {lag}, unpublished {unpublished}"
@@ -285,12 +268,6 @@ async fn the_lag_is_exposed_and_falls_to_nothing() -> Result<()> {
     })
     .await;
     Ok(())
-}
-
-/// The value of the first series whose line begins so.
-pub(crate) fn metric(metrics: &str, begins: &str) -> f64 {
-    let line = metrics.lines().find(|line| line.starts_with(begins));
-    line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(f64::NAN)
 }
 
 /// Creating a slot goes through three states, each of which waits for the transactions that run when it is reached. One
@@ -328,10 +305,7 @@ async fn a_row_of_the_snapshot_that_nobody_sees_yet_is_waited_for_and_marked() -
     daemon.wait_for_line(|line| line.contains("not visible yet"), PATIENCE).await?;
     give_the_standby_up(&scene).await?;
     insert.await??;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 1);
-    Ok(())
+    scene.assert_exactly(1).await
 }
 
 async fn xid(session: &Client) -> Result<String> {

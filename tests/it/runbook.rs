@@ -4,46 +4,14 @@
 mod interrupted;
 
 use anyhow::{Context, Result, ensure};
-use rdkafka::{
-    config::ClientConfig,
-    producer::{BaseProducer, BaseRecord, Producer as _},
-};
-use testbed::{Audit, Daemon, Expect, Postgres, Version, reader, unique};
+use testbed::{Daemon, Expect, Postgres, Version, reader, unique};
 use tokio_postgres::Client;
 
 use crate::{
-    matrix::{
-        on_major, own_postgres,
-        restored::{behind_a_proxy, promoted_without_the_last_rows, restored},
-        stop, wait_true,
-    },
-    recover::{difference, drop_slot, goes_on, halts, recover, stopped},
-    scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready},
+    matrix::restored::{behind_a_proxy, promoted_without_the_last_rows, restored},
+    recover::{difference, goes_on, recover},
+    scene::{Host, Scene, TABLE, create_publication, halts, halts_again, stop, streams_again, wait_code, wait_true},
 };
-
-const TABLE: &[&str] = &["order_outbox"];
-
-async fn audit_marked(scene: &Scene) -> Result<Audit> {
-    scene.wait_marked("order_outbox").await;
-    Ok(scene.audit(Expect::Tables(TABLE)).await?.whatever_the_order())
-}
-
-/// Puts a record of the source into the position topic.
-async fn write_position(scene: &Scene, value: Vec<u8>) -> Result<()> {
-    let (brokers, topic, key) = (scene.kafka.brokers(), scene.position_topic.clone(), scene.source.clone());
-    tokio::task::spawn_blocking(move || {
-        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-        producer.send(BaseRecord::to(&topic).key(&key).payload(&value)).map_err(|(error, _)| error)?;
-        producer.flush(PATIENCE)?;
-        Ok(())
-    })
-    .await?
-}
-
-async fn positions(scene: &Scene) -> Result<Vec<Vec<u8>>> {
-    let records = reader::read_committed(&scene.kafka.brokers(), &[&scene.position_topic]).await?;
-    Ok(records.into_iter().filter_map(|record| record.value).collect())
-}
 
 #[tokio::test]
 async fn after_slot_lost_republish_unmarked_loses_and_repeats_nothing() -> Result<()> {
@@ -51,31 +19,23 @@ async fn after_slot_lost_republish_unmarked_loses_and_repeats_nothing() -> Resul
         .setting("max_slot_wal_keep_size", "1MB")
         .setting("wal_keep_size", "0")
         .setting("min_wal_size", "32MB");
-    let mut scene = own_postgres(postgres).await?;
-    let daemon = stopped(&mut scene).await?;
+    let mut scene = Scene::on_own_postgres(postgres).await?;
+    let daemon = scene.stopped().await?;
     scene.insert(4).await?;
-    for _ in 0..4 {
-        scene.client.batch_execute("SELECT pg_logical_emit_message(true, '', 'x'); SELECT pg_switch_wal()").await?;
-    }
-    scene.client.batch_execute("CHECKPOINT").await?;
-    let lost = format!("SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = '{}'", scene.slot());
-    wait_true(&scene.client, &lost).await;
-    halts(&daemon, "slot-lost").await?;
+    scene.lose_slot().await?;
+    halts_again(&daemon, "slot-lost").await?;
     recover(&scene, "republish-unmarked").await?;
     goes_on(&mut scene, &daemon).await?;
-    let audit = audit_marked(&scene).await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 9);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(9).await
 }
 
 #[tokio::test]
 async fn after_position_invalid_from_slot_loses_and_repeats_nothing_where_all_was_confirmed() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = stopped(&mut scene).await?;
+    let daemon = scene.stopped().await?;
     scene.insert(4).await?;
-    write_position(&scene, b"garbage".to_vec()).await?;
-    halts(&daemon, "position-invalid").await?;
+    scene.write_position(b"garbage".to_vec()).await?;
+    halts_again(&daemon, "position-invalid").await?;
     recover(&scene, "from-slot").await?;
     goes_on(&mut scene, &daemon).await?;
     scene.oracle().await?.assert_clean();
@@ -85,39 +45,28 @@ async fn after_position_invalid_from_slot_loses_and_repeats_nothing_where_all_wa
 #[tokio::test]
 async fn after_position_lost_republish_unmarked_loses_and_repeats_nothing_where_all_was_marked() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = stopped(&mut scene).await?;
+    let daemon = scene.stopped().await?;
     scene.insert(4).await?;
     scene.kafka.delete_topic(&scene.position_topic).await?;
-    halts(&daemon, "position-lost").await?;
+    halts_again(&daemon, "position-lost").await?;
     recover(&scene, "republish-unmarked").await?;
     goes_on(&mut scene, &daemon).await?;
-    let audit = audit_marked(&scene).await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 9);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(9).await
 }
 
 /// What was committed while there was none cannot be streamed, and comes from the table.
 #[tokio::test]
 async fn after_a_publication_was_dropped_and_made_again_republish_unmarked_loses_and_repeats_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = stopped(&mut scene).await?;
-    let publication = scene.slot();
-    scene.client.batch_execute(&format!("DROP PUBLICATION {publication}")).await?;
+    let daemon = scene.stopped().await?;
+    scene.drop_publication().await?;
     scene.insert(4).await?;
-    halts(&daemon, "publication-changed").await?;
-    let again = format!(
-        "CREATE PUBLICATION {publication} FOR TABLE order_outbox \
-         WITH (publish = 'insert', publish_via_partition_root = true)"
-    );
-    scene.client.batch_execute(&again).await?;
-    halts(&daemon, "publication-changed").await?;
+    halts_again(&daemon, "publication-changed").await?;
+    create_publication(&scene.client, &scene.slot()).await?;
+    halts_again(&daemon, "publication-changed").await?;
     recover(&scene, "republish-unmarked").await?;
     goes_on(&mut scene, &daemon).await?;
-    let audit = audit_marked(&scene).await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 9);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(9).await
 }
 
 /// With `mark = "none"` nothing tells what is published: `from-now`, and the rows after the last events are inserted
@@ -131,8 +80,8 @@ async fn after_slot_missing_without_marks_from_now_and_inserting_again_lose_and_
     scene.wait_caught_up().await?;
     stop(&daemon).await?;
     let owed = scene.insert(4).await?;
-    drop_slot(&scene).await?;
-    halts(&daemon, "slot-missing").await?;
+    scene.drop_slot().await?;
+    halts_again(&daemon, "slot-missing").await?;
     let arguments = ["recover", "--source", &scene.source, "--strategy", "republish-unmarked", "--yes"];
     let (code, said, refused) = scene.command(&arguments).await?;
     assert_eq!(code, 2, "{said}{refused}");
@@ -154,15 +103,14 @@ async fn after_slot_missing_without_marks_from_now_and_inserting_again_lose_and_
 #[tokio::test]
 async fn after_a_second_partition_another_position_topic_and_from_slot_lose_and_repeat_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = stopped(&mut scene).await?;
+    let daemon = scene.stopped().await?;
     scene.insert(4).await?;
     scene.kafka.add_partitions(&scene.position_topic, 2).await?;
-    halts(&daemon, "position-invalid").await?;
+    halts_again(&daemon, "position-invalid").await?;
     drop(daemon);
     scene.position_topic = unique("positions");
-    let daemon = start(&scene.config())?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    wait_code(&daemon, "position-lost").await?;
+    let daemon = scene.daemon()?;
+    halts(&daemon, "position-lost").await?;
     recover(&scene, "from-slot").await?;
     goes_on(&mut scene, &daemon).await?;
     scene.oracle().await?.assert_clean();
@@ -173,13 +121,13 @@ async fn after_a_second_partition_another_position_topic_and_from_slot_lose_and_
 #[tokio::test]
 async fn after_position_regressed_a_source_of_another_name_loses_and_repeats_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = stopped(&mut scene).await?;
-    let old = positions(&scene).await?;
+    let daemon = scene.stopped().await?;
+    let old = scene.positions().await?;
     let old =
         old.iter().find(|value| String::from_utf8_lossy(value).contains("\"streaming\"")).context("no position")?;
-    write_position(&scene, old.clone()).await?;
+    scene.write_position(old.clone()).await?;
     scene.insert(4).await?;
-    halts(&daemon, "position-regressed").await?;
+    halts_again(&daemon, "position-regressed").await?;
     let arguments = ["recover", "--source", &scene.source, "--strategy", "republish-unmarked", "--yes", "--force"];
     let (code, said, refused) = scene.command(&arguments).await?;
     assert_ne!(code, 0, "{said}");
@@ -187,7 +135,7 @@ async fn after_position_regressed_a_source_of_another_name_loses_and_repeats_not
     drop(daemon);
 
     let publication = scene.slot();
-    drop_slot(&scene).await?;
+    scene.drop_slot().await?;
     scene.client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {publication}")).await?;
     scene.source = unique("s");
     let admin = scene.postgres.superuser_url(&scene.database);
@@ -197,10 +145,7 @@ async fn after_position_regressed_a_source_of_another_name_loses_and_repeats_not
     assert_eq!(code, 0, "{said}{err}");
     let _daemon = scene.streaming().await?;
     scene.insert(2).await?;
-    let audit = audit_marked(&scene).await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 9);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(9).await
 }
 
 /// Copies the outbox to another server, as a dump would.
@@ -217,37 +162,30 @@ async fn copy_rows(from: &Client, to: &Client) -> Result<()> {
 #[tokio::test]
 async fn after_a_move_to_another_cluster_republish_unmarked_loses_and_repeats_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    drop(stopped(&mut scene).await?);
+    drop(scene.stopped().await?);
     scene.insert(4).await?;
-    let other = on_major(Version::V16).await?;
+    let other = Scene::on_major(Version::V16).await?;
     other.postgres.create_database(&scene.database).await?;
     let there = other.postgres.client(&scene.database).await?;
     testbed::workload::create_outbox(&there, "order_outbox").await?;
     copy_rows(&scene.client, &there).await?;
     let slot = scene.slot();
-    let publication = format!(
-        "CREATE PUBLICATION {slot} FOR TABLE order_outbox WITH (publish = 'insert', publish_via_partition_root = true)"
-    );
-    there.batch_execute(&publication).await?;
+    create_publication(&there, &slot).await?;
     // A slot came with it, or the halt would be that there is none.
     there.query_one("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await?;
     scene.client = there;
     scene.postgres = other.postgres;
-    let daemon = start(&scene.config())?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    wait_code(&daemon, "system-changed").await?;
+    let daemon = scene.daemon()?;
+    halts(&daemon, "system-changed").await?;
     recover(&scene, "republish-unmarked").await?;
     goes_on(&mut scene, &daemon).await?;
-    let audit = audit_marked(&scene).await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 9);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(9).await
 }
 
 /// Postgres 15 knows no failover slots: the promoted standby has none, and the rows are in the table.
 #[tokio::test]
 async fn after_a_promotion_without_the_slot_republish_unmarked_loses_and_repeats_nothing() -> Result<()> {
-    let mut scene = own_postgres(Postgres::builder(Version::V15)).await?;
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15)).await?;
     let (proxy, daemon) = behind_a_proxy(&scene).await?;
     let standby = scene.postgres.standby(&[]).await?;
     scene.insert(3).await?;
@@ -263,20 +201,17 @@ async fn after_a_promotion_without_the_slot_republish_unmarked_loses_and_repeats
     proxy.retarget(standby.port()?);
     scene.client = there;
     scene.postgres = Host::Own(standby);
-    halts(&daemon, "slot-missing").await?;
+    halts_again(&daemon, "slot-missing").await?;
     let line = wait_code(&daemon, "slot-missing").await?;
     assert!(line.contains("outboxd recover"), "{line}");
     recover(&scene, "republish-unmarked").await?;
     goes_on(&mut scene, &daemon).await?;
-    let audit = audit_marked(&scene).await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 9);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(9).await
 }
 
 /// What consumers saw and the database lost stays in the topic; nothing else is lost or repeated.
 async fn only_phantoms(scene: &Scene, phantoms: usize) -> Result<()> {
-    let audit = audit_marked(scene).await?;
+    let audit = scene.oracle_whatever_the_order().await?;
     assert_eq!((audit.missing, audit.duplicates, audit.torn, audit.unmarked), (0, 0, 0, 0), "{audit}");
     assert_eq!(audit.unknown, phantoms, "{audit}");
     Ok(())
@@ -284,13 +219,11 @@ async fn only_phantoms(scene: &Scene, phantoms: usize) -> Result<()> {
 
 /// As [`goes_on`], where the topic holds more than the table.
 async fn goes_on_beside_phantoms(scene: &mut Scene, daemon: &Daemon) -> Result<()> {
-    daemon.start_again()?;
-    wait_ready(daemon).await;
+    streams_again(daemon).await?;
     scene.insert(2).await?;
     scene.wait_marked("order_outbox").await;
     stop(daemon).await?;
-    daemon.start_again()?;
-    wait_ready(daemon).await;
+    streams_again(daemon).await?;
     scene.insert(2).await?;
     Ok(())
 }
@@ -307,7 +240,7 @@ async fn after_a_promotion_that_lost_published_rows_republish_unmarked_loses_and
 #[tokio::test]
 async fn after_an_older_disk_republish_unmarked_loses_and_repeats_nothing_else() -> Result<()> {
     let (mut scene, daemon) = restored().await?;
-    halts(&daemon, "history-diverged").await?;
+    halts_again(&daemon, "history-diverged").await?;
     recover(&scene, "republish-unmarked").await?;
     goes_on_beside_phantoms(&mut scene, &daemon).await?;
     only_phantoms(&scene, 5).await
@@ -320,7 +253,7 @@ async fn after_an_older_disk_whose_log_has_grown_recover_needs_force_and_loses_a
     for _ in 0..40 {
         scene.insert(5).await?;
     }
-    halts(&daemon, "history-diverged").await?;
+    halts_again(&daemon, "history-diverged").await?;
     let arguments = ["recover", "--source", &scene.source, "--strategy", "republish-unmarked", "--yes"];
     let (code, said, refused) = scene.command(&arguments).await?;
     assert_eq!(code, 2, "{said}{refused}");

@@ -3,15 +3,12 @@
 use anyhow::{Result, bail, ensure};
 use testbed::{Version, eventually};
 
-use crate::{
-    matrix::{on_major, wait_true},
-    scene::{PATIENCE, Scene, wait_ready},
-};
+use crate::scene::{PATIENCE, Scene, times_led, wait_ready, wait_true};
 
 /// A backfill is one long transaction, whatever the role's `transaction_timeout` (Postgres 17) says of others.
 #[tokio::test]
 async fn a_backfill_outlasts_the_transaction_timeout_of_its_role() -> Result<()> {
-    let mut scene = on_major(Version::V17).await?.with("[source.limits]\nbackfill_chunk_rows = 10");
+    let mut scene = Scene::on_major(Version::V17).await?.with("[source.limits]\nbackfill_chunk_rows = 10");
     let database = &scene.database;
     scene
         .client
@@ -33,10 +30,7 @@ async fn a_backfill_outlasts_the_transaction_timeout_of_its_role() -> Result<()>
     wait_true(&scene.client, lasts).await;
     wait_ready(&daemon).await;
     ensure!(!daemon.lines().iter().any(|line| line.contains("retry_in")), "it began anew");
-    let audit = scene.oracle().await?.whatever_the_order();
-    audit.assert_clean();
-    assert_eq!(audit.records, 3000);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(3000).await
 }
 
 /// The monitor's session is for numbers alone: when it ends, the relay goes on, and the numbers come back.
@@ -60,7 +54,6 @@ async fn a_monitor_whose_session_is_ended_opens_another_and_holds_nothing_up() -
     other_than(Some(first)).await;
     scene.insert(3).await?;
     scene.oracle().await?.assert_clean();
-    let streams = daemon.lines().iter().filter(|line| line.contains("\"message\":\"streaming\"")).count();
-    assert_eq!(streams, 1, "the relay began anew");
+    assert_eq!(times_led(&daemon), 1, "the relay began anew");
     Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::{Scene, stop};
 
 /// The one source, as `--json` shows it.
 async fn status(scene: &Scene) -> Result<Value> {
@@ -36,8 +36,7 @@ async fn status_shows_a_source_before_while_and_after_a_daemon_runs() -> Result<
     scene.oracle().await?.assert_clean();
     assert!(!daemon.lines().iter().any(|line| line.contains("kafka-fenced")), "status fenced the daemon");
 
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
+    stop(&daemon).await?;
     scene.insert(4).await?;
     let down = status(&scene).await?;
     assert_eq!(down["slot"]["active"], false, "{down}");
@@ -53,8 +52,7 @@ async fn status_shows_a_source_before_while_and_after_a_daemon_runs() -> Result<
 async fn a_side_that_cannot_be_reached_takes_only_its_own_numbers_away() -> Result<()> {
     let scene = Scene::shared().await?;
     let daemon = scene.streaming().await?;
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
+    stop(&daemon).await?;
     let nobody = testbed::ports::free()?;
     let broker = format!("127.0.0.1:{nobody}");
     let (code, out, _) = scene.command(&["status", "--json", "--brokers", &broker]).await?;
@@ -63,7 +61,7 @@ async fn a_side_that_cannot_be_reached_takes_only_its_own_numbers_away() -> Resu
     assert_eq!(codes(&without_kafka), ["kafka-unreachable"], "{without_kafka}");
     assert!(without_kafka["slot"].is_object() && without_kafka["lag_bytes"].is_u64(), "{without_kafka}");
 
-    scene.client.execute("SELECT pg_drop_replication_slot($1)", &[&scene.slot()]).await?;
+    scene.drop_slot().await?;
     assert_eq!(codes(&status(&scene).await?), ["slot-missing"]);
     scene
         .client

@@ -13,7 +13,7 @@ use serde_json::Value;
 use testbed::{eventually, workload};
 use uuid::Uuid;
 
-use crate::scene::{PATIENCE, Scene, wait_ready};
+use crate::scene::{PATIENCE, Scene, stop, wait_ready};
 
 /// Exit code and the whole answer.
 async fn verify(scene: &Scene, arguments: &[&str]) -> Result<(i32, Value)> {
@@ -308,8 +308,7 @@ async fn where_rows_are_deleted_it_says_what_cannot_be_judged_and_finds_the_rest
     let (code, _, err) = scene.command(&["verify", "--also-read", "no.template.of.ours"]).await?;
     assert!(code == 2 && err.contains("no.template.of.ours"), "{code}: {err}");
 
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
+    stop(&daemon).await?;
     // A record of which there are two, and a row that should be gone.
     let (twice, key) = (Uuid::new_v4().to_string(), Uuid::new_v4());
     publish(&scene, &twice, key, Duration::ZERO)?;

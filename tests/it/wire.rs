@@ -2,19 +2,17 @@
 //! source needs both kinds of session.
 
 use anyhow::Result;
-use testbed::{Kafka, Postgres, Version};
+use testbed::{Postgres, Version};
 
-use crate::scene::{Host, Scene, start, wait_code, wait_ready};
+use crate::scene::{Scene, stop, wait_code, wait_ready};
 
 /// A server that offers TLS and asks `vera` for her password in this way.
 async fn guarded(method: &str) -> Result<Scene> {
     let postgres = Postgres::builder(Version::V15)
         .ssl(true)
         .setting("password_encryption", if method == "md5" { "md5" } else { "scram-sha-256" })
-        .hba(&format!("host all vera 127.0.0.1/32 {method}"))
-        .start()
-        .await?;
-    let scene = Scene::on(Host::Own(postgres), Host::Shared(Kafka::shared().await?)).await?;
+        .hba(&format!("host all vera 127.0.0.1/32 {method}"));
+    let scene = Scene::on_own_postgres(postgres).await?;
     scene
         .client
         .batch_execute("CREATE ROLE vera LOGIN REPLICATION PASSWORD 'pässword %'; GRANT ALL ON order_outbox TO vera")
@@ -30,12 +28,11 @@ fn url(scene: &Scene, parameters: &str) -> String {
 
 /// Rows go through with this URL.
 async fn streams(scene: &mut Scene, url: &str) -> Result<()> {
-    let daemon = start(&scene.config_through(url, &scene.kafka.brokers()))?;
+    let daemon = scene.daemon_at(url)?;
     wait_ready(&daemon).await;
     scene.insert(3).await?;
     scene.oracle().await?.assert_clean();
-    daemon.term()?;
-    daemon.wait_exit(crate::scene::PATIENCE).await?;
+    stop(&daemon).await?;
     Ok(())
 }
 
@@ -56,7 +53,7 @@ async fn a_server_whose_certificate_nobody_vouches_for_is_refused_where_that_is_
     let other = guarded("scram-sha-256").await?;
     let ca = other.postgres.certificates()?.ca.display().to_string();
     let stranger = url(&scene, &format!("sslmode=verify-ca&sslrootcert={ca}"));
-    let daemon = start(&scene.config_through(&stranger, &scene.kafka.brokers()))?;
+    let daemon = scene.daemon_at(&stranger)?;
     wait_code(&daemon, "postgres-tls-failed").await?;
     Ok(())
 }

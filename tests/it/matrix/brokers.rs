@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, Kafka, Postgres, SmallDisk, Version, eventually, kafka::Builder, workload};
+use testbed::{Daemon, Kafka, SmallDisk, eventually, kafka::Builder, workload};
 
-use super::wait_true;
-use crate::scene::{Host, PATIENCE, Scene, start};
+use crate::scene::{PATIENCE, Scene, start, wait_true};
 
 /// Brokers of the test's own. What they do not answer is given up soon.
 async fn own_kafka(kafka: Builder) -> Result<Scene> {
-    let postgres = Host::Shared(Postgres::shared(Version::V15).await?);
-    let scene = Scene::on(postgres, Host::Own(kafka.start().await?)).await?;
-    Ok(scene
+    Ok(Scene::on_own_kafka(kafka)
+        .await?
         .with("[source.timeouts]\nidle_advance = \"1h\"\nbackoff_max = \"1s\"")
         .with_kafka("transaction_timeout = \"10s\"\ndelivery_timeout = \"3s\""))
 }
@@ -71,9 +69,7 @@ async fn a_transactional_id_that_expires_while_the_source_idles() -> Result<()> 
     let _daemon = scene.streaming().await?;
     for rows in [3, 6] {
         scene.insert(3).await?;
-        let audit = scene.oracle().await?;
-        audit.assert_clean();
-        assert_eq!(audit.records, rows);
+        scene.assert_exactly(rows).await?;
         let id = format!("outboxd-{}-0", scene.source);
         eventually(PATIENCE, || async {
             ensure!(scene.kafka.has_forgotten(&id).await?, "the coordinator still knows {id}");
@@ -106,10 +102,7 @@ async fn a_broker_whose_disk_is_full_is_waited_for() -> Result<()> {
     wait_true(&scene.client, "SELECT count(*) = 2000 FROM order_outbox WHERE published_at IS NULL").await;
     disk.make_room()?;
     scene.kafka.restart(0).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 2_003);
-    Ok(())
+    scene.assert_exactly(2_003).await
 }
 
 #[tokio::test]
@@ -121,9 +114,7 @@ async fn a_batch_beyond_what_librdkafka_queues_waits_for_room() -> Result<()> {
         crate::scene::wait_ready(&daemon).await;
         workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 3_000, 50).await?;
         daemon.wait_for_line(|line| line.contains("queue is full"), PATIENCE).await?;
-        let audit = scene.oracle().await?;
-        audit.assert_clean();
-        assert_eq!(audit.records, 3_000);
+        scene.assert_exactly(3_000).await?;
     }
     Ok(())
 }

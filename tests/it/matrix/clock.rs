@@ -5,8 +5,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, ensure};
 use testbed::{Clock, Daemon, eventually};
 
-use super::metric;
-use crate::scene::{PATIENCE, Scene, wait_ready};
+use crate::scene::{PATIENCE, Scene, metric, wait_ready};
 
 const HOURS: i64 = 3 * 3600;
 
@@ -42,8 +41,6 @@ async fn a_clock_that_jumps_by_hours_changes_nothing() -> Result<()> {
     let daemon = by_this_clock(&scene, &clock)?;
     wait_ready(&daemon).await;
     let load = scene.load();
-    let terminate = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots \
-                     WHERE slot_name = $1 AND active_pid IS NOT NULL";
     for jump in [HOURS, -HOURS, 0] {
         clock.set(jump)?;
         for _ in 0..5 {
@@ -62,7 +59,7 @@ async fn a_clock_that_jumps_by_hours_changes_nothing() -> Result<()> {
         .await;
         // and with one, whose log says what time it is.
         let before = daemon.lines().len();
-        scene.client.query_one(terminate, &[&scene.slot()]).await?;
+        scene.terminate_walsender().await?;
         let streams =
             |line: &str| line.contains("\"streaming\"") && ahead(line).is_some_and(|s| (s - jump).abs() < 600);
         daemon.wait_for_line_after(before, streams, PATIENCE).await?;

@@ -3,13 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use testbed::{Daemon, eventually, reader};
+use testbed::{Daemon, eventually};
 
-use super::{role_with, wait_true};
-use crate::{
-    faults::wait_state,
-    scene::{PATIENCE, Scene, start, wait_ready},
-};
+use crate::scene::{PATIENCE, Scene, is_ready, role_with, times_led, wait_ready, wait_state, wait_true};
 
 const INSTANCES: usize = 3;
 
@@ -19,12 +15,11 @@ const ROUNDS: usize = 20;
 /// One that leads and others that stand by, and their role. One that is stopped loses its session after this time.
 async fn instances(scene: &Scene, wal_sender_timeout: &str) -> Result<(Vec<Daemon>, String)> {
     let role = role_with(scene, &[&format!("wal_sender_timeout = '{wal_sender_timeout}'")]).await?;
-    let config = scene.config_through(&scene.postgres.role_url(&role, &scene.database), &scene.kafka.brokers());
-    let leader = start(&config)?;
+    let leader = scene.daemon_as(&role)?;
     wait_ready(&leader).await;
     let mut daemons = vec![leader];
     for _ in 1..INSTANCES {
-        let standby = start(&config)?;
+        let standby = scene.daemon_as(&role)?;
         wait_state(&standby, "standby").await;
         daemons.push(standby);
     }
@@ -124,17 +119,13 @@ async fn three_instances_under_a_random_killer() -> Result<()> {
 async fn leader(daemons: &[Daemon]) -> usize {
     eventually(PATIENCE, || async {
         for (number, daemon) in daemons.iter().enumerate() {
-            if matches!(daemon.http_get("/readyz").await, Ok((200, _))) {
+            if is_ready(daemon).await {
                 return Ok(number);
             }
         }
         anyhow::bail!("nobody leads")
     })
     .await
-}
-
-fn times_led(daemon: &Daemon) -> usize {
-    daemon.lines().iter().filter(|line| line.contains("\"message\":\"streaming\"")).count()
 }
 
 /// Who marked what: the server process that ran the UPDATE, and when.
@@ -161,11 +152,11 @@ async fn a_zombie_publishes_marks_and_confirms_nothing_that_came_after_it() -> R
     let after = scene.insert(50).await?;
     scene.wait_marked("order_outbox").await;
     let led = times_led(zombie);
-    let (published, woken) = (records(&scene).await?, now(&scene).await?);
+    let (published, woken) = (scene.records().await?, now(&scene).await?);
     zombie.resume()?;
     zombie.wait_for_line(|line| line.contains("retry_in") || line.contains("kafka-fenced"), PATIENCE).await?;
     wait_state(zombie, "standby").await;
-    assert_eq!(records(&scene).await?, published, "it published");
+    assert_eq!(scene.records().await?, published, "it published");
     let query = "SELECT count(*) FROM mark_log WHERE pid = ANY($1) AND (at > $2::text::timestamptz OR id = ANY($3))";
     let marks: i64 = scene.client.query_one(query, &[&markers, &woken, &after]).await?.get(0);
     assert_eq!(marks, 0, "it marked");
@@ -177,9 +168,4 @@ async fn a_zombie_publishes_marks_and_confirms_nothing_that_came_after_it() -> R
 
 async fn now(scene: &Scene) -> Result<String> {
     Ok(scene.client.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0))
-}
-
-/// How many records a reader sees.
-async fn records(scene: &Scene) -> Result<u64> {
-    reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await
 }

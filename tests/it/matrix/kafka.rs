@@ -5,17 +5,14 @@ use std::time::Duration;
 use anyhow::Result;
 use rdkafka::{
     config::ClientConfig,
-    producer::{BaseProducer, BaseRecord, Producer as _},
+    producer::{BaseProducer, Producer as _},
 };
 use testbed::Expect;
 
-use super::{assert_halts, stop};
 use crate::{
     kafka::foreign,
-    scene::{PATIENCE, Scene, start, wait_code, wait_ready},
+    scene::{PATIENCE, SOON, Scene, halts_again, stop, wait_code, wait_ready},
 };
-
-const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_stranger_with_our_transactional_id_fences_us_and_nothing_is_repeated() -> Result<()> {
@@ -41,9 +38,7 @@ async fn a_stranger_with_our_transactional_id_fences_us_and_nothing_is_repeated(
 #[tokio::test]
 async fn a_foreign_open_transaction_on_the_position_topic_delays_the_start() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(3).await?;
     stop(&daemon).await?;
     let (brokers, topic) = (scene.kafka.brokers(), scene.position_topic.clone());
     let stranger = tokio::task::spawn_blocking(move || foreign(&brokers, &topic)).await?;
@@ -54,10 +49,7 @@ async fn a_foreign_open_transaction_on_the_position_topic_delays_the_start() -> 
     let (status, _) = ready_soon(&daemon).await?;
     assert_eq!(status, 503, "it went on without knowing the end of the position topic");
     tokio::task::spawn_blocking(move || stranger.abort_transaction(SOON)).await??;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 6);
-    Ok(())
+    scene.assert_exactly(6).await
 }
 
 /// `/readyz` once the HTTP server answers.
@@ -90,18 +82,13 @@ async fn a_missing_topic_is_waited_for() -> Result<()> {
     scene.insert(3).await?;
     wait_code(&daemon, "topic-missing").await?;
     scene.kafka.create_topic(&scene.topic, 3, &[]).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 3);
-    Ok(())
+    scene.assert_exactly(3).await
 }
 
 #[tokio::test]
 async fn a_topic_that_is_deleted_and_made_anew_gets_what_comes_after() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let _daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+    let _daemon = scene.published(3).await?;
     scene.kafka.delete_topic(&scene.topic).await?;
     let ids = scene.insert(4).await?;
     scene.kafka.create_topic(&scene.topic, 3, &[]).await?;
@@ -113,31 +100,19 @@ async fn a_topic_that_is_deleted_and_made_anew_gets_what_comes_after() -> Result
 #[tokio::test]
 async fn a_position_topic_with_two_partitions_halts() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(3).await?;
     stop(&daemon).await?;
     scene.kafka.add_partitions(&scene.position_topic, 2).await?;
-    daemon.start_again()?;
-    assert_halts(&daemon, "position-invalid").await
+    halts_again(&daemon, "position-invalid").await
 }
 
 #[tokio::test]
 async fn a_position_that_is_no_position_halts() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(3).await?;
     stop(&daemon).await?;
-    let (brokers, topic, key) = (scene.kafka.brokers(), scene.position_topic.clone(), scene.source.clone());
-    tokio::task::spawn_blocking(move || {
-        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-        producer.send(BaseRecord::to(&topic).key(&key).payload("garbage")).map_err(|(error, _)| error)?;
-        producer.flush(SOON)
-    })
-    .await??;
-    daemon.start_again()?;
-    assert_halts(&daemon, "position-invalid").await
+    scene.write_position(b"garbage".to_vec()).await?;
+    halts_again(&daemon, "position-invalid").await
 }
 
 #[tokio::test]
@@ -167,7 +142,7 @@ async fn the_delivery_mode_switched_back_and_forth_under_load() -> Result<()> {
     }
     load.stop().await?;
     scene.kafka_lines.clear();
-    let _daemon = start(&scene.config())?;
+    let _daemon = scene.daemon()?;
     // Each change was after a drain: there is no reason for a duplicate.
     scene.oracle().await?.assert_clean();
     Ok(())

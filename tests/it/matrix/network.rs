@@ -5,15 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use testbed::{Daemon, Proxy, proxy::Direction};
 
-use super::{role_with, wait_true};
-use crate::scene::{Scene, start, wait_ready};
+use crate::scene::{Scene, role_with, wait_ready, wait_true};
 
 /// A daemon that reaches Postgres through a proxy, as a role whose walsender gives up after a second.
 async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon, String)> {
     let proxy = Proxy::start(scene.postgres.port()?)?;
     let role = role_with(scene, &["wal_sender_timeout = '2s'"]).await?;
     let url = format!("postgres://{role}@{}/{}", proxy.address(), scene.database);
-    let daemon = start(&scene.config_through(&url, &scene.kafka.brokers()))?;
+    let daemon = scene.daemon_at(&url)?;
     wait_ready(&daemon).await;
     Ok((proxy, daemon, role))
 }

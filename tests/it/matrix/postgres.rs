@@ -5,21 +5,16 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use testbed::{Load, Postgres, Version, eventually};
 
-use super::{assert_halts, insert_one, own_postgres, role_with, stop, wait_true};
-use crate::scene::{PATIENCE, Scene, start, wait_code, wait_ready};
+use crate::scene::{PATIENCE, Scene, halts_again, insert_one, role_with, stop, wait_code, wait_ready, wait_true};
 
 #[tokio::test]
 async fn a_slot_that_was_advanced_past_the_position_halts() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(3).await?;
     stop(&daemon).await?;
     scene.insert(3).await?;
-    let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
-    scene.client.query_one(advance, &[&scene.slot()]).await?;
-    daemon.start_again()?;
-    assert_halts(&daemon, "slot-ahead").await
+    scene.advance_slot().await?;
+    halts_again(&daemon, "slot-ahead").await
 }
 
 #[tokio::test]
@@ -28,29 +23,19 @@ async fn a_slot_whose_log_was_removed_halts() -> Result<()> {
         .setting("max_slot_wal_keep_size", "1MB")
         .setting("wal_keep_size", "0")
         .setting("min_wal_size", "32MB");
-    let mut scene = own_postgres(postgres).await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+    let mut scene = Scene::on_own_postgres(postgres).await?;
+    let daemon = scene.published(3).await?;
     stop(&daemon).await?;
     scene.insert(3).await?;
-    for _ in 0..4 {
-        scene.client.batch_execute("SELECT pg_logical_emit_message(true, '', 'x'); SELECT pg_switch_wal()").await?;
-    }
-    scene.client.batch_execute("CHECKPOINT").await?;
-    let lost = format!("SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = '{}'", scene.slot());
-    wait_true(&scene.client, &lost).await;
-    daemon.start_again()?;
-    assert_halts(&daemon, "slot-lost").await
+    scene.lose_slot().await?;
+    halts_again(&daemon, "slot-lost").await
 }
 
 #[tokio::test]
 async fn a_slot_that_was_invalidated_for_idling_halts() -> Result<()> {
     let mut scene =
-        own_postgres(Postgres::builder(Version::V18).setting("idle_replication_slot_timeout", "1s")).await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+        Scene::on_own_postgres(Postgres::builder(Version::V18).setting("idle_replication_slot_timeout", "1s")).await?;
+    let daemon = scene.published(3).await?;
     stop(&daemon).await?;
     let slot = scene.slot();
     eventually(PATIENCE, || async {
@@ -62,8 +47,7 @@ async fn a_slot_that_was_invalidated_for_idling_halts() -> Result<()> {
         }
     })
     .await;
-    daemon.start_again()?;
-    assert_halts(&daemon, "slot-lost").await
+    halts_again(&daemon, "slot-lost").await
 }
 
 #[tokio::test]
@@ -90,18 +74,14 @@ async fn a_slot_is_made_when_the_transactions_that_are_open_have_ended() -> Resu
     scene.insert(3).await?;
     open.batch_execute("COMMIT").await?;
     wait_ready(&daemon).await;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 8);
-    Ok(())
+    scene.assert_exactly(8).await
 }
 
 #[tokio::test]
 async fn a_role_that_loses_the_right_to_stream_goes_on_when_it_has_it_again() -> Result<()> {
     let mut scene = Scene::shared().await?.with("[source.timeouts]\nbackoff_max = \"1s\"");
     let role = role_with(&scene, &[]).await?;
-    let url = scene.postgres.role_url(&role, &scene.database);
-    let daemon = start(&scene.config_through(&url, &scene.kafka.brokers()))?;
+    let daemon = scene.daemon_as(&role)?;
     wait_ready(&daemon).await;
     scene.insert(3).await?;
     scene.oracle().await?.assert_clean();
@@ -121,10 +101,8 @@ async fn a_role_that_loses_the_right_to_stream_goes_on_when_it_has_it_again() ->
 
 #[tokio::test]
 async fn a_server_without_a_free_walsender_is_waited_for() -> Result<()> {
-    let mut first = own_postgres(Postgres::builder(Version::V15).setting("max_wal_senders", "1")).await?;
-    let daemon = first.streaming().await?;
-    first.insert(2).await?;
-    first.oracle().await?.assert_clean();
+    let mut first = Scene::on_own_postgres(Postgres::builder(Version::V15).setting("max_wal_senders", "1")).await?;
+    let daemon = first.published(2).await?;
     stop(&daemon).await?;
     // Somebody else takes the only one: a physical replication session that does nothing.
     let occupant = Occupant::take(&first).await?;
@@ -179,9 +157,7 @@ async fn a_mark_that_a_lock_blocks_holds_back_the_slot_and_not_the_records() -> 
                    AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database()))";
     wait_true(&scene.client, blocked).await;
     locker.batch_execute("COMMIT").await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 6);
+    scene.assert_exactly(6).await?;
     scene.wait_caught_up().await
 }
 
@@ -195,24 +171,20 @@ async fn marks_that_are_denied_are_made_up_for_once_they_are_allowed() -> Result
     wait_code(&daemon, "postgres-denied").await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     scene.client.batch_execute("GRANT UPDATE ON order_outbox TO outboxd").await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 3);
-    Ok(())
+    scene.assert_exactly(3).await
 }
 
 #[tokio::test]
 async fn marks_are_durable_whatever_the_role_prefers() -> Result<()> {
     // The longest that a commit may wait for the disk when nobody asks for it.
-    let mut scene = own_postgres(Postgres::builder(Version::V15).setting("wal_writer_delay", "10s")).await?;
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15).setting("wal_writer_delay", "10s")).await?;
     scene.client.batch_execute("ALTER ROLE outboxd SET synchronous_commit = off").await?;
     let daemon = scene.streaming().await?;
     for _ in 0..3 {
         scene.insert(20).await?;
         scene.wait_caught_up().await?;
         scene.postgres.stop_immediate().await?;
-        scene.postgres.start_again().await?;
-        scene.client = scene.postgres.client(&scene.database).await?;
+        scene.start_postgres_again().await?;
         wait_ready(&daemon).await;
     }
     // What was confirmed is never sent again: a lost mark would stay.
@@ -226,7 +198,7 @@ async fn a_server_whose_log_has_no_room_left_is_waited_for() -> Result<()> {
         .wal_megabytes(40)
         .setting("min_wal_size", "2MB")
         .setting("max_wal_size", "10MB");
-    let mut scene = own_postgres(postgres).await?.with("[source.timeouts]\nbackoff_max = \"1s\"");
+    let mut scene = Scene::on_own_postgres(postgres).await?.with("[source.timeouts]\nbackoff_max = \"1s\"");
     let daemon = scene.streaming().await?;
     let load = Load::builder(&scene.postgres.superuser_url(&scene.database), "order_outbox", &scene.aggregate);
     let load = load.writers(2).per_second(20).start();
@@ -244,8 +216,7 @@ async fn a_server_whose_log_has_no_room_left_is_waited_for() -> Result<()> {
     // It may come back by itself, with the next segment it needs as its end; or its recovery may fail.
     let _ = scene.postgres.kill9();
     scene.postgres.resize_wal(200)?;
-    scene.postgres.start_again().await?;
-    scene.client = scene.postgres.client(&scene.database).await?;
+    scene.start_postgres_again().await?;
     scene.client.batch_execute("SELECT pg_drop_replication_slot('forgotten')").await?;
     wait_ready(&daemon).await;
     scene.insert(3).await?;

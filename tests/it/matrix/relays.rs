@@ -5,17 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use testbed::{Daemon, workload};
 
-use super::{role_with, wait_true};
-use crate::{
-    faults::wait_state,
-    scene::{Scene, start, wait_ready},
-};
+use crate::scene::{Scene, is_ready, role_with, wait_ready, wait_state, wait_true};
 
 /// Two daemons as a role whose walsender gives up after a second without an answer.
 async fn pair(scene: &Scene) -> Result<[Daemon; 2]> {
     let role = role_with(scene, &["wal_sender_timeout = '1s'"]).await?;
-    let config = scene.config_through(&scene.postgres.role_url(&role, &scene.database), &scene.kafka.brokers());
-    Ok([start(&config)?, start(&config)?])
+    Ok([scene.daemon_as(&role)?, scene.daemon_as(&role)?])
 }
 
 const QUICK: &str = "[source.timeouts]\nstatus = \"200ms\"";
@@ -44,11 +39,10 @@ async fn a_daemon_that_is_stopped_beyond_every_timeout_goes_on_and_repeats_nothi
 async fn a_zombie_that_wakes_after_the_takeover_publishes_nothing() -> Result<()> {
     let scene = Scene::shared().await?.with(QUICK);
     let [first, second] = pair(&scene).await?;
-    let leads = async |daemon: &Daemon| matches!(daemon.http_get("/readyz").await, Ok((200, _)));
-    while !leads(&first).await && !leads(&second).await {
+    while !is_ready(&first).await && !is_ready(&second).await {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let (mut leader, mut standby) = if leads(&first).await { (first, second) } else { (second, first) };
+    let (mut leader, mut standby) = if is_ready(&first).await { (first, second) } else { (second, first) };
     wait_state(&standby, "standby").await;
     let load = scene.load();
     for _ in 0..3 {
@@ -82,6 +76,6 @@ async fn two_instances_that_are_killed_and_paused_while_they_set_up() -> Result<
     }
     load.stop().await?;
     // The load has run since before the slot was there, and so been backfilled in part.
-    scene.oracle().await?.whatever_the_order().assert_clean();
+    scene.oracle_whatever_the_order().await?.assert_clean();
     Ok(())
 }

@@ -3,21 +3,22 @@
 use anyhow::Result;
 use testbed::{Daemon, Postgres, Proxy, Version};
 
-use super::{assert_halts, on_major, own_postgres, stop, wait_true};
-use crate::scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready};
+use crate::scene::{
+    Host, PATIENCE, Scene, create_publication, halts, halts_again, stop, wait_code, wait_ready, wait_true,
+};
 
 /// A daemon that reaches its server through a proxy, which can lead it to another one.
 pub(crate) async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon)> {
     let proxy = Proxy::start(scene.postgres.port()?)?;
     let url = format!("postgres://outboxd@{}/{}", proxy.address(), scene.database);
-    let daemon = start(&scene.config_through(&url, &scene.kafka.brokers()))?;
+    let daemon = scene.daemon_at(&url)?;
     wait_ready(&daemon).await;
     Ok((proxy, daemon))
 }
 
 #[tokio::test]
 async fn a_promoted_standby_without_the_slot_halts() -> Result<()> {
-    let mut scene = own_postgres(Postgres::builder(Version::V15)).await?;
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15)).await?;
     let (proxy, daemon) = behind_a_proxy(&scene).await?;
     let standby = scene.postgres.standby(&[]).await?;
     scene.insert(3).await?;
@@ -25,12 +26,13 @@ async fn a_promoted_standby_without_the_slot_halts() -> Result<()> {
     scene.postgres.stop_immediate().await?;
     standby.promote().await?;
     proxy.retarget(standby.port()?);
-    assert_halts(&daemon, "slot-missing").await
+    halts(&daemon, "slot-missing").await?;
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_failover_slot_carries_the_source_over_to_the_standby() -> Result<()> {
-    let mut scene = own_postgres(Postgres::builder(Version::V17)).await?.with("failover = true");
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V17)).await?.with("failover = true");
     scene.client.batch_execute("SELECT pg_create_physical_replication_slot('standby', true)").await?;
     let settings = [("sync_replication_slots", "on"), ("primary_slot_name", "standby")];
     let standby = scene.postgres.standby(&settings).await?;
@@ -56,16 +58,13 @@ async fn a_failover_slot_carries_the_source_over_to_the_standby() -> Result<()> 
     proxy.retarget(standby.port()?);
     scene.client = standby.client(&scene.database).await?;
     scene.insert(5).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 15);
-    Ok(())
+    scene.assert_exactly(15).await
 }
 
 /// A standby that has the slot, but has stopped to receive before the last rows were published: nothing made the primary
 /// wait for it (`synchronized_standby_slots`).
 pub(crate) async fn promoted_without_the_last_rows() -> Result<(Scene, Daemon)> {
-    let mut scene = own_postgres(Postgres::builder(Version::V17)).await?.with("failover = true");
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V17)).await?.with("failover = true");
     scene.client.batch_execute("SELECT pg_create_physical_replication_slot('standby', true)").await?;
     let settings = [("sync_replication_slots", "on"), ("primary_slot_name", "standby")];
     let standby = scene.postgres.standby(&settings).await?;
@@ -93,11 +92,11 @@ pub(crate) async fn promoted_without_the_last_rows() -> Result<(Scene, Daemon)> 
     proxy.retarget(standby.port()?);
     scene.client = standby.client(&scene.database).await?;
     scene.postgres = Host::Own(standby);
-    assert_halts(&daemon, "history-diverged").await?;
+    halts(&daemon, "history-diverged").await?;
     drop(daemon);
     // The halted daemon's own way in is gone with the proxy: the next one has the new primary's address.
-    let daemon = start(&scene.config())?;
-    assert_halts(&daemon, "history-diverged").await?;
+    let daemon = scene.daemon()?;
+    halts(&daemon, "history-diverged").await?;
     Ok((scene, daemon))
 }
 
@@ -136,49 +135,39 @@ async fn another_cluster_at_the_same_address_halts() -> Result<()> {
     scene.oracle().await?.assert_clean();
     stop(&daemon).await?;
     // The same names, table and slot, on another server.
-    let other = on_major(Version::V16).await?;
+    let other = Scene::on_major(Version::V16).await?;
     let (database, slot) = (&scene.database, scene.slot());
     other.postgres.create_database(database).await?;
     let there = other.postgres.client(database).await?;
     testbed::workload::create_outbox(&there, "order_outbox").await?;
-    there
-        .batch_execute(&format!(
-            "CREATE PUBLICATION {slot} FOR TABLE order_outbox WITH (publish = 'insert', publish_via_partition_root = true)"
-        ))
-        .await?;
+    create_publication(&there, &slot).await?;
     there.query_one("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await?;
     proxy.retarget(other.postgres.port()?);
-    daemon.start_again()?;
-    assert_halts(&daemon, "system-changed").await
+    halts_again(&daemon, "system-changed").await
 }
 
 /// A server whose disk was put back to an earlier moment, slot included, after more was published.
 pub(crate) async fn restored() -> Result<(Scene, Daemon)> {
-    let mut scene = own_postgres(Postgres::builder(Version::V15)).await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15)).await?;
+    let daemon = scene.published(3).await?;
     stop(&daemon).await?;
     scene.postgres.stop_fast().await?;
     let disk = scene.postgres.copy_disk()?;
-    scene.postgres.start_again().await?;
-    scene.client = scene.postgres.client(&scene.database).await?;
+    scene.start_postgres_again().await?;
     daemon.start_again()?;
     scene.insert(5).await?;
     scene.oracle().await?.assert_clean();
     stop(&daemon).await?;
     scene.postgres.stop_fast().await?;
     scene.postgres.restore_disk(&disk)?;
-    scene.postgres.start_again().await?;
-    scene.client = scene.postgres.client(&scene.database).await?;
+    scene.start_postgres_again().await?;
     Ok((scene, daemon))
 }
 
 #[tokio::test]
 async fn an_older_disk_whose_log_ends_before_the_position_halts() -> Result<()> {
     let (_scene, daemon) = restored().await?;
-    daemon.start_again()?;
-    assert_halts(&daemon, "history-diverged").await
+    halts_again(&daemon, "history-diverged").await
 }
 
 #[tokio::test]
@@ -187,8 +176,7 @@ async fn an_older_disk_whose_log_has_grown_past_the_position_halts_and_marks_not
     for _ in 0..40 {
         scene.insert(5).await?;
     }
-    daemon.start_again()?;
-    assert_halts(&daemon, "history-diverged").await?;
+    halts_again(&daemon, "history-diverged").await?;
     let marked = "SELECT count(*) FROM order_outbox WHERE published_at IS NOT NULL";
     assert_eq!(scene.client.query_one(marked, &[]).await?.get::<_, i64>(0), 3, "rows that nobody published are marked");
     Ok(())

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use testbed::{Audit, Daemon, Expect, reader, workload};
 
-use crate::scene::{PATIENCE, Scene, start, wait_code, wait_ready};
+use crate::scene::{Scene, halts, streams_again, wait_code};
 
 /// A transaction of 600 rows, of which each fifth is in a table of the publication that is none of the source's, and the
 /// others in two that are. Row 401 goes to a topic that does not exist yet; six of those before cannot become records.
@@ -40,8 +40,7 @@ async fn three_tables() -> Result<Scene> {
     for table in ["refund_outbox", "ledger"] {
         workload::create_outbox(&scene.client, table).await?;
     }
-    let publication = scene.slot();
-    scene.client.batch_execute(&format!("ALTER PUBLICATION {publication} ADD TABLE refund_outbox, ledger")).await?;
+    scene.alter_publication("ADD TABLE refund_outbox, ledger").await?;
     scene.kafka.create_topic(&letters(&scene), 1, &[]).await?;
     Ok(scene)
 }
@@ -107,14 +106,12 @@ async fn a_table_joins_a_source_that_was_killed_within_a_transaction_of_that_tab
 
     // With the table in `tables` alone, the source halts: its rows were passed over so far.
     scene.source_lines = lines(&scene, "\"order_outbox\", \"refund_outbox\", \"ledger\"", "dead-letter");
-    let daemon = start(&scene.config())?;
-    assert_eq!(daemon.wait_exit(PATIENCE).await?, 3);
-    wait_code(&daemon, "publication-changed").await?;
+    let daemon = scene.daemon()?;
+    halts(&daemon, "publication-changed").await?;
 
     let (code, said, log) = scene.command(&["setup", "--add-table", "ledger"]).await?;
     assert_eq!(code, 0, "{said}{log}");
-    daemon.start_again()?;
-    wait_ready(&daemon).await;
+    streams_again(&daemon).await?;
     let audit = all_once(&scene, &["order_outbox", "refund_outbox", "ledger"], 600).await?;
     audit.whatever_the_order().assert_clean();
     Ok(())

@@ -2,12 +2,11 @@
 
 use anyhow::{Result, ensure};
 use testbed::{
-    Daemon, Kafka, Postgres, Version, eventually,
+    Daemon, Kafka, eventually,
     kafka::rights::{Resource, Right},
 };
 
-use super::insert_one;
-use crate::scene::{Host, PATIENCE, Scene, start, tail, wait_ready};
+use crate::scene::{PATIENCE, Scene, insert_one, start, tail, wait_ready};
 
 const USER: &str = "outboxd";
 
@@ -19,9 +18,7 @@ const LOGIN: &str = r#"[kafka.options]
 
 /// A daemon that may do what `docs/operations.md` says that it must, and nothing else.
 async fn with_the_documented_rights() -> Result<(Scene, Daemon)> {
-    let kafka = Kafka::builder(1).authorized(USER, "secret").start().await?;
-    let postgres = Host::Shared(Postgres::shared(Version::V15).await?);
-    let scene = Scene::on(postgres, Host::Own(kafka)).await?;
+    let scene = Scene::on_own_kafka(Kafka::builder(1).authorized(USER, "secret")).await?;
     let scene = scene.with("[source.timeouts]\nbackoff_max = \"1s\"").with_kafka(LOGIN);
     let position = [Right::Read, Right::Write, Right::Describe, Right::DescribeConfigs, Right::Create];
     let kafka = &scene.kafka;

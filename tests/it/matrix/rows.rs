@@ -4,8 +4,7 @@ use anyhow::Result;
 use testbed::{Expect, Kafka, Postgres, Version, reader, workload};
 use uuid::Uuid;
 
-use super::{insert_one, stop};
-use crate::scene::{Host, Scene, wait_ready};
+use crate::scene::{Host, Scene, insert_one, stop, streams_again};
 
 #[tokio::test]
 async fn a_long_transaction_between_others_survives_restarts() -> Result<()> {
@@ -25,9 +24,7 @@ async fn a_long_transaction_between_others_survives_restarts() -> Result<()> {
     insert_one(&scene, &long).await?;
     long.batch_execute("COMMIT").await?;
     daemon.start_again()?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 9);
+    scene.assert_exactly(9).await?;
     scene.wait_caught_up().await
 }
 
@@ -41,10 +38,7 @@ async fn a_bulk_insert_whose_publication_is_killed_at_some_row() -> Result<()> {
         daemon.kill9()?;
         daemon.start_again()?;
     }
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 30_000);
-    Ok(())
+    scene.assert_exactly(30_000).await
 }
 
 /// Of 200 MB, where the daemon may take 128: what holds here holds for any size.
@@ -57,9 +51,7 @@ async fn a_transaction_larger_than_the_memory_allowed_stays_within_it() -> Resul
                          jsonb_build_object('seq', n, 'text', repeat('0123456789', 400)) \
                   FROM generate_series(1, 50000) n";
     scene.client.execute(insert, &[&scene.aggregate]).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 50_000);
+    scene.assert_exactly(50_000).await?;
     let peak = daemon.peak_resident()? >> 20;
     assert!(peak <= 128, "{peak} MiB were resident");
     Ok(())
@@ -79,14 +71,11 @@ async fn prepared_transactions_are_published_when_they_are_committed() -> Result
     scene.insert(2).await?;
     scene.wait_records(2).await;
     daemon.kill9()?;
-    daemon.start_again()?;
-    wait_ready(&daemon).await;
+    streams_again(&daemon).await?;
     scene.client.batch_execute(&format!("COMMIT PREPARED '{kept}'")).await?;
     scene.client.batch_execute(&format!("ROLLBACK PREPARED '{dropped}'")).await?;
     scene.insert(1).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 4);
+    scene.assert_exactly(4).await?;
     scene.wait_caught_up().await
 }
 
@@ -144,10 +133,7 @@ async fn rows_of_a_partitioned_table_come_once_and_so_do_those_of_a_new_partitio
     }
     daemon.kill9()?;
     daemon.start_again()?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 50);
-    Ok(())
+    scene.assert_exactly(50).await
 }
 
 /// The server sends the move of a row to another partition as DELETE and INSERT.
@@ -158,17 +144,12 @@ async fn a_published_row_that_an_update_moves_to_another_partition_is_not_publis
                CREATE TABLE p1 PARTITION OF order_outbox DEFAULT; CREATE UNIQUE INDEX ON p0 (id); \
                CREATE UNIQUE INDEX ON p1 (id)";
     partition(&scene, "LIST (event_type)", two).await?;
-    let _daemon = scene.streaming().await?;
-    scene.insert(5).await?;
-    scene.oracle().await?.assert_clean();
+    let _daemon = scene.published(5).await?;
     scene.client.batch_execute("UPDATE order_outbox SET event_type = 'Moved'").await?;
     scene.insert(5).await?;
     scene.wait_marked("order_outbox").await;
     scene.wait_caught_up().await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 10);
-    Ok(())
+    scene.assert_exactly(10).await
 }
 
 #[tokio::test]
@@ -184,10 +165,7 @@ async fn a_mark_that_moves_its_row_to_another_partition_publishes_nothing() -> R
     }
     scene.wait_marked("order_outbox").await;
     scene.wait_caught_up().await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 20);
-    Ok(())
+    scene.assert_exactly(20).await
 }
 
 #[tokio::test]
@@ -281,9 +259,7 @@ async fn a_null_payload_and_an_empty_one_and_a_null_key_are_published() -> Resul
     scene.client.execute(insert, &[&scene.aggregate]).await?;
     let _daemon = scene.streaming().await?;
     scene.client.execute(insert, &[&scene.aggregate]).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 8);
+    scene.assert_exactly(8).await?;
     let records = reader::read_committed(&scene.kafka.brokers(), &[&scene.topic]).await?;
     assert_eq!(records.iter().filter(|record| record.key.is_none()).count(), 2);
     Ok(())
@@ -304,10 +280,9 @@ async fn two_rows_with_one_id_are_two_records() -> Result<()> {
     scene.insert(1).await?;
     scene.wait_marked("order_outbox").await;
     daemon.kill9()?;
-    daemon.start_again()?;
-    wait_ready(&daemon).await;
+    streams_again(&daemon).await?;
     scene.insert(1).await?;
     scene.wait_marked("order_outbox").await;
-    assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 4);
+    assert_eq!(scene.records().await?, 4);
     Ok(())
 }

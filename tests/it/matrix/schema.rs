@@ -1,10 +1,9 @@
 //! What happens to tables and publications: numbers 51, 52, 54, 74.
 
 use anyhow::Result;
-use testbed::{Version, reader};
+use testbed::Version;
 
-use super::{assert_halts, on_major, stop};
-use crate::scene::{QUICK, Scene, tail, wait_code};
+use crate::scene::{QUICK, Scene, halts, halts_again, stop, tail, wait_code};
 
 #[tokio::test]
 async fn columns_that_come_go_and_change_their_type_between_rows() -> Result<()> {
@@ -28,19 +27,14 @@ async fn columns_that_come_go_and_change_their_type_between_rows() -> Result<()>
     scene.client.batch_execute("ALTER TABLE order_outbox ADD COLUMN later int").await?;
     scene.insert(2).await?;
     daemon.start_again()?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 28);
-    Ok(())
+    scene.assert_exactly(28).await
 }
 
 /// The rows in the log stay without the column whatever becomes of the table, so the way back is a mapping that fits.
 #[tokio::test]
 async fn rows_without_a_required_column_wait_for_a_mapping_that_fits() -> Result<()> {
     let mut scene = Scene::shared().await?.with(QUICK);
-    let daemon = scene.streaming().await?;
-    scene.insert(2).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(2).await?;
     scene.wait_caught_up().await?;
     let change =
         "ALTER TABLE order_outbox ADD COLUMN kind text NOT NULL DEFAULT 'OrderCreated', DROP COLUMN event_type";
@@ -54,24 +48,18 @@ async fn rows_without_a_required_column_wait_for_a_mapping_that_fits() -> Result
     drop(daemon);
     let scene = scene.with("[source.columns]\nevent_type = \"kind\"");
     let _daemon = scene.streaming().await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 3);
-    Ok(())
+    scene.assert_exactly(3).await
 }
 
 #[tokio::test]
 async fn a_publication_that_is_dropped_halts_on_every_major() -> Result<()> {
     for version in Version::ALL {
-        let mut scene = on_major(version).await?.with(QUICK);
-        let daemon = scene.streaming().await?;
-        scene.insert(2).await?;
-        scene.oracle().await?.assert_clean();
-        let publication = scene.slot();
-        scene.client.batch_execute(&format!("DROP PUBLICATION {publication}")).await?;
+        let mut scene = Scene::on_major(version).await?.with(QUICK);
+        let daemon = scene.published(2).await?;
+        scene.drop_publication().await?;
         scene.insert(1).await?;
-        assert_halts(&daemon, "publication-changed").await?;
-        assert_eq!(reader::count_committed(&scene.kafka.brokers(), &[&scene.topic]).await?, 2);
+        halts(&daemon, "publication-changed").await?;
+        assert_eq!(scene.records().await?, 2);
     }
     Ok(())
 }
@@ -80,15 +68,11 @@ async fn a_publication_that_is_dropped_halts_on_every_major() -> Result<()> {
 async fn a_publication_that_changes_while_the_daemon_is_down_halts() -> Result<()> {
     for change in ["DROP TABLE order_outbox", "SET TABLE order_outbox (id, payload)"] {
         let mut scene = Scene::shared().await?.with(QUICK);
-        let daemon = scene.streaming().await?;
-        scene.insert(2).await?;
-        scene.oracle().await?.assert_clean();
+        let daemon = scene.published(2).await?;
         stop(&daemon).await?;
-        let publication = scene.slot();
-        scene.client.batch_execute(&format!("ALTER PUBLICATION {publication} {change}")).await?;
+        scene.alter_publication(change).await?;
         scene.insert(1).await?;
-        daemon.start_again()?;
-        assert_halts(&daemon, "publication-changed").await?;
+        halts_again(&daemon, "publication-changed").await?;
     }
     Ok(())
 }
@@ -97,14 +81,12 @@ async fn a_publication_that_changes_while_the_daemon_is_down_halts() -> Result<(
 #[tokio::test]
 async fn a_table_that_takes_the_name_of_an_outbox_table_halts() -> Result<()> {
     let mut scene = Scene::shared().await?.with(QUICK);
-    let daemon = scene.streaming().await?;
-    scene.insert(2).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(2).await?;
     let swap = "BEGIN; CREATE TABLE anew (LIKE order_outbox INCLUDING ALL); ALTER TABLE order_outbox RENAME TO before;
                 ALTER TABLE anew RENAME TO order_outbox; COMMIT";
     scene.client.batch_execute(swap).await?;
     scene.insert(1).await?;
-    assert_halts(&daemon, "publication-changed").await?;
+    halts(&daemon, "publication-changed").await?;
     Ok(())
 }
 
@@ -117,11 +99,9 @@ async fn an_outbox_table_that_leaves_its_published_schema_halts() -> Result<()> 
                              WITH (publish = 'insert', publish_via_partition_root = true)"
     );
     scene.client.batch_execute(&by_schema).await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(2).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(2).await?;
     scene.client.batch_execute("CREATE SCHEMA other; ALTER TABLE order_outbox SET SCHEMA other").await?;
-    assert_halts(&daemon, "publication-changed").await?;
+    halts(&daemon, "publication-changed").await?;
     Ok(())
 }
 
@@ -129,9 +109,7 @@ async fn an_outbox_table_that_leaves_its_published_schema_halts() -> Result<()> 
 async fn a_publication_that_is_altered_and_altered_back_halts() -> Result<()> {
     for running in [true, false] {
         let mut scene = Scene::shared().await?.with(QUICK);
-        let daemon = scene.streaming().await?;
-        scene.insert(2).await?;
-        scene.oracle().await?.assert_clean();
+        let daemon = scene.published(2).await?;
         if !running {
             stop(&daemon).await?;
         }
@@ -143,7 +121,7 @@ async fn a_publication_that_is_altered_and_altered_back_halts() -> Result<()> {
         if !running {
             daemon.start_again()?;
         }
-        assert_halts(&daemon, "publication-changed").await?;
+        halts(&daemon, "publication-changed").await?;
     }
     Ok(())
 }

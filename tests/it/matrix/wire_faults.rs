@@ -2,21 +2,16 @@
 
 use anyhow::{Result, ensure};
 use testbed::{
-    Daemon, Kafka, Postgres, Version, eventually,
+    Daemon, Kafka, eventually,
     kafka::wire::{END_TXN, Point, Trap, end_txn_error},
 };
 
-use super::metric;
-use crate::{
-    relay,
-    scene::{Host, PATIENCE, Scene, start, wait_code, wait_ready},
-};
+use crate::scene::{Host, PATIENCE, Scene, metric, start, wait_code, wait_ready};
 
 /// A daemon that reaches the brokers through proxies that know Kafka's frames, and has published three rows. No
 /// transaction but those of rows follows: the first idle advance is made at once, and is over; the next one is far away.
 async fn on_the_wire(kafka: Host<Kafka>) -> Result<(Scene, Daemon)> {
-    let postgres = Host::Shared(Postgres::shared(Version::V15).await?);
-    let scene = Scene::on(postgres, kafka).await?.with("[source.timeouts]\nidle_advance = \"1h\"");
+    let scene = Scene::on_kafka(kafka).await?.with("[source.timeouts]\nidle_advance = \"1h\"");
     // A commit that is held must not be given up before the test has looked, however slow the machine is.
     let mut scene = scene.with_kafka("transaction_timeout = \"100s\"\ndelivery_timeout = \"90s\"");
     let brokers = scene.kafka.wire()?.brokers();
@@ -25,8 +20,7 @@ async fn on_the_wire(kafka: Host<Kafka>) -> Result<(Scene, Daemon)> {
     scene.insert(3).await?;
     scene.wait_marked("order_outbox").await;
     eventually(PATIENCE, || async {
-        let (_, metrics) = daemon.http_get("/metrics").await?;
-        let committed = relay::metric(&metrics, "outboxd_kafka_transactions_total{outcome=\"committed\"");
+        let committed = metric(&daemon, "outboxd_kafka_transactions_total{outcome=\"committed\"").await?;
         ensure!(committed == 2.0, "{committed} transactions: one of rows and one idle advance are wanted");
         Ok(())
     })
@@ -43,14 +37,6 @@ fn trap(scene: &Scene, point: Point) -> Result<Trap> {
     Ok(scene.kafka.wire()?.trap(END_TXN, &scene.source, point))
 }
 
-/// The oracle, and that there are this many records.
-async fn assert_exactly(scene: &Scene, records: usize) -> Result<()> {
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, records);
-    Ok(())
-}
-
 #[tokio::test]
 async fn a_commit_that_the_broker_did_and_whose_answer_is_cut_off_is_not_repeated() -> Result<()> {
     let (mut scene, daemon) = on_the_shared_wire().await?;
@@ -63,7 +49,7 @@ async fn a_commit_that_the_broker_did_and_whose_answer_is_cut_off_is_not_repeate
     // librdkafka asks again and is told of the success, which does not take the doubt away.
     wait_code(&daemon, "kafka-commit-unknown").await?;
     scene.insert(5).await?;
-    assert_exactly(&scene, 9).await
+    scene.assert_exactly(9).await
 }
 
 #[tokio::test]
@@ -75,7 +61,7 @@ async fn a_commit_that_never_reaches_the_broker_is_made_up_for() -> Result<()> {
     request.cut().await?;
     wait_code(&daemon, "kafka-commit-unknown").await?;
     scene.insert(5).await?;
-    assert_exactly(&scene, 13).await
+    scene.assert_exactly(13).await
 }
 
 #[tokio::test]
@@ -97,7 +83,7 @@ async fn a_commit_that_arrives_in_the_next_transaction_is_refused() -> Result<()
     ensure!(error != 0, "the late commit ended the next transaction (version {version})");
     let error = end_txn_error(next.version, &next.deliver().await?)?;
     assert_eq!(error, 0, "the next transaction suffered");
-    assert_exactly(&scene, 13).await
+    scene.assert_exactly(13).await
 }
 
 #[tokio::test]
@@ -116,7 +102,7 @@ async fn a_commit_that_fails_while_the_next_batch_is_sent() -> Result<()> {
     .await;
     commit.cut().await?;
     wait_code(&daemon, "kafka-commit-unknown").await?;
-    assert_exactly(&scene, 28).await
+    scene.assert_exactly(28).await
 }
 
 /// Three brokers, of which the one is killed that holds this commit.
@@ -132,7 +118,7 @@ async fn kill_the_coordinator(point: Point) -> Result<()> {
     }
     wait_code(&daemon, "kafka-commit-unknown").await?;
     scene.insert(5).await?;
-    assert_exactly(&scene, 13).await
+    scene.assert_exactly(13).await
 }
 
 #[tokio::test]

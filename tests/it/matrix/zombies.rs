@@ -1,7 +1,5 @@
 //! Producers of an instance that was given up, and what of theirs still arrives: number 79.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use rdkafka::{
     config::ClientConfig,
@@ -9,29 +7,24 @@ use rdkafka::{
     producer::{BaseProducer, Producer as _},
 };
 use testbed::{
-    Kafka, Postgres, Version,
+    Kafka,
     kafka::wire::{END_TXN, Point, end_txn_error},
 };
 
-use super::{role_with, stop};
 use crate::{
-    faults::wait_state,
     kafka::begin,
-    scene::{Host, PATIENCE, Scene, start, wait_ready},
+    scene::{Host, PATIENCE, SOON, Scene, role_with, start, stop, wait_ready, wait_state},
 };
-
-const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_commit_of_a_stopped_instance_that_arrives_after_the_takeover_is_refused() -> Result<()> {
-    let postgres = Host::Shared(Postgres::shared(Version::V15).await?);
-    let scene = Scene::on(postgres, Host::Shared(Kafka::shared_wired().await?)).await?;
+    let scene = Scene::on_kafka(Host::Shared(Kafka::shared_wired().await?)).await?;
     let mut scene = scene.with("[source.timeouts]\nstatus = \"200ms\"\nidle_advance = \"1h\"");
     let role = role_with(&scene, &["wal_sender_timeout = '1s'"]).await?;
     let url = scene.postgres.role_url(&role, &scene.database);
     let first = start(&scene.config_through(&url, &scene.kafka.wire()?.brokers()))?;
     wait_ready(&first).await;
-    let second = start(&scene.config_through(&url, &scene.kafka.brokers()))?;
+    let second = scene.daemon_at(&url)?;
     wait_state(&second, "standby").await;
     scene.insert(3).await?;
     scene.wait_marked("order_outbox").await;
@@ -49,18 +42,13 @@ async fn a_commit_of_a_stopped_instance_that_arrives_after_the_takeover_is_refus
     first.resume()?;
     wait_state(&first, "standby").await;
     scene.insert(4).await?;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 16);
-    Ok(())
+    scene.assert_exactly(16).await
 }
 
 #[tokio::test]
 async fn a_zombie_with_more_producers_than_its_successor_is_fenced_with_all_of_them() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = scene.streaming().await?;
-    scene.insert(3).await?;
-    scene.oracle().await?.assert_clean();
+    let daemon = scene.published(3).await?;
     stop(&daemon).await?;
     // As a version would that publishes with three producers in turn: this one publishes with the first alone.
     let zombies: Vec<BaseProducer> = (1..3)
@@ -92,8 +80,5 @@ async fn a_zombie_with_more_producers_than_its_successor_is_fenced_with_all_of_t
         Ok(())
     })
     .await??;
-    let audit = scene.oracle().await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 6);
-    Ok(())
+    scene.assert_exactly(6).await
 }

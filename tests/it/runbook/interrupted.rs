@@ -5,11 +5,9 @@ use std::{io::Write, process::Stdio};
 use anyhow::{Context, Result, ensure};
 use testbed::{Daemon, Expect, unique};
 
-use super::{TABLE, audit_marked, positions};
 use crate::{
-    matrix::wait_true,
-    recover::{difference, drop_slot, goes_on, halts, stopped},
-    scene::{PATIENCE, Scene},
+    recover::{difference, goes_on},
+    scene::{PATIENCE, Scene, TABLE, halts_again, wait_true},
 };
 
 /// The command as a process that can be killed.
@@ -22,12 +20,11 @@ fn recovering(scene: &Scene, strategy: &str, more: &[&str]) -> Result<Daemon> {
 #[tokio::test]
 async fn a_recovery_that_is_killed_at_each_of_its_steps_is_run_again_and_loses_and_repeats_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = stopped(&mut scene).await?;
+    let daemon = scene.stopped().await?;
     scene.insert(4).await?;
-    let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
-    scene.client.query(advance, &[&scene.slot()]).await?;
+    scene.advance_slot().await?;
     scene.insert(5).await?;
-    halts(&daemon, "slot-ahead").await?;
+    halts_again(&daemon, "slot-ahead").await?;
     let mut killed = 0;
     for step in ["fencing every daemon", "writing the position", "dropping the slot"] {
         // Once the position says `creating` there is no halt to see, and a person insists.
@@ -39,20 +36,17 @@ async fn a_recovery_that_is_killed_at_each_of_its_steps_is_run_again_and_loses_a
     assert!(killed > 1, "{killed} were killed");
     // Killed at the last step, it needs no other run: the daemon goes on from `creating`.
     goes_on(&mut scene, &daemon).await?;
-    let audit = audit_marked(&scene).await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 14);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(14).await
 }
 
 /// The slot cannot be made while a transaction is open: there it is killed, the old slot dropped and the position
 /// `creating`.
 async fn from_now_killed_half_way() -> Result<(Scene, Daemon)> {
     let mut scene = Scene::shared().await?;
-    let daemon = stopped(&mut scene).await?;
+    let daemon = scene.stopped().await?;
     scene.insert(4).await?;
-    drop_slot(&scene).await?;
-    halts(&daemon, "slot-missing").await?;
+    scene.drop_slot().await?;
+    halts_again(&daemon, "slot-missing").await?;
     let open = scene.postgres.client(&scene.database).await?;
     open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
     let command = recovering(&scene, "from-now", &[])?;
@@ -84,7 +78,7 @@ async fn from_now_that_was_interrupted_is_run_again_and_loses_exactly_what_it_sa
 async fn from_now_that_was_interrupted_and_not_run_again_loses_nothing() -> Result<()> {
     let (mut scene, daemon) = from_now_killed_half_way().await?;
     goes_on(&mut scene, &daemon).await?;
-    audit_marked(&scene).await?.assert_clean();
+    scene.oracle_whatever_the_order().await?.assert_clean();
     Ok(())
 }
 
@@ -112,24 +106,21 @@ fn on_a_terminal(scene: &Scene, typed: &str) -> Result<(i32, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_terminal_only_the_name_of_the_source_lets_recover_go_on() -> Result<()> {
     let mut scene = Scene::shared().await?;
-    let daemon = stopped(&mut scene).await?;
+    let daemon = scene.stopped().await?;
     scene.insert(4).await?;
-    scene.client.query("SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())", &[&scene.slot()]).await?;
-    halts(&daemon, "slot-ahead").await?;
-    let before = positions(&scene).await?;
+    scene.advance_slot().await?;
+    halts_again(&daemon, "slot-ahead").await?;
+    let before = scene.positions().await?;
     for typed in ["no", "yes", ""] {
         let (code, said) = on_a_terminal(&scene, typed)?;
         assert_eq!(code, 2, "{said}");
         assert!(said.contains("Type the source's name") && said.contains("recover-refused"), "{said}");
     }
-    assert_eq!(positions(&scene).await?, before);
-    halts(&daemon, "slot-ahead").await?;
+    assert_eq!(scene.positions().await?, before);
+    halts_again(&daemon, "slot-ahead").await?;
     let (code, said) = on_a_terminal(&scene, &scene.source)?;
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("LOSES nothing") && said.contains("done: start the daemon"), "{said}");
     goes_on(&mut scene, &daemon).await?;
-    let audit = audit_marked(&scene).await?;
-    audit.assert_clean();
-    assert_eq!(audit.records, 9);
-    Ok(())
+    scene.assert_exactly_whatever_the_order(9).await
 }

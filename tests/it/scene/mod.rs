@@ -1,14 +1,35 @@
 //! A database with an outbox, topics, and the daemon between them: what most tests begin with.
 
+mod daemon;
+mod positions;
+mod sql;
+
 use std::{ops::Deref, time::Duration};
 
 use anyhow::{Result, bail};
-use testbed::{Audit, Daemon, Expect, Kafka, Load, Postgres, Version, eventually, oracle, reader, unique, workload};
+use testbed::{
+    Audit, Daemon, Expect, Kafka, Load, Postgres, Version, eventually, kafka, oracle, postgres, reader, unique,
+    workload,
+};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+pub(crate) use self::{
+    daemon::{
+        Metrics, halts, halts_again, is_ready, metric, start, stop, streams_again, tail, times_led, wait_code,
+        wait_ready, wait_state,
+    },
+    sql::{create_publication, insert_one, insert_one_into, role_with, wait_true},
+};
+
 /// Longest wait for anything that should take seconds at most; machines are shared and slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Longest wait for an answer of Kafka's to a producer that is no daemon.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The one table of most scenes.
+pub(crate) const TABLE: &[&str] = &["order_outbox"];
 
 /// Lines for `[[source]]`: what a running source looks at now and then, and its second attempts, come soon.
 pub(crate) const QUICK: &str = "[source.timeouts]\nidle_advance = \"200ms\"\nstatus = \"200ms\"\nbackoff_max = \"1s\"";
@@ -51,7 +72,27 @@ pub(crate) struct Scene {
 impl Scene {
     /// On servers that all tests share.
     pub(crate) async fn shared() -> Result<Self> {
-        Self::on(Host::Shared(Postgres::shared(Version::V15).await?), Host::Shared(Kafka::shared().await?)).await
+        Self::on_major(Version::V15).await
+    }
+
+    /// On a shared server of this major, and the shared broker.
+    pub(crate) async fn on_major(version: Version) -> Result<Self> {
+        Self::on(Host::Shared(Postgres::shared(version).await?), Host::Shared(Kafka::shared().await?)).await
+    }
+
+    /// On a server of the test's own, beside the shared broker.
+    pub(crate) async fn on_own_postgres(postgres: postgres::Builder) -> Result<Self> {
+        Self::on(Host::Own(postgres.start().await?), Host::Shared(Kafka::shared().await?)).await
+    }
+
+    /// On brokers of the test's own, beside a shared server.
+    pub(crate) async fn on_own_kafka(kafka: kafka::Builder) -> Result<Self> {
+        Self::on_kafka(Host::Own(kafka.start().await?)).await
+    }
+
+    /// On these brokers, beside a shared server.
+    pub(crate) async fn on_kafka(kafka: Host<Kafka>) -> Result<Self> {
+        Self::on(Host::Shared(Postgres::shared(Version::V15).await?), kafka).await
     }
 
     /// On these servers.
@@ -68,12 +109,7 @@ impl Scene {
         let aggregate = unique("order");
         let topic = format!("{aggregate}.events");
         kafka.create_topic(&topic, 3, &[]).await?;
-        client
-            .batch_execute(&format!(
-                "CREATE PUBLICATION outboxd_{source} FOR TABLE order_outbox \
-                 WITH (publish = 'insert', publish_via_partition_root = true)"
-            ))
-            .await?;
+        create_publication(&client, &format!("outboxd_{source}")).await?;
         let position_topic = format!("positions.{source}");
         let (source_lines, kafka_lines) = (String::new(), String::new());
         Ok(Self {
@@ -125,6 +161,16 @@ impl Scene {
         start(&self.config())
     }
 
+    /// Starts a daemon that reaches its server by this URL.
+    pub(crate) fn daemon_at(&self, url: &str) -> Result<Daemon> {
+        start(&self.config_through(url, &self.kafka.brokers()))
+    }
+
+    /// Starts a daemon that logs in as this role.
+    pub(crate) fn daemon_as(&self, role: &str) -> Result<Daemon> {
+        self.daemon_at(&self.postgres.role_url(role, &self.database))
+    }
+
     /// Runs another command on the same configuration, to its end: exit code, standard output, standard error.
     pub(crate) async fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
         let path = std::env::temp_dir().join(format!("outboxd-{}.toml", unique("command")));
@@ -145,6 +191,22 @@ impl Scene {
         Ok(daemon)
     }
 
+    /// A daemon that streams, and has published and marked so many rows.
+    pub(crate) async fn published(&mut self, rows: u32) -> Result<Daemon> {
+        let daemon = self.streaming().await?;
+        self.insert(rows).await?;
+        self.oracle().await?.assert_clean();
+        Ok(daemon)
+    }
+
+    /// A daemon that has published three rows, all confirmed, and was stopped.
+    pub(crate) async fn stopped(&mut self) -> Result<Daemon> {
+        let daemon = self.published(3).await?;
+        self.wait_caught_up().await?;
+        stop(&daemon).await?;
+        Ok(daemon)
+    }
+
     /// Writers that commit and roll back until they are stopped.
     pub(crate) fn load(&self) -> Load {
         Load::builder(&self.postgres.superuser_url(&self.database), "order_outbox", &self.aggregate).start()
@@ -155,10 +217,36 @@ impl Scene {
         workload::insert(&mut self.client, "order_outbox", (&self.aggregate, Uuid::new_v4()), rows).await
     }
 
+    /// How many committed records the topic has.
+    pub(crate) async fn records(&self) -> Result<u64> {
+        reader::count_committed(&self.kafka.brokers(), &[&self.topic]).await
+    }
+
     /// Waits until every row is marked, then holds the table against the topic.
     pub(crate) async fn oracle(&self) -> Result<Audit> {
         self.wait_marked("order_outbox").await;
-        self.audit(Expect::Tables(&["order_outbox"])).await
+        self.audit(Expect::Tables(TABLE)).await
+    }
+
+    /// The same, where the order is best effort, as it is of rows that come from the table.
+    pub(crate) async fn oracle_whatever_the_order(&self) -> Result<Audit> {
+        Ok(self.oracle().await?.whatever_the_order())
+    }
+
+    /// The oracle is content, and the topic has this many records.
+    pub(crate) async fn assert_exactly(&self, records: usize) -> Result<()> {
+        let audit = self.oracle().await?;
+        audit.assert_clean();
+        assert_eq!(audit.records, records);
+        Ok(())
+    }
+
+    /// The same, where the order is best effort.
+    pub(crate) async fn assert_exactly_whatever_the_order(&self, records: usize) -> Result<()> {
+        let audit = self.oracle_whatever_the_order().await?;
+        audit.assert_clean();
+        assert_eq!(audit.records, records);
+        Ok(())
     }
 
     /// Holds what is expected against the topic, now.
@@ -181,7 +269,7 @@ impl Scene {
     /// Waits until the topic has this many committed records.
     pub(crate) async fn wait_records(&self, records: u64) {
         eventually(PATIENCE, || async {
-            match reader::count_committed(&self.kafka.brokers(), &[&self.topic]).await? {
+            match self.records().await? {
                 found if found >= records => Ok(()),
                 found => bail!("{found} of {records} records"),
             }
@@ -203,38 +291,4 @@ impl Scene {
         .await;
         Ok(())
     }
-
-    /// The slot's name.
-    pub(crate) fn slot(&self) -> String {
-        format!("outboxd_{}", self.source)
-    }
-}
-
-/// Starts a daemon with this configuration.
-pub(crate) fn start(config: &str) -> Result<Daemon> {
-    Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&["run", "--config", "{config}"]).config(config).start()
-}
-
-/// Waits until the daemon is ready.
-pub(crate) async fn wait_ready(daemon: &Daemon) {
-    eventually(PATIENCE, || async {
-        match daemon.http_get("/readyz").await {
-            Ok((200, _)) => Ok(()),
-            Ok((status, body)) => bail!("/readyz says {status}: {body}\n{}", tail(daemon)),
-            Err(error) => bail!("/readyz: {error:#}\n{}", tail(daemon)),
-        }
-    })
-    .await;
-}
-
-/// The daemon's last lines, for a failure's message.
-pub(crate) fn tail(daemon: &Daemon) -> String {
-    let lines = daemon.lines();
-    lines[lines.len().saturating_sub(15)..].join("\n")
-}
-
-/// Waits for a log line with this error code.
-pub(crate) async fn wait_code(daemon: &Daemon, code: &str) -> Result<String> {
-    let wanted = format!("\"code\":\"{code}\"");
-    daemon.wait_for_line(|line| line.contains(&wanted), PATIENCE).await
 }
