@@ -20,7 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 pub const KAFKA: &str = "4.4.0";
 
 /// Where downloads are kept: `$TESTBED_CACHE`, else `testbed-cache` in the workspace's target directory.
-pub fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let dir = if let Some(dir) = std::env::var_os("TESTBED_CACHE") {
         PathBuf::from(dir)
     } else {

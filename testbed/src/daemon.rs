@@ -257,15 +257,6 @@ impl Daemon {
         let line = status.lines().find_map(|line| line.strip_prefix(field)).context("it has ended")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
     }
-
-    /// Processor time that it has used, user and system.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
-        // The name in parentheses may hold spaces; utime and stime are fields 14 and 15, in ticks of 10 ms.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |i: usize| fields.get(i).context("short stat").and_then(|f| Ok(f.parse::<u64>()?));
-        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
-    }
 }
 
 /// Status and body of a `GET` on 127.0.0.1. HTTP/1.0, so that the body comes whole.

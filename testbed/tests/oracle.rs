@@ -109,7 +109,7 @@ async fn a_faithful_relay_is_clean() -> Result<()> {
 async fn each_fault_is_found_and_named() -> Result<()> {
     let scene = Scene::new().await?;
     let mut writer = Postgres::shared(Version::V15).await?.client(scene.url.rsplit('/').next().unwrap_or("")).await?;
-    let ids = workload::insert(&mut writer, "order_outbox", ("order", Uuid::new_v4()), 5).await?;
+    let ids = workload::insert(&mut writer, "order_outbox", "order", Uuid::new_v4(), 5).await?;
     let mut events = scene.events().await?;
     assert_eq!(
         events.iter().map(|e| e.id.clone()).collect::<Vec<_>>(),

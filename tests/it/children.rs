@@ -13,8 +13,7 @@ const WAY_BACK: &str = "BEGIN; ALTER TABLE order_outbox_child NO INHERIT order_o
     INSERT INTO order_outbox SELECT * FROM order_outbox_child; DROP TABLE order_outbox_child; COMMIT";
 
 async fn insert_into_child(scene: &mut Scene, rows: u32) -> Result<()> {
-    let aggregate = (scene.aggregate.as_str(), Uuid::new_v4());
-    workload::insert(&mut scene.client, "order_outbox_child", aggregate, rows).await.map(drop)
+    workload::insert(&mut scene.client, "order_outbox_child", &scene.aggregate, Uuid::new_v4(), rows).await.map(drop)
 }
 
 #[tokio::test]

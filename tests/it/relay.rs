@@ -173,7 +173,7 @@ async fn hanging_insert(scene: &Scene, rows: u32) -> Result<JoinHandle<Result<Ve
     writer.batch_execute("SET synchronous_commit = on").await?;
     let aggregate = scene.aggregate.clone();
     Ok(tokio::spawn(
-        async move { workload::insert(&mut writer, "order_outbox", (&aggregate, Uuid::new_v4()), rows).await },
+        async move { workload::insert(&mut writer, "order_outbox", &aggregate, Uuid::new_v4(), rows).await },
     ))
 }
 

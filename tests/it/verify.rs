@@ -59,7 +59,7 @@ fn producer(scene: &Scene, transactional_id: Option<&str>) -> Result<BaseProduce
     Ok(config.create()?)
 }
 
-fn send(producer: &BaseProducer, topic: &str, (id, key): (&str, Uuid), age: Duration) -> Result<()> {
+fn send(producer: &BaseProducer, topic: &str, id: &str, key: Uuid, age: Duration) -> Result<()> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let key = key.to_string();
     let headers = OwnedHeaders::new().insert(Header { key: "event_id", value: Some(id) });
@@ -71,7 +71,7 @@ fn send(producer: &BaseProducer, topic: &str, (id, key): (&str, Uuid), age: Dura
 
 /// The record of a row.
 fn publish(scene: &Scene, id: &str, key: Uuid, age: Duration) -> Result<()> {
-    send(&producer(scene, None)?, &scene.topic, (id, key), age)
+    send(&producer(scene, None)?, &scene.topic, id, key, age)
 }
 
 /// A row and its record, both from just now.
@@ -327,7 +327,7 @@ async fn an_open_transaction_of_somebody_else_is_named_and_holds_nothing_up() ->
     let foreign = producer(&scene, Some(&testbed::unique("foreign")))?;
     foreign.init_transactions(PATIENCE)?;
     foreign.begin_transaction()?;
-    send(&foreign, &scene.topic, (&Uuid::new_v4().to_string(), key), Duration::ZERO)?;
+    send(&foreign, &scene.topic, &Uuid::new_v4().to_string(), key, Duration::ZERO)?;
     event(&scene, key).await?;
     let started = Instant::now();
     let (code, found) = report(&scene, &["--wait", "2s"]).await?;

@@ -45,12 +45,6 @@ impl Builder {
         self
     }
 
-    /// `auto.create.topics.enable`; off by default.
-    #[must_use]
-    pub fn auto_create_topics(self, on: bool) -> Self {
-        self.setting("auto.create.topics.enable", if on { "true" } else { "false" })
-    }
-
     /// An argument of the JVM, after ours: `-Xmx1g`. Ours are for tests (small heap, only the first compiler);
     /// a bench wants `-XX:TieredStopAtLevel=4`.
     #[must_use]

@@ -26,7 +26,7 @@ pub struct Backup {
 
 impl Postgres {
     /// An online base backup: data, label, and no WAL of its own (the server keeps it, `wal_keep_size`).
-    pub async fn base_backup(&self) -> Result<Backup> {
+    async fn base_backup(&self) -> Result<Backup> {
         let child = self.child()?;
         let client = child.connect("postgres").await?;
         let dir = child.guard.dir().join(crate::unique("backup"));

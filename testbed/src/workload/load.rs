@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use super::{Row, insert_rows};
+use super::{Row, Transaction, insert_rows};
 
 /// What the writers do; [`LoadBuilder::start`] starts them.
 #[derive(Debug, Clone)]
@@ -206,11 +206,11 @@ impl Writer {
         if fastrand::u8(..5) == 0 {
             let savepoint = transaction.savepoint("s").await?;
             let lost = [self.next_row(&mut attempt.seqs.clone(), 1)];
-            insert_rows(&savepoint, table, aggregate_type, (Uuid::new_v4(), 1), &lost).await?;
+            insert_rows(&savepoint, table, aggregate_type, Transaction { id: Uuid::new_v4(), rows: 1 }, &lost).await?;
             savepoint.rollback().await?;
         }
         attempt.rows = (1..=rows).map(|row| self.next_row(&mut attempt.seqs, row)).collect();
-        insert_rows(&transaction, table, aggregate_type, (attempt.tx, rows), &attempt.rows).await?;
+        insert_rows(&transaction, table, aggregate_type, Transaction { id: attempt.tx, rows }, &attempt.rows).await?;
         if fastrand::u8(..10) == 0 {
             transaction.rollback().await?;
             return Ok(false);

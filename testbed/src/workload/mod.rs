@@ -35,20 +35,25 @@ pub async fn create_outbox(client: &Client, table: &str) -> Result<()> {
 }
 
 /// The table by which [`Load`] knows how a commit ended whose answer was lost; [`create_outbox`] makes it too.
-pub async fn create_witness(client: &Client) -> Result<()> {
+async fn create_witness(client: &Client) -> Result<()> {
     Ok(client.batch_execute("CREATE TABLE IF NOT EXISTS testbed_witness (tx UUID PRIMARY KEY)").await?)
 }
 
 /// `rows` rows of one aggregate in one transaction, `seq` going on from what the table has. Their ids, in order.
-pub async fn insert(client: &mut Client, table: &str, aggregate: (&str, Uuid), rows: u32) -> Result<Vec<Uuid>> {
-    let (aggregate_type, aggregate_id) = aggregate;
+pub async fn insert(
+    client: &mut Client,
+    table: &str,
+    aggregate_type: &str,
+    aggregate_id: Uuid,
+    rows: u32,
+) -> Result<Vec<Uuid>> {
     let transaction = client.transaction().await?;
     let first = last_seq(&transaction, table, aggregate_id).await? + 1;
-    let tx = Uuid::new_v4();
+    let tx = Transaction { id: Uuid::new_v4(), rows };
     let batch: Vec<Row> = (0..rows)
         .map(|row| Row { id: Uuid::new_v4(), aggregate_id, seq: first + i64::from(row), row: row + 1 })
         .collect();
-    insert_rows(&transaction, table, aggregate_type, (tx, rows), &batch).await?;
+    insert_rows(&transaction, table, aggregate_type, tx, &batch).await?;
     transaction.commit().await?;
     Ok(batch.into_iter().map(|row| row.id).collect())
 }
@@ -79,18 +84,25 @@ pub(crate) struct Row {
     row: u32,
 }
 
+/// What every row tells of its transaction.
+#[derive(Debug, Clone, Copy)]
+struct Transaction {
+    id: Uuid,
+    rows: u32,
+}
+
 async fn insert_rows(
     client: &impl GenericClient,
     table: &str,
     aggregate_type: &str,
-    (tx, rows): (Uuid, u32),
+    tx: Transaction,
     batch: &[Row],
 ) -> Result<()> {
     let ids: Vec<Uuid> = batch.iter().map(|row| row.id).collect();
     let aggregates: Vec<Uuid> = batch.iter().map(|row| row.aggregate_id).collect();
     let payloads: Vec<serde_json::Value> = batch
         .iter()
-        .map(|row| json!({"seq": row.seq, "tx": tx.to_string(), "row": row.row, "rows": rows, "total": 12.5}))
+        .map(|row| json!({"seq": row.seq, "tx": tx.id.to_string(), "row": row.row, "rows": tx.rows, "total": 12.5}))
         .collect();
     client
         .execute(

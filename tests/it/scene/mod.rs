@@ -214,7 +214,7 @@ impl Scene {
 
     /// One transaction of one aggregate.
     pub(crate) async fn insert(&mut self, rows: u32) -> Result<Vec<Uuid>> {
-        workload::insert(&mut self.client, "order_outbox", (&self.aggregate, Uuid::new_v4()), rows).await
+        workload::insert(&mut self.client, "order_outbox", &self.aggregate, Uuid::new_v4(), rows).await
     }
 
     /// How many committed records the topic has.

@@ -91,7 +91,7 @@ async fn run(setting: &Setting, name: &str, way: Way, shape: Shape) -> Result<Fo
     shape.load(&client).await?;
     let end: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
     drain::checkpoint(&client).await?;
-    let took = peer::drain(setting, name, (REFERENCE, &source.slot()), &end).await?;
+    let took = peer::drain(setting, name, REFERENCE, &source.slot(), &end).await?;
     setting.drop_slot(REFERENCE).await?;
     let drain = drain::run(setting, &source, &client, shape).await?;
     drop(client);

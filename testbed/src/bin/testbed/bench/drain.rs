@@ -14,7 +14,7 @@ use super::{
 use crate::host::{Processor, thread_times};
 
 /// How often the daemon is asked how far it is.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A drain by outboxd. Processor times are in seconds per million rows.
 #[derive(Debug, Clone)]
@@ -88,17 +88,24 @@ pub(crate) async fn run(setting: &Setting, source: &Source, client: &Client, sha
     Ok(drain)
 }
 
-/// When a tenth, nine tenths and all of the rows were done, and how many they really were.
+/// How many rows the daemon had done at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    at: Instant,
+    rows: f64,
+}
+
+/// The first looks at which a tenth and nine tenths of the rows were done, and when all of them were.
 pub(crate) struct Progress {
-    pub(crate) tenth: (Instant, f64),
-    pub(crate) nine_tenths: (Instant, f64),
+    pub(crate) tenth: Look,
+    pub(crate) nine_tenths: Look,
     pub(crate) done: Instant,
 }
 
 impl Progress {
     /// Rows a second between two looks, which may have been one.
-    pub(crate) fn rate(from: (Instant, f64), to: (Instant, f64)) -> f64 {
-        (to.1 - from.1) / (to.0 - from.0).max(LOOK).as_secs_f64()
+    pub(crate) fn rate(from: Look, to: Look) -> f64 {
+        (to.rows - from.rows) / (to.at - from.at).max(LOOK_EVERY).as_secs_f64()
     }
 }
 
@@ -109,10 +116,10 @@ pub(crate) async fn progress(daemon: &Daemon, mark: &str, rows: i64) -> Result<P
         let rows = done(daemon, mark).await?;
         let now = Instant::now();
         if rows >= all * 0.1 {
-            tenth.get_or_insert((now, rows));
+            tenth.get_or_insert(Look { at: now, rows });
         }
         if rows >= all * 0.9 {
-            nine_tenths.get_or_insert((now, rows));
+            nine_tenths.get_or_insert(Look { at: now, rows });
         }
         if rows >= all {
             let (tenth, nine_tenths) = tenth.zip(nine_tenths).context("no rows")?;
@@ -121,7 +128,7 @@ pub(crate) async fn progress(daemon: &Daemon, mark: &str, rows: i64) -> Result<P
         if started.elapsed() > patience {
             bail!("{rows} of {all} rows within {patience:?}:\n{}", daemon.lines().join("\n"));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -28,7 +28,8 @@ const RATE_OF_WRITER: u32 = 150;
 
 /// Transactions a second, and seconds of them, before anything is measured. A broker that has just started spends a
 /// quarter of two cores on compiling what a transaction of a few rows takes; one that serves has done so long ago.
-const WARM_UP: (u32, u32) = (1_000, 30);
+const WARM_UP_RATE: u32 = 1_000;
+const WARM_UP_SECONDS: u32 = 30;
 
 /// How much is measured.
 #[derive(Debug, Clone)]
@@ -67,7 +68,7 @@ pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Rep
     streaming(&daemon).await?;
 
     say("warming up");
-    loaded(setting, &mut follower, WARM_UP).await?;
+    loaded(setting, &mut follower, WARM_UP_RATE, WARM_UP_SECONDS).await?;
 
     say("single rows while idle");
     let mut idle = Vec::new();
@@ -83,7 +84,7 @@ pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Rep
 
     for rate in &amount.rates {
         say(&format!("{rate} transactions a second"));
-        found.push(loaded(setting, &mut follower, (*rate, amount.seconds)).await?);
+        found.push(loaded(setting, &mut follower, *rate, amount.seconds).await?);
     }
     daemon.term()?;
     daemon.wait_exit(PATIENCE).await?;
@@ -107,7 +108,7 @@ async fn prepare(client: &Client) -> Result<Statement> {
     Ok(client.prepare(&insert).await?)
 }
 
-async fn loaded(setting: &Setting, follower: &mut Follower, (rate, seconds): (u32, u32)) -> Result<Latency> {
+async fn loaded(setting: &Setting, follower: &mut Follower, rate: u32, seconds: u32) -> Result<Latency> {
     let mut writers = JoinSet::new();
     let count = WRITERS.max(rate.div_ceil(RATE_OF_WRITER));
     for _ in 0..count {

@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(1_800);
 pub(crate) async fn drain(
     setting: &Setting,
     database: &str,
-    (slot, publication): (&str, &str),
+    slot: &str,
+    publication: &str,
     end: &str,
 ) -> Result<Duration> {
     say("pg_recvlogical drains");

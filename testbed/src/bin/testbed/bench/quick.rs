@@ -54,12 +54,12 @@ pub(crate) async fn measure(setting: &Setting, shape: Shape, report: &mut Report
     let bare = |slot, binary| Bare { database: DATABASE, slot, publication: &publication, binary, rows: shape.rows };
     let [first, second, text, binary] = SLOTS;
     checkpoint(&client).await?;
-    let before = rate(peer::drain(setting, DATABASE, (first, &publication), &end).await?);
+    let before = rate(peer::drain(setting, DATABASE, first, &publication, &end).await?);
     let bare_text = rate(bare::drain(setting, &bare(text, false)).await?);
     let none = drain::run(setting, &none, &client, shape).await?;
     checkpoint(&client).await?;
     let bare_binary = rate(bare::drain(setting, &bare(binary, true)).await?);
-    let after = rate(peer::drain(setting, DATABASE, (second, &publication), &end).await?);
+    let after = rate(peer::drain(setting, DATABASE, second, &publication, &end).await?);
     for slot in SLOTS.into_iter().chain([publication.as_str()]) {
         setting.drop_slot(slot).await?;
     }

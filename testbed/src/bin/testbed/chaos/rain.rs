@@ -104,13 +104,27 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
 }
 
 /// How often each kind was dealt, and how often it really happened.
-pub(crate) type Inflicted = BTreeMap<Kind, (usize, usize)>;
+pub(crate) type Inflicted = BTreeMap<Kind, Times>;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Times {
+    pub(crate) dealt: usize,
+    pub(crate) happened: usize,
+}
+
+/// A fault that is over.
+struct Ended {
+    kind: Kind,
+    resource: Resource,
+    /// Whether it happened.
+    outcome: Result<bool>,
+}
 
 struct Run {
     stage: Arc<Stage>,
     deck: Deck,
     timeline: Timeline,
-    running: JoinSet<(Kind, Resource, Result<bool>)>,
+    running: JoinSet<Ended>,
     taken: BTreeSet<Resource>,
     inflicted: Inflicted,
     auditor: Auditor,
@@ -151,9 +165,11 @@ impl Run {
         }
         self.timeline.say(&fault.to_string());
         self.taken.insert(fault.resource());
-        self.inflicted.entry(fault.kind).or_default().0 += 1;
+        self.inflicted.entry(fault.kind).or_default().dealt += 1;
         let stage = Arc::clone(&self.stage);
-        self.running.spawn(async move { (fault.kind, fault.resource(), inflict(&stage, fault).await) });
+        self.running.spawn(async move {
+            Ended { kind: fault.kind, resource: fault.resource(), outcome: inflict(&stage, fault).await }
+        });
         Ok(())
     }
 
@@ -171,10 +187,11 @@ impl Run {
         Ok(())
     }
 
-    fn reaped(&mut self, (kind, resource, outcome): (Kind, Resource, Result<bool>)) -> Result<()> {
+    fn reaped(&mut self, ended: Ended) -> Result<()> {
+        let Ended { kind, resource, outcome } = ended;
         self.taken.remove(&resource);
         let happened = outcome.map_err(|error| error.context(format!("fault `{}`", kind.name())))?;
-        self.inflicted.entry(kind).or_default().1 += usize::from(happened);
+        self.inflicted.entry(kind).or_default().happened += usize::from(happened);
         Ok(())
     }
 

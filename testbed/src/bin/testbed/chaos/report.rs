@@ -12,7 +12,14 @@ use anyhow::Result;
 use serde_json::Value;
 use testbed::Audit;
 
-use super::{audit::Auditor, fault::Kind, rain::Inflicted, source::SOURCES, stage::Stage, watch::AllSeen};
+use super::{
+    audit::Auditor,
+    fault::Kind,
+    rain::{Inflicted, Times},
+    source::SOURCES,
+    stage::Stage,
+    watch::AllSeen,
+};
 use crate::host::Host;
 
 /// Says what happens, with the time, and keeps it.
@@ -99,10 +106,10 @@ impl Report<'_> {
     }
 
     fn write_faults(&self, text: &mut String) -> Result<()> {
-        let total: usize = self.inflicted.values().map(|(_, happened)| happened).sum();
+        let total: usize = self.inflicted.values().map(|times| times.happened).sum();
         writeln!(text, "\n## The faults: {total}\n\n| fault | dealt | happened |\n|---|---:|---:|")?;
         for (kind, ..) in Kind::ALL {
-            let (dealt, happened) = self.inflicted.get(&kind).copied().unwrap_or_default();
+            let Times { dealt, happened } = self.inflicted.get(&kind).copied().unwrap_or_default();
             writeln!(text, "| {} | {dealt} | {happened} |", kind.name())?;
         }
         Ok(())

@@ -222,7 +222,7 @@ impl Aggregate {
         let events = self.life[self.next];
         let tx = Uuid::new_v4();
         let payloads: Vec<String> =
-            (1..).zip(events).map(|(row, event)| self.payload(event, (tx, row, events.len()))).collect();
+            (1..).zip(events).map(|(row, event)| self.payload(event, tx, row, events.len())).collect();
         let transaction = client.transaction().await?;
         transaction.execute(insert, &[&self.id, &events, &payloads]).await?;
         if fastrand::u32(..ROLLED_BACK) == 0 {
@@ -239,7 +239,7 @@ impl Aggregate {
     }
 
     /// The guide's event data, and behind it what the audit goes by: see `testbed::workload`.
-    fn payload(&self, event: &str, (tx, row, rows): (Uuid, i64, usize)) -> String {
+    fn payload(&self, event: &str, tx: Uuid, row: i64, rows: usize) -> String {
         let Self { id, other, number, person, .. } = self;
         let Person { name, email, city, state, pincode } = person;
         let total = number / 100;
