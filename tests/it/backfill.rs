@@ -143,7 +143,7 @@ async fn a_backfill_merges_partitions_and_types_of_time_and_other_sessions_rows(
     assert_eq!(ids(&backfilled(&client, &tables, &source).await), ["0:3", "1:8", "0:2", "1:9", "0:1"]);
 }
 
-/// As the stream does.
+/// The values, as the stream brings them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backfill_leaves_the_rows_of_children_alone() {
     let sql = "CREATE TABLE t (id int PRIMARY KEY, created_at timestamp, published_at timestamp);

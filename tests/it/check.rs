@@ -55,7 +55,7 @@ impl Healthy {
         &mut self.config.sources[0]
     }
 
-    /// What does not simply hold, as `verdict code about: message`.
+    /// Every finding that is not ok, as `verdict code about: message`.
     async fn troubles(&self) -> Vec<String> {
         check::check(&self.config).await.list().iter().filter(|f| f.verdict != Verdict::Ok).map(line).collect()
     }

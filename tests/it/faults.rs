@@ -1,5 +1,5 @@
-//! The main job with faults: whatever is killed, cut or restarted, the oracle ends clean; and where the guarantee cannot
-//! be kept, the source halts instead.
+//! The main job with faults: whatever is killed, cut or restarted, the oracle finds no difference. Where the guarantee
+//! cannot be kept, the source halts.
 
 use std::time::Duration;
 

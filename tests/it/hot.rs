@@ -59,7 +59,7 @@ async fn log_end(client: &Client) -> Lsn {
     server::current_lsn(client).await.unwrap()
 }
 
-/// Processor time of the session's process; nothing where the kernel or the distance does not let us look.
+/// Processor time of the session's process. It is zero where the kernel does not show it, or the server is elsewhere.
 async fn work(client: &Client) -> Duration {
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     let spent = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
@@ -100,7 +100,7 @@ async fn marks_on_the_hot_table_are_hot_on_every_major_and_waiting_rows_are_foun
         if version.major() < 16 {
             continue;
         }
-        // VACUUM brings the index up to date. What is marked then is not read again.
+        // VACUUM takes the marked rows out of the index, so that they are not read again.
         client.batch_execute("VACUUM ANALYZE order_outbox").await.unwrap();
         workload::bulk(&client, "order_outbox", "order", 10, 1).await.unwrap();
         let tables = tables::resolve_all(&client, &source).await.unwrap();
@@ -124,7 +124,7 @@ async fn the_daemon_marks_by_hot_updates_and_check_says_so() -> Result<()> {
         "{output}"
     );
     assert!(output.contains("hint: where marks limit the rate, see docs/operations.md"), "{output}");
-    // The way of docs/operations.md for a table that exists.
+    // docs/operations.md has these statements for a table that exists.
     scene.insert(100).await?;
     scene.client.batch_execute("DROP INDEX CONCURRENTLY order_outbox_created_at_idx").await?;
     scene.client.batch_execute("ALTER TABLE order_outbox SET (fillfactor = 50)").await?;
@@ -134,7 +134,7 @@ async fn the_daemon_marks_by_hot_updates_and_check_says_so() -> Result<()> {
         scene.insert(40).await?;
     }
     scene.oracle().await?.assert_clean();
-    // The daemon's sessions report their statistics when they get to it.
+    // The daemon's sessions report their statistics with a delay.
     eventually(PATIENCE, || async {
         let cost = cost_so_far(&scene.client).await;
         ensure!(cost.updates == 2_100, "{cost:?}");

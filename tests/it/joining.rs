@@ -39,7 +39,7 @@ async fn oracle(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// The session of a mark that waits for a lock does not notice that nobody waits for it: with the lock it would go on.
+/// A marking session that waits for a lock does not notice that its daemon is dead. With the lock it would go on.
 async fn end_blocked_marks(scene: &Scene) -> Result<()> {
     let of = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     wait_true(&scene.client, &format!("SELECT count(pid) > 0 {of}")).await;
@@ -72,7 +72,7 @@ async fn a_table_joins_while_its_writers_are_open_and_marks_are_owed() -> Result
     scene.wait_marked("order_outbox").await;
     published_and_not_marked(&mut scene, &daemon).await?;
     let (orders, refunds) = (orders(&scene), refunds(&scene));
-    // A transaction that is open from before the change to after the slot is asked for.
+    // This transaction begins before the change and ends after the command has asked for the slot.
     let open = scene.postgres.client(&scene.database).await?;
     open.batch_execute("BEGIN").await?;
     insert_one_into(&scene, &open, "order_outbox").await?;
@@ -119,7 +119,7 @@ async fn a_table_joins_although_the_command_is_killed_at_each_of_its_steps() -> 
         let config = scene.config().replace("{http}", "off");
         let command = Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&arguments).config(&config).start()?;
         command.wait_for_line(|line| line.contains(step), PATIENCE).await?;
-        // The last one may be done before the signal comes.
+        // The last step may be done before the signal comes.
         killed += usize::from(command.kill9().is_ok());
         if step == steps[1] {
             // So far the source goes on as it was.
@@ -152,7 +152,7 @@ async fn a_table_joins_only_a_source_that_is_stopped_and_whose_marks_tell_what_i
     assert!(err.contains("error[slot-in-use]") && err.contains("stop every daemon"), "{err}");
     stop(&daemon).await?;
 
-    // What the role may not do is left, and the source is as it was.
+    // The command leaves what its role may not do, and the source is as it was.
     let (code, said, err) = scene.command(&["setup", "--add-table", "refund_outbox"]).await?;
     assert_eq!(code, 1, "{said}{err}");
     assert!(said.contains("left     tables of publication") && said.contains("ADD TABLE"), "{said}");
@@ -172,7 +172,7 @@ async fn a_table_joins_only_a_source_that_is_stopped_and_whose_marks_tell_what_i
     Ok(())
 }
 
-/// The command makes the table as well, and its rights; the old rows are those that are there still.
+/// The command makes the table and its rights as well. The old rows are those that the table still has.
 #[tokio::test]
 async fn a_table_that_does_not_exist_joins_a_source_that_deletes_what_is_published() -> Result<()> {
     let mut scene = Scene::on_major(Version::V18).await?.with("mark = \"delete\"");
@@ -190,7 +190,7 @@ async fn a_table_that_does_not_exist_joins_a_source_that_deletes_what_is_publish
     let (code, said, log) = join(&scene, &[]).await?;
     assert_eq!(code, 0, "{said}{log}");
     assert!(said.contains("created  table public.refund_outbox"), "{said}");
-    // What was committed before the command is published by then, and nothing of it twice.
+    // By then everything that was committed before the command is published, and nothing twice.
     assert_eq!(scene.records().await?, 9);
     ids.extend(scene.insert(3).await?);
     ids.push(insert_one_into(&scene, &scene.client, "refund_outbox").await?);

@@ -1,11 +1,12 @@
-//! The ways back from a halt: broken, halted, recovered, started again; then what the message promised.
+//! The ways back from a halt. Each test breaks a source, sees the halt, recovers and starts the daemon again.
+//! Then it finds what the message of `recover` promised.
 
 use anyhow::Result;
 use testbed::{Audit, Daemon, Expect};
 
 use crate::scene::{Scene, TABLE, halts_again, stop, streams_again};
 
-/// Recovers, having seen that nothing is done without `--yes`; gives back what was said.
+/// Recovers, after it has seen that `recover` does nothing without `--yes`. Gives back what the command said.
 pub(crate) async fn recover(scene: &Scene, strategy: &str) -> Result<String> {
     let arguments = ["recover", "--source", &scene.source, "--strategy", strategy];
     let (code, said, refused) = scene.command(&arguments).await?;
@@ -22,7 +23,7 @@ pub(crate) async fn goes_on(scene: &mut Scene, daemon: &Daemon) -> Result<()> {
     let before = scene.audit(Expect::UnmarkedTables(TABLE)).await?.records;
     scene.insert(2).await?;
     scene.wait_records(before as u64 + 2).await;
-    // And it is no halt in disguise: the next start goes on as well.
+    // The next start goes on as well.
     stop(daemon).await?;
     streams_again(daemon).await
 }

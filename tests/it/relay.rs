@@ -199,7 +199,7 @@ async fn a_row_that_is_published_before_it_is_visible_is_marked_all_the_same() -
     Ok(())
 }
 
-/// Commits that wait for the daemon, whose marks wait for them: said, not waited for in silence.
+/// The daemon's marks wait for commits that wait for the daemon. The daemon says so, and does not wait in silence.
 #[tokio::test]
 async fn a_daemon_that_is_taken_for_a_synchronous_standby_says_so_and_goes_on_once_it_is_not() -> Result<()> {
     let scene = waiting_for("*").await?;
@@ -220,7 +220,7 @@ async fn at_least_once_delivers_everything_too() -> Result<()> {
     for rows in 1..=10 {
         scene.insert(rows).await?;
     }
-    // Without a crash there is no reason for a duplicate.
+    // Without a crash nothing is published twice.
     scene.oracle().await?.assert_clean();
     Ok(())
 }

@@ -30,7 +30,7 @@ async fn partitioned() -> Result<(Scene, Daemon)> {
     Ok((scene, daemon))
 }
 
-/// What the clock does elsewhere.
+/// Sets the day of the rows that are inserted from now on.
 async fn it_is(scene: &Scene, day: &str) -> Result<()> {
     let default = format!("ALTER TABLE order_outbox ALTER created_at SET DEFAULT '{day} 12:00Z'");
     Ok(scene.client.batch_execute(&default).await?)

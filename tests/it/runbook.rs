@@ -54,7 +54,7 @@ async fn after_position_lost_republish_unmarked_loses_and_repeats_nothing_where_
     scene.assert_exactly_whatever_the_order(9).await
 }
 
-/// What was committed while there was none cannot be streamed, and comes from the table.
+/// Postgres cannot stream what was committed without a publication. These rows come from the table.
 #[tokio::test]
 async fn after_a_publication_was_dropped_and_made_again_republish_unmarked_loses_and_repeats_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
@@ -69,8 +69,8 @@ async fn after_a_publication_was_dropped_and_made_again_republish_unmarked_loses
     scene.assert_exactly_whatever_the_order(9).await
 }
 
-/// With `mark = "none"` nothing tells what is published: `from-now`, and the rows after the last events are inserted
-/// again by hand.
+/// With `mark = "none"` the table does not tell what is published. The way back is `from-now`, and a person inserts the
+/// rows after the last events again.
 #[tokio::test]
 async fn after_slot_missing_without_marks_from_now_and_inserting_again_lose_and_repeat_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?.with("mark = \"none\"\nbackfill = \"none\"");
@@ -117,7 +117,7 @@ async fn after_a_second_partition_another_position_topic_and_from_slot_lose_and_
     Ok(())
 }
 
-/// `recover` refuses here, so it is the way by hand: a source of another name.
+/// `recover` refuses here. The way back is by hand: a source of another name.
 #[tokio::test]
 async fn after_position_regressed_a_source_of_another_name_loses_and_repeats_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
@@ -171,7 +171,7 @@ async fn after_a_move_to_another_cluster_republish_unmarked_loses_and_repeats_no
     copy_rows(&scene.client, &there).await?;
     let slot = scene.slot();
     create_publication(&there, &slot).await?;
-    // A slot came with it, or the halt would be that there is none.
+    // The other server has a slot of this name, or the daemon would halt because the slot is missing.
     there.query_one("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await?;
     scene.client = there;
     scene.postgres = other.postgres;
@@ -182,7 +182,7 @@ async fn after_a_move_to_another_cluster_republish_unmarked_loses_and_repeats_no
     scene.assert_exactly_whatever_the_order(9).await
 }
 
-/// Postgres 15 knows no failover slots: the promoted standby has none, and the rows are in the table.
+/// Postgres 15 has no failover slots. The promoted standby has the rows, and no slot.
 #[tokio::test]
 async fn after_a_promotion_without_the_slot_republish_unmarked_loses_and_repeats_nothing() -> Result<()> {
     let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15)).await?;

@@ -1,4 +1,4 @@
-//! Sessions that the server, or somebody there, would end.
+//! Sessions that the server ends, or that an administrator ends there.
 
 use anyhow::{Result, bail, ensure};
 use testbed::{Version, eventually};

@@ -31,7 +31,7 @@ async fn status_shows_a_source_before_while_and_after_a_daemon_runs() -> Result<
     assert_eq!(running["slot"]["active"], true, "{running}");
     assert_eq!(running["unpublished_rows"], 0, "{running}");
     assert!(codes(&running).is_empty(), "{running}");
-    // And the daemon goes on: nothing of it was fenced.
+    // The daemon goes on: status has fenced none of its producers.
     scene.insert(3).await?;
     scene.oracle().await?.assert_clean();
     assert!(!daemon.lines().iter().any(|line| line.contains("kafka-fenced")), "status fenced the daemon");

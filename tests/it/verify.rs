@@ -199,7 +199,7 @@ async fn records_out_of_order_are_found_by_time_and_strictly_by_a_column() -> Re
         let offender = &found["offenders"][0];
         assert_eq!((&offender["kind"], offender["id"].as_str()), (&"out_of_order".into(), Some(ids[1].as_str())));
     }
-    // Of another key they may be anywhere.
+    // The order between two keys does not matter.
     scene.client.execute("DELETE FROM order_outbox", &[]).await?;
     let (code, _, err) = scene.command(&["verify", "--order-by", "payload"]).await?;
     assert!(code == 2 && err.contains("config-invalid") && err.contains("jsonb"), "{code}: {err}");
@@ -211,7 +211,7 @@ async fn since_leaves_out_what_is_older_on_both_sides() -> Result<()> {
     let scene = Scene::shared().await?;
     let key = Uuid::new_v4();
     let hours = Duration::from_secs(2 * 3600);
-    // Purged long ago, and a row whose record the topic has let go.
+    // One row was purged long ago, and the topic has let the record of another one go.
     publish(&scene, &Uuid::new_v4().to_string(), key, hours)?;
     row(&scene, "order_outbox", key, "2h").await?;
     event(&scene, key).await?;

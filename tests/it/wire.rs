@@ -26,7 +26,7 @@ fn url(scene: &Scene, parameters: &str) -> String {
     if url.contains('?') { format!("{url}&{parameters}") } else { format!("{url}?{parameters}") }
 }
 
-/// Rows go through with this URL.
+/// A daemon that connects with this URL publishes rows.
 async fn streams(scene: &mut Scene, url: &str) -> Result<()> {
     let daemon = scene.daemon_at(url)?;
     wait_ready(&daemon).await;

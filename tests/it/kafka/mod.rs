@@ -148,7 +148,7 @@ impl Source {
     }
 }
 
-/// A transactional producer that is none of ours, with an open transaction.
+/// A transactional producer that belongs to no daemon, with an open transaction.
 pub(crate) fn foreign(brokers: &str, topic: &str) -> BaseProducer {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)

@@ -1,4 +1,4 @@
-//! Publishing a batch: all of it or nothing, and whose fault it was.
+//! Publishing a batch: all of it or nothing, and which row was at fault.
 
 use testbed::proxy::Direction;
 
@@ -96,7 +96,7 @@ async fn rows_that_the_broker_finds_too_large_are_suspected_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_the_broker_finds_too_large_are_known_one_by_one() {
     let (source, mut rows) = with_too_large_rows().await;
-    // However many verdicts come at once, each is right, and leaving those rows out ends in success.
+    // Several rows can be refused at once. Each refusal names its row, and the batch without these rows succeeds.
     for _ in 0..2 {
         match source.producer_with(Batching::OneByOne).publish(&rows, source.position("1")) {
             Ok(_) => break,

@@ -7,7 +7,7 @@ use testbed::{Daemon, Kafka, SmallDisk, eventually, kafka::Builder, workload};
 
 use crate::scene::{PATIENCE, Scene, start, wait_true};
 
-/// Brokers of the test's own. What they do not answer is given up soon.
+/// Brokers of the test's own, and a source that soon gives up a request that they do not answer.
 async fn own_kafka(kafka: Builder) -> Result<Scene> {
     Ok(Scene::on_own_kafka(kafka)
         .await?
@@ -90,10 +90,10 @@ async fn a_broker_whose_disk_is_full_is_waited_for() -> Result<()> {
     let taken = disk.fill()?;
     ensure!(taken > 0, "the disk was full before");
     let before = daemon.lines().len();
-    // Enough for a log to need another page.
+    // So many rows that a log needs another page.
     workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 2_000, 50).await?;
     wait_retry(&daemon, before).await?;
-    // Kafka gives up a log directory that it cannot write to, and itself when that was the last.
+    // A broker gives up a log directory to which it cannot write, and ends when that was its last one.
     eventually(PATIENCE, || async {
         ensure!(scene.kafka.has_ended(0)?, "the broker goes on with its disk full");
         Ok(())

@@ -25,8 +25,8 @@ fn ahead(line: &str) -> Option<i64> {
     i64::try_from(since(logged)?).ok()?.checked_sub_unsigned(since(SystemTime::now())?)
 }
 
-/// Neither negative nor beyond reason. A row's age is told by this clock against that of Postgres, so it can be wrong
-/// by as much as these differ, and no more.
+/// The lag is neither negative nor beyond reason. The daemon tells a row's age by this clock and Postgres' own, so the
+/// age is wrong by the difference of the two clocks, and by no more.
 async fn ensure_sane_lag(daemon: &Daemon, jump: i64) -> Result<()> {
     let seconds = metric(daemon, "outboxd_replication_lag_seconds").await?;
     ensure!((0.0..=jump.max(0) as f64 + 90.0).contains(&seconds), "a lag of {seconds} s, {jump} s ahead");
@@ -45,7 +45,7 @@ async fn a_clock_that_jumps_by_hours_changes_nothing() -> Result<()> {
         clock.set(jump)?;
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            // From before the jump to now there may have been no report.
+            // The daemon may not have reported since the jump.
             ensure_sane_lag(&daemon, HOURS).await?;
         }
         // It goes on without a new session,

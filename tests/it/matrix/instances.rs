@@ -12,7 +12,8 @@ const INSTANCES: usize = 3;
 /// Enough that every instance is hit in every way.
 const ROUNDS: usize = 20;
 
-/// One that leads and others that stand by, and their role. One that is stopped loses its session after this time.
+/// One instance that leads, others that stand by, and their role. An instance that is stopped loses its session after
+/// this time.
 async fn instances(scene: &Scene, wal_sender_timeout: &str) -> Result<(Vec<Daemon>, String)> {
     let role = role_with(scene, &[&format!("wal_sender_timeout = '{wal_sender_timeout}'")]).await?;
     let leader = scene.daemon_as(&role)?;
@@ -93,7 +94,7 @@ async fn three_instances_under_a_random_killer() -> Result<()> {
             }
             _ => {
                 daemon.term()?;
-                // One that has just begun has no ear for signals yet.
+                // A daemon that has just begun does not handle the signal yet, and ends by it.
                 daemon.wait_status(PATIENCE).await?;
                 daemon.start_again()?;
             }

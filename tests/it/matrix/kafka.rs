@@ -143,7 +143,7 @@ async fn the_delivery_mode_switched_back_and_forth_under_load() -> Result<()> {
     load.stop().await?;
     scene.kafka_lines.clear();
     let _daemon = scene.daemon()?;
-    // Each change was after a drain: there is no reason for a duplicate.
+    // Each change came after a drain, so nothing is published twice.
     scene.oracle().await?.assert_clean();
     Ok(())
 }

@@ -7,7 +7,7 @@ use testbed::{Daemon, Proxy, proxy::Direction};
 
 use crate::scene::{Scene, role_with, wait_ready, wait_true};
 
-/// A daemon that reaches Postgres through a proxy, as a role whose walsender gives up after a second.
+/// A daemon that reaches Postgres through a proxy, as a role whose walsender gives up after two seconds.
 async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon, String)> {
     let proxy = Proxy::start(scene.postgres.port()?)?;
     let role = role_with(scene, &["wal_sender_timeout = '2s'"]).await?;

@@ -176,7 +176,7 @@ async fn marks_that_are_denied_are_made_up_for_once_they_are_allowed() -> Result
 
 #[tokio::test]
 async fn marks_are_durable_whatever_the_role_prefers() -> Result<()> {
-    // The longest that a commit may wait for the disk when nobody asks for it.
+    // A commit that does not ask for the disk waits for it as long as this.
     let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15).setting("wal_writer_delay", "10s")).await?;
     scene.client.batch_execute("ALTER ROLE outboxd SET synchronous_commit = off").await?;
     let daemon = scene.streaming().await?;
@@ -187,7 +187,7 @@ async fn marks_are_durable_whatever_the_role_prefers() -> Result<()> {
         scene.start_postgres_again().await?;
         wait_ready(&daemon).await;
     }
-    // What was confirmed is never sent again: a lost mark would stay.
+    // Postgres never sends again what was confirmed, so a lost mark would stay lost.
     scene.oracle().await?.assert_clean();
     Ok(())
 }
@@ -203,7 +203,7 @@ async fn a_server_whose_log_has_no_room_left_is_waited_for() -> Result<()> {
     let load = Load::builder(&scene.postgres.superuser_url(&scene.database), "order_outbox", &scene.aggregate);
     let load = load.writers(2).per_second(20).start();
     scene.insert(3).await?;
-    // Somebody's slot that nobody reads keeps the log until the disk is full.
+    // A slot that nobody reads keeps the log until the disk is full.
     scene.client.batch_execute("SELECT pg_create_physical_replication_slot('forgotten', true)").await?;
     let filler = scene.postgres.client(&scene.database).await?;
     filler.batch_execute("CREATE TABLE filler (text text)").await?;
@@ -213,7 +213,7 @@ async fn a_server_whose_log_has_no_room_left_is_waited_for() -> Result<()> {
     let full =
         || std::fs::read_to_string(&log).map(|log| log.contains("PANIC") && log.contains("No space left on device"));
     eventually(PATIENCE, || async { if full()? { Ok(()) } else { bail!("the server has room still") } }).await;
-    // It may come back by itself, with the next segment it needs as its end; or its recovery may fail.
+    // The server may restart by itself and need one more segment, or its recovery may fail.
     let _ = scene.postgres.kill9();
     scene.postgres.resize_wal(200)?;
     scene.start_postgres_again().await?;

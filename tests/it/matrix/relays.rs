@@ -75,7 +75,7 @@ async fn two_instances_that_are_killed_and_paused_while_they_set_up() -> Result<
         second.resume()?;
     }
     load.stop().await?;
-    // The load has run since before the slot was there, and so been backfilled in part.
+    // The load began before the slot was there, so a part of its rows was backfilled.
     scene.oracle_whatever_the_order().await?.assert_clean();
     Ok(())
 }

@@ -51,7 +51,7 @@ async fn a_failover_slot_carries_the_source_over_to_the_standby() -> Result<()> 
     scene.oracle().await?.assert_clean();
     scene.postgres.stop_immediate().await?;
     standby.promote().await?;
-    // There is no second life for a slot that names a standby that is gone.
+    // With the name of a standby that is gone, the slot would wait for ever.
     let alone = standby.client("postgres").await?;
     alone.batch_execute("ALTER SYSTEM SET synchronized_standby_slots = ''").await?;
     alone.batch_execute("SELECT pg_reload_conf()").await?;
@@ -61,8 +61,8 @@ async fn a_failover_slot_carries_the_source_over_to_the_standby() -> Result<()> 
     scene.assert_exactly(15).await
 }
 
-/// A standby that has the slot, but has stopped to receive before the last rows were published: nothing made the primary
-/// wait for it (`synchronized_standby_slots`).
+/// A standby that has the slot, and has stopped to receive before the last rows were published. The primary
+/// did not wait for it, since `synchronized_standby_slots` is empty.
 pub(crate) async fn promoted_without_the_last_rows() -> Result<(Scene, Daemon)> {
     let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V17)).await?.with("failover = true");
     scene.client.batch_execute("SELECT pg_create_physical_replication_slot('standby', true)").await?;
@@ -94,7 +94,7 @@ pub(crate) async fn promoted_without_the_last_rows() -> Result<(Scene, Daemon)> 
     scene.postgres = Host::Own(standby);
     halts(&daemon, "history-diverged").await?;
     drop(daemon);
-    // The halted daemon's own way in is gone with the proxy: the next one has the new primary's address.
+    // The halted daemon knows the proxy's address, which is gone: the next daemon has the new primary's.
     let daemon = scene.daemon()?;
     halts(&daemon, "history-diverged").await?;
     Ok((scene, daemon))

@@ -5,8 +5,9 @@ use testbed::{Audit, Daemon, Expect, reader, workload};
 
 use crate::scene::{Scene, halts, streams_again, wait_code};
 
-/// A transaction of 600 rows, of which each fifth is in a table of the publication that is none of the source's, and the
-/// others in two that are. Row 401 goes to a topic that does not exist yet; six of those before cannot become records.
+/// A transaction of 600 rows. Each fifth is in a table that is published and does not belong to the source, the others
+/// are in the two tables of the source. Row 401 goes to a topic that does not exist yet, and six rows before it cannot
+/// become records.
 async fn split(scene: &Scene) -> Result<()> {
     let late = late_aggregate(scene);
     let (aggregate, poison) = (&scene.aggregate, "not a topic!");
@@ -53,7 +54,7 @@ fn lines(scene: &Scene, tables: &str, on_poison: &str) -> String {
     )
 }
 
-/// Killed at row 401, with what came before it published.
+/// A daemon that was killed at row 401 and has published what came before it.
 async fn killed_within(scene: &Scene) -> Result<Daemon> {
     let daemon = scene.streaming().await?;
     split(scene).await?;
@@ -67,7 +68,7 @@ async fn killed_within(scene: &Scene) -> Result<Daemon> {
     Ok(daemon)
 }
 
-/// The rows of the tables against the topic, the late one and the dead letters.
+/// Holds the rows of the tables against the three topics: the usual one, the late one and the dead letters.
 async fn all_once(scene: &Scene, tables: &[&str], records: usize) -> Result<Audit> {
     for table in tables {
         scene.wait_marked(table).await;
@@ -96,7 +97,7 @@ async fn a_split_transaction_is_resumed_at_its_row_under_another_order_of_tables
     Ok(())
 }
 
-/// Tables join through the same door: what is left of the transaction is published first, through the old slot.
+/// Before a table joins, the old slot publishes what is left of the transaction.
 #[tokio::test]
 async fn a_table_joins_a_source_that_was_killed_within_a_transaction_of_that_table() -> Result<()> {
     let mut scene = three_tables().await?;

@@ -41,7 +41,7 @@ async fn a_bulk_insert_whose_publication_is_killed_at_some_row() -> Result<()> {
     scene.assert_exactly(30_000).await
 }
 
-/// Of 200 MB, where the daemon may take 128: what holds here holds for any size.
+/// The transaction has 200 MB, and the daemon may take 128 MiB. What holds here holds for any size.
 #[tokio::test]
 async fn a_transaction_larger_than_the_memory_allowed_stays_within_it() -> Result<()> {
     let scene = Scene::shared().await?;

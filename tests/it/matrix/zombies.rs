@@ -1,4 +1,4 @@
-//! Producers of an instance that was given up, and what of theirs still arrives: number 79.
+//! Producers of an instance that another has replaced, and their requests that arrive late: number 79.
 
 use anyhow::{Result, ensure};
 use rdkafka::{
@@ -50,7 +50,8 @@ async fn a_zombie_with_more_producers_than_its_successor_is_fenced_with_all_of_t
     let mut scene = Scene::shared().await?;
     let daemon = scene.published(3).await?;
     stop(&daemon).await?;
-    // As a version would that publishes with three producers in turn: this one publishes with the first alone.
+    // A version that publishes with three producers in turn has these two as well; this version publishes with the
+    // first alone.
     let zombies: Vec<BaseProducer> = (1..3)
         .map(|number| {
             let mut config = ClientConfig::new();

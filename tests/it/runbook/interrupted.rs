@@ -27,10 +27,10 @@ async fn a_recovery_that_is_killed_at_each_of_its_steps_is_run_again_and_loses_a
     halts_again(&daemon, "slot-ahead").await?;
     let mut killed = 0;
     for step in ["fencing every daemon", "writing the position", "dropping the slot"] {
-        // Once the position says `creating` there is no halt to see, and a person insists.
+        // Once the position says `creating`, recover finds no halt, and goes on only with --force.
         let command = recovering(&scene, "republish-unmarked", &["--force"])?;
         command.wait_for_line(|line| line.contains(step), PATIENCE).await?;
-        // The last one may be done before the signal comes.
+        // The last step may be done before the signal comes.
         killed += usize::from(command.kill9().is_ok());
     }
     assert!(killed > 1, "{killed} were killed");
@@ -39,8 +39,8 @@ async fn a_recovery_that_is_killed_at_each_of_its_steps_is_run_again_and_loses_a
     scene.assert_exactly_whatever_the_order(14).await
 }
 
-/// The slot cannot be made while a transaction is open: there it is killed, the old slot dropped and the position
-/// `creating`.
+/// Postgres makes no slot while a transaction is open. There `recover` is killed: it has dropped the old slot, and the
+/// position says `creating`.
 async fn from_now_killed_half_way() -> Result<(Scene, Daemon)> {
     let mut scene = Scene::shared().await?;
     let daemon = scene.stopped().await?;
@@ -57,7 +57,7 @@ async fn from_now_killed_half_way() -> Result<(Scene, Daemon)> {
     command.kill9()?;
     ensure!(!command.lines().iter().any(|line| line.contains("done:")), "it was done before it was killed");
     open.batch_execute("ROLLBACK").await?;
-    // The walsender may have made the slot by then, before it finds that nobody wants it.
+    // The walsender may make the slot all the same, before it finds that its client is gone.
     wait_true(&scene.client, &waits.replace("> 0", "= 0")).await;
     Ok((scene, daemon))
 }
@@ -82,7 +82,7 @@ async fn from_now_that_was_interrupted_and_not_run_again_loses_nothing() -> Resu
     Ok(())
 }
 
-/// Runs `recover` on a terminal, on which this is typed. Exit code and everything that stood there.
+/// Runs `recover` on a terminal and types this. Gives back the exit code and everything that the terminal showed.
 fn on_a_terminal(scene: &Scene, typed: &str) -> Result<(i32, String)> {
     let path = std::env::temp_dir().join(format!("outboxd-{}.toml", unique("terminal")));
     std::fs::write(&path, scene.config().replace("{http}", "off"))?;

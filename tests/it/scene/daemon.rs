@@ -62,19 +62,19 @@ pub(crate) async fn stop(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// The daemon, which runs, halts with this code; the line that says so.
+/// Waits until a daemon that runs has halted with this code. Gives back the log line with the code.
 pub(crate) async fn halts(daemon: &Daemon, code: &str) -> Result<String> {
     assert_eq!(daemon.wait_exit(PATIENCE).await?, 3, "{}", tail(daemon));
     wait_code(daemon, code).await
 }
 
-/// The daemon, which has ended, is started again and halts with this code.
+/// Starts a daemon that has ended, and waits until it has halted with this code.
 pub(crate) async fn halts_again(daemon: &Daemon, code: &str) -> Result<()> {
     daemon.start_again()?;
     halts(daemon, code).await.map(drop)
 }
 
-/// The daemon, which has ended, is started again and streams.
+/// Starts a daemon that has ended, and waits until it streams.
 pub(crate) async fn streams_again(daemon: &Daemon) -> Result<()> {
     daemon.start_again()?;
     wait_ready(daemon).await;
@@ -89,7 +89,7 @@ impl Metrics {
         Ok(Self(daemon.http_get("/metrics").await?.1))
     }
 
-    /// The value of the first series whose name, and labels as far as they are given, are these.
+    /// The value of the first series that has this name. Labels may follow: `name{label="value"`.
     pub(crate) fn value(&self, series: &str) -> Result<f64> {
         let is_it = |line: &&str| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(['{', ',', '}', ' ']));
         let line = self.0.lines().find(is_it);

@@ -25,13 +25,13 @@ pub(crate) use self::{
 /// Longest wait for anything that should take seconds at most; machines are shared and slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Longest wait for an answer of Kafka's to a producer that is no daemon.
+/// The longest that a producer of the test's own waits for Kafka.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The one table of most scenes.
 pub(crate) const TABLE: &[&str] = &["order_outbox"];
 
-/// Lines for `[[source]]`: what a running source looks at now and then, and its second attempts, come soon.
+/// Lines for `[[source]]`: the source advances, reports and tries again after a short time.
 pub(crate) const QUICK: &str = "[source.timeouts]\nidle_advance = \"200ms\"\nstatus = \"200ms\"\nbackoff_max = \"1s\"";
 
 /// A server of the test's own, which it may stop, or one that all tests share.
@@ -126,14 +126,14 @@ impl Scene {
         })
     }
 
-    /// A line more for the source, such as `mark = "none"`.
+    /// Adds a line to the source, such as `mark = "none"`.
     pub(crate) fn with(mut self, line: &str) -> Self {
         self.source_lines.push_str(line);
         self.source_lines.push('\n');
         self
     }
 
-    /// A line more for Kafka.
+    /// Adds a line to `[kafka]`.
     pub(crate) fn with_kafka(mut self, line: &str) -> Self {
         self.kafka_lines.push_str(line);
         self.kafka_lines.push('\n');
@@ -228,12 +228,12 @@ impl Scene {
         self.audit(Expect::Tables(TABLE)).await
     }
 
-    /// The same, where the order is best effort, as it is of rows that come from the table.
+    /// The same for rows that a backfill took from the table, whose order is best effort.
     pub(crate) async fn oracle_whatever_the_order(&self) -> Result<Audit> {
         Ok(self.oracle().await?.whatever_the_order())
     }
 
-    /// The oracle is content, and the topic has this many records.
+    /// Asserts that the oracle finds no difference, and that the topic has this many records.
     pub(crate) async fn assert_exactly(&self, records: usize) -> Result<()> {
         let audit = self.oracle().await?;
         audit.assert_clean();

@@ -1,4 +1,4 @@
-//! The position topic, as somebody reads or writes it who is no daemon.
+//! The position topic, read and written by the test instead of a daemon.
 
 use anyhow::Result;
 use rdkafka::{

@@ -18,7 +18,7 @@ pub(crate) async fn wait_true(client: &Client, query: &str) {
     .await;
 }
 
-/// One row of a key of its own, inserted by this session, in its transaction if it has one.
+/// Inserts one row of a key of its own by this session, in its transaction if one is open.
 pub(crate) async fn insert_one(scene: &Scene, session: &Client) -> Result<Uuid> {
     insert_one_into(scene, session, "order_outbox").await
 }
@@ -47,7 +47,7 @@ pub(crate) async fn role_with(scene: &Scene, settings: &[&str]) -> Result<String
     Ok(role)
 }
 
-/// What a source needs in its database: the publication of its table.
+/// Makes the publication that a source of this table needs.
 pub(crate) async fn create_publication(client: &Client, name: &str) -> Result<()> {
     let create = format!(
         "CREATE PUBLICATION {name} FOR TABLE order_outbox \
@@ -56,7 +56,7 @@ pub(crate) async fn create_publication(client: &Client, name: &str) -> Result<()
     Ok(client.batch_execute(&create).await?)
 }
 
-/// What becomes of the slot and the publication, and of the sessions on them.
+/// What a test does to the slot, the publication and the sessions that use them.
 impl Scene {
     /// The slot's name, which is the publication's as well.
     pub(crate) fn slot(&self) -> String {
@@ -68,14 +68,14 @@ impl Scene {
         Ok(())
     }
 
-    /// The slot passes over everything that is in the log.
+    /// Moves the slot past everything that is in the log.
     pub(crate) async fn advance_slot(&self) -> Result<()> {
         let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
         self.client.query_one(advance, &[&self.slot()]).await?;
         Ok(())
     }
 
-    /// The slot's log goes on and is removed, on a server that keeps one megabyte for it.
+    /// Writes so much log that a server with `max_slot_wal_keep_size = 1MB` removes what the slot needs.
     pub(crate) async fn lose_slot(&self) -> Result<()> {
         for _ in 0..4 {
             self.client.batch_execute("SELECT pg_logical_emit_message(true, '', 'x'); SELECT pg_switch_wal()").await?;
