@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::scene::{Scene, stop};
+use crate::scene::{PATIENCE, Scene, stop};
 
 /// The one source, as `--json` shows it.
 async fn status(scene: &Scene) -> Result<Value> {
@@ -75,11 +75,9 @@ async fn a_side_that_cannot_be_reached_takes_only_its_own_numbers_away() -> Resu
 async fn a_publication_that_changed_is_told_before_anybody_starts() -> Result<()> {
     let scene = Scene::shared().await?;
     let daemon = scene.streaming().await?;
-    daemon.term()?;
-    daemon.wait_exit(PATIENCE).await?;
+    stop(&daemon).await?;
     assert_eq!(codes(&status(&scene).await?), Vec::<&str>::new());
-    let alter = format!("ALTER PUBLICATION {} SET (publish = 'insert, update')", scene.slot());
-    scene.client.batch_execute(&alter).await?;
+    scene.alter_publication("SET (publish = 'insert, update')").await?;
     assert_eq!(codes(&status(&scene).await?), ["publication-changed"]);
     Ok(())
 }
