@@ -122,14 +122,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Says what is being waited for once that takes longer than a second: a spinner on a terminal, else plain lines.
+/// Says what we wait for, once it takes longer than a second: a spinner on a terminal, else plain lines.
 pub struct Progress {
     done: Option<mpsc::Sender<()>>,
     shown: Option<JoinHandle<()>>,
 }
 
 impl Progress {
-    /// Until the returned value is dropped.
+    /// Shows it until the returned value is dropped.
     #[must_use]
     pub fn start(what: &str) -> Self {
         let (done, wait) = mpsc::channel::<()>();

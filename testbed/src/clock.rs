@@ -14,8 +14,8 @@ use crate::artifacts;
 
 const SOURCE: &str = include_str!("clock/jump.c");
 
-/// The clock of processes that run with [`Clock::environment`]. Their monotonic clock is never touched, and nobody
-/// else's wall clock is.
+/// The wall clock of processes that run with [`Clock::environment`]. It changes neither their monotonic clock nor the
+/// wall clock of other processes.
 #[derive(Debug)]
 pub struct Clock {
     ahead: NamedTempFile,
@@ -23,7 +23,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// One that is right. Needs a C compiler.
+    /// A clock that shows the right time. Needs a C compiler.
     pub fn new() -> Result<Self> {
         let mut hasher = DefaultHasher::new();
         SOURCE.hash(&mut hasher);
@@ -44,7 +44,7 @@ impl Clock {
         self.ahead.as_file().write_all_at(&seconds.to_ne_bytes(), 0).context("setting a clock")
     }
 
-    /// For the processes that are to go by it.
+    /// The environment of the processes that shall use it.
     #[must_use]
     pub fn environment(&self) -> [(&'static str, String); 2] {
         let path = |path: &std::path::Path| path.to_string_lossy().into_owned();

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Mounts and waits for the end of its input, that is, of whoever started it; then takes all away, even what is in use.
+/// Mounts, and waits for the end of its input, which comes when the process ends that started it. Then it unmounts and
+/// removes everything, even what is in use.
 const KEEPER: &str = r#"
 mount -t tmpfs -o "size=$2,mode=0777" testbed "$1" && echo mounted || exit 1
 trap '' HUP INT TERM
@@ -86,7 +87,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Its input ends; it needs nothing else.
+        // The end of its input is enough for it to clean up.
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
     }

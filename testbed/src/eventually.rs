@@ -1,4 +1,4 @@
-//! Waiting for a condition, never for luck.
+//! Tests wait for a condition, and never for a fixed time.
 
 use std::{
     fmt::Display,
@@ -8,7 +8,7 @@ use std::{
 /// Tries `attempt` every 10 ms, then less often, until it gives `Ok`, whose value is returned.
 ///
 /// # Panics
-/// With the last error when `deadline` has passed: a test says what it waited for, not that it waited.
+/// With the last error when `deadline` has passed, so that a test says what it waited for.
 #[track_caller]
 pub fn eventually<T, E, A, F>(deadline: Duration, mut attempt: A) -> impl Future<Output = T>
 where

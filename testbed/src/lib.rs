@@ -19,7 +19,7 @@
 //! |---|---|
 //! | [`postgres`] | [`Postgres`]: majors 15 to 18; settings, pg_hba lines, TLS; every way to stop; standbys, restored disks |
 //! | [`kafka`] | [`Kafka`]: KRaft, one broker or several; topics; stop, kill, pause each broker; [`kafka::wire`]: faults at one request; [`kafka::rights`]: users and ACLs |
-//! | [`daemon`] | [`Daemon`]: the binary under test, its lines, signals, exit code, HTTP, memory and processor time |
+//! | [`daemon`] | [`Daemon`]: the binary under test, its lines, signals, exit code, HTTP and memory |
 //! | [`proxy`] | [`Proxy`]: delay, hold, drop, cut, reset, slice, limit |
 //! | [`clock`] | [`Clock`]: a daemon's wall clock, to be set while it runs |
 //! | [`disk`] | [`SmallDisk`]: a disk to be filled up |

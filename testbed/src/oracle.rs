@@ -36,7 +36,7 @@ pub struct Audit {
     pub duplicates: usize,
     /// Rows without a record.
     pub missing: usize,
-    /// Records whose `event_id` is no expected row's, or who have none.
+    /// Records whose `event_id` belongs to no expected row, and records without one.
     pub unknown: usize,
     /// Records whose `seq` is below one that came before in the same key.
     pub out_of_order: usize,
@@ -122,7 +122,7 @@ struct Row {
     transaction: Option<String>,
 }
 
-/// Reads both sides, each as it is now: let the daemon come to rest before.
+/// Reads both sides, each as it is now. The daemon should be at rest.
 pub async fn audit(client: &Client, expect: Expect<'_>, brokers: &str, topics: &[&str]) -> Result<Audit> {
     let records = read_committed(brokers, topics).await?;
     audit_records(client, expect, &records).await
@@ -186,7 +186,7 @@ fn judge_records<'a>(audit: &mut Audit, rows: &HashMap<String, Row>, records: &'
             audit.duplicates += 1;
             let first = format!("{}-{}@{}", first.topic, first.partition, first.offset);
             audit.offend(|| format!("duplicate: {id} at {first} and at {}", place()));
-            // A repeated record is late by nature; that is counted once, as what it is.
+            // A repeated record comes late as well; it is counted once, as a duplicate.
             continue;
         }
         seen.insert(id, record);
@@ -228,7 +228,7 @@ fn judge_rows(audit: &mut Audit, rows: &HashMap<String, Row>, seen: &HashSet<&st
     }
 }
 
-/// At the top of the value, or where an envelope puts the payload.
+/// Finds the payload: at the top of the value, or where an envelope puts it.
 fn seq_of_value(value: Option<&[u8]>) -> Option<i64> {
     let value: Value = serde_json::from_slice(value?).ok()?;
     [Some(&value), value.get("payload"), value.get("data")].into_iter().flatten().find_map(|v| v.get("seq")?.as_i64())

@@ -1,6 +1,6 @@
 //! A TCP proxy that does to a connection what networks do.
 //!
-//! It runs on a thread and a runtime of its own, so a test's runtime that blocks or ends does not hold it up.
+//! It runs on a thread and a runtime of its own, so it goes on when a test's runtime blocks or ends.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -34,7 +34,7 @@ pub enum Flow {
     /// They go on.
     #[default]
     Pass,
-    /// They stay unread: the sender's window fills up, and all goes on, nothing lost, when this ends.
+    /// They stay unread, and the sender's window fills up. When this ends, all bytes go on, and none is lost.
     Hold,
     /// They are read and thrown away. Cut the connection afterwards: what follows would make no sense.
     Drop,
@@ -136,7 +136,7 @@ impl Proxy {
         self.change(direction, |way| way.flow = flow);
     }
 
-    /// [`Flow::Hold`]: as a cable that is pulled.
+    /// [`Flow::Hold`]: no byte passes, as when a cable is pulled.
     pub fn blackhole(&self, direction: Direction) {
         self.flow(direction, Flow::Hold);
     }

@@ -73,7 +73,7 @@ pub async fn read_committed(brokers: &str, topics: &[&str]) -> Result<Vec<Record
 /// Up to which offset each partition of a topic has been read.
 pub type Ends = BTreeMap<(String, i32), i64>;
 
-/// The same beyond `ends`, which move on: what a long run has judged already is not read again.
+/// The same beyond `ends`, which then move on, so that a long run does not read again what it has judged.
 pub async fn read_committed_after(brokers: &str, topics: &[&str], ends: &mut Ends) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -148,7 +148,7 @@ fn scan_topic(
     }
     reader.assign(&assignment)?;
     let mut last = Instant::now();
-    // The stable end was past our target before we began, so the first "end" of a partition is at or past it.
+    // The stable end was past our target before we began, so the first "end of partition" is reported at or past it.
     while !open.is_empty() {
         match reader.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {

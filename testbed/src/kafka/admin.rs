@@ -16,7 +16,7 @@ use rdkafka::{
 use super::{Broker, Kafka};
 use crate::postgres::blocking;
 
-/// A JVM takes three seconds to be there, on a machine that has nothing else to do.
+/// A JVM takes three seconds to start on an idle machine.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
 impl Kafka {
@@ -50,7 +50,7 @@ impl Kafka {
         blocking(move || {
             let client = metadata_client(&brokers)?;
             until(Duration::from_secs(10), || {
-                // All topics: asking for one by name could create it again where that is automatic.
+                // This asks for all topics. A broker that creates topics by itself would create one that is asked for by name.
                 let metadata = client.fetch_metadata(None, Duration::from_secs(5))?;
                 if metadata.topics().iter().any(|t| t.name() == name) {
                     bail!("topic {name} is still there");
@@ -94,7 +94,7 @@ impl Kafka {
     pub async fn wait_ready(&self) -> Result<()> {
         let started = Instant::now();
         for broker in &self.brokers {
-            // librdkafka backs off after a refused connection, so let it begin when there is something to reach.
+            // librdkafka backs off after a refused connection, so it begins when the port is open.
             while TcpStream::connect((Ipv4Addr::LOCALHOST, broker.port())).is_err() {
                 broker.check_running()?;
                 if started.elapsed() > READY_WITHIN {

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use super::Builder;
 use crate::{artifacts, ports, process::Guarded, proxy::Proxy};
 
-/// Any 16 bytes in base64url.
+/// The cluster's id: any 16 bytes in base64url.
 const CLUSTER_ID: &str = "dGVzdGJlZC1jbHVzdGVyMQ";
 
 /// The directory of the cluster's metadata log.
@@ -188,7 +188,7 @@ fn properties(node: Node, cluster: &[Node], logs: &Path) -> String {
     };
     let replicas = cluster.iter().filter(|n| n.role != Role::Controller).count().min(3);
     let in_sync = replicas.div_ceil(2);
-    // Records carry the times of their rows, which tests may set to any year: nothing goes by age.
+    // Records carry the times of their rows, which tests may set to any year. So no record is removed for its age.
     let mut text = format!(
         "process.roles={roles}
 node.id={id}

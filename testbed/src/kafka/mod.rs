@@ -163,7 +163,7 @@ impl Kafka {
         })
     }
 
-    /// `bootstrap.servers` of those who are to go through the proxies; see [`Builder::proxied`].
+    /// `bootstrap.servers` of clients that shall go through the proxies; see [`Builder::proxied`].
     pub fn proxied_brokers(&self) -> Result<String> {
         let addresses = (0..self.len()).map(|i| Ok(self.proxy(i)?.address())).collect::<Result<Vec<_>>>()?;
         Ok(addresses.join(","))

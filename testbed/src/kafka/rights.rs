@@ -17,7 +17,7 @@ const DELETE_ACLS: i16 = 31;
 const DESCRIBE_TRANSACTIONS: i16 = 65;
 const TRANSACTIONAL_ID_NOT_FOUND: i16 = 105;
 
-/// What a right is on.
+/// What a right is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource<'a> {
     /// One topic.
@@ -26,7 +26,7 @@ pub enum Resource<'a> {
     TransactionalIds(&'a str),
 }
 
-/// What somebody may do, by the protocol's numbers.
+/// What a user may do, with the numbers of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Right {

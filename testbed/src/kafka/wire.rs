@@ -79,9 +79,9 @@ impl Trap {
 /// A frame in the proxy's hands.
 #[derive(Debug)]
 pub struct Caught {
-    /// Of the broker (from 0).
+    /// The broker's number, from 0.
     pub broker: usize,
-    /// Of the request.
+    /// The request's version.
     pub version: i16,
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -133,14 +133,14 @@ impl Wire {
                 }
             });
         }
-        // A thread of its own, so that a test's runtime that blocks or ends does not hold it up.
+        // It has a thread of its own, so that it goes on when the test's runtime blocks or ends.
         std::thread::Builder::new().name("wire-proxy".into()).spawn(move || {
             let _ = runtime.block_on(stopped);
         })?;
         Ok(Self { ports: pairs.iter().map(|&(_, port)| port).collect(), shared, _stop: stop })
     }
 
-    /// `bootstrap.servers` of those who are to go through it.
+    /// `bootstrap.servers` of clients that shall go through it.
     #[must_use]
     pub fn brokers(&self) -> String {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
@@ -211,7 +211,7 @@ impl Connection {
     async fn carry(self, mut client: TcpStream, mut server: TcpStream) -> Result<()> {
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        // Outside of the futures that read into them, so that nothing is lost when one of these is dropped.
+        // The buffers live outside of the futures that fill them, so that dropping a future loses nothing.
         let (mut requests, mut answers) = (Frames::default(), Frames::default());
         let orphan = {
             let (mut from_client, mut to_client) = client.split();
@@ -296,7 +296,7 @@ impl Connection {
 
     fn hand_over(&self, trap: Armed, version: i16) -> mpsc::UnboundedReceiver<Order> {
         let (orders, received) = mpsc::unbounded_channel();
-        // A trap that nobody waits at any more is as one that was forgotten.
+        // When the test no longer waits for this trap, the frame goes on.
         let _ = trap.caught.send(Caught { broker: self.broker, version, orders });
         received
     }
@@ -324,7 +324,7 @@ async fn deliver_late(mut held: Held, answers: &mut Frames, server: &mut TcpStre
     Ok(())
 }
 
-/// Nothing that holds these locks can panic half-way, so a poisoned one is whole.
+/// No code panics while it holds one of these locks, so the value of a poisoned one is complete.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

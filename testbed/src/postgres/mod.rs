@@ -340,7 +340,7 @@ impl Child {
 
 async fn connect(config: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(config, NoTls).await?;
-    // It ends with the client, or with the server; the client's next call then says so.
+    // The connection ends with the client or the server. The next call of the client then fails.
     tokio::spawn(connection);
     Ok(client)
 }

@@ -74,7 +74,7 @@ impl LoadBuilder {
         for _ in 0..self.writers {
             let writer = Writer::new(self.clone(), stop.clone(), committed.clone());
             writers.spawn(async move {
-                // Said at once: whoever waits for progress would not ask for the result before.
+                // The error is printed at once: a test that waits for progress does not ask for the result before.
                 writer.run().await.inspect_err(|error| eprintln!("testbed: a writer ended: {error:#}"))
             });
         }
@@ -175,7 +175,7 @@ impl Writer {
                     client = self.connect().await?;
                     match ended_committed(&client, attempt.tx).await {
                         Ok(committed) => break committed,
-                        // A server that crashes again and again.
+                        // The server may crash again meanwhile.
                         Err(error) if ends_session(&error, &client) => {}
                         Err(error) => return Err(error),
                     }
@@ -197,7 +197,7 @@ impl Writer {
         Ok(self.done)
     }
 
-    /// Whether it was committed. An error leaves that open.
+    /// Whether the transaction was committed. An error does not tell.
     async fn write(&self, client: &mut Client, attempt: &mut Attempt) -> Result<bool> {
         let (table, aggregate_type) = (&self.what.table, &self.what.aggregate_type);
         let mut transaction = client.transaction().await?;
@@ -242,7 +242,7 @@ impl Writer {
     }
 }
 
-/// Whether the session is over. The server's last words come before the end of the connection is known.
+/// Whether the session is over. The server's last message arrives before the client knows that the connection ended.
 fn ends_session(error: &anyhow::Error, client: &Client) -> bool {
     let said = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error);
     client.is_closed() || said.is_some_and(|said| matches!(said.severity(), "FATAL" | "PANIC"))

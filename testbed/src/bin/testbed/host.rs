@@ -27,7 +27,7 @@ impl Processor {
 pub(crate) fn thread_times(pid: u32) -> Result<Vec<(String, f64)>> {
     let mut times: Vec<(String, f64)> = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end while we look.
+        // A thread may end before its file is read.
         let Ok((name, time)) = stat(&task?.path().join("stat")) else { continue };
         match times.iter_mut().find(|(known, _)| *known == name) {
             Some((_, sum)) => *sum += time.as_secs_f64(),
@@ -55,7 +55,7 @@ fn stat(path: &std::path::Path) -> Result<(String, Duration)> {
     Ok((name, Duration::from_millis((ticks(11)? + ticks(12)?) * 10)))
 }
 
-/// Where and with what a result came to be.
+/// The machine and the commit that a result comes from.
 pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) processor: String,
@@ -63,13 +63,13 @@ pub(crate) struct Host {
     pub(crate) memory_gib: u64,
     pub(crate) kernel: String,
     pub(crate) load: String,
-    /// Short, with `+` when what is measured or measures had changes.
+    /// Short, with `+` when the measured or the measuring code has changes that are not committed.
     pub(crate) commit: String,
     /// `2024-01-15T10:30:00Z`
     pub(crate) date: String,
 }
 
-/// Documents and results may change while a run goes on.
+/// Where a change makes a result another one. Documents and results may change while a run goes on.
 const MEASURED: [&str; 5] = [":/src", ":/testbed", ":/Cargo.toml", ":/Cargo.lock", ":/.cargo"];
 
 impl Host {
@@ -112,7 +112,7 @@ impl Host {
     }
 }
 
-/// What a command says; nothing when it cannot be run.
+/// What a command prints; nothing when it cannot be run.
 fn output(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
     output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())

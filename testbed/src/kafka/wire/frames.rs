@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Whole frames out of a stream, size included. Dropping [`Frames::next`] half-way loses nothing.
+/// Splits a stream into whole frames, size included. When [`Frames::next`] is dropped half-way, no byte is lost.
 #[derive(Debug, Default)]
 pub(super) struct Frames(Vec<u8>);
 
@@ -46,13 +46,13 @@ impl Request {
     }
 }
 
-/// Of an answer: the number that its request had.
+/// The correlation id of an answer: the number that its request had.
 pub(super) fn correlation(frame: &[u8]) -> Result<i32> {
     let id = frame.get(4..8).and_then(|id| id.first_chunk::<4>()).context("an answer without header")?;
     Ok(i32::from_be_bytes(*id))
 }
 
-/// Of an answer: what follows the correlation id.
+/// What follows the correlation id of an answer.
 pub(super) fn body(frame: &[u8]) -> Vec<u8> {
     frame.get(8..).unwrap_or_default().to_vec()
 }

@@ -1,5 +1,5 @@
-//! Comes to rest, and holds tables against topics. What was audited is then forgotten, so that memory stays bounded
-//! however long the run is: a record that comes again later is one that no row explains.
+//! Waits for rest, and holds tables against topics. It then forgets what it has audited, so that memory stays bounded
+//! however long the run is. A record that comes again later counts as unknown.
 
 use std::time::{Duration, Instant};
 
@@ -46,11 +46,11 @@ impl Auditor {
             let client = stage.postgres.client(source.database).await?;
             let mut audit = self.judge(stage, source, &client).await?;
             if !is_clean(&audit) {
-                // A partition's new leader may know less of its end for a moment; what is wrong stays wrong.
+                // A partition's new leader may report a lower end for a moment. A real difference stays.
                 tokio::time::sleep(LEADERS_SETTLE).await;
                 audit = self.judge(stage, source, &client).await?;
             }
-            // What the writers counted is a witness of its own: the audit reads the tables.
+            // The audit reads the tables. What the writers counted is a second witness.
             ensure!(
                 audit.rows as u64 == written.rows,
                 "{}: the writers committed {} rows, the table has {}",
@@ -72,7 +72,7 @@ impl Auditor {
         Ok(clean)
     }
 
-    /// Moves on only past what is clean.
+    /// Audits one source. The next audit begins where this one ended, if this one is clean.
     async fn judge(&mut self, stage: &Stage, source: &Source, client: &Client) -> Result<Audit> {
         let mut ends = self.ends.clone();
         let records = read_committed_after(&stage.kafka.brokers(), &[source.topic], &mut ends).await?;
@@ -88,7 +88,7 @@ fn is_clean(audit: &Audit) -> bool {
     audit.is_clean() && audit.records == audit.rows
 }
 
-/// Until everything is published and marked, and the slot is confirmed up to here.
+/// Waits until everything is published and marked, and the slot is confirmed up to the present end of the log.
 async fn rest(stage: &Stage, number: usize) -> Result<()> {
     let source = &SOURCES[number];
     let client = stage.postgres.client(source.database).await?;

@@ -24,7 +24,7 @@ impl Deck {
         Fault::of(kind, &mut self.random)
     }
 
-    /// Until the next fault: mostly short, sometimes long enough that all is well again.
+    /// The time until the next fault. It is mostly short, and sometimes long enough for all faults to be healed.
     pub(crate) fn pause(&mut self, mean: Duration) -> Duration {
         let longest = if self.random.u8(..8) == 0 { mean * 6 } else { mean * 3 / 2 };
         longest.mul_f64(self.random.f64())

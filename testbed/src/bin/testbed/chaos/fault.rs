@@ -48,7 +48,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Resource {
     Daemon(usize),
-    /// One at a time: with two of three away nothing can be written, which has a card of its own.
+    /// One broker at a time: with two of three away nothing can be written, and that is a fault of its own.
     Brokers,
     Postgres,
     Rows(usize),
@@ -141,17 +141,17 @@ pub(crate) struct Fault {
     /// Which daemon, broker or source.
     pub(crate) target: usize,
     pub(crate) lasts: Duration,
-    /// Where a network has two.
+    /// Which direction of a network.
     pub(crate) direction: Direction,
-    /// Whatever else there is to choose.
+    /// A random number for all other choices.
     pub(crate) choice: usize,
 }
 
 impl Fault {
-    /// Of this kind, everything else left to chance.
+    /// A fault of this kind. All the rest is random.
     pub(crate) fn of(kind: Kind, random: &mut fastrand::Rng) -> Self {
         let longest = Kind::ALL.iter().find(|(known, ..)| *known == kind).map_or(0, |(.., longest)| *longest);
-        // Short ones too: what matters happens in milliseconds.
+        // Short faults are wanted too: many races take milliseconds.
         let lasts = if random.u8(..3) == 0 { longest } else { longest / 10 };
         let directions = [Direction::ToServer, Direction::ToClient, Direction::Both];
         Self {

@@ -18,10 +18,11 @@ use super::{
 
 const SIGTERM: i32 = 15;
 
-/// A fast shutdown that takes longer is held up by somebody.
+/// A fast shutdown that takes longer than this is held up by a daemon.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(30);
 
-/// Whether it happened: a stranger may not get to a broker that is down. An error is a failure of the run.
+/// Whether the fault happened. A foreign producer, for instance, cannot reach a broker that is down. An error is a
+/// failure of the run.
 pub(crate) async fn inflict(stage: &Stage, fault: Fault) -> Result<bool> {
     use Kind as K;
     match fault.kind {
@@ -42,7 +43,7 @@ pub(crate) async fn inflict(stage: &Stage, fault: Fault) -> Result<bool> {
             let query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
             return terminate(stage, query, testbed::postgres::ROLE).await;
         }
-        // A server that is restarted meanwhile lets go of the rows; they were locked all the same.
+        // A restart of the server ends the locks early. The rows were locked all the same.
         K::LockRows => return Ok(lock_rows(stage, fault).await.unwrap_or(false)),
         K::CutPostgres
         | K::DelayPostgres
@@ -73,7 +74,7 @@ async fn hit_daemon(stage: &Stage, fault: Fault) -> Result<()> {
     } else {
         daemon.term()?;
         let status = daemon.wait_status(PATIENCE).await?;
-        // One that has just begun has no ear for signals yet.
+        // A daemon that has just begun does not handle the signal yet, and ends by it.
         let drained = status.success() || status.signal() == Some(SIGTERM);
         ensure!(drained, "daemon {} ended with {status} after SIGTERM", fault.target);
     }
@@ -133,7 +134,7 @@ async fn terminate(stage: &Stage, query: &str, whose: &str) -> Result<bool> {
     Ok(client.query_one(query, &[&whose]).await?.get::<_, i64>(0) > 0)
 }
 
-/// Takes every unmarked row that it can get, again and again.
+/// Locks every unmarked row that it can get, again and again.
 async fn lock_rows(stage: &Stage, fault: Fault) -> Result<bool> {
     let source = &SOURCES[fault.target];
     let mut client = stage.postgres.client(source.database).await?;
@@ -165,7 +166,7 @@ async fn hit_network(proxy: &Proxy, fault: Fault) {
     }
     sleep(lasts).await;
     if matches!(kind, K::SwallowPostgres | K::SwallowKafka) {
-        // What follows would make no sense.
+        // The bytes that follow would make no sense to either side.
         proxy.reset();
     }
     proxy.heal();

@@ -1,4 +1,4 @@
-//! Strangers in the cluster.
+//! Foreign producers in the cluster.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Takes one of the source's transactional ids, as a second daemon of the same name would.
 pub(crate) async fn fence(brokers: String, fault: Fault) -> bool {
-    // Mostly the one that publishes; the other two only fence.
+    // It takes mostly the id that publishes; the other two only fence.
     let id = format!("outboxd-{}-{}", SOURCES[fault.target].name, fault.choice.saturating_sub(3));
     in_a_thread(move || stranger(&brokers, &id).map(|_| ())).await
 }
@@ -41,7 +41,7 @@ fn stranger(brokers: &str, id: &str) -> Result<BaseProducer> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("transactional.id", id)
-        // If nobody aborts it, the broker does.
+        // If this abort fails, the broker aborts the transaction.
         .set("transaction.timeout.ms", "10000")
         .set("message.timeout.ms", "10000")
         .set("log_level", "0")

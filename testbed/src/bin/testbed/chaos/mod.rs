@@ -7,7 +7,7 @@
 //!                    └──────────── faults, dealt from a seeded deck ───────┘
 //! ```
 //! Every few minutes all faults are healed, everything comes to rest, and tables and topics are compared. The exit code
-//! is 0 only if every audit is clean. A seed repeats the faults and their order; the moments are the machine's.
+//! is 0 only if every audit is clean. A seed repeats the faults and their order, and not their moments.
 
 mod audit;
 mod deck;

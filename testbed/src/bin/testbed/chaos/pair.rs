@@ -32,7 +32,7 @@ const TOPIC: &str = "takeover.events";
 /// Sessions that write.
 const WRITERS: u32 = 4;
 
-/// What to build it of.
+/// What the pair is made of.
 pub(crate) struct Plan<'a> {
     pub(crate) outboxd: &'a Path,
     pub(crate) brokers: usize,
@@ -82,12 +82,12 @@ impl Pair {
         Ok(Self { postgres, kafka, client, leader, standby })
     }
 
-    /// After a takeover.
+    /// Leader and standby have changed places.
     pub(crate) fn swap(&mut self) {
         std::mem::swap(&mut self.leader, &mut self.standby);
     }
 
-    /// Until the standby leads.
+    /// Waits until the standby leads.
     pub(crate) async fn standby_ready(&self) -> Result<Instant> {
         let started = Instant::now();
         while !is_ready(&self.standby).await {

@@ -155,7 +155,7 @@ impl Run {
         Ok(clean)
     }
 
-    /// Deals a fault, once what it hits is free.
+    /// Deals a fault, and waits until no other fault has what it hits.
     async fn next_fault(&mut self, pause: Duration) -> Result<()> {
         tokio::time::sleep(self.deck.pause(pause)).await;
         let fault = self.deck.deal();
@@ -202,7 +202,7 @@ impl Run {
         self.stage.heal()
     }
 
-    /// No daemon ends, no source halts, no writer gives up.
+    /// Fails when a daemon has ended, a source has halted or a writer has given up.
     fn check(&mut self, writers: &mut Writers) -> Result<()> {
         writers.check()?;
         self.reap_ended()?;

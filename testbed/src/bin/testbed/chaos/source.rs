@@ -52,7 +52,7 @@ impl Source {
         Ok(client.batch_execute(&publication).await?)
     }
 
-    /// Its section of the configuration. Everything is impatient, so that much happens in little time; batches are
+    /// Its section of the configuration. All timeouts are short, so that much happens in little time. Batches are
     /// small, so that large transactions are split.
     pub(crate) fn config(&self, postgres: &str) -> String {
         let Self { name, database, table, .. } = self;

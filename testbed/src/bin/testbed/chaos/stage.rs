@@ -20,7 +20,7 @@ pub(crate) const BROKERS: usize = 3;
 /// Partitions of each topic at first.
 const PARTITIONS: usize = 3;
 
-/// And at most.
+/// Partitions of each topic at most.
 pub(crate) const MAX_PARTITIONS: usize = 8;
 
 /// Longest wait for anything; machines are shared and slow.
@@ -38,7 +38,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn start(outboxd: &Path, version: Version) -> Result<Self> {
         let postgres = Postgres::builder(version)
-            // Often enough that a crash forgets a little of the slots, and not all of it.
+            // With checkpoints so often, a crash forgets only a little of what the slots had confirmed.
             .setting("checkpoint_timeout", "30s")
             .setting("max_connections", "200")
             .start();
@@ -62,7 +62,7 @@ impl Stage {
             let config = config(&proxy.address(), &brokers);
             daemons.push(Daemon::builder(outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()?);
             proxies.push(proxy);
-            // The first one leads everywhere; the faults will see to it that this does not last.
+            // The first daemon leads all sources until the first faults.
             if daemons.len() == 1 {
                 wait_state(&daemons[0], "streaming", PATIENCE).await?;
             }
@@ -71,7 +71,7 @@ impl Stage {
         Ok(Self { postgres, kafka, proxies, daemons, partitions })
     }
 
-    /// No network fault is left.
+    /// Ends all network faults.
     pub(crate) fn heal(&self) -> Result<()> {
         self.proxies.iter().for_each(Proxy::heal);
         for broker in 0..BROKERS {

@@ -55,7 +55,7 @@ enum Ending {
     Stop,
 }
 
-/// Since the signal.
+/// Times since the signal.
 #[derive(Debug, Clone, Copy)]
 struct Takeover {
     ready: Duration,
@@ -122,7 +122,7 @@ async fn watch_standby(pair: &Pair, time: Duration) -> Result<Idle> {
 async fn repeat(pair: &mut Pair, load: &mut Load, ending: Ending, times: u32) -> Result<Vec<Takeover>> {
     let mut takeovers = Vec::new();
     for n in 1..=times {
-        // At any moment of the standby's rhythm.
+        // The pause is random, so that the fault meets any phase of the standby's attempts.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1_000..2_000))).await;
         let ended = Instant::now();
         match ending {
@@ -140,7 +140,7 @@ async fn repeat(pair: &mut Pair, load: &mut Load, ending: Ending, times: u32) ->
             Ending::Kill => pair.leader.start_again()?,
             Ending::Stop => pair.leader.resume()?,
         }
-        // Whoever led before stands by, and has nothing to say.
+        // The former leader stands by.
         wait_state(&pair.leader, "standby", PATIENCE).await?;
         pair.swap();
     }

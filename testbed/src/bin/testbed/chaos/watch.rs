@@ -122,5 +122,5 @@ impl Seen {
     }
 }
 
-/// Of each source.
+/// What was seen of each source.
 pub(crate) type AllSeen = [Seen; SOURCES.len()];

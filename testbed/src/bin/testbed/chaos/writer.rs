@@ -184,7 +184,7 @@ impl Writer {
         (0..rows).map(next).collect()
     }
 
-    /// Whether it was committed. An error leaves that open.
+    /// Whether the transaction was committed. An error does not tell.
     async fn write(&self, client: &mut Client, tx: Uuid, rows: &[Row], shape: Shape) -> Result<bool> {
         let mut transaction = client.transaction().await?;
         if shape.has_savepoint {
@@ -217,7 +217,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits for the next transaction; now and then for so long that the source is idle.
+    /// Waits until the next transaction is due. Now and then it waits so long that the source is idle.
     async fn rest(&mut self) {
         let pause = if self.random.u16(..1_000) == 0 {
             Duration::from_millis(self.random.u64(2_000..6_000))
@@ -256,7 +256,7 @@ impl Writer {
     }
 }
 
-/// Whether the session has ended: its last words come a moment before.
+/// Whether the session has ended. The server's last message arrives a moment before the connection ends.
 async fn is_lost(client: &Client) -> bool {
     let until = Instant::now() + Duration::from_secs(5);
     while !client.is_closed() && Instant::now() < until {

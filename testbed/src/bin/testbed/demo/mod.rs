@@ -88,7 +88,7 @@ fn start_daemon(outboxd: Option<PathBuf>, servers: &Servers) -> Result<Daemon> {
     builder.start()
 }
 
-/// The cast.
+/// All that takes part.
 struct Demo {
     screen: Screen,
     servers: Servers,
@@ -226,7 +226,7 @@ impl Demo {
         for offender in &total.first_offenders {
             self.screen.print(&format!("  {offender}"));
         }
-        // What the writers counted is a witness of its own: the audit reads the tables.
+        // The audit reads the tables. What the writers counted is a second witness.
         let complete = total.rows as u64 == self.written.rows();
         if !complete {
             self.screen.print(&format!("the writers committed {} rows, the tables differ", self.written.rows()));

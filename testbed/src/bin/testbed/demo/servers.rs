@@ -53,7 +53,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// Records of somebody else in our topics would only fail the audit.
+    /// Foreign records in our topics would make the audit fail.
     async fn refuse_leftovers(&self) -> Result<()> {
         if self.own_kafka().is_some() {
             return Ok(());
@@ -93,7 +93,7 @@ impl Servers {
         format!("{postgres}; {kafka} at {}", self.kafka().brokers())
     }
 
-    /// Takes what the demo made off servers that stay.
+    /// Removes what the demo made from servers that are not ours.
     pub(crate) async fn clean_up(self) -> Result<()> {
         if let Server::Named(postgres) = &self.postgres {
             let client = postgres.client("postgres").await?;

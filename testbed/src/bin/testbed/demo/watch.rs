@@ -32,7 +32,7 @@ impl Consumer {
         let consumer = Self { records: Arc::default(), first: Arc::default() };
         let seen = consumer.clone();
         tokio::spawn(async move {
-            // An error means only that nothing came for a while; the runtime's end is the end of it.
+            // An error means only that nothing came for a while. The task ends with the runtime.
             loop {
                 if let Ok((record, _)) = follower.next(Duration::from_secs(3600)).await {
                     seen.take(record);
