@@ -41,7 +41,7 @@ deny: ## licences, sources and duplicate versions of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check licenses bans sources
 
-alerts: ## the alert rules against their tests, by promtool; without it, that fails where CI is set
+alerts: ## the alert rules against their tests; where CI is set, it fails without promtool
 	@command -v promtool >/dev/null || ./testbed/install-promtool || true
 	@if command -v promtool >/dev/null; then promtool test rules config/prometheus-alerts.test.yml; \
 	else echo "promtool is not installed: the alert rules are not tested"; test -z "$$CI"; fi
