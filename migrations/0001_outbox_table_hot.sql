@@ -1,9 +1,9 @@
--- The outbox table in another shape, on which marks are HOT updates: each stays within its page and writes no index.
--- For mark = "update" where marking is what limits the rate; docs/operations.md ("Marks that stay within their page")
--- tells what it gains and costs, and how a table that exists comes to this shape.
+-- The outbox table in another shape, on which marks are HOT updates: each mark stays within its page and writes no
+-- index. It is for mark = "update" where marking limits the rate. docs/operating/marks.md says what it gains and
+-- costs, and how a table that exists comes to this shape.
 --
--- `setup` does not run this file. Write your table's name in place of order_outbox, run it with psql before `setup`,
--- and `setup` makes the rest: it leaves a table that exists as it is.
+-- `setup` does not run this file. Write your table's name in place of order_outbox, and run the file with psql before
+-- `setup`. `setup` leaves a table that exists as it is, and makes the rest.
 
 CREATE TABLE order_outbox (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -20,9 +20,8 @@ CREATE TABLE order_outbox (
     autovacuum_vacuum_scale_factor = 0.02
 );
 
--- No index may name published_at, neither as a column nor in its WHERE. A BRIN index may since Postgres 16, and finds
--- the pages with unpublished rows for metrics and backfill. Postgres 15 has nothing of the kind: there both read the
--- whole table.
+-- No index may name published_at, neither as a column nor in its WHERE. Since Postgres 16 a BRIN index may, and it
+-- finds the pages with unpublished rows for metrics and backfill. On Postgres 15 both read the whole table.
 DO $$
 BEGIN
     IF current_setting('server_version_num')::int >= 160000 THEN

@@ -9,7 +9,7 @@ pub(super) fn check(table: &TableInfo, column: &str, cost: &MarkCost, findings: 
     if cost.is_least() {
         findings.ok(&about, text);
     } else {
-        let hint = "where marks limit the rate, see docs/operations.md, \"Marks that stay within their page\"";
+        let hint = "where marks limit the rate, see docs/operating/marks.md";
         findings.note(&about, text, hint);
     }
 }

@@ -71,7 +71,7 @@ async fn cost_so_far(client: &Client) -> MarkCost {
     mark_cost(client, &table(client, "order_outbox").await, "published_at").await.unwrap()
 }
 
-/// `cargo test --test it hot::the_fuller -- --nocapture` prints the table of `docs/operations.md`.
+/// `cargo test --test it hot::the_fuller -- --nocapture` prints the table of `docs/operating/marks.md`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fuller_the_pages_the_fewer_marks_of_a_backlog_are_hot() {
     let mut shares = Vec::new();
@@ -123,8 +123,8 @@ async fn the_daemon_marks_by_hot_updates_and_check_says_so() -> Result<()> {
             && output.contains("order_outbox_created_at_idx covers published_at; each mark writes 1 index entries"),
         "{output}"
     );
-    assert!(output.contains("hint: where marks limit the rate, see docs/operations.md"), "{output}");
-    // docs/operations.md has these statements for a table that exists.
+    assert!(output.contains("hint: where marks limit the rate, see docs/operating/marks.md"), "{output}");
+    // docs/operating/marks.md has these statements for a table that exists.
     scene.insert(100).await?;
     scene.client.batch_execute("DROP INDEX CONCURRENTLY order_outbox_created_at_idx").await?;
     scene.client.batch_execute("ALTER TABLE order_outbox SET (fillfactor = 50)").await?;

@@ -1,4 +1,4 @@
-//! Retention by partitions that are dropped, as `docs/operations.md` has it.
+//! Retention by partitions that are dropped, as `docs/operating/retention.md` has it.
 
 use anyhow::Result;
 use testbed::{Daemon, Expect, eventually};

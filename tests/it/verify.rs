@@ -349,7 +349,7 @@ async fn the_object_has_its_documented_keys_and_bad_arguments_end_with_2() -> Re
     let (_, outcome) = verify(&scene, &["--wait", "0s"]).await?;
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(keys(&outcome), "clean sources");
-    let documented = include_str!("../../docs/operations.md");
+    let documented = include_str!("../../docs/operating/auditing.md");
     for (value, expected) in [
         (
             &outcome["sources"][0],

@@ -16,7 +16,7 @@ const LOGIN: &str = r#"[kafka.options]
 "sasl.username" = "outboxd"
 "sasl.password" = "secret""#;
 
-/// A daemon that may do what `docs/operations.md` says that it must, and nothing else.
+/// A daemon that may do what `docs/operating/privileges.md` says that it must, and nothing else.
 async fn with_the_documented_rights() -> Result<(Scene, Daemon)> {
     let scene = Scene::on_own_kafka(Kafka::builder(1).authorized(USER, "secret")).await?;
     let scene = scene.with("[source.timeouts]\nbackoff_max = \"1s\"").with_kafka(LOGIN);
