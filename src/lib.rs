@@ -83,3 +83,6 @@ pub mod verify;
 pub use config::Config;
 pub use error::{Class, Code, Error, Result};
 pub use lsn::Lsn;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! What holds the repository as a whole to itself.
+
+mod rules;
