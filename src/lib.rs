@@ -30,13 +30,14 @@
 //!
 //! # The modules
 //!
-//! In the last column "pure" knows no socket, clock or thread, "no
+//! A test holds the last column to the code (`src/tests/imports.rs`): "pure" knows no socket, clock or thread, "no
 //! server" neither Postgres nor Kafka. No two modules of the table import each other, nor do two files of `relay`.
 //!
 //! | module | in → out | knows |
 //! |---|---|---|
 //! | [`cli`] | arguments → one command → exit code; prints | no server |
 //! | [`config`] | file, flags, variables → what is validated, once | no server |
+//! | [`door`] | flags → configuration, with librdkafka's word on its own options | no Postgres |
 //! | [`error`] | what went wrong → a code, a class, a hint | pure; no server |
 //! | [`postgres`] | URL → replication stream, SQL sessions; `catalog` is the SQL | no Kafka |
 //! | [`pgoutput`] | bytes ↔ messages | pure; no server |
@@ -64,6 +65,7 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+mod door;
 pub mod error;
 pub mod http;
 mod joining;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{Class, Code, Config, Error, Result, config::Flags};
+use crate::{Class, Code, Error, Result, config::Flags, door};
 
 pub use run::Daemon;
 
@@ -74,27 +74,27 @@ impl Cli {
     fn outcome(self) -> Result<ExitCode> {
         match self.command {
             Command::Run(flags) => {
-                let config = Config::load(&flags)?;
+                let config = door::open(&flags)?;
                 on_runtime(run::run(config, run::relay))
             }
             Command::Check(args) => {
-                let config = Config::load(&args.flags)?;
+                let config = door::open(&args.flags)?;
                 on_runtime(check::check(config, args.json))
             }
             Command::Setup(args) => {
-                let config = Config::load(&args.flags)?;
+                let config = door::open(&args.flags)?;
                 on_runtime(setup::setup(config, args.options()))
             }
             Command::Status(args) => {
-                let config = Config::load(&args.flags)?;
+                let config = door::open(&args.flags)?;
                 on_runtime(status::status(config, args.json))
             }
             Command::Verify(args) => {
-                let config = Config::load(&args.flags)?;
+                let config = door::open(&args.flags)?;
                 on_runtime(verify::verify(config, args.request()))
             }
             Command::Recover(args) => {
-                let config = Config::load(&args.flags)?;
+                let config = door::open(&args.flags)?;
                 on_runtime(recover::recover(config, args.options()))
             }
         }
@@ -130,6 +130,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::Config;
 
     #[test]
     fn the_arguments_are_consistent() {

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rdkafka::{ClientConfig, error::KafkaError};
-
 use super::{
     Delivery, Kafka, Secret, names,
     section::{Item, Section, Value, show_duration},
@@ -22,32 +20,11 @@ pub(super) const KEYS: &[&str] = &[
     "options",
 ];
 
-/// librdkafka options on which the guarantees stand, or that follow from a key of ours: the option, and what to do.
-const OWNED: &[(&str, &str)] = &[
-    ("acks", "outboxd always waits for all in-sync replicas; remove it"),
-    ("auto.commit.enable", "outboxd keeps its position in the position topic; remove it"),
-    ("auto.offset.reset", "outboxd reads the position topic from its beginning; remove it"),
-    ("bootstrap.servers", "use brokers in [kafka]"),
-    ("delivery.timeout.ms", "use delivery_timeout in [kafka]"),
-    ("enable.auto.commit", "outboxd keeps its position in the position topic; remove it"),
-    ("enable.idempotence", "every producer of outboxd is idempotent; remove it"),
-    ("enable.partition.eof", "outboxd reads the position topic to its high watermark; remove it"),
-    ("group.id", "outboxd joins no consumer group; remove it"),
-    ("isolation.level", "outboxd chooses it for each reader; remove it"),
-    ("max.in.flight", "the idempotent producer bounds it; remove it"),
-    ("max.in.flight.requests.per.connection", "the idempotent producer bounds it; remove it"),
-    ("message.send.max.retries", "the idempotent producer retries until delivery_timeout in [kafka]; use that"),
-    ("message.timeout.ms", "use delivery_timeout in [kafka]"),
-    ("metadata.broker.list", "use brokers in [kafka]"),
-    ("partitioner", "outboxd partitions as Java's producers do (murmur2_random); remove it"),
-    ("request.required.acks", "outboxd always waits for all in-sync replicas; remove it"),
-    ("retries", "the idempotent producer retries until delivery_timeout in [kafka]; use that"),
-    ("transaction.timeout.ms", "use transaction_timeout in [kafka]"),
-    ("transactional.id", "it follows from name in [[source]]; remove it"),
-];
+/// Says of a librdkafka option, by name and value, why it cannot be set under `[kafka.options]`.
+pub(crate) type Judge = fn(&str, &str) -> std::result::Result<(), String>;
 
 /// Reads the cluster.
-pub(super) fn read(mut section: Section) -> Result<Kafka> {
+pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
     section.only(KEYS)?;
     let brokers = section.text("brokers")?.ok_or_else(|| section.lacks("brokers"))?;
     check_brokers(&brokers.value).map_err(|problem| brokers.refuse(problem))?;
@@ -68,7 +45,7 @@ pub(super) fn read(mut section: Section) -> Result<Kafka> {
         topic_replication: number(&mut section, "topic_replication", 32_767)?,
         transaction_timeout: timeout(&mut section, "transaction_timeout", 60)?,
         delivery_timeout: timeout(&mut section, "delivery_timeout", 30)?,
-        options: read_options(options)?,
+        options: read_options(options, judge)?,
     };
     // Rule 25: a record that is still being sent when its transaction times out could end up in the next one.
     if kafka.delivery_timeout >= kafka.transaction_timeout {
@@ -108,20 +85,16 @@ fn check_brokers(brokers: &str) -> Result<(), String> {
     Err(format!("found {brokers:?}; allowed: host:port, several with commas"))
 }
 
-fn read_options(section: Section) -> Result<Vec<(String, Secret)>> {
+fn read_options(section: Section, judge: Judge) -> Result<Vec<(String, Secret)>> {
     let mut options = Vec::new();
     flatten(section, "", &mut options)?;
     let mut seen: Vec<(String, Secret)> = Vec::with_capacity(options.len());
     for (key, item) in options {
         let refuse = |problem: String| item.refuse_as(Code::KafkaOptionInvalid, format!("{key:?}: {problem}"));
-        if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == key) {
-            return Err(refuse(format!("outboxd sets this option itself; {instead}")));
-        }
         if seen.iter().any(|(other, _)| *other == key) {
             return Err(refuse("stands twice".to_owned()));
         }
-        let set = ClientConfig::new().set(&key, &item.value).create_native_config().map(|_| ());
-        set.map_err(|error| refuse(explain(&error, &key, &item.value)))?;
+        judge(&key, &item.value).map_err(refuse)?;
         seen.push((key, Secret::new(item.value)));
     }
     Ok(seen)
@@ -151,12 +124,4 @@ fn flatten(mut section: Section, prefix: &str, options: &mut Vec<(String, Item<S
         options.push((name, item.map(|_| text)));
     }
     Ok(())
-}
-
-/// librdkafka's own words, without a value that may be a secret.
-fn explain(error: &KafkaError, key: &str, value: &str) -> String {
-    let KafkaError::ClientConfig(_, text, ..) = error else { return error.to_string() };
-    let secret = ["password", "secret", "key", "pem", "config", "certificate"].iter().any(|word| key.contains(word));
-    let text = text.trim_end_matches('\0');
-    if secret && !value.is_empty() { text.replace(value, "***") } else { text.to_owned() }
 }

@@ -9,7 +9,9 @@ use std::{
 use super::{
     Config, Flags, Http, Log, LogFormat, Source,
     document::{self, Lookup},
-    flags, kafka, names,
+    flags,
+    kafka::{self, Judge},
+    names,
     section::{Entry, Item, Origin, Section, Value},
     source, url,
 };
@@ -25,18 +27,24 @@ pub(super) const HTTP_KEYS: &[&str] = &["listen"];
 pub(super) const LOG_KEYS: &[&str] = &["format", "level"];
 
 impl Config {
-    /// Reads what the flags name, in the environment of this process.
+    /// Reads what the flags name, in the environment of this process; `judge` has the word on the options of
+    /// librdkafka, which is not known here.
     ///
     /// # Errors
     ///
     /// Class [`Config`](crate::Class::Config) for anything that cannot be read or does not make sense; the message
     /// names the place, the key, what was found and what is allowed.
-    pub fn load(flags: &Flags) -> Result<Self> {
-        Self::load_with(flags, &|name| std::env::var(name).ok())
+    pub(crate) fn load(flags: &Flags, judge: Judge) -> Result<Self> {
+        Self::written(flags, &|name| std::env::var(name).ok())?.read(flags, judge)
     }
 
     /// The same in a given environment.
+    #[cfg(test)]
     pub(crate) fn load_with(flags: &Flags, env: Lookup<'_>) -> Result<Self> {
+        Self::written(flags, env)?.read(flags, crate::kafka::judge)
+    }
+
+    fn written(flags: &Flags, env: Lookup<'_>) -> Result<Written> {
         let written = match flags.config.as_ref().filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => {
                 flags.source.none_beside_a_file()?;
@@ -47,13 +55,13 @@ impl Config {
             }
             None => Written::from_flags(flags, env)?,
         };
-        written.read(flags)
+        Ok(written)
     }
 
     /// A file's text with the flags over it, for tests.
     #[cfg(test)]
     pub(crate) fn from_text(text: &str, flags: &Flags, env: Lookup<'_>) -> Result<Self> {
-        Written::from_file(Path::new("outboxd.toml"), text, env)?.read(flags)
+        Written::from_file(Path::new("outboxd.toml"), text, env)?.read(flags, crate::kafka::judge)
     }
 }
 
@@ -112,9 +120,9 @@ impl Written {
         })
     }
 
-    fn read(mut self, flags: &Flags) -> Result<Config> {
+    fn read(mut self, flags: &Flags, judge: Judge) -> Result<Config> {
         flags.overlay(&mut self.kafka, &mut self.http, &mut self.log)?;
-        let kafka = kafka::read(self.kafka)?;
+        let kafka = kafka::read(self.kafka, judge)?;
         let around = source::Around { folder: &self.folder, position_topic: &kafka.position_topic };
         let mut names = HashSet::new();
         let mut sources: Vec<Source> = Vec::with_capacity(self.sources.len());

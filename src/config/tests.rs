@@ -179,10 +179,6 @@ fn kafka_http_and_log_are_checked_too() {
             "config-invalid: outboxd.toml:7: position_topic in [kafka]: found \"a b\"; allowed: 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'",
         ),
         (
-            "delivery_timeout = \"1m\"",
-            "config-invalid: outboxd.toml:5: delivery_timeout in [kafka] is 1m, not below transaction_timeout, which is 1m; allowed: less",
-        ),
-        (
             "topic_replication = -1",
             "config-invalid: outboxd.toml:7: topic_replication in [kafka]: found -1; allowed: a number from 0 to 32767",
         ),
@@ -212,6 +208,17 @@ fn kafka_http_and_log_are_checked_too() {
             ),
         );
     }
+}
+
+/// Rule 25.
+#[test]
+fn a_delivery_may_not_outlast_its_transaction() {
+    refuses(
+        kafka_with("delivery_timeout = \"1m\""),
+        "config-invalid: outboxd.toml:5: delivery_timeout in [kafka] is 1m, not below transaction_timeout, which is 1m; \
+         allowed: less",
+    );
+    assert!(kafka_with("delivery_timeout = \"59s\"").is_ok());
 }
 
 #[test]

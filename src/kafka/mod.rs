@@ -21,6 +21,7 @@ mod batch;
 pub mod broker;
 mod context;
 mod failure;
+mod judge;
 mod options;
 pub mod position_topic;
 mod producer;
@@ -29,7 +30,7 @@ pub mod topics;
 
 pub use batch::{Batch, Header, Outgoing};
 pub use failure::PublishFailure;
-pub use options::{owned_by_outboxd, validate};
+pub(crate) use judge::judge;
 pub use producer::{Batching, PositionRecord, Producer};
 
 use crate::error::{Code, Error, Result};

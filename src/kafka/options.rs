@@ -5,18 +5,13 @@ use std::time::Duration;
 
 use rdkafka::{
     config::{ClientConfig, RDKafkaLogLevel},
-    consumer::BaseConsumer,
     error::KafkaError,
-    producer::BaseProducer,
 };
 
-use super::{
-    context::{ProducerContext, QuietContext},
-    producer::Batching,
-};
+use super::producer::Batching;
 use crate::{
     config::{Delivery, Kafka},
-    error::{Code, Error, Result},
+    error::{Code, Error},
 };
 
 /// Largest request that we hand to a broker. The broker judges the size of a record (`max.message.bytes`), so ours is
@@ -25,71 +20,6 @@ const MESSAGE_MAX_BYTES: u32 = 104_000_000;
 
 /// What librdkafka holds at most. One transaction is far smaller; one row may be almost as large as the request.
 const QUEUE_KBYTES: u32 = 192 * 1024;
-
-/// librdkafka's name, and where outboxd sets it.
-const OWNED: &[(&str, &str)] = &[
-    ("bootstrap.servers", "it is `kafka.brokers`"),
-    ("metadata.broker.list", "it is `kafka.brokers`"),
-    ("transactional.id", "it follows from the source's `name`"),
-    ("enable.idempotence", "it follows from `kafka.delivery`"),
-    ("acks", "it follows from `kafka.delivery`"),
-    ("request.required.acks", "it follows from `kafka.delivery`"),
-    ("transaction.timeout.ms", "it is `kafka.transaction_timeout`"),
-    ("message.timeout.ms", "it is `kafka.delivery_timeout`"),
-    ("delivery.timeout.ms", "it is `kafka.delivery_timeout`"),
-    ("partitioner", "it is always Java's, murmur2_random, so that other producers agree with it"),
-    ("partitioner_cb", "it is always Java's, murmur2_random, so that other producers agree with it"),
-    ("enable.gapless.guarantee", "a failed batch is aborted as a whole, which needs it off"),
-    ("delivery.report.only.error", "outboxd counts the delivery reports"),
-    ("produce.offset.report", "outboxd counts the delivery reports"),
-    ("isolation.level", "the position is read with read_committed"),
-    ("group.id", "the position is read without a group"),
-    ("group.instance.id", "the position is read without a group"),
-    ("group.protocol", "the position is read without a group"),
-    ("enable.auto.commit", "the position is read without a group"),
-    ("auto.commit.enable", "the position is read without a group"),
-    ("enable.auto.offset.store", "the position is read without a group"),
-    ("auto.offset.reset", "the position is read from offsets that outboxd chooses"),
-    ("enable.partition.eof", "the position is read to the high watermark"),
-    ("allow.auto.create.topics", "topics are created by `outboxd setup`, or by the brokers"),
-    ("statistics.interval.ms", "see /metrics"),
-    ("log.queue", "logs go through `[log]`"),
-    ("log_level", "it is `log.level`; target `librdkafka` can have its own"),
-    ("enabled_events", "outboxd handles the events"),
-];
-
-/// Where a librdkafka option is set instead, when it is not for `[kafka.options]`.
-#[must_use]
-pub fn owned_by_outboxd(key: &str) -> Option<&'static str> {
-    OWNED.iter().find(|(owned, _)| *owned == key).map(|(_, instead)| *instead)
-}
-
-/// Lets librdkafka judge the options, alone and together. Connects to nothing.
-///
-/// # Errors
-/// [`Code::KafkaOptionInvalid`], naming the option, or what librdkafka says about the whole.
-pub fn validate(kafka: &Kafka) -> Result<()> {
-    for (key, _) in &kafka.options {
-        if let Some(instead) = owned_by_outboxd(key) {
-            return Err(Error::new(Code::KafkaOptionInvalid, format!("`{key}` cannot be set here: {instead}")));
-        }
-    }
-    if kafka.delivery_timeout >= kafka.transaction_timeout {
-        let message = format!(
-            "kafka.delivery_timeout ({:?}) must be shorter than kafka.transaction_timeout ({:?})",
-            kafka.delivery_timeout, kafka.transaction_timeout
-        );
-        return Err(Error::new(Code::ConfigInvalid, message));
-    }
-    // librdkafka checks some options when they are set and others (TLS files, combinations) when a client is made.
-    let _producer: BaseProducer<ProducerContext> = producer(kafka, "outboxd-check-0", Batching::Normal)
-        .create_with_context(ProducerContext::default())
-        .map_err(|error| refused(&error))?;
-    let _reader: BaseConsumer<QuietContext> = reader(kafka, "check", Isolation::Committed)
-        .create_with_context(QuietContext)
-        .map_err(|error| refused(&error))?;
-    Ok(())
-}
 
 /// The error of a client that could not be made: nothing but the options decides that.
 pub(super) fn refused(error: &KafkaError) -> Error {
@@ -241,8 +171,13 @@ fn millis(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::{consumer::BaseConsumer, producer::BaseProducer};
+
     use super::*;
-    use crate::config::Secret;
+    use crate::{
+        config::Secret,
+        kafka::context::{ProducerContext, QuietContext},
+    };
 
     fn kafka(options: &[(&str, &str)]) -> Kafka {
         Kafka {
@@ -257,27 +192,26 @@ mod tests {
         }
     }
 
+    /// Both clients that a source has; librdkafka looks at some options only when one is made.
+    fn make(kafka: &Kafka) -> Result<(), Error> {
+        let producer: Result<BaseProducer<ProducerContext>, _> =
+            producer(kafka, "outboxd-check-0", Batching::Normal).create_with_context(ProducerContext::default());
+        let reader: Result<BaseConsumer<QuietContext>, _> =
+            reader(kafka, "check", Isolation::Committed).create_with_context(QuietContext);
+        producer.map_err(|error| refused(&error))?;
+        reader.map(drop).map_err(|error| refused(&error))
+    }
+
     #[test]
     fn our_own_options_are_accepted_in_both_modes() {
         for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
-            validate(&Kafka { delivery, ..kafka(&[]) }).unwrap();
+            make(&Kafka { delivery, ..kafka(&[]) }).unwrap();
         }
-        validate(&kafka(&[("compression.type", "zstd"), ("linger.ms", "2"), ("security.protocol", "ssl")])).unwrap();
+        make(&kafka(&[("compression.type", "zstd"), ("linger.ms", "2"), ("security.protocol", "ssl")])).unwrap();
     }
 
     #[test]
-    fn every_owned_option_is_one_of_librdkafka_s_and_is_refused_with_what_to_do_instead() {
-        for (key, instead) in OWNED {
-            let error = validate(&kafka(&[(key, "1")])).unwrap_err();
-            assert_eq!(error.code(), Code::KafkaOptionInvalid);
-            assert!(error.detail().contains(instead), "{error}");
-            let judged = ClientConfig::new().set(*key, "").create_native_config().err().map(|error| error.to_string());
-            assert!(!judged.unwrap_or_default().contains("No such configuration property"), "{key}");
-        }
-    }
-
-    #[test]
-    fn librdkafka_judges_the_rest_and_no_value_is_shown() {
+    fn what_librdkafka_refuses_only_with_a_client_shows_no_value() {
         let cases = [
             ("compresion.type", "lz4", "No such configuration property"),
             ("linger.ms", "s3cret", "linger.ms"),
@@ -286,18 +220,12 @@ mod tests {
         ];
         for (key, value, says) in cases {
             let options = [(key, value), ("security.protocol", "ssl")];
-            let error = validate(&kafka(&options)).unwrap_err();
+            let error = make(&kafka(&options)).unwrap_err();
             assert_eq!(error.code(), Code::KafkaOptionInvalid, "{key}");
             assert!(error.detail().contains(says), "{error}");
         }
-        let error = validate(&kafka(&[("linger.ms", "s3cret")])).unwrap_err();
+        let error = make(&kafka(&[("linger.ms", "s3cret")])).unwrap_err();
         assert!(!error.detail().contains("s3cret"), "{error}");
-    }
-
-    #[test]
-    fn a_delivery_may_not_outlast_its_transaction() {
-        let slow = Kafka { delivery_timeout: Duration::from_secs(60), ..kafka(&[]) };
-        assert_eq!(validate(&slow).unwrap_err().code(), Code::ConfigInvalid);
     }
 
     #[test]

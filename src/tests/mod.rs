@@ -1,3 +1,5 @@
-//! What holds the repository as a whole to itself.
+//! Tests of the repository itself: what its files say of each other.
 
+mod imports;
+mod modules;
 mod rules;
