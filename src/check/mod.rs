@@ -187,9 +187,7 @@ pub async fn check(config: &Config) -> Findings {
 }
 
 async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> Result<()> {
-    let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
-        .connect_timeout(source.timeouts.connect)
-        .statement_timeout(source.timeouts.statement);
+    let connect = ConnectOptions::of(source);
     let session = match connect.sql("check").await {
         Ok(session) => session,
         Err(error) => {

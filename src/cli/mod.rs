@@ -83,7 +83,8 @@ impl Cli {
             }
             Command::Setup(args) => {
                 let config = door::open(&args.flags)?;
-                on_runtime(setup::setup(config, args.options()))
+                let options = args.options()?;
+                on_runtime(setup::setup(config, options))
             }
             Command::Status(args) => {
                 let config = door::open(&args.flags)?;

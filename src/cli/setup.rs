@@ -10,7 +10,7 @@ use clap::Args;
 use super::recover::by;
 use crate::{
     Code, Config, Error, Result,
-    config::{Flags, Kafka, Secret, Source, TableName},
+    config::{Flags, Kafka, PostgresUrl, Source, TableName},
     joining::{Request, SetUp},
     setup::Outcome,
     telemetry::logs,
@@ -38,15 +38,15 @@ pub(super) struct SetupArgs {
 }
 
 impl SetupArgs {
-    pub(super) fn options(&self) -> SetupOptions {
-        let admin_url = self.admin_url.clone().filter(|url| !url.is_empty());
-        let request = Request {
-            dry_run: self.dry_run,
-            admin_url: admin_url.map(Secret::new),
-            tables_join: !self.add_table.is_empty(),
-            by: by(),
-        };
-        SetupOptions { request, source: self.source.clone(), add_tables: self.add_table.clone() }
+    /// # Errors
+    /// The administrator's URL does not make sense. (A parser of clap's would repeat it, and the password with it.)
+    pub(super) fn options(&self) -> Result<SetupOptions> {
+        let admin_url = self.admin_url.as_ref().filter(|url| !url.is_empty());
+        let admin_url = admin_url.map(|url| url.parse::<PostgresUrl>()).transpose().map_err(|problem| {
+            Error::new(Code::ConfigInvalid, format!("--admin-url (OUTBOXD_ADMIN_URL): {problem}"))
+        })?;
+        let request = Request { dry_run: self.dry_run, admin_url, tables_join: !self.add_table.is_empty(), by: by() };
+        Ok(SetupOptions { request, source: self.source.clone(), add_tables: self.add_table.clone() })
     }
 }
 
@@ -111,5 +111,5 @@ fn print(source: &Source, outcome: &Outcome, out: &mut dyn Write) -> Result<()> 
 }
 
 async fn set_up(source: &Source, kafka: &Kafka, request: &Request) -> Result<Outcome> {
-    SetUp::new(source, kafka, request)?.carry_out().await
+    SetUp::new(source, kafka, request).carry_out().await
 }

@@ -7,13 +7,13 @@ use std::{
 };
 
 use super::{
-    Config, Flags, Http, Log, LogFormat, Source,
+    Config, Flags, Http, Log, LogFormat, PostgresUrl, Source,
     document::{self, Lookup},
     flags,
     kafka::{self, Judge},
     names,
     section::{Entry, Item, Origin, Section, Value},
-    source, url,
+    source,
 };
 use crate::{Code, Error, Result};
 
@@ -96,16 +96,13 @@ impl Written {
         };
         let mut section = flags.source.section(env("OUTBOXD_PASSWORD"))?;
         if flags::present(flags.source.source_name.as_ref()).is_none() {
-            let database = url::part(written).ok().and_then(|parted| parted.database);
-            let Some(database) = database else {
-                // An URL that cannot be read is reported where it is read.
-                return Err(match url::part(written) {
-                    Ok(_) => flags::missing("--source-name (OUTBOXD_SOURCE_NAME), or a database in --source-url,"),
-                    Err(problem) => Error::new(Code::ConfigInvalid, format!("{}: {problem}", section.origin)),
-                });
-            };
             let origin = section.origin.clone();
-            section.put("name", Value::Text(names::source_from_database(&database)), origin);
+            let refuse = |problem| Error::new(Code::ConfigInvalid, format!("{origin}: {problem}"));
+            let url: PostgresUrl = written.parse().map_err(refuse)?;
+            let Some(database) = url.named_database() else {
+                return Err(flags::missing("--source-name (OUTBOXD_SOURCE_NAME), or a database in --source-url,"));
+            };
+            section.put("name", Value::Text(names::source_from_database(database)), origin);
         }
         if flags::present(flags.brokers.as_ref()).is_none() {
             return Err(flags::missing_brokers());

@@ -13,7 +13,7 @@ mod source;
 mod template;
 #[cfg(test)]
 mod tests;
-mod url;
+pub(crate) mod url;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,6 +21,7 @@ pub use flags::Flags;
 pub use mapping::{CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Mapping};
 pub use template::Template;
 pub(crate) use template::TemplatePart;
+pub use url::PostgresUrl;
 
 /// Everything `run` needs, validated.
 #[derive(Debug, Clone)]
@@ -40,8 +41,8 @@ pub struct Config {
 pub struct Source {
     /// `[a-z0-9_]`, 1 to 54 characters, so that slot `outboxd_<name>` is a legal Postgres name (63 bytes).
     pub name: String,
-    /// libpq's URL form; several hosts allowed. Holds no password when `password` is set.
-    pub url: String,
+    /// Where the database is and how to log in. As it is configured it holds no password: `password` does.
+    pub url: PostgresUrl,
     /// From the URL, `password_file` or an environment variable; never logged.
     pub password: Option<Secret>,
     /// The outbox tables, in configuration order; never empty.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Config, Delivery, Kafka, Mark, Source, TableName, url};
+use super::{Config, Delivery, Kafka, Mark, Source, TableName};
 
 impl Config {
     /// One line for each source, fit for a log: no password and no value of a librdkafka option.
@@ -28,7 +28,7 @@ fn line(source: &Source, kafka: &Kafka) -> String {
         "{}: {} at {} through slot {} to {} at {}, {delivery}, mark {mark}, options [{}]",
         source.name,
         tables.join(", "),
-        url::loggable(&source.url),
+        source.url,
         source.slot,
         source.mapping.topic,
         kafka.brokers,

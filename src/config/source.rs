@@ -3,12 +3,11 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    Backfill, CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Limits, Mapping, Mark, OnPoison, Secret,
-    Source, TableName, Template, Timeouts,
+    Backfill, CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Limits, Mapping, Mark, OnPoison, PostgresUrl,
+    Secret, Source, TableName, Template, Timeouts,
     mapping::check_cloudevents_source,
     names,
     section::{Item, Section, show_bytes},
-    url,
 };
 use crate::{Error, Result};
 
@@ -110,9 +109,10 @@ fn checked(section: &mut Section, key: &str, check: fn(&str) -> Result<(), Strin
     Ok(Some(item.value))
 }
 
-fn connection(section: &mut Section, folder: &Path) -> Result<(String, Option<Secret>)> {
-    let url = section.text("url")?.ok_or_else(|| section.lacks("url"))?;
-    let parted = url::part(&url.value).map_err(|problem| url.refuse(problem))?;
+fn connection(section: &mut Section, folder: &Path) -> Result<(PostgresUrl, Option<Secret>)> {
+    let item = section.text("url")?.ok_or_else(|| section.lacks("url"))?;
+    let mut url: PostgresUrl = item.value.parse().map_err(|problem: String| item.refuse(problem))?;
+    let in_url = url.password.take();
     let written = section.text("password")?;
     let file = section.text("password_file")?;
     let twice = |item: &Item<String>, other| item.refuse(format!("the password is given twice, here and in {other}"));
@@ -120,16 +120,16 @@ fn connection(section: &mut Section, folder: &Path) -> Result<(String, Option<Se
         if written.is_some() {
             return Err(twice(item, "password"));
         }
-        if parted.password.is_some() {
+        if in_url.is_some() {
             return Err(twice(item, "the URL"));
         }
     }
-    if let (Some(item), Some(_)) = (&written, &parted.password) {
+    if let (Some(item), Some(_)) = (&written, &in_url) {
         return Err(twice(item, "the URL"));
     }
     let from_file = file.map(|item| password_file(&item, folder)).transpose()?;
-    let password = written.map(|item| item.value).or(from_file).or(parted.password);
-    Ok((parted.url, password.map(Secret::new)))
+    let password = written.map(|item| item.value).or(from_file).map(Secret::new).or(in_url);
+    Ok((url, password))
 }
 
 fn password_file(item: &Item<String>, folder: &Path) -> Result<String> {

@@ -68,7 +68,7 @@ fn a_missing_key_is_named_with_its_section() {
         "config-invalid: outboxd.toml:2: [[source]] lacks the key \"url\"",
     );
     refuses(
-        parse("[[source]]\nname = \"a\"\nurl = \"postgres://db/x\"\ntables = [\"o\"]\n[kafka]\n"),
+        parse("[[source]]\nname = \"a\"\nurl = \"postgres://u@db/x\"\ntables = [\"o\"]\n[kafka]\n"),
         "config-invalid: outboxd.toml:5: [kafka] lacks the key \"brokers\"",
     );
     refuses(
@@ -144,7 +144,7 @@ fn a_wrong_source_is_refused() {
         parse(&format!("[[source]]\nname = \"{name}\"\nurl = \"{url}\"\ntables = {tables}\n[kafka]\nbrokers = \"k\"\n"))
     };
     refuses(
-        with("Order", "postgres://db/x", "[\"o\"]"),
+        with("Order", "postgres://u@db/x", "[\"o\"]"),
         "config-invalid: outboxd.toml:2: name in [[source]]: found \"Order\"; allowed: 1 to 54 characters of a-z, 0-9 and _",
     );
     refuses(
@@ -153,18 +153,18 @@ fn a_wrong_source_is_refused() {
          postgres://user@host:5432/database?sslmode=verify-full",
     );
     refuses(
-        with("a", "postgres://db/x", "[]"),
+        with("a", "postgres://u@db/x", "[]"),
         "config-invalid: outboxd.toml:4: tables in [[source]]: found an empty list; allowed: one table or more",
     );
     refuses(
-        with("a", "postgres://db/x", "[\"o\", \"o\"]"),
+        with("a", "postgres://u@db/x", "[\"o\", \"o\"]"),
         "config-invalid: outboxd.toml:4: tables in [[source]]: o stands twice",
     );
     refuses(
-        with("a", "postgres://db/x", "\"o\""),
+        with("a", "postgres://u@db/x", "\"o\""),
         "config-invalid: outboxd.toml:4: tables in [[source]]: expected a list of strings, such as [\"order_outbox\"]",
     );
-    let source = "[[source]]\nname = \"a\"\nurl = \"postgres://db/x\"\ntables = [\"o\"]\n";
+    let source = "[[source]]\nname = \"a\"\nurl = \"postgres://u@db/x\"\ntables = [\"o\"]\n";
     refuses(
         parse(&format!("{source}{source}[kafka]\nbrokers = \"k\"\n")),
         "config-invalid: outboxd.toml:5: name in [[source]]: \"a\" stands twice",
@@ -199,7 +199,7 @@ fn kafka_http_and_log_are_checked_too() {
     }
     for brokers in ["", "k:", "k:0", "k:99999", "a,,b", "a b"] {
         let text = format!(
-            "[[source]]\nname = \"a\"\nurl = \"postgres://db/x\"\ntables = [\"o\"]\n[kafka]\nbrokers = \"{brokers}\"\n"
+            "[[source]]\nname = \"a\"\nurl = \"postgres://u@db/x\"\ntables = [\"o\"]\n[kafka]\nbrokers = \"{brokers}\"\n"
         );
         refuses(
             parse(&text),

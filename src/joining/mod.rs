@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use self::table::{Joining, Stage};
 use crate::{
     Code, Error, Result,
-    config::{Kafka, Secret, Source},
+    config::{Kafka, PostgresUrl, Source},
     postgres::{ConnectOptions, SqlSession, catalog::names::display_table},
     relay,
     setup::{self, KafkaFacts, Outcome, Plan, execute, facts},
@@ -32,8 +32,8 @@ use crate::{
 pub(crate) struct Request {
     /// Say what would be done, and change nothing.
     pub(crate) dry_run: bool,
-    /// A connection for what the daemon's own role may not do, as written: its password is within.
-    pub(crate) admin_url: Option<Secret>,
+    /// A connection for what the daemon's own role may not do; the URL holds its password.
+    pub(crate) admin_url: Option<PostgresUrl>,
     /// Tables of the source join it: it was published before, without them.
     pub(crate) tables_join: bool,
     /// Who asks, `user@host`.
@@ -50,13 +50,8 @@ pub(crate) struct SetUp<'a> {
 
 impl<'a> SetUp<'a> {
     /// Nothing is opened yet.
-    ///
-    /// # Errors
-    /// The URL does not make sense.
-    pub(crate) fn new(source: &'a Source, kafka: &'a Kafka, request: &'a Request) -> Result<Self> {
-        let own =
-            ConnectOptions::parse(&source.url, source.password.as_ref())?.connect_timeout(source.timeouts.connect);
-        Ok(Self { source, kafka, request, own })
+    pub(crate) fn new(source: &'a Source, kafka: &'a Kafka, request: &'a Request) -> Self {
+        Self { source, kafka, request, own: ConnectOptions::of(source) }
     }
 
     /// Makes what is missing, or says it.
@@ -156,7 +151,7 @@ impl<'a> SetUp<'a> {
     /// The session that makes things: the administrator's where there is one, which must lead to the source's database.
     async fn session(&self) -> Result<SqlSession> {
         let Some(admin) = &self.request.admin_url else { return self.own.sql("setup").await };
-        let admin = ConnectOptions::parse(admin.expose(), None)?;
+        let admin = ConnectOptions::to(admin);
         if admin.database() == self.own.database() {
             return admin.sql("setup").await;
         }

@@ -74,10 +74,7 @@ impl<'a> Joining<'a> {
     /// [`Code::SetupRefused`] where the tables do not tell what is published; whatever keeps us from looking.
     pub(super) async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
         require_exact(source)?;
-        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
-            .connect_timeout(source.timeouts.connect)
-            .statement_timeout(source.timeouts.statement);
-        let sql = connect.sql("setup").await?;
+        let sql = ConnectOptions::of(source).sql("setup").await?;
         require_server(&sql).await?;
         Ok(Self { source, kafka, sql })
     }

@@ -9,9 +9,9 @@ use tokio::time::timeout;
 
 use super::{
     connect::Session,
+    login::{Greeting, start},
     options::ConnectOptions,
     server_error::ServerError,
-    startup::{Greeting, start},
     stream::ReplicationStream,
     timeline::{SystemIdentity, TimelineSwitch, parse_history},
     transport::Transport,
@@ -21,7 +21,7 @@ use crate::{Code, Error, Lsn, Result};
 
 /// A connection in replication mode, between commands.
 ///
-/// Every command has a bound ([`ConnectOptions::statement_timeout`]); one that was cut off, by that or by dropping its
+/// Every command has a bound (the source's `statement` timeout); one that was cut off, by that or by dropping its
 /// future, leaves the connection unusable, and later commands say so.
 pub struct ReplicationClient {
     wire: Wire,

@@ -68,7 +68,7 @@ impl ConnectOptions {
         if !self.read_write {
             return Ok(session);
         }
-        match timeout(self.attempt_timeout(), session.is_writable()).await {
+        match timeout(self.connect_timeout, session.is_writable()).await {
             Ok(Ok(true)) => Ok(session),
             Ok(Ok(false)) => {
                 let text = format!("{host}: the server is read-only (target_session_attrs=read-write)");
@@ -90,7 +90,7 @@ impl ConnectOptions {
             };
             S::open(transport, self, purpose).await
         };
-        match timeout(self.attempt_timeout(), login).await {
+        match timeout(self.connect_timeout, login).await {
             Ok(outcome) => outcome.map_err(|error| error.about(host)),
             Err(_) => Err(silent(host)),
         }

@@ -24,20 +24,19 @@
 //! "Streaming Replication Protocol", "Error and Notice Message Fields", and libpq's "Connection Strings".
 
 pub mod catalog;
+mod certificates;
 mod client;
 mod connect;
 mod frame;
+mod login;
 mod options;
 mod server_error;
 mod session;
-mod startup;
 mod status;
 mod stream;
 mod timeline;
 mod tls;
 mod transport;
-mod url;
-mod verify;
 mod wire;
 
 pub use client::{CreateSlot, CreatedSlot, ReplicationClient};

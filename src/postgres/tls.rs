@@ -31,10 +31,10 @@ use x509_cert::{
 };
 
 use super::{
+    certificates::{Check, Verifier},
     options::{Roots, SslMode, TlsOptions},
     server_error::sqlstate,
     transport::{Stream, Transport, lost},
-    verify::{Check, Verifier},
 };
 use crate::{Code, Error, Result};
 

@@ -44,7 +44,7 @@ pub(super) fn is_tls(error: &io::Error) -> bool {
 /// Opens a plain stream to one host, trying each of its addresses within the bound for one attempt.
 pub(super) async fn dial(host: &Host, options: &ConnectOptions) -> Result<Stream> {
     let unreachable = |cause: io::Error| Error::new(Code::PostgresUnreachable, host.to_string()).because(cause);
-    let bound = options.attempt_timeout();
+    let bound = options.connect_timeout;
     let (name, port) = match host {
         Host::Unix(path) => {
             let open = timeout(bound, UnixStream::connect(path)).await.map_err(|_| late("connecting", host))?;

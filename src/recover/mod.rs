@@ -48,9 +48,7 @@ impl<'a> Recovery<'a> {
     /// # Errors
     /// [`Code::RecoverRefused`] when somebody else sets the source up or recovers it; whatever keeps us from looking.
     pub async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
-        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
-            .connect_timeout(source.timeouts.connect)
-            .statement_timeout(source.timeouts.statement);
+        let connect = ConnectOptions::of(source);
         let sql = connect.sql("recover").await?;
         require_server(&sql).await?;
         if !lock::take(&sql, &source.name).await? {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::{
-    Code, Error, Result,
+    Code, Error,
     config::{Kafka, Source},
     postgres::ConnectOptions,
     source::{position::Position, producers::PositionBytes},
@@ -33,26 +33,17 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(
-        source: &Source,
-        kafka: &Arc<Kafka>,
-        metrics: &Metrics,
-        shutdown: watch::Receiver<bool>,
-    ) -> Result<Self> {
-        let connect = ConnectOptions::parse(&source.url, source.password.as_ref())?
-            .connect_timeout(source.timeouts.connect)
-            .statement_timeout(source.timeouts.statement)
-            .max_message_bytes(source.limits.message_bytes);
-        Ok(Self {
+    pub(super) fn new(source: &Source, kafka: &Arc<Kafka>, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Self {
+        Self {
             metrics: metrics.source(&source.name),
             position_topic: Arc::from(kafka.position_topic.as_str()),
             position_key: Arc::from(source.name.as_str()),
             source: source.clone(),
             kafka: Arc::clone(kafka),
-            connect,
+            connect: ConnectOptions::of(source),
             shutdown,
             patient: true,
-        })
+        }
     }
 
     /// Resolves when the daemon is to stop.

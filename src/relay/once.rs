@@ -23,7 +23,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(200);
 pub(crate) async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
     let (_stop, shutdown) = watch::channel(false);
     let source = Source { auto_setup: true, ..source.clone() };
-    let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
+    let context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown);
     match Start::new(&context, &mut Memory::default()).impatient().run().await? {
         Step::StandBy => Err(context.in_use()),
         _ => Ok(()),
@@ -42,7 +42,7 @@ pub(crate) async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()
     // Nobody wants to wait for an idle source to say how far it is.
     source.timeouts.idle_advance = source.timeouts.idle_advance.min(DRAIN_POLL);
     source.timeouts.status = source.timeouts.status.min(DRAIN_POLL);
-    let mut context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown)?;
+    let mut context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown);
     context.patient = false;
     let sql = context.connect.sql("drain").await?;
     let relaying = context.supervise();

@@ -37,15 +37,12 @@ const IMPATIENT_TRIES: u32 = 20;
 /// Runs all sources until `shutdown` turns true and everything in flight is finished.
 ///
 /// # Errors
-/// A source's URL does not make sense, before anything is touched; or no source is left that can go on: the first
-/// halt's error.
+/// No source is left that can go on: the first halt's error.
 pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<()> {
     let kafka = Arc::new(config.kafka.clone());
-    let contexts: Vec<_> = config
-        .sources
-        .iter()
-        .map(|source| Context::new(source, &kafka, metrics, shutdown.clone()))
-        .collect::<Result<_>>()?;
+    // All before the first is started, so that no source is missing from the metrics.
+    let context = |source| Context::new(source, &kafka, metrics, shutdown.clone());
+    let contexts: Vec<_> = config.sources.iter().map(context).collect();
     let mut sources = Vec::new();
     for context in contexts {
         let span = tracing::info_span!("source", source = context.source.name);

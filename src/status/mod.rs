@@ -16,11 +16,7 @@ use std::time::Duration;
 use crate::{
     config::{Kafka, Source},
     postgres::ConnectOptions,
-    source::{
-        facts::{Look, Sides},
-        newest::Published,
-        standing::Standing,
-    },
+    source::{facts::Look, standing::Standing},
 };
 
 pub use table::print;
@@ -30,17 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks Postgres and Kafka where the source stands.
 pub async fn of(source: &Source, kafka: &Kafka) -> Standing {
-    Standing::of(source, &sides(source, kafka).await)
-}
-
-async fn sides(source: &Source, kafka: &Kafka) -> Sides {
-    let connect = ConnectOptions::parse(&source.url, source.password.as_ref()).map(|connect| {
-        connect
-            .connect_timeout(source.timeouts.connect.min(PATIENCE))
-            .statement_timeout(source.timeouts.statement.min(PATIENCE))
-    });
-    match connect {
-        Ok(connect) => Look { source, kafka, connect: &connect, patience: PATIENCE }.at("status").await,
-        Err(error) => Sides { postgres: Err(error), kafka: Ok(Published::Nothing) },
-    }
+    let connect = ConnectOptions::of(source).within(PATIENCE);
+    let sides = Look { source, kafka, connect: &connect, patience: PATIENCE }.at("status").await;
+    Standing::of(source, &sides)
 }

@@ -42,10 +42,7 @@ impl<'c> OpenSource<'c> {
     /// Connects, takes the snapshot and looks at the tables within it.
     pub(super) async fn open(number: u16, shape: Shape<'c>) -> Result<Self> {
         let config = shape.source;
-        let connect = ConnectOptions::parse(&config.url, config.password.as_ref())?
-            .connect_timeout(config.timeouts.connect)
-            .statement_timeout(config.timeouts.statement);
-        let session = connect.sql("verify").await?;
+        let session = ConnectOptions::of(config).sql("verify").await?;
         // Row security must fail an audit, not hide rows from it. The whole result is wanted, not its first tenth, and it
         // may take longer than a statement of the daemon's.
         let begin = format!(

@@ -47,7 +47,7 @@ async fn other_session(client: &Client) -> SqlSession {
     let database: String = client.query_one("SELECT current_database()::text", &[]).await.unwrap().get(0);
     let version = server::server(client).await.unwrap().major();
     let url = Postgres::shared(version.to_string().parse().unwrap()).await.unwrap().superuser_url(&database);
-    ConnectOptions::parse(&url, None).unwrap().sql("test").await.unwrap()
+    ConnectOptions::to(&url.parse().unwrap()).sql("test").await.unwrap()
 }
 
 fn ids(rows: &[(u16, Vec<Option<String>>)]) -> Vec<String> {

@@ -179,7 +179,7 @@ async fn what_is_wrong_with_server_role_or_cluster_is_named() {
     let mut healthy = Healthy::on(&server, TABLE).await;
     healthy.client.batch_execute("CREATE ROLE plain LOGIN; GRANT ALL ON order_outbox TO plain").await.unwrap();
     let database: String = healthy.client.query_one("SELECT current_database()::text", &[]).await.unwrap().get(0);
-    healthy.source().url = server.role_url("plain", &database);
+    healthy.source().url = server.role_url("plain", &database).parse().unwrap();
     healthy.source().failover = true;
     healthy.source().auto_setup = true;
     healthy.config.kafka.transaction_timeout = Duration::from_secs(3600);
@@ -196,7 +196,7 @@ async fn what_is_wrong_with_server_role_or_cluster_is_named() {
     ] {
         assert!(troubles.contains(part), "{part} is not in\n{troubles}");
     }
-    healthy.source().url = server.role_url("nobody", "postgres");
+    healthy.source().url = server.role_url("nobody", "postgres").parse().unwrap();
     let troubles = healthy.troubles().await;
     assert!(troubles[0].starts_with("failed postgres-auth-failed connection: "), "{troubles:#?}");
 }

@@ -91,6 +91,60 @@ async fn help_shows_an_example_for_each_command() -> Result<()> {
     Ok(())
 }
 
+/// URLs that libpq or outboxd would refuse, each with what the message says about it.
+const WRONG_URLS: [(&str, &str); 8] = [
+    ("postgres://127.0.0.1:1/shop?password=hunter2", "it names no user"),
+    ("postgres://u:hunter2@127.0.0.1:1/shop?gssencmode=disable", "gssencmode"),
+    ("postgres://u:hunter2@127.0.0.1:0/shop", "a port is not a number"),
+    ("postgres://u:hunter2@127.0.0.1:hunter2/shop", "a port is not a number"),
+    ("postgres://u:hunter2@127.0.0.1:1/shop?sslmode=hunter2", "sslmode must be one of"),
+    ("postgres://u:hunter2@127.0.0.1:1/shop?sslcert=c", "sslcert and sslkey"),
+    ("postgres://u:hun/ter2@127.0.0.1:1/shop", "%2F"),
+    ("mysql://u:hunter2@127.0.0.1:1/shop", "postgres://user@host"),
+];
+
+/// Runs a command that is given nothing but arguments: it ends with exit code 2, names the flag and shows no password.
+async fn refuses_url(args: &[&str], flag: &str, says: &str) -> Result<()> {
+    let daemon = Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(args).start()?;
+    let code = daemon.wait_exit(PATIENCE).await?;
+    let text = daemon.lines().join("\n");
+    ensure!(code == 2, "{args:?} ended with {code}:\n{text}");
+    for part in ["config-invalid", flag, says] {
+        ensure!(text.contains(part), "{args:?}: {part:?} is not in:\n{text}");
+    }
+    ensure!(!text.contains("hun") && !text.contains("ter2"), "{args:?} shows the password:\n{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_url_ends_every_command_before_it_begins() -> Result<()> {
+    let commands: [&[&str]; 6] = [
+        &["run"],
+        &["check"],
+        &["setup"],
+        &["status"],
+        &["verify"],
+        &["recover", "--source", "shop", "--strategy", "republish-unmarked"],
+    ];
+    for command in commands {
+        for (url, says) in WRONG_URLS {
+            let described = ["--source-url", url, "--table", "t", "--brokers", "127.0.0.1:1"];
+            refuses_url(&[command, &described].concat(), "--source-url", says).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_admin_url_ends_setup_before_it_begins() -> Result<()> {
+    let right = ["--source-url", "postgres://u@127.0.0.1:1/shop", "--table", "t", "--brokers", "127.0.0.1:1"];
+    for (url, says) in WRONG_URLS {
+        let args = [&["setup", "--admin-url", url], right.as_slice()].concat();
+        refuses_url(&args, "--admin-url", says).await?;
+    }
+    Ok(())
+}
+
 /// Runs a command on the scene's configuration to its end.
 async fn command(scene: &Scene, args: &[&str]) -> Result<(i32, String)> {
     let daemon = Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(args).config(&scene.config()).start()?;

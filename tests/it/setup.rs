@@ -35,7 +35,7 @@ impl Empty {
 
     async fn session(&self, role: &str) -> SqlSession {
         let url = self.server.role_url(role, &self.database);
-        ConnectOptions::parse(&url, None).unwrap().sql("test").await.unwrap()
+        ConnectOptions::to(&url.parse().unwrap()).sql("test").await.unwrap()
     }
 
     /// The role as `CREATE ROLE … LOGIN REPLICATION`, no more.

@@ -8,7 +8,7 @@ use outboxd::config::{Backfill, Limits, Mapping, Mark, OnPoison, Source, TableNa
 pub(crate) fn source(name: &str, url: &str, tables: &[&str]) -> Source {
     Source {
         name: name.to_owned(),
-        url: url.to_owned(),
+        url: url.parse().unwrap(),
         password: None,
         tables: tables.iter().map(|table| table_name(table)).collect(),
         slot: format!("outboxd_{name}"),

@@ -14,7 +14,7 @@ fn a_sidecar_needs_no_file() {
     let config = Config::load_with(&sidecar(), &environment).unwrap();
     let source = &config.sources[0];
     assert_eq!(source.name, "order_service");
-    assert_eq!(source.url, "postgres://u@db/Order-Service");
+    assert_eq!(source.url.to_string(), "postgres://u@db/Order-Service");
     // What comes in a flag is taken as it is: the shell or the pod has replaced its variables already.
     assert_eq!(source.password.as_ref().unwrap().expose(), "pw$1");
     assert_eq!(source.tables.len(), 2);
