@@ -83,6 +83,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_lists_every_owned_option() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let lists = |key: &str| page.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{key}`")));
+        let missing: Vec<_> = OWNED.iter().map(|(key, _)| key).filter(|key| !lists(key)).collect();
+        assert_eq!(missing, Vec::<&&str>::new(), "docs/configuration.md does not list these");
+    }
+
+    #[test]
     fn librdkafka_judges_the_rest_and_no_secret_is_shown() {
         assert_eq!(judge("compression.type", "zstd"), Ok(()));
         assert!(judge("compresion.type", "lz4").unwrap_err().contains("No such configuration property"));
