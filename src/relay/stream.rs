@@ -215,7 +215,7 @@ impl<'a> Stream<'a> {
 
     /// Does what the state machine asks for.
     async fn carry_out(&mut self) -> Result<()> {
-        while let Some(action) = self.intake.machine.next_action(self.epoch.elapsed()) {
+        while let Some(action) = self.intake.machine.next_action(self.epoch.elapsed())? {
             match action {
                 Action::Publish { batch, rows, progress } => {
                     if rows == 0 {

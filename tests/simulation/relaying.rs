@@ -174,7 +174,7 @@ impl Instance {
         let now = env.now;
         let Some(machine) = &mut self.session.machine else { return Ok(false) };
         let from = stands(machine);
-        let Some(action) = machine.next_action(now) else { return Ok(false) };
+        let Some(action) = machine.next_action(now)? else { return Ok(false) };
         env.coverage.transitions.told(Input::Ask, from, asked(&action));
         trace!(env, "{self}: {action:?}");
         match action {

@@ -11,3 +11,9 @@ pub(super) fn diverged(what: String) -> Error {
 pub(super) fn internal(what: impl Into<String>) -> Error {
     Error::new(Code::Internal, what.into())
 }
+
+/// Ends the session where something does not hold that must.
+#[cfg(debug_assertions)]
+pub(super) fn require(holds: bool, what: &str) -> Result<(), Error> {
+    if holds { Ok(()) } else { Err(internal(what)) }
+}

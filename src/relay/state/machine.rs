@@ -303,29 +303,31 @@ impl Machine {
         self.draining = true;
     }
 
-    /// The end of every input: what must hold is checked in debug builds, and costs nothing in others.
+    /// The end of every input. Debug builds check here what must hold; in others it costs nothing.
     #[cfg_attr(
         not(debug_assertions),
         expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "checks nothing")
     )]
     fn checked(&mut self) -> Result<(), Error> {
         #[cfg(debug_assertions)]
-        self.assert_invariants();
+        self.require_invariants()?;
         Ok(())
     }
 
     // ---- what the session must do ----------------------------------------------------------------------------
 
     /// The next thing to do, if any.
-    pub fn next_action(&mut self, now: Duration) -> Option<Action> {
+    ///
+    /// # Errors
+    /// `internal`: something does not hold that must.
+    pub fn next_action(&mut self, now: Duration) -> Result<Option<Action>, Error> {
         if self.actions.is_empty() {
             self.cut_if_due(now);
             self.advance_if_idle(now);
         }
         let action = self.actions.pop_front();
-        #[cfg(debug_assertions)]
-        self.assert_invariants();
-        action
+        self.checked()?;
+        Ok(action)
     }
 
     /// How long after its commit the server sent the end of the last transaction.

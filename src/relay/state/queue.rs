@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+#[cfg(debug_assertions)]
+use super::faults::require;
 use super::{action::BatchId, faults::internal};
 use crate::{Error, Lsn, source::position::Progress};
 
@@ -208,17 +210,21 @@ impl Queue {
     }
 
     /// The sums are those of the batches, and the ids count up by one.
+    ///
+    /// # Errors
+    /// `internal`: they are not.
     #[cfg(debug_assertions)]
-    pub(super) fn assert_sums(&self) {
+    pub(super) fn require_sums(&self) -> Result<(), Error> {
         let mut stages = [0; 5];
         let (mut rows, mut bytes) = (0, 0);
         for (index, batch) in self.batches.iter().enumerate() {
-            assert_eq!(self.index(batch.id), Some(index), "the ids of the batches do not count up by one");
+            require(self.index(batch.id) == Some(index), "the ids of the batches do not count up by one")?;
             stages[batch.stage as usize] += 1;
             rows += batch.rows;
             bytes += batch.bytes;
         }
-        assert_eq!((rows, bytes, stages), (self.rows, self.bytes, self.stages), "the sums of the queue are wrong");
-        assert!(self.batches.back().is_none_or(|last| last.id.0 == self.last), "the last id is not the last batch's");
+        require((rows, bytes, stages) == (self.rows, self.bytes, self.stages), "the sums of the queue are wrong")?;
+        let last = self.batches.back();
+        require(last.is_none_or(|last| last.id.0 == self.last), "the last id is not the last batch's")
     }
 }

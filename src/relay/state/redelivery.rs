@@ -105,9 +105,11 @@ impl Machine {
 
     /// Moves the building batch of redelivered rows into the queue.
     pub(super) fn hold(&mut self) {
-        let building = std::mem::take(&mut self.building);
-        // Without a whole transaction it frees nothing beyond what stands before it.
+        // Without a whole transaction it frees nothing beyond what stands before it. Nor does one that lies before what the
+        // slot has confirmed: a late confirmation of an earlier session may have moved it while the stream began.
         let before = self.queue.last_end().unwrap_or(self.confirmed);
+        let building = std::mem::take(&mut self.building);
+        let end = building.boundary.map_or(before, |boundary| boundary.commit.end_lsn.max(before));
         let id = self.queue.next_id();
         self.actions.push_back(Action::Hold { batch: id, rows: building.rows });
         self.queue.push(Batch {
@@ -115,7 +117,7 @@ impl Machine {
             stage: Stage::Held,
             rows: building.rows,
             bytes: 0,
-            end: building.boundary.map_or(before, |boundary| boundary.commit.end_lsn),
+            end,
             progress: None,
             oldest: None,
         });
@@ -139,5 +141,47 @@ impl Machine {
         }
         self.confirm();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        Lsn,
+        relay::state::Bounds,
+        source::position::{Progress, Split},
+    };
+
+    const BOUNDS: Bounds = Bounds {
+        batch_rows: 2,
+        batch_bytes: 1 << 20,
+        linger: Duration::ZERO,
+        in_flight_bytes: 1 << 20,
+        unmarked_rows: 100,
+        idle_advance: Duration::from_secs(10),
+    };
+
+    /// A dead session's last status may reach the server after the slot was read, or while the stream begins. The stream
+    /// then starts before the LSN that the slot has confirmed, and its rows are redelivered all the same.
+    #[test]
+    fn a_transaction_that_comes_although_the_slot_has_confirmed_it_frees_nothing_new() {
+        let commit = CommitId { end_lsn: Lsn(400), xid: 7, time: 1 };
+        let split = Split { final_lsn: Lsn(500), xid: 8, rows: 1, event_id: "a".to_owned() };
+        let position = Progress { lsn: commit.end_lsn, commit: Some(commit), split: Some(split) };
+        let confirmed = commit.end_lsn;
+        let mut machine = Machine::new(BOUNDS, true, position, confirmed);
+        for (final_lsn, end_lsn, xid) in [(200, 300, 6), (390, 400, 7)] {
+            machine.begin(Lsn(final_lsn), xid, 1).unwrap();
+            assert_eq!(machine.row(|_| false).unwrap(), RowIs::Redelivered);
+            machine.redelivered_row().unwrap();
+            machine.commit(Lsn(end_lsn), Duration::ZERO, Duration::ZERO).unwrap();
+        }
+        machine.begin(Lsn(500), 8, 1).unwrap();
+        assert_eq!(machine.row(|id| id == "a").unwrap(), RowIs::Redelivered);
+        machine.redelivered_row().unwrap();
+        assert_eq!(machine.confirmed(), confirmed);
     }
 }
