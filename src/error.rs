@@ -29,19 +29,19 @@ macro_rules! codes {
 
             /// The code as it is printed.
             #[must_use]
-            pub fn as_str(self) -> &'static str {
+            pub(crate) fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $code,)* }
             }
 
             /// What the daemon does about it.
             #[must_use]
-            pub fn class(self) -> Class {
+            pub(crate) fn class(self) -> Class {
                 match self { $(Self::$name => Class::$class,)* }
             }
 
             /// The operator's next step.
             #[must_use]
-            pub fn hint(self) -> &'static str {
+            pub(crate) fn hint(self) -> &'static str {
                 match self { $(Self::$name => $hint,)* }
             }
         }
@@ -173,14 +173,14 @@ impl Error {
 
     /// Keeps the library's error underneath.
     #[must_use]
-    pub fn because(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub(crate) fn because(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.cause = Some(cause.into());
         self
     }
 
     /// Says first to what it happened: `about: message`. Code and cause stay.
     #[must_use]
-    pub fn about(mut self, what: impl fmt::Display) -> Self {
+    pub(crate) fn about(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
     }
@@ -199,7 +199,7 @@ impl Error {
 
     /// The operator's next step.
     #[must_use]
-    pub fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         self.code.hint()
     }
 

@@ -136,7 +136,7 @@ impl Findings {
     ///
     /// # Errors
     /// `out` cannot be written to.
-    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let about = self.list.iter().map(|finding| finding.about.chars().count()).max().unwrap_or(0);
         let mut heading = None;
         for finding in &self.list {
@@ -165,7 +165,7 @@ impl Findings {
     ///
     /// # Errors
     /// `out` cannot be written to.
-    pub fn print_json(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn print_json(&self, out: &mut dyn Write) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *out, &self.list)?;
         writeln!(out)
     }

@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{Class, Code, Error, Result, config::Flags, door};
 
-pub use run::Daemon;
+pub(crate) use run::Daemon;
 
 /// Carries the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
 #[derive(Parser)]

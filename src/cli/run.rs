@@ -28,13 +28,13 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// What the relay is given.
 #[derive(Debug)]
-pub struct Daemon {
+pub(crate) struct Daemon {
     /// The validated configuration.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Every source is in it already, as `starting`.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// Turns true once, when the daemon is to drain.
-    pub shutdown: watch::Receiver<bool>,
+    pub(crate) shutdown: watch::Receiver<bool>,
 }
 
 /// Ok: told to stop, everything drained. Err: no source is left that can go on; the first halt's error.

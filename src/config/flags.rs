@@ -13,17 +13,17 @@ use crate::{Code, Error, Result};
 pub struct Flags {
     /// The configuration file.
     #[arg(long, short, env = "OUTBOXD_CONFIG", value_name = "FILE", help_heading = "Configuration")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 
     /// Kafka's bootstrap servers, host:port with commas.
     #[arg(long, env = "OUTBOXD_BROKERS", value_name = "HOST:PORT", help_heading = "Configuration")]
-    pub brokers: Option<String>,
+    pub(crate) brokers: Option<String>,
     /// exactly-once or at-least-once.
     #[arg(long, env = "OUTBOXD_DELIVERY", value_name = "MODE", help_heading = "Configuration")]
-    pub delivery: Option<String>,
+    pub(crate) delivery: Option<String>,
     /// The compacted topic of the positions.
     #[arg(long, env = "OUTBOXD_POSITION_TOPIC", value_name = "TOPIC", help_heading = "Configuration")]
-    pub position_topic: Option<String>,
+    pub(crate) position_topic: Option<String>,
     /// A librdkafka option; repeat it, or put one a line into the variable.
     #[arg(
         long = "kafka-option",
@@ -33,68 +33,68 @@ pub struct Flags {
         hide_env_values = true,
         help_heading = "Configuration"
     )]
-    pub kafka_options: Vec<String>,
+    pub(crate) kafka_options: Vec<String>,
     /// Address of /metrics, /livez, /readyz and /status, or off.
     #[arg(long, env = "OUTBOXD_HTTP_LISTEN", value_name = "IP:PORT", help_heading = "Configuration")]
-    pub http_listen: Option<String>,
+    pub(crate) http_listen: Option<String>,
     /// json or text.
     #[arg(long, env = "OUTBOXD_LOG_FORMAT", value_name = "FORMAT", help_heading = "Configuration")]
-    pub log_format: Option<String>,
+    pub(crate) log_format: Option<String>,
     /// error, warn, info, debug, trace, or a filter such as info,outboxd::relay=debug.
     #[arg(long, env = "OUTBOXD_LOG", value_name = "LEVEL", help_heading = "Configuration")]
-    pub log_level: Option<String>,
+    pub(crate) log_level: Option<String>,
 
     /// A source without a file.
     #[command(flatten)]
-    pub source: SourceFlags,
+    pub(crate) source: SourceFlags,
 }
 
 /// One source without a file.
 #[derive(Clone, Default, Args)]
 #[command(next_help_heading = "A source without a file")]
-pub struct SourceFlags {
+pub(crate) struct SourceFlags {
     /// The database, postgres://user@host:5432/database?sslmode=verify-full.
     #[arg(long, env = "OUTBOXD_SOURCE_URL", value_name = "URL", hide_env_values = true)]
-    pub source_url: Option<String>,
+    pub(crate) source_url: Option<String>,
     /// Its name in metrics, slot and publication [default: the database's].
     #[arg(long, env = "OUTBOXD_SOURCE_NAME", value_name = "NAME")]
-    pub source_name: Option<String>,
+    pub(crate) source_name: Option<String>,
     /// A file that holds the password (OUTBOXD_PASSWORD holds it itself).
     #[arg(long, env = "OUTBOXD_PASSWORD_FILE", value_name = "FILE")]
-    pub password_file: Option<String>,
+    pub(crate) password_file: Option<String>,
     /// An outbox table; repeat it, or use commas.
     #[arg(long = "table", env = "OUTBOXD_TABLES", value_name = "TABLE", value_delimiter = ',')]
-    pub tables: Vec<String>,
+    pub(crate) tables: Vec<String>,
     /// update, delete or none.
     #[arg(long, env = "OUTBOXD_MARK", value_name = "HOW")]
-    pub mark: Option<String>,
+    pub(crate) mark: Option<String>,
     /// unpublished or none.
     #[arg(long, env = "OUTBOXD_BACKFILL", value_name = "WHAT")]
-    pub backfill: Option<String>,
+    pub(crate) backfill: Option<String>,
     /// Topic template [default: {aggregate_type}.events].
     #[arg(long, env = "OUTBOXD_TOPIC", value_name = "TEMPLATE")]
-    pub topic: Option<String>,
+    pub(crate) topic: Option<String>,
     /// Key template [default: {aggregate_id}].
     #[arg(long, env = "OUTBOXD_KEY", value_name = "TEMPLATE")]
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// event, payload, cloudevents, cloudevents-structured or debezium.
     #[arg(long, env = "OUTBOXD_ENVELOPE", value_name = "ENVELOPE")]
-    pub envelope: Option<String>,
+    pub(crate) envelope: Option<String>,
     /// The source attribute of CloudEvents.
     #[arg(long, env = "OUTBOXD_CLOUDEVENTS_SOURCE", value_name = "URI")]
-    pub cloudevents_source: Option<String>,
+    pub(crate) cloudevents_source: Option<String>,
     /// stop or dead-letter.
     #[arg(long, env = "OUTBOXD_ON_POISON", value_name = "WHAT")]
-    pub on_poison: Option<String>,
+    pub(crate) on_poison: Option<String>,
     /// Dead-letter topic template [default: {topic}.dead-letter].
     #[arg(long, env = "OUTBOXD_DEAD_LETTER_TOPIC", value_name = "TEMPLATE")]
-    pub dead_letter_topic: Option<String>,
+    pub(crate) dead_letter_topic: Option<String>,
     /// The replication slot [default: outboxd_<name>].
     #[arg(long, env = "OUTBOXD_SLOT", value_name = "SLOT")]
-    pub slot: Option<String>,
+    pub(crate) slot: Option<String>,
     /// The publication [default: outboxd_<name>].
     #[arg(long, env = "OUTBOXD_PUBLICATION", value_name = "PUBLICATION")]
-    pub publication: Option<String>,
+    pub(crate) publication: Option<String>,
 }
 
 const URL: &str = "--source-url (OUTBOXD_SOURCE_URL)";

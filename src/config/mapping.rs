@@ -22,7 +22,7 @@ pub struct Mapping {
 impl Mapping {
     /// The defaults for a table with these columns: the templates follow the columns' names.
     #[must_use]
-    pub fn of_columns(columns: Columns) -> Self {
+    pub(crate) fn of_columns(columns: Columns) -> Self {
         let column = |name: &str| TemplatePart::Column(name.to_owned());
         let text = |text: &str| TemplatePart::Text(text.to_owned());
         Self {
@@ -46,19 +46,19 @@ impl Default for Mapping {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
     /// Event id; `id`.
-    pub id: String,
+    pub(crate) id: String,
     /// `aggregate_type`.
-    pub aggregate_type: String,
+    pub(crate) aggregate_type: String,
     /// `aggregate_id`.
-    pub aggregate_id: String,
+    pub(crate) aggregate_id: String,
     /// `event_type`.
-    pub event_type: String,
+    pub(crate) event_type: String,
     /// `payload`.
-    pub payload: String,
+    pub(crate) payload: String,
     /// `created_at`.
-    pub created_at: String,
+    pub(crate) created_at: String,
     /// The mark; `published_at`. Needed for `mark = "update"` alone.
-    pub published_at: String,
+    pub(crate) published_at: String,
 }
 
 impl Default for Columns {
@@ -117,13 +117,13 @@ impl CloudEvents {
 
     /// How the event lies in the record.
     #[must_use]
-    pub fn mode(&self) -> CloudEventsMode {
+    pub(crate) fn mode(&self) -> CloudEventsMode {
         self.mode
     }
 
     /// The attribute `source` of every event; never empty.
     #[must_use]
-    pub fn source(&self) -> &str {
+    pub(crate) fn source(&self) -> &str {
         &self.source
     }
 }

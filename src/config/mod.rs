@@ -20,8 +20,8 @@ use std::{net::SocketAddr, time::Duration};
 pub use flags::Flags;
 pub use mapping::{CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Mapping};
 pub use template::Template;
-pub(crate) use template::TemplatePart;
-pub use url::PostgresUrl;
+pub use template::TemplatePart;
+pub(crate) use url::PostgresUrl;
 
 /// Everything `run` needs, validated.
 #[derive(Debug, Clone)]
@@ -225,7 +225,7 @@ impl Secret {
 
     /// The value, for the one place that sends it.
     #[must_use]
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

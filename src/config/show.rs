@@ -7,7 +7,7 @@ use super::{Config, Delivery, Kafka, Mark, Source, TableName};
 impl Config {
     /// One line for each source, fit for a log: no password and no value of a librdkafka option.
     #[must_use]
-    pub fn redacted(&self) -> Vec<String> {
+    pub(crate) fn redacted(&self) -> Vec<String> {
         self.sources.iter().map(|source| line(source, &self.kafka)).collect()
     }
 }

@@ -17,7 +17,7 @@ pub struct Template {
 
 /// A piece of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TemplatePart {
+pub enum TemplatePart {
     /// Taken as it is.
     Text(String),
     /// The text of the column with this name.
@@ -39,7 +39,7 @@ impl Template {
     ///
     /// # Errors
     /// As [`Template::parse`].
-    pub fn parse_dead_letter(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse_dead_letter(text: &str) -> Result<Self, String> {
         parse(text, |column| match column {
             "topic" => TemplatePart::Topic,
             column => TemplatePart::Column(column.to_owned()),

@@ -22,11 +22,11 @@ pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// What is served.
 #[derive(Debug, Clone)]
-pub struct Served {
+pub(crate) struct Served {
     /// The metrics, and the state of each source.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// True once the daemon drains: it is not ready any more.
-    pub stopping: watch::Receiver<bool>,
+    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 /// Takes the address.
@@ -34,7 +34,7 @@ pub struct Served {
 /// # Errors
 ///
 /// [`Code::ConfigInvalid`]: the address is not this machine's, is taken, or may not be used.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let text = format!(
             "listen in [http]: cannot listen on {address}; allowed: a free address of this machine, or \"off\""
@@ -48,7 +48,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
 /// # Errors
 ///
 /// When the listener fails for good.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     served: Served,
     until: impl Future<Output = ()> + Send + 'static,

@@ -14,7 +14,7 @@ use crate::{
 ///
 /// # Errors
 /// As [`topics::ping`]; [`Code::KafkaDenied`] without DESCRIBE_CONFIGS on the cluster.
-pub async fn setting(kafka: &Kafka, name: &str, timeout: Duration) -> Result<Option<String>> {
+pub(crate) async fn setting(kafka: &Kafka, name: &str, timeout: Duration) -> Result<Option<String>> {
     let asked = kafka.clone();
     let broker = blocking(move || {
         let client = topics::client(&asked)?;

@@ -36,7 +36,7 @@ impl PublishFailure {
 
     /// The same, owned.
     #[must_use]
-    pub fn into_error(self) -> Error {
+    pub(crate) fn into_error(self) -> Error {
         match self {
             Self::Fenced(error) | Self::Unknown(error) | Self::Aborted(error) | Self::Rejected { error, .. } => error,
         }

@@ -45,7 +45,7 @@ const OWNED: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// Why it cannot be set, without a value that may be a secret.
-pub(crate) fn judge(key: &str, value: &str) -> Result<(), String> {
+pub fn judge(key: &str, value: &str) -> Result<(), String> {
     if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == key) {
         return Err(format!("outboxd sets this option itself; {instead}"));
     }

@@ -18,19 +18,19 @@
 //! its waiting on tokio's blocking threads.
 
 mod batch;
-pub mod broker;
+pub(crate) mod broker;
 mod context;
 mod failure;
 mod judge;
 mod options;
 pub mod position_topic;
 mod producer;
-pub mod topic_reader;
+pub(crate) mod topic_reader;
 pub mod topics;
 
 pub use batch::{Batch, Header, Outgoing};
 pub use failure::PublishFailure;
-pub(crate) use judge::judge;
+pub use judge::judge;
 pub use producer::{Batching, PositionRecord, Producer};
 
 use crate::error::{Code, Error, Result};

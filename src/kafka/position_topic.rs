@@ -66,7 +66,7 @@ pub async fn exists(kafka: &Kafka) -> Result<bool> {
 /// # Errors
 /// [`Code::PositionInvalid`]; else as [`topics::describe`]. A right that is missing to read its configuration is not an
 /// error: the partitions are checked all the same.
-pub async fn validate(kafka: &Kafka) -> Result<()> {
+pub(crate) async fn validate(kafka: &Kafka) -> Result<()> {
     let Some(info) = info(kafka).await? else { return Ok(()) };
     one_partition(&kafka.position_topic, &info)?;
     let policy = match topics::configuration(kafka, &kafka.position_topic).await {

@@ -155,7 +155,7 @@ impl Producer {
     ///
     /// # Errors
     /// As [`Producer::publish`].
-    pub fn send<B: Batch>(&mut self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
+    pub(crate) fn send<B: Batch>(&mut self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         self.step(State::Ready, State::Sent)?;
         match self.delivery {
             Delivery::ExactlyOnce => self.send_transaction(batch, position),
@@ -169,7 +169,7 @@ impl Producer {
     ///
     /// # Errors
     /// As [`Producer::publish`].
-    pub fn commit(&mut self) -> Result<(), PublishFailure> {
+    pub(crate) fn commit(&mut self) -> Result<(), PublishFailure> {
         self.step(State::Sent, State::Ready)?;
         if self.delivery == Delivery::ExactlyOnce {
             self.commit_transaction()?;
@@ -179,7 +179,7 @@ impl Producer {
     }
 
     /// Gives up what was sent, because the transaction before it was not committed (rule 26).
-    pub fn give_up(mut self) {
+    pub(crate) fn give_up(mut self) {
         if self.step(State::Sent, State::Spent).is_ok() && self.delivery == Delivery::ExactlyOnce {
             self.abort();
         }

@@ -37,41 +37,41 @@ const FETCH: [(&str, &str); 2] = [("queued.max.messages.kbytes", "8192"), ("fetc
 
 /// Records of one partition: from `first` up to, not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub(crate) struct Span {
     /// The partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// Offset of the first.
-    pub first: i64,
+    pub(crate) first: i64,
     /// Offset after the last.
-    pub end: i64,
+    pub(crate) end: i64,
 }
 
 /// A record as it lies in its topic.
 #[derive(Debug)]
-pub struct Seen<'a>(&'a BorrowedMessage<'a>);
+pub(crate) struct Seen<'a>(&'a BorrowedMessage<'a>);
 
 impl Seen<'_> {
     /// Its partition.
     #[must_use]
-    pub fn partition(&self) -> i32 {
+    pub(crate) fn partition(&self) -> i32 {
         self.0.partition()
     }
 
     /// Its offset.
     #[must_use]
-    pub fn offset(&self) -> i64 {
+    pub(crate) fn offset(&self) -> i64 {
         self.0.offset()
     }
 
     /// Its key.
     #[must_use]
-    pub fn key(&self) -> Option<&[u8]> {
+    pub(crate) fn key(&self) -> Option<&[u8]> {
         self.0.key()
     }
 
     /// The time that its producer gave it, in milliseconds since the Unix epoch; `None` when the broker set its own.
     #[must_use]
-    pub fn created(&self) -> Option<i64> {
+    pub(crate) fn created(&self) -> Option<i64> {
         match self.0.timestamp() {
             Timestamp::CreateTime(ms) => Some(ms),
             Timestamp::NotAvailable | Timestamp::LogAppendTime(_) => None,
@@ -80,13 +80,13 @@ impl Seen<'_> {
 
     /// The first header of this name; `None` also when its value is null.
     #[must_use]
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
         self.0.headers()?.iter().find(|header| header.key == name)?.value
     }
 }
 
 /// Reads topics. It blocks: it belongs on a thread of its own.
-pub struct TopicReader {
+pub(crate) struct TopicReader {
     committed: BaseConsumer<ReaderContext>,
     all: BaseConsumer<ReaderContext>,
 }
@@ -96,7 +96,7 @@ impl TopicReader {
     ///
     /// # Errors
     /// [`Code::KafkaOptionInvalid`].
-    pub fn open(kafka: &Kafka, purpose: &str) -> Result<Self> {
+    pub(crate) fn open(kafka: &Kafka, purpose: &str) -> Result<Self> {
         let make = |isolation| {
             let mut config = options::reader(kafka, purpose, isolation);
             for (key, value) in FETCH {
@@ -111,7 +111,7 @@ impl TopicReader {
     ///
     /// # Errors
     /// As [`topics::ping`].
-    pub fn topics(&self) -> Result<BTreeMap<String, Vec<i32>>> {
+    pub(crate) fn topics(&self) -> Result<BTreeMap<String, Vec<i32>>> {
         let metadata = topics::metadata(&self.all, None, PATIENCE)?;
         let partitions = |topic: &rdkafka::metadata::MetadataTopic| {
             topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect()
@@ -123,7 +123,7 @@ impl TopicReader {
     ///
     /// # Errors
     /// As [`topics::ping`]; [`Code::KafkaDenied`]; [`Code::TopicMissing`].
-    pub fn spans(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Span>> {
+    pub(crate) fn spans(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Span>> {
         let span = |&partition: &i32| {
             let (first, end) = watermarks(&self.all, topic, partition)?;
             Ok(Span { partition, first, end })
@@ -135,7 +135,7 @@ impl TopicReader {
     ///
     /// # Errors
     /// As [`Self::spans`].
-    pub fn stable_ends(&self, topic: &str, spans: &[Span]) -> Result<Vec<i64>> {
+    pub(crate) fn stable_ends(&self, topic: &str, spans: &[Span]) -> Result<Vec<i64>> {
         spans.iter().map(|span| Ok(watermarks(&self.committed, topic, span.partition)?.1)).collect()
     }
 
@@ -143,7 +143,7 @@ impl TopicReader {
     ///
     /// # Errors
     /// As [`Self::spans`].
-    pub fn skip_before(&self, topic: &str, spans: &mut [Span], time: i64) -> Result<()> {
+    pub(crate) fn skip_before(&self, topic: &str, spans: &mut [Span], time: i64) -> Result<()> {
         let failed = |error: KafkaError| self.failed(&self.all, format!("looking for a time in topic {topic}"), &error);
         let mut wanted = TopicPartitionList::new();
         for span in &*spans {
@@ -166,7 +166,12 @@ impl TopicReader {
     ///
     /// # Errors
     /// As [`Self::spans`], and what `each` says; [`Code::KafkaUnreachable`] when nothing comes for half a minute.
-    pub fn read(&self, topic: &str, spans: &[Span], each: &mut dyn FnMut(&Seen<'_>) -> Result<()>) -> Result<()> {
+    pub(crate) fn read(
+        &self,
+        topic: &str,
+        spans: &[Span],
+        each: &mut dyn FnMut(&Seen<'_>) -> Result<()>,
+    ) -> Result<()> {
         let wanted: Vec<Span> = spans.iter().filter(|span| span.first < span.end).copied().collect();
         wanted.chunks(AT_ONCE).try_for_each(|spans| self.read_at_once(topic, spans, each))
     }

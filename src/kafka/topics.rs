@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long a question to the cluster may take where the caller has no bound of its own.
-pub const TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A topic as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,7 +20,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Failure::Protocol`] as [`Encoder::encode`]; [`Failure::Poison`] only when the row is too large even so.
-    pub fn encode_dead_letter(
+    pub(crate) fn encode_dead_letter(
         &self,
         relation: u32,
         row: &Tuple<'_>,
@@ -48,7 +48,7 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Self::encode_dead_letter`].
-    pub fn encode_dead_letter_without_payload(
+    pub(crate) fn encode_dead_letter_without_payload(
         &self,
         relation: u32,
         row: &Tuple<'_>,

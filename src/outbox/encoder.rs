@@ -69,7 +69,7 @@ impl Encoder {
 
     /// Takes a Type message, which comes before the Relation that uses the type: a column of a domain over jsonb serves
     /// as one of jsonb.
-    pub fn learn(&mut self, r#type: &Type<'_>) {
+    pub(crate) fn learn(&mut self, r#type: &Type<'_>) {
         self.kinds.insert(r#type.oid, Kind::named(r#type));
     }
 
@@ -92,12 +92,12 @@ impl Encoder {
 
     /// Whether a Relation message has bound this table.
     #[must_use]
-    pub fn is_bound(&self, relation: u32) -> bool {
+    pub(crate) fn is_bound(&self, relation: u32) -> bool {
         self.binding(relation).is_ok()
     }
 
     /// A transaction starts; `commit_time` in microseconds since the Unix epoch.
-    pub fn begin(&mut self, commit_time: i64) {
+    pub(crate) fn begin(&mut self, commit_time: i64) {
         self.commit_time = commit_time;
     }
 
@@ -123,7 +123,7 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Self::encode`]; the only poison is an id that is NULL or unreadable.
-    pub fn marks_only(&self, relation: u32, row: &Tuple<'_>, out: &mut Records) -> Result<Encoded, Failure> {
+    pub(crate) fn marks_only(&self, relation: u32, row: &Tuple<'_>, out: &mut Records) -> Result<Encoded, Failure> {
         let row = self.row(relation, row)?;
         if row.is_marked() {
             return Ok(Encoded::AlreadyMarked);
@@ -139,7 +139,7 @@ impl Encoder {
     /// The id column's text; `None` when it is NULL or unreadable, or the table is not bound. Borrowed from the row
     /// unless the row came in binary form.
     #[must_use]
-    pub fn event_id<'a>(&self, relation: u32, row: &Tuple<'a>) -> Option<Cow<'a, str>> {
+    pub(crate) fn event_id<'a>(&self, relation: u32, row: &Tuple<'a>) -> Option<Cow<'a, str>> {
         match self.row(relation, row).ok()?.id().ok()? {
             Text::Borrowed(id) => Some(Cow::Borrowed(id)),
             printed @ Text::Printed(..) => Some(Cow::Owned(printed.to_string())),

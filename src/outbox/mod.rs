@@ -32,6 +32,6 @@ mod timestamp;
 mod tests;
 
 pub use encoder::{Encoded, Encoder};
-pub use poison::{Failure, Poison, PoisonReason};
+pub(crate) use poison::{Failure, Poison, PoisonReason};
 pub use records::{RecordRef, Records};
 pub(crate) use template::FALLBACK_TOPIC;

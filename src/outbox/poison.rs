@@ -9,15 +9,15 @@ macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $name:ident = $code:literal;)*) => {
         /// Why a row cannot become a record; kebab-case in logs and in the header `outboxd_error_code`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum PoisonReason { $($(#[doc = $doc])* $name,)* }
+        pub(crate) enum PoisonReason { $($(#[doc = $doc])* $name,)* }
 
         impl PoisonReason {
             /// Every reason there is.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The reason as it is printed.
             #[must_use]
-            pub fn as_str(self) -> &'static str {
+            pub(crate) fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $code,)* }
             }
         }
@@ -62,14 +62,14 @@ impl fmt::Display for PoisonReason {
 #[error("{reason}: {detail}")]
 pub struct Poison {
     /// The stable reason.
-    pub reason: PoisonReason,
+    pub(crate) reason: PoisonReason,
     /// What is wrong with which column.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 impl Poison {
     /// A verdict on one row.
-    pub fn new(reason: PoisonReason, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: PoisonReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 

@@ -77,21 +77,21 @@ pub(super) struct Topics {
 #[derive(Debug, Clone, Copy)]
 pub struct RecordRef<'a> {
     /// Where it goes; empty when `mark_only`.
-    pub topic: &'a str,
+    pub(crate) topic: &'a str,
     /// Key; `None` is Kafka's null, which is spread over the partitions.
-    pub key: Option<&'a [u8]>,
+    pub(crate) key: Option<&'a [u8]>,
     /// Value; `None` is Kafka's null, a tombstone on a compacted topic.
-    pub value: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
     /// Milliseconds since the Unix epoch; `None`: the time of sending.
-    pub timestamp: Option<i64>,
+    pub(crate) timestamp: Option<i64>,
     /// `None`: by the key.
-    pub partition: Option<i32>,
+    pub(crate) partition: Option<i32>,
     /// The id column's text, by which the row is marked. `None` for a dead letter whose id is NULL: it cannot be marked.
-    pub event_id: Option<&'a str>,
+    pub(crate) event_id: Option<&'a str>,
     /// Index of the table in the source's `tables`.
-    pub table: u16,
+    pub(crate) table: u16,
     /// Not to be published, only to be marked: it was published before (rule 10).
-    pub mark_only: bool,
+    pub(crate) mark_only: bool,
     bytes: &'a [u8],
     headers: &'a [Header],
     names: &'a [Box<str>],
@@ -175,25 +175,25 @@ impl Records {
 
     /// Number of rows, those that are only to be marked among them.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// Whether there are no rows.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// Bytes of keys, values, header values and ids: what counts against `batch_bytes` and `in_flight_bytes`.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
     /// Row number `index`.
     #[must_use]
-    pub fn get(&self, index: usize) -> Option<RecordRef<'_>> {
+    pub(crate) fn get(&self, index: usize) -> Option<RecordRef<'_>> {
         let row = self.rows.get(index)?;
         let (bytes_end, headers_end) = self.ends(index);
         let bytes = self.bytes.get(row.start..bytes_end)?;
@@ -214,14 +214,14 @@ impl Records {
     }
 
     /// All rows in stream order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = RecordRef<'_>> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = RecordRef<'_>> {
         // Every index below `len` has a row whose bytes and headers exist: `Draft::finish` wrote them.
         #[expect(clippy::expect_used, reason = "proved by the line above")]
         (0..self.rows.len()).map(|index| self.get(index).expect("a row below len"))
     }
 
     /// The distinct topics of the records held, each with its number of records.
-    pub fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
+    pub(crate) fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
         let used = |(name, rows): (_, &usize)| (*rows > 0).then_some((name, *rows));
         self.topics.names.iter().map(|name| &**name).zip(&self.topics.rows).filter_map(used)
     }
@@ -236,18 +236,18 @@ impl Records {
     }
 
     /// Gives back what was allocated beyond `bytes` (after one huge row, so that memory stays bounded: G6).
-    pub fn shrink_to(&mut self, bytes: usize) {
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
         self.bytes.shrink_to(bytes);
     }
 
     /// Bytes allocated, in use or not.
     #[must_use]
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity() + self.rows.capacity() * size_of::<Row>() + self.headers.capacity() * size_of::<Header>()
     }
 
     /// Keeps the first `rows` rows.
-    pub fn truncate(&mut self, rows: usize) {
+    pub(crate) fn truncate(&mut self, rows: usize) {
         let Some(&first) = self.rows.get(rows) else { return };
         for row in &self.rows[rows..] {
             if let Some(topic) = row.topic {
@@ -261,14 +261,14 @@ impl Records {
 
     /// Moves the rows from number `rows` on to an arena of their own.
     #[must_use]
-    pub fn split_off(&mut self, rows: usize) -> Self {
+    pub(crate) fn split_off(&mut self, rows: usize) -> Self {
         let mut tail = Self::new();
         self.split_off_into(rows, &mut tail);
         tail
     }
 
     /// Moves the rows from number `rows` on to the end of `tail`.
-    pub fn split_off_into(&mut self, rows: usize, tail: &mut Self) {
+    pub(crate) fn split_off_into(&mut self, rows: usize, tail: &mut Self) {
         let Some(&first) = self.rows.get(rows) else { return };
         let (bytes_at, headers_at) = (tail.bytes.len(), tail.headers.len());
         tail.bytes.extend_from_slice(&self.bytes[first.start..]);
@@ -311,7 +311,7 @@ impl Records {
 
 impl<'a> RecordRef<'a> {
     /// Headers in order; a `None` value is Kafka's null.
-    pub fn headers(&self) -> impl ExactSizeIterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+    pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
         let (bytes, names) = (self.bytes, self.names);
         self.headers.iter().map(move |header| {
             let name = names.get(usize::from(header.name)).map_or("", |name| &**name);
@@ -321,7 +321,7 @@ impl<'a> RecordRef<'a> {
 
     /// Bytes of key, value and headers: Kafka's framing comes on top, compression is not counted.
     #[must_use]
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let headers: usize = self.headers().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum();
         self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + headers
     }

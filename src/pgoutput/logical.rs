@@ -10,13 +10,13 @@ use crate::Lsn;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogicalMessage<'a> {
     /// Part of a transaction; otherwise it may stand between transactions and releases no WAL by itself (rule 30).
-    pub transactional: bool,
+    pub(crate) transactional: bool,
     /// Where it stands.
-    pub lsn: Lsn,
+    pub(crate) lsn: Lsn,
     /// Whose it is.
-    pub prefix: &'a str,
+    pub(crate) prefix: &'a str,
     /// What it says, any bytes.
-    pub content: &'a [u8],
+    pub(crate) content: &'a [u8],
 }
 
 impl<'a> LogicalMessage<'a> {
@@ -32,7 +32,7 @@ impl<'a> LogicalMessage<'a> {
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(b'M');
         out.push(u8::from(self.transactional));
         out.extend_from_slice(&self.lsn.0.to_be_bytes());

@@ -24,7 +24,7 @@ mod row;
 mod transaction;
 mod tuple;
 
-pub use logical::LogicalMessage;
+pub(crate) use logical::LogicalMessage;
 pub use read::DecodeError;
 pub use relation::{ColumnSchema, Relation, RelationColumn, RelationColumns, RelationSchema, Type};
 pub use row::{Delete, Insert, OldRow, Truncate, Update};
@@ -83,7 +83,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
 
 impl Message<'_> {
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Begin(message) => message.encode(out),
             Self::Commit(message) => message.encode(out),

@@ -9,13 +9,13 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Relation<'a> {
     /// Oid of the table.
-    pub oid: u32,
+    pub(crate) oid: u32,
     /// Schema; empty for `pg_catalog`.
-    pub schema: &'a str,
+    pub(crate) schema: &'a str,
     /// Table.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// `relreplident`: `d`efault, `n`othing, `f`ull or `i`ndex.
-    pub replica_identity: u8,
+    pub(crate) replica_identity: u8,
     columns: RelationColumns<'a>,
 }
 
@@ -23,13 +23,13 @@ pub struct Relation<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelationColumn<'a> {
     /// Name.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// Oid of the type; of the domain, not of the type under it, for a column of a domain.
-    pub type_oid: u32,
+    pub(crate) type_oid: u32,
     /// `atttypmod`; -1 for none.
-    pub type_modifier: i32,
+    pub(crate) type_modifier: i32,
     /// Part of the replica identity.
-    pub key: bool,
+    pub(crate) key: bool,
 }
 
 /// The columns of a [`Relation`] in table order: validated when the message was decoded.
@@ -72,11 +72,11 @@ pub struct ColumnSchema {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Type<'a> {
     /// Oid that the relation's column has.
-    pub oid: u32,
+    pub(crate) oid: u32,
     /// Schema of the type; empty for `pg_catalog`.
-    pub schema: &'a str,
+    pub(crate) schema: &'a str,
     /// Its name there.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
 }
 
 fn column<'a>(reader: &mut Reader<'a>) -> Result<RelationColumn<'a>, DecodeError> {
@@ -112,13 +112,13 @@ impl<'a> Relation<'a> {
 
     /// The columns in table order.
     #[must_use]
-    pub fn columns(&self) -> RelationColumns<'a> {
+    pub(crate) fn columns(&self) -> RelationColumns<'a> {
         self.columns
     }
 
     /// A copy that outlives the message.
     #[must_use]
-    pub fn to_schema(&self) -> RelationSchema {
+    pub(crate) fn to_schema(&self) -> RelationSchema {
         let owned = |column: RelationColumn<'_>| ColumnSchema {
             name: column.name.to_owned(),
             type_oid: column.type_oid,
@@ -135,7 +135,7 @@ impl<'a> Relation<'a> {
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.to_schema().encode(out);
     }
 }
@@ -162,7 +162,7 @@ impl ExactSizeIterator for RelationColumns<'_> {}
 impl RelationSchema {
     /// Appends the message as the server would send it. At most 32,767 columns fit (a table has at most 1,600); those
     /// beyond are left off.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(b'R');
         out.extend_from_slice(&self.oid.to_be_bytes());
         put_name(out, &self.schema);
@@ -185,7 +185,7 @@ impl<'a> Type<'a> {
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(b'Y');
         out.extend_from_slice(&self.oid.to_be_bytes());
         put_name(out, self.schema);

@@ -30,29 +30,29 @@ pub enum OldRow<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Update<'a> {
     /// Oid of the table.
-    pub relation: u32,
+    pub(crate) relation: u32,
     /// What is told of the row before.
-    pub old: OldRow<'a>,
+    pub(crate) old: OldRow<'a>,
     /// The row after; may hold [`super::Column::Unchanged`].
-    pub new: Tuple<'a>,
+    pub(crate) new: Tuple<'a>,
 }
 
 /// `D`: a deleted row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delete<'a> {
     /// Oid of the table.
-    pub relation: u32,
+    pub(crate) relation: u32,
     /// What is told of the row; never [`OldRow::None`] when decoded.
-    pub old: OldRow<'a>,
+    pub(crate) old: OldRow<'a>,
 }
 
 /// `T`: emptied tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Truncate<'a> {
     /// TRUNCATE … CASCADE.
-    pub cascade: bool,
+    pub(crate) cascade: bool,
     /// TRUNCATE … RESTART IDENTITY.
-    pub restart_identity: bool,
+    pub(crate) restart_identity: bool,
     oids: &'a [u8],
 }
 
@@ -105,7 +105,7 @@ impl<'a> Update<'a> {
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(b'U');
         out.extend_from_slice(&self.relation.to_be_bytes());
         self.old.encode(out);
@@ -126,7 +126,7 @@ impl<'a> Delete<'a> {
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(b'D');
         out.extend_from_slice(&self.relation.to_be_bytes());
         self.old.encode(out);
@@ -147,29 +147,29 @@ impl<'a> Truncate<'a> {
 
     /// Number of tables.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.oids.len() / 4
     }
 
     /// Whether no table is named.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.oids.is_empty()
     }
 
     /// Oids of the tables.
-    pub fn relations(&self) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn relations(&self) -> impl Iterator<Item = u32> + 'a {
         self.oids.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid))
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let relations: Vec<u32> = self.relations().collect();
         Self::encode_relations(self.cascade, self.restart_identity, &relations, out);
     }
 
     /// Appends a Truncate of these tables as the server would send it.
-    pub fn encode_relations(cascade: bool, restart_identity: bool, relations: &[u32], out: &mut Vec<u8>) {
+    pub(crate) fn encode_relations(cascade: bool, restart_identity: bool, relations: &[u32], out: &mut Vec<u8>) {
         out.push(b'T');
         let count = i32::try_from(relations.len()).unwrap_or(i32::MAX);
         out.extend_from_slice(&count.to_be_bytes());

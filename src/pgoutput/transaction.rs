@@ -10,31 +10,31 @@ use crate::Lsn;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begin {
     /// Where the commit record starts; equals [`Commit::commit_lsn`] of the same transaction.
-    pub final_lsn: Lsn,
+    pub(crate) final_lsn: Lsn,
     /// Commit time, microseconds since the Unix epoch.
-    pub commit_time: i64,
+    pub(crate) commit_time: i64,
     /// Transaction id.
-    pub xid: u32,
+    pub(crate) xid: u32,
 }
 
 /// `C`: the transaction is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
     /// Where the commit record starts.
-    pub commit_lsn: Lsn,
+    pub(crate) commit_lsn: Lsn,
     /// Where the commit record ends: the position that is confirmed to the server (rule 6).
-    pub end_lsn: Lsn,
+    pub(crate) end_lsn: Lsn,
     /// Commit time, microseconds since the Unix epoch.
-    pub commit_time: i64,
+    pub(crate) commit_time: i64,
 }
 
 /// `O`: the transaction was replicated from another server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin<'a> {
     /// Where the commit was on that server.
-    pub commit_lsn: Lsn,
+    pub(crate) commit_lsn: Lsn,
     /// Name of the replication origin.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
 }
 
 impl Begin {
@@ -43,7 +43,7 @@ impl Begin {
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(b'B');
         out.extend_from_slice(&self.final_lsn.0.to_be_bytes());
         put_timestamp(out, self.commit_time);
@@ -61,7 +61,7 @@ impl Commit {
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"C\0");
         out.extend_from_slice(&self.commit_lsn.0.to_be_bytes());
         out.extend_from_slice(&self.end_lsn.0.to_be_bytes());
@@ -75,7 +75,7 @@ impl<'a> Origin<'a> {
     }
 
     /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(b'O');
         out.extend_from_slice(&self.commit_lsn.0.to_be_bytes());
         put_name(out, self.name);

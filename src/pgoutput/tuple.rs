@@ -70,19 +70,19 @@ impl<'a> Tuple<'a> {
 
     /// Number of values.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         usize::from(self.count)
     }
 
     /// Whether the table has no columns.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Bytes of the values on the wire.
     #[must_use]
-    pub fn byte_len(&self) -> usize {
+    pub(crate) fn byte_len(&self) -> usize {
         self.values.len()
     }
 
@@ -94,12 +94,12 @@ impl<'a> Tuple<'a> {
 
     /// Value number `index`, found by walking from the first.
     #[must_use]
-    pub fn get(&self, index: usize) -> Option<Column<'a>> {
+    pub(crate) fn get(&self, index: usize) -> Option<Column<'a>> {
         self.iter().nth(index)
     }
 
     /// Appends the TupleData as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.count.to_be_bytes());
         out.extend_from_slice(self.values);
     }
@@ -169,7 +169,7 @@ impl TupleWriter {
     }
 
     /// The next column has this binary form.
-    pub fn binary(&mut self, out: &mut Vec<u8>, value: &[u8]) {
+    pub(crate) fn binary(&mut self, out: &mut Vec<u8>, value: &[u8]) {
         self.put(out, b'b', value);
     }
 

@@ -35,20 +35,20 @@ pub struct ReplicationClient {
 #[derive(Debug, Clone)]
 pub struct CreateSlot {
     /// Export the snapshot of the consistent point. It lives until the next command on this connection, or its end.
-    pub export_snapshot: bool,
+    pub(crate) export_snapshot: bool,
     /// Synchronise the slot to standbys (Postgres 17+).
-    pub failover: bool,
+    pub(crate) failover: bool,
     /// Longest wait for one running transaction: creating a slot waits for all of them (rule 15).
-    pub lock_timeout: Duration,
+    pub(crate) lock_timeout: Duration,
 }
 
 /// A slot that was just created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedSlot {
     /// Streaming from here misses nothing that the snapshot does not show.
-    pub consistent_point: Lsn,
+    pub(crate) consistent_point: Lsn,
     /// For `SET TRANSACTION SNAPSHOT`.
-    pub snapshot: Option<String>,
+    pub(crate) snapshot: Option<String>,
 }
 
 type Row = Vec<Option<Vec<u8>>>;
@@ -69,25 +69,25 @@ impl Session for ReplicationClient {
 impl ReplicationClient {
     /// Process id of the walsender.
     #[must_use]
-    pub fn backend_pid(&self) -> i32 {
+    pub(crate) fn backend_pid(&self) -> i32 {
         self.greeting.backend_pid
     }
 
     /// As `server_version_num`: 150018 is 15.18.
     #[must_use]
-    pub fn server_version(&self) -> u32 {
+    pub(crate) fn server_version(&self) -> u32 {
         self.greeting.server_version
     }
 
     /// Runs SQL and returns the rows of all its statements as text. (Bytes that are not UTF-8 are replaced.)
-    pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+    pub(crate) async fn simple_query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap_or_else(|error| lossy(error.as_bytes()));
         let rows = self.command(sql, self.bound).await?;
         Ok(rows.into_iter().map(|row| row.into_iter().map(|column| column.map(text)).collect()).collect())
     }
 
     /// Which cluster this is, and how far its log goes.
-    pub async fn identify_system(&mut self) -> Result<SystemIdentity> {
+    pub(crate) async fn identify_system(&mut self) -> Result<SystemIdentity> {
         let rows = self.simple_query("IDENTIFY_SYSTEM").await?;
         let mut columns = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
         let (system_id, timeline, flushed) = (columns.next(), columns.next(), columns.next());
@@ -102,7 +102,7 @@ impl ReplicationClient {
     }
 
     /// Where the timelines before `timeline` ended, oldest first; none before timeline 1.
-    pub async fn timeline_history(&mut self, timeline: u32) -> Result<Vec<TimelineSwitch>> {
+    pub(crate) async fn timeline_history(&mut self, timeline: u32) -> Result<Vec<TimelineSwitch>> {
         if timeline <= 1 {
             return Ok(Vec::new());
         }
@@ -116,7 +116,7 @@ impl ReplicationClient {
     /// A running transaction that outlives `lock_timeout` fails it with SQLSTATE 55P03, and no slot is left; a name
     /// that is taken with 42710; no free slot with `postgres-exhausted`. When our own bound (the lock timeout and one
     /// statement timeout) or a broken connection ends the wait, the slot may come to be all the same.
-    pub async fn create_slot(&mut self, name: &str, options: &CreateSlot) -> Result<CreatedSlot> {
+    pub(crate) async fn create_slot(&mut self, name: &str, options: &CreateSlot) -> Result<CreatedSlot> {
         let lock_ms = options.lock_timeout.as_millis();
         self.command(&format!("SET lock_timeout = {lock_ms}"), self.bound).await?;
         let command = create_slot_command(name, options, self.server_version())?;
@@ -133,7 +133,7 @@ impl ReplicationClient {
     }
 
     /// Drops a slot: `slot-in-use` while somebody streams from it, `slot-missing` when there is none.
-    pub async fn drop_slot(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn drop_slot(&mut self, name: &str) -> Result<()> {
         let command = format!("DROP_REPLICATION_SLOT {}", escape_identifier(name));
         let outcome = self.command(&command, self.bound).await;
         outcome.map(drop).map_err(|error| error.about(format_args!("slot {name}")))
@@ -144,7 +144,12 @@ impl ReplicationClient {
     /// With `start` 0/0 the server resumes at the slot's own confirmed position; a smaller `start` than that is
     /// forwarded to it without a word. Fails with `slot-in-use`, `slot-missing`, `slot-lost`, `wal-level`,
     /// `postgres-denied`. A missing publication shows only later, in the stream, as `publication-missing`.
-    pub async fn start_replication(mut self, slot: &str, publication: &str, start: Lsn) -> Result<ReplicationStream> {
+    pub(crate) async fn start_replication(
+        mut self,
+        slot: &str,
+        publication: &str,
+        start: Lsn,
+    ) -> Result<ReplicationStream> {
         let command = start_command(slot, publication, start);
         let started = self.run(&command, self.bound).await;
         if started.map_err(|error| error.about(format_args!("slot {slot}")))?.is_some() {
@@ -154,7 +159,7 @@ impl ReplicationClient {
     }
 
     /// Says goodbye, so that the server logs no broken connection.
-    pub async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         let terminate = self.wire.send(|bytes| {
             frontend::terminate(bytes);
             Ok(())

@@ -24,7 +24,7 @@ impl ConnectOptions {
     ///
     /// Fails with `postgres-unreachable`, `postgres-auth-failed`, `postgres-tls-failed`, `postgres-exhausted` (no
     /// walsender left), `postgres-denied` (no REPLICATION attribute) or `postgres-unavailable`.
-    pub async fn replication(&self) -> Result<ReplicationClient> {
+    pub(crate) async fn replication(&self) -> Result<ReplicationClient> {
         self.connect("").await
     }
 

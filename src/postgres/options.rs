@@ -27,7 +27,7 @@ pub struct ConnectOptions {
 impl ConnectOptions {
     /// How the sessions of a source reach its database.
     #[must_use]
-    pub fn of(source: &Source) -> Self {
+    pub(crate) fn of(source: &Source) -> Self {
         let by_url = Self::to(&source.url);
         Self {
             password: source.password.clone().or(by_url.password),
@@ -60,7 +60,7 @@ impl ConnectOptions {
 
     /// The same for somebody who waits for the answer: neither an attempt nor a statement takes longer than `bound`.
     #[must_use]
-    pub fn within(mut self, bound: Duration) -> Self {
+    pub(crate) fn within(mut self, bound: Duration) -> Self {
         self.connect_timeout = self.connect_timeout.min(bound);
         self.statement_timeout = self.statement_timeout.min(bound);
         self
@@ -68,13 +68,13 @@ impl ConnectOptions {
 
     /// The database that is connected to.
     #[must_use]
-    pub fn database(&self) -> &str {
+    pub(crate) fn database(&self) -> &str {
         &self.database
     }
 
     /// The role that is connected as.
     #[must_use]
-    pub fn user(&self) -> &str {
+    pub(crate) fn user(&self) -> &str {
         &self.user
     }
 

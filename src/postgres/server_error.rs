@@ -11,19 +11,19 @@ use crate::{Code, Error};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerError {
     /// `ERROR`, `FATAL`, `PANIC`, or for a notice `WARNING`, `NOTICE`, …; never translated.
-    pub severity: String,
+    pub(crate) severity: String,
     /// Five characters.
-    pub sqlstate: String,
+    pub(crate) sqlstate: String,
     /// In the server's language.
-    pub message: String,
+    pub(crate) message: String,
     /// More, where there is more.
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
     /// What to do, in the server's words.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// Where in a plugin or function it happened.
-    pub context: Option<String>,
+    pub(crate) context: Option<String>,
     /// The C function that reported it: unlike `message` never translated.
-    pub routine: Option<String>,
+    pub(crate) routine: Option<String>,
 }
 
 impl fmt::Display for ServerError {
@@ -66,7 +66,7 @@ impl ServerError {
 
     /// The code that an operator meets.
     #[must_use]
-    pub fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> Code {
         let routine = self.routine.as_deref().unwrap_or_default();
         match self.sqlstate.as_str() {
             "3D000" => Code::PostgresAuthFailed,

@@ -51,13 +51,13 @@ impl Deref for SqlSession {
 
 impl SqlSession {
     /// For what needs it mutable: transactions.
-    pub fn client_mut(&mut self) -> &mut Client {
+    pub(crate) fn client_mut(&mut self) -> &mut Client {
         &mut self.client
     }
 
     /// Waits until the session has ended and says why: `postgres-unavailable` when the server stops (57P01) or the
     /// connection breaks. Cancel-safe.
-    pub async fn closed(&self) -> Error {
+    pub(crate) async fn closed(&self) -> Error {
         let mut ended = self.ended.clone();
         let ending = ended.wait_for(Option::is_some).await.ok().and_then(|ending| ending.clone());
         match ending {

@@ -21,21 +21,21 @@ pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// A standby status update. The slot moves to `flushed`; nothing moves it backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StandbyStatus {
+pub(crate) struct StandbyStatus {
     /// Received.
-    pub written: Lsn,
+    pub(crate) written: Lsn,
     /// Safe with us: the server may forget log before this (rule 7).
-    pub flushed: Lsn,
+    pub(crate) flushed: Lsn,
     /// As `flushed` for a logical consumer; shown in pg_stat_replication.
-    pub applied: Lsn,
+    pub(crate) applied: Lsn,
     /// The server shall answer with a keepalive at once.
-    pub reply_requested: bool,
+    pub(crate) reply_requested: bool,
 }
 
 impl StandbyStatus {
     /// The same position three times over, no answer wanted.
     #[must_use]
-    pub fn at(position: Lsn) -> Self {
+    pub(crate) fn at(position: Lsn) -> Self {
         Self { written: position, flushed: position, applied: position, reply_requested: false }
     }
 

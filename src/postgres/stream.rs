@@ -23,7 +23,7 @@ const CLOSE_BOUND: Duration = Duration::from_secs(2);
 
 /// One message of the stream, borrowed from the receive buffer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum StreamMessage<'a> {
+pub(crate) enum StreamMessage<'a> {
     /// A piece of the output plugin's.
     XLogData {
         /// Where in the log it comes from; 0/0 for messages that have no place there.
@@ -128,7 +128,7 @@ fn three_numbers(bytes: &[u8]) -> Option<(u64, u64, i64, &[u8])> {
 /// ```
 ///
 /// Dropping it hangs up without a word; the server then finds out at its next write and lets the slot go.
-pub struct ReplicationStream {
+pub(crate) struct ReplicationStream {
     reader: ReplicationReader,
     sender: StatusSender,
 }
@@ -143,7 +143,7 @@ impl ReplicationStream {
     ///
     /// Returns at once while messages are left, so the loop is: `fill`, then [`Self::next_message`] until `None`.
     /// Fails with `postgres-unavailable` when the connection ends, `postgres-protocol` for a message above the bound.
-    pub async fn fill(&mut self) -> Result<()> {
+    pub(crate) async fn fill(&mut self) -> Result<()> {
         self.reader.fill().await
     }
 
@@ -151,19 +151,19 @@ impl ReplicationStream {
     ///
     /// Fails with what the server reports: `postgres-unavailable` when it stops (57P01) or ends the stream,
     /// `publication-missing`, `slot-lost` and the others that [`ServerError::code`] knows.
-    pub fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
+    pub(crate) fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
         self.reader.next_message()
     }
 
     /// Tells the server where we stand.
-    pub async fn send_status(&mut self, status: StandbyStatus) -> Result<()> {
+    pub(crate) async fn send_status(&mut self, status: StandbyStatus) -> Result<()> {
         self.sender.send_status(status).await
     }
 
     /// Ends the stream and waits, at most 2 s, until the server has hung up: by then it has let the slot go.
     ///
     /// An error means only that the server may hold the slot a little longer.
-    pub async fn close(self) -> Result<()> {
+    pub(crate) async fn close(self) -> Result<()> {
         let Self { mut reader, sender } = self;
         // Both at once: a server that is busy writing reads nothing until we read.
         let end = async { tokio::join!(sender.close(CLOSE_BOUND), reader.drain()).0 };

@@ -6,22 +6,22 @@ use crate::{Code, Error, Lsn, Result};
 
 /// What IDENTIFY_SYSTEM tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SystemIdentity {
+pub(crate) struct SystemIdentity {
     /// Made by initdb and kept by every copy of the cluster.
-    pub system_id: String,
+    pub(crate) system_id: String,
     /// Raised by every promotion.
-    pub timeline: u32,
+    pub(crate) timeline: u32,
     /// The end of the log on the server's disk.
-    pub flushed: Lsn,
+    pub(crate) flushed: Lsn,
 }
 
 /// The end of a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimelineSwitch {
+pub(crate) struct TimelineSwitch {
     /// The timeline that ended.
-    pub timeline: u32,
+    pub(crate) timeline: u32,
     /// Where it ended: log from here on belongs to the next one.
-    pub switchpoint: Lsn,
+    pub(crate) switchpoint: Lsn,
 }
 
 /// Reads a history file: `timeline switchpoint reason` a line, `#` begins a comment.

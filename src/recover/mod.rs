@@ -34,7 +34,7 @@ use crate::{
 pub use plan::{Next, Plan, Strategy};
 
 /// A recovery under way: holds the source's advisory lock as long as it lives.
-pub struct Recovery<'a> {
+pub(crate) struct Recovery<'a> {
     source: &'a Source,
     kafka: &'a Kafka,
     connect: ConnectOptions,
@@ -47,7 +47,7 @@ impl<'a> Recovery<'a> {
     ///
     /// # Errors
     /// [`Code::RecoverRefused`] when somebody else sets the source up or recovers it; whatever keeps us from looking.
-    pub async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
+    pub(crate) async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
         let connect = ConnectOptions::of(source);
         let sql = connect.sql("recover").await?;
         require_server(&sql).await?;
@@ -65,7 +65,7 @@ impl<'a> Recovery<'a> {
     ///
     /// # Errors
     /// [`Code::RecoverRefused`].
-    pub fn plan(&self, strategy: Strategy, force: bool) -> Result<Plan> {
+    pub(crate) fn plan(&self, strategy: Strategy, force: bool) -> Result<Plan> {
         Plan::new(&self.facts, self.source, strategy, force)
     }
 
@@ -74,7 +74,7 @@ impl<'a> Recovery<'a> {
     /// # Errors
     /// [`Code::RecoverRefused`] when anything is no longer as it was when the plan was made; whatever else stands in the
     /// way. Both leave the source as the module says.
-    pub async fn carry_out(self, plan: &Plan, by: String, say: impl Fn(&str)) -> Result<()> {
+    pub(crate) async fn carry_out(self, plan: &Plan, by: String, say: impl Fn(&str)) -> Result<()> {
         say("fencing every daemon of the source");
         position_topic::ensure(self.kafka).await?;
         let takeover = Takeover::fence(self.source, self.kafka).await?;

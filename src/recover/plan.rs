@@ -31,7 +31,7 @@ pub enum Strategy {
 impl Strategy {
     /// As it is written on the command line.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::RepublishUnmarked => "republish-unmarked",
             Self::FromSlot => "from-slot",
@@ -71,7 +71,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Code::RecoverRefused`]: somebody streams, nothing is wrong, or the strategy does not fit the source.
-    pub fn new(facts: &Facts, source: &Source, strategy: Strategy, force: bool) -> Result<Self> {
+    pub(crate) fn new(facts: &Facts, source: &Source, strategy: Strategy, force: bool) -> Result<Self> {
         if let Some(slot) = &facts.slot {
             require_ours(slot, facts, source)?;
         }
@@ -93,7 +93,7 @@ impl Plan {
     ///
     /// # Errors
     /// `out` cannot be written to.
-    pub fn print(&self, source: &Source, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn print(&self, source: &Source, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "source {}", source.name)?;
         match &self.halt {
             Some(halt) => writeln!(out, "  halted   {halt}")?,
@@ -105,7 +105,7 @@ impl Plan {
 
     /// The line that stays in the position topic.
     #[must_use]
-    pub fn recovered(&self, facts: &Facts, by: String, now: SystemTime) -> Recovered {
+    pub(crate) fn recovered(&self, facts: &Facts, by: String, now: SystemTime) -> Recovered {
         let position = facts.position();
         Recovered {
             strategy: self.strategy.as_str().to_owned(),

@@ -60,17 +60,17 @@ pub(super) enum Ended {
 /// One backfill, on a session whose transaction has imported the slot's snapshot.
 pub(super) struct Backfill<'a> {
     /// The source.
-    pub context: &'a Context,
+    pub(crate) context: &'a Context,
     /// Its tables.
-    pub tables: &'a [TableInfo],
+    pub(crate) tables: &'a [TableInfo],
     /// The snapshot.
-    pub snapshot: Arc<SqlSession>,
+    pub(crate) snapshot: Arc<SqlSession>,
     /// The session that marks; none with `mark = "none"`.
-    pub marking: Option<MarkingSession>,
+    pub(crate) marking: Option<MarkingSession>,
     /// Records that Kafka was seen to refuse.
     pub(super) verdicts: Verdicts,
     /// Position of phase `backfill` at the slot's consistent point.
-    pub position: Position,
+    pub(crate) position: Position,
 }
 
 /// The rows of the snapshot, as they are read.

@@ -15,19 +15,19 @@ use crate::{
 /// A source, how to reach both its servers, and who asks it to stop.
 pub(super) struct Context {
     /// The source.
-    pub source: Source,
+    pub(crate) source: Source,
     /// The cluster.
-    pub kafka: Arc<Kafka>,
+    pub(crate) kafka: Arc<Kafka>,
     /// Where its position goes.
-    pub position_topic: Arc<str>,
+    pub(crate) position_topic: Arc<str>,
     /// The key of its position.
-    pub position_key: Arc<str>,
+    pub(crate) position_key: Arc<str>,
     /// How to reach its Postgres.
-    pub connect: ConnectOptions,
+    pub(crate) connect: ConnectOptions,
     /// Its metrics and its state as others see it.
-    pub metrics: SourceMetrics,
+    pub(crate) metrics: SourceMetrics,
     /// Turns true once, when the daemon is to stop.
-    pub shutdown: watch::Receiver<bool>,
+    pub(crate) shutdown: watch::Receiver<bool>,
     /// Whether to wait where another instance streams, as a daemon does.
     pub(super) patient: bool,
 }

@@ -20,11 +20,11 @@ use crate::{
 /// The reading half of a session: state machine, encoder and the batch under construction.
 pub(super) struct Intake {
     /// What decides.
-    pub machine: Machine,
+    pub(crate) machine: Machine,
     /// New rows of the building batch.
-    pub records: Records,
+    pub(crate) records: Records,
     /// The same rows' ids, or those of redelivered rows.
-    pub marks: Marks,
+    pub(crate) marks: Marks,
     rows: Rows,
     tables: Vec<TableInfo>,
     /// Partitions and ancestors of the tables: a row under such a name is ours, and cannot be told apart.
@@ -41,11 +41,11 @@ pub(super) struct Intake {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     /// Published before; only their marks are made again.
-    pub redelivered: u64,
+    pub(crate) redelivered: u64,
     /// Went to the dead-letter topic.
-    pub dead_letters: u64,
+    pub(crate) dead_letters: u64,
     /// Carried their mark already.
-    pub passed_over: u64,
+    pub(crate) passed_over: u64,
 }
 
 impl Intake {

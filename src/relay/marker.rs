@@ -45,9 +45,9 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(500);
 /// Marks to set, and the batches that are done with them.
 pub(super) struct MarkJob {
     /// The batches, in stream order.
-    pub batches: Vec<BatchId>,
+    pub(crate) batches: Vec<BatchId>,
     /// Their rows.
-    pub marks: Vec<Marks>,
+    pub(crate) marks: Vec<Marks>,
     /// Since when the first of them could be marked.
     pub(super) since: Option<Instant>,
 }
@@ -55,11 +55,11 @@ pub(super) struct MarkJob {
 /// The marks of a job are durable.
 pub(super) struct Marked {
     /// The job's batches.
-    pub batches: Vec<BatchId>,
+    pub(crate) batches: Vec<BatchId>,
     /// Rows that were given, whether found or gone.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Since the first of them could be marked.
-    pub took: Duration,
+    pub(crate) took: Duration,
 }
 
 /// The marking task, as the session sees it.

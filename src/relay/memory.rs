@@ -25,9 +25,9 @@ pub(super) enum End {
 pub(super) struct Memory {
     /// The server, as it was when it had shown what was published up to this position; rows were dropped for lack of
     /// room meanwhile, and come again.
-    pub trusted: Option<(ServerLife, Progress)>,
+    pub(crate) trusted: Option<(ServerLife, Progress)>,
     /// After a batch that Kafka found too large: its records one by one, to learn which of them is.
-    pub batching: Batching,
+    pub(crate) batching: Batching,
     /// How far the stream was handed over when that batch was refused: beyond it the rows are not to blame.
     pub(super) suspected: Option<Progress>,
     /// The records that Kafka refused.
@@ -57,9 +57,9 @@ impl Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerLife {
     /// From IDENTIFY_SYSTEM.
-    pub system_id: String,
+    pub(crate) system_id: String,
     /// From IDENTIFY_SYSTEM.
-    pub timeline: u32,
+    pub(crate) timeline: u32,
     /// `pg_postmaster_start_time()`.
-    pub started: SystemTime,
+    pub(crate) started: SystemTime,
 }

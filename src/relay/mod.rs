@@ -35,4 +35,4 @@ mod stream;
 mod supervisor;
 
 pub(crate) use once::{drain, set_up};
-pub use supervisor::run;
+pub(crate) use supervisor::run;

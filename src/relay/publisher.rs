@@ -41,11 +41,11 @@ use crate::{
 /// One Kafka transaction to be.
 pub(super) struct Job {
     /// Names it in the event that answers it.
-    pub batch: BatchId,
+    pub(crate) batch: BatchId,
     /// Its records; none for a position alone.
-    pub records: Records,
+    pub(crate) records: Records,
     /// Its position, which goes last.
-    pub position: PositionBytes,
+    pub(crate) position: PositionBytes,
 }
 
 /// What became of a job.

@@ -55,7 +55,7 @@ fn key(record: RecordRef<'_>) -> RecordKey {
 /// Encodes the rows of one source.
 pub(super) struct Rows {
     /// Knows the tables' columns.
-    pub encoder: Encoder,
+    pub(crate) encoder: Encoder,
     on_poison: OnPoison,
     verdicts: Verdicts,
     dead_letters: u64,
@@ -146,9 +146,9 @@ pub(super) struct Row<'a> {
     /// The transaction that inserted it; 0 in a backfill.
     pub(super) xid: u32,
     /// Oid of the relation as the stream names it.
-    pub relation: u32,
+    pub(crate) relation: u32,
     /// Its columns.
-    pub tuple: &'a Tuple<'a>,
+    pub(crate) tuple: &'a Tuple<'a>,
 }
 
 fn into_error(failure: Failure) -> Error {

@@ -38,7 +38,7 @@ const IMPATIENT_TRIES: u32 = 20;
 ///
 /// # Errors
 /// No source is left that can go on: the first halt's error.
-pub async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<()> {
+pub(crate) async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<()> {
     let kafka = Arc::new(config.kafka.clone());
     // All before the first is started, so that no source is missing from the metrics.
     let context = |source| Context::new(source, &kafka, metrics, shutdown.clone());

@@ -14,18 +14,18 @@ use crate::{
 
 /// What became of a plan.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// One line each, in order.
-    pub reports: Vec<Report>,
+    pub(crate) reports: Vec<Report>,
     /// The slot is to be made by whoever called: everything before it is there.
-    pub slot: Option<SlotStep>,
+    pub(crate) slot: Option<SlotStep>,
     /// What a person should know.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// What became of one thing.
 #[derive(Debug)]
-pub enum Report {
+pub(crate) enum Report {
     /// It was there.
     Present(String),
     /// It was made.
@@ -39,7 +39,7 @@ pub enum Report {
 impl Outcome {
     /// A plan that is only shown.
     #[must_use]
-    pub fn dry(plan: Plan) -> Self {
+    pub(crate) fn dry(plan: Plan) -> Self {
         let mut reports: Vec<_> = plan.present.into_iter().map(Report::Present).collect();
         reports.extend(plan.steps.into_iter().map(Report::Would));
         Self { reports, slot: None, notes: plan.notes }
@@ -47,7 +47,7 @@ impl Outcome {
 
     /// Something is left for a person.
     #[must_use]
-    pub fn is_incomplete(&self) -> bool {
+    pub(crate) fn is_incomplete(&self) -> bool {
         self.reports.iter().any(|report| matches!(report, Report::Left(..)))
     }
 
@@ -55,7 +55,7 @@ impl Outcome {
     ///
     /// # Errors
     /// `out` cannot be written to.
-    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         for report in &self.reports {
             match report {
                 Report::Present(what) => writeln!(out, "  exists   {what}")?,
@@ -88,7 +88,7 @@ fn print_sql(step: &Step, out: &mut dyn Write) -> io::Result<()> {
 ///
 /// # Errors
 /// Whatever is neither a missing right nor the consequence of one.
-pub async fn execute(client: &Client, plan: Plan, source: &Source, kafka: &Kafka) -> Result<Outcome> {
+pub(crate) async fn execute(client: &Client, plan: Plan, source: &Source, kafka: &Kafka) -> Result<Outcome> {
     let mut outcome = Outcome { notes: plan.notes, ..Outcome::default() };
     outcome.reports.extend(plan.present.into_iter().map(Report::Present));
     for step in plan.steps {
@@ -129,7 +129,7 @@ fn is_left(error: &Error, already: bool) -> bool {
 ///
 /// # Errors
 /// What the server says.
-pub async fn run_sql(client: &Client, step: &SqlStep, source: &Source) -> Result<()> {
+pub(crate) async fn run_sql(client: &Client, step: &SqlStep, source: &Source) -> Result<()> {
     let lock = i32::try_from(source.timeouts.lock.as_millis()).unwrap_or(i32::MAX).max(1);
     // Several statements in one simple query are one transaction.
     let sql = format!("SET LOCAL lock_timeout = {lock}; {}", step.sql.join(";\n"));

@@ -37,18 +37,18 @@ pub struct Facts {
 #[derive(Debug, Clone)]
 pub struct Role {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// `None`: it does not exist.
-    pub rights: Option<RoleRights>,
+    pub(crate) rights: Option<RoleRights>,
 }
 
 /// What a role may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RoleRights {
+pub(crate) struct RoleRights {
     /// LOGIN and REPLICATION, or a superuser.
-    pub replication: bool,
+    pub(crate) replication: bool,
     /// CONNECT on the database.
-    pub connect: bool,
+    pub(crate) connect: bool,
 }
 
 /// A table of the source.
@@ -64,17 +64,17 @@ pub enum TableFact {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingTable {
     /// Configured, or the first of the search_path.
-    pub schema: String,
+    pub(crate) schema: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Whether the schema is there.
-    pub schema_exists: bool,
+    pub(crate) schema_exists: bool,
 }
 
 impl TableFact {
     /// `"schema"."name"`.
     #[must_use]
-    pub fn sql_name(&self) -> String {
+    pub(crate) fn sql_name(&self) -> String {
         match self {
             Self::Found(table, _) => table.sql_name(),
             Self::Missing(missing) => quote_qualified(&missing.schema, &missing.name),
@@ -83,7 +83,7 @@ impl TableFact {
 
     /// `schema.name`.
     #[must_use]
-    pub fn display_name(&self) -> String {
+    pub(crate) fn display_name(&self) -> String {
         match self {
             Self::Found(table, _) => table.display_name(),
             Self::Missing(missing) => format!("{}.{}", missing.schema, missing.name),
@@ -92,7 +92,7 @@ impl TableFact {
 
     /// `"schema"`.
     #[must_use]
-    pub fn sql_schema(&self) -> String {
+    pub(crate) fn sql_schema(&self) -> String {
         quote_ident(match self {
             Self::Found(table, _) => &table.schema,
             Self::Missing(missing) => &missing.schema,
@@ -157,7 +157,7 @@ SELECT coalesce($1::text, current_schema()::text, 'public'),
 
 /// The topics of a source whose names follow from the configuration alone.
 #[must_use]
-pub fn constant_topics(source: &Source) -> Vec<String> {
+pub(crate) fn constant_topics(source: &Source) -> Vec<String> {
     let mapping = &source.mapping;
     let topic = mapping.topic.constant();
     let mut names: Vec<_> = topic.iter().cloned().collect();
@@ -173,7 +173,7 @@ pub fn constant_topics(source: &Source) -> Vec<String> {
 ///
 /// # Errors
 /// As [`topics::describe`].
-pub async fn read_topics(kafka: &crate::config::Kafka, source: &Source) -> Result<KafkaFacts, Error> {
+pub(crate) async fn read_topics(kafka: &crate::config::Kafka, source: &Source) -> Result<KafkaFacts, Error> {
     let names = constant_topics(source);
     let mut asked: Vec<&str> = names.iter().map(String::as_str).collect();
     asked.push(&kafka.position_topic);

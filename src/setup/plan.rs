@@ -53,9 +53,9 @@ pub struct SqlStep {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotStep {
     /// Its name.
-    pub slot: String,
+    pub(crate) slot: String,
     /// As a failover slot.
-    pub failover: bool,
+    pub(crate) failover: bool,
 }
 
 impl Step {

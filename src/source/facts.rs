@@ -94,13 +94,13 @@ pub struct Facts {
 impl Facts {
     /// The position, if it can be read.
     #[must_use]
-    pub fn position(&self) -> Option<&Position> {
+    pub(crate) fn position(&self) -> Option<&Position> {
         self.published.position()
     }
 
     /// A position that begins the stream of the server at hand at `begins`.
     #[must_use]
-    pub fn streaming_at(&self, begins: Lsn, source: &Source) -> Position {
+    pub(crate) fn streaming_at(&self, begins: Lsn, source: &Source) -> Position {
         let history = History {
             system_id: self.server.system_id.clone(),
             timeline: self.server.timeline,

@@ -21,7 +21,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// Only what a broken session brings.
-pub async fn try_take(client: &Client, source: &str) -> Result<bool> {
+pub(crate) async fn try_take(client: &Client, source: &str) -> Result<bool> {
     let row = client
         .query_one("SELECT pg_try_advisory_lock(hashtextextended('outboxd:' || $1, 0))", &[&source])
         .await
@@ -34,7 +34,7 @@ pub async fn try_take(client: &Client, source: &str) -> Result<bool> {
 ///
 /// # Errors
 /// Only what a broken session brings.
-pub async fn take(client: &Client, source: &str) -> Result<bool> {
+pub(crate) async fn take(client: &Client, source: &str) -> Result<bool> {
     for _ in 0..LOCK_TRIES {
         if try_take(client, source).await? {
             return Ok(true);
@@ -48,7 +48,7 @@ pub async fn take(client: &Client, source: &str) -> Result<bool> {
 ///
 /// # Errors
 /// Only what a broken session brings.
-pub async fn slot_at_rest(client: &Client, name: &str) -> Result<Option<SlotInfo>> {
+pub(crate) async fn slot_at_rest(client: &Client, name: &str) -> Result<Option<SlotInfo>> {
     for _ in 0..LOCK_TRIES {
         match slots::slot(client, name).await? {
             Some(slot) if slot.active => tokio::time::sleep(LOCK_PAUSE).await,
@@ -62,7 +62,7 @@ pub async fn slot_at_rest(client: &Client, name: &str) -> Result<Option<SlotInfo
 ///
 /// # Errors
 /// Only what a broken session brings.
-pub async fn give_back(client: &Client, source: &str) -> Result<()> {
+pub(crate) async fn give_back(client: &Client, source: &str) -> Result<()> {
     client
         .execute("SELECT pg_advisory_unlock(hashtextextended('outboxd:' || $1, 0))", &[&source])
         .await

@@ -17,14 +17,14 @@
 
 pub mod compare;
 pub mod facts;
-pub mod lock;
+pub(crate) mod lock;
 pub mod newest;
 pub mod position;
-pub(crate) mod producers;
+pub mod producers;
 pub mod publication;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod server;
-pub mod standing;
-pub mod takeover;
+pub(crate) mod standing;
+pub(crate) mod takeover;
 pub(crate) mod verdict;

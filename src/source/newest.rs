@@ -43,7 +43,7 @@ pub(crate) enum Belief {
 impl Published {
     /// The position, if there is one that can be read.
     #[must_use]
-    pub fn position(&self) -> Option<&Position> {
+    pub(crate) fn position(&self) -> Option<&Position> {
         match self {
             Self::Known(position) => Some(position),
             Self::Nothing | Self::Unreadable(_) => None,

@@ -53,20 +53,20 @@ pub struct Position {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovered {
     /// The strategy that was chosen.
-    pub strategy: String,
+    pub(crate) strategy: String,
     /// When, RFC 3339.
-    pub time: String,
+    pub(crate) time: String,
     /// `user@host`, as far as the environment tells.
-    pub by: String,
+    pub(crate) by: String,
     /// The code of the halt; none where a person insisted without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    pub(crate) code: Option<String>,
     /// Phase of the position before; none where there was no readable one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<Phase>,
+    pub(crate) phase: Option<Phase>,
     /// Its LSN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lsn: Option<Lsn>,
+    pub(crate) lsn: Option<Lsn>,
 }
 
 impl fmt::Display for Recovered {
@@ -110,24 +110,24 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitId {
     /// `Commit.end_lsn`.
-    pub end_lsn: Lsn,
+    pub(crate) end_lsn: Lsn,
     /// Its transaction id.
-    pub xid: u32,
+    pub(crate) xid: u32,
     /// Its commit time, microseconds since the Unix epoch.
-    pub time: i64,
+    pub(crate) time: i64,
 }
 
 /// A transaction of which only the first rows are published. All of it must match on resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
     /// `Begin.final_lsn`; the end is not known before its Commit.
-    pub final_lsn: Lsn,
+    pub(crate) final_lsn: Lsn,
     /// Its transaction id.
-    pub xid: u32,
+    pub(crate) xid: u32,
     /// Insert messages up to and with the last published one, counted before any filtering.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// Event id of that last row.
-    pub event_id: String,
+    pub(crate) event_id: String,
 }
 
 /// Where a stream comes from: the cluster, its branch, and the slot.
@@ -154,7 +154,7 @@ pub struct RowId {
 
 /// The record is not a position that this version can read.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidPosition {
+pub(crate) enum InvalidPosition {
     /// Not the JSON that the module's documentation shows.
     #[error("not a position record")]
     Malformed(#[from] serde_json::Error),
@@ -192,7 +192,7 @@ impl Position {
     /// The record's value.
     #[must_use]
     #[expect(clippy::expect_used, reason = "writing plain structs with string keys to memory cannot fail")]
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a position is plain data")
     }
 
@@ -200,7 +200,7 @@ impl Position {
     ///
     /// # Errors
     /// The bytes are not a position of a version up to this one's.
-    pub fn decode(bytes: &[u8]) -> Result<Self, InvalidPosition> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, InvalidPosition> {
         let position: Self = serde_json::from_slice(bytes)?;
         if position.version > VERSION { Err(InvalidPosition::Version(position.version)) } else { Ok(position) }
     }
@@ -217,7 +217,7 @@ impl Position {
     /// session ended may write its last position after its successor's first ones. Each of them is true, so the greatest
     /// one holds.
     #[must_use]
-    pub fn outlives(&self, newer: &Self) -> bool {
+    pub(crate) fn outlives(&self, newer: &Self) -> bool {
         self.precedes_in_the_topic_only(newer) && (self.unfenced || newer.unfenced)
     }
 

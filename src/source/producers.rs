@@ -138,11 +138,11 @@ pub(crate) struct Unpublished {
 #[derive(Debug, Clone)]
 pub(crate) struct PositionBytes {
     /// The position topic.
-    pub topic: Arc<str>,
+    pub(crate) topic: Arc<str>,
     /// The source's name.
-    pub key: Arc<str>,
+    pub(crate) key: Arc<str>,
     /// The encoded position.
-    pub value: Vec<u8>,
+    pub(crate) value: Vec<u8>,
 }
 
 impl PositionBytes {

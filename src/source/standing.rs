@@ -18,7 +18,7 @@ use crate::{Error, Lsn, config::Source, postgres::catalog::SlotInfo};
 /// What a source is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SourceState {
+pub(crate) enum SourceState {
     /// Connecting and comparing the position with the server.
     Starting,
     /// Another instance holds the slot.
@@ -35,12 +35,12 @@ pub enum SourceState {
 
 impl SourceState {
     /// Every state there is.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Starting, Self::Standby, Self::Backfill, Self::Streaming, Self::Retrying, Self::Halted];
 
     /// The state as it is printed.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Standby => "standby",
@@ -53,86 +53,86 @@ impl SourceState {
 
     /// Rule 33: ready means that committed rows are being published.
     #[must_use]
-    pub fn is_ready(self) -> bool {
+    pub(crate) fn is_ready(self) -> bool {
         self == Self::Streaming
     }
 }
 
 /// Where one source stands.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// The source's name.
-    pub source: String,
+    pub(crate) source: String,
     /// What the daemon that answers does, and since when.
     #[serde(flatten)]
-    pub daemon: Option<DaemonState>,
+    pub(crate) daemon: Option<DaemonState>,
     /// How far its set-up has come, from the position.
-    pub phase: Option<Phase>,
+    pub(crate) phase: Option<Phase>,
     /// How far it is published.
-    pub position: Option<Lsn>,
+    pub(crate) position: Option<Lsn>,
     /// The end of the server's log.
-    pub server: Option<Lsn>,
+    pub(crate) server: Option<Lsn>,
     /// Bytes of log between the two; without a position, after what the slot was confirmed up to.
-    pub lag_bytes: Option<u64>,
+    pub(crate) lag_bytes: Option<u64>,
     /// Age in seconds of the oldest unpublished row; 0 without one. A command cannot tell with `mark = "none"`.
-    pub lag_seconds: Option<f64>,
+    pub(crate) lag_seconds: Option<f64>,
     /// Unpublished rows, counted up to a million for each table. `None` with `mark = "none"`.
-    pub unpublished_rows: Option<u64>,
+    pub(crate) unpublished_rows: Option<u64>,
     /// The replication slot, where there is one.
-    pub slot: Option<SlotStanding>,
+    pub(crate) slot: Option<SlotStanding>,
     /// The last `outboxd recover`, where no position was written since.
-    pub recovered: Option<Recovered>,
+    pub(crate) recovered: Option<Recovered>,
     /// What could not be learned, and what would halt the daemon.
-    pub problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// A daemon's word on a source.
 #[derive(Debug, Clone, Serialize)]
-pub struct DaemonState {
+pub(crate) struct DaemonState {
     /// What it does.
-    pub state: SourceState,
+    pub(crate) state: SourceState,
     /// Since when.
     #[serde(serialize_with = "rfc3339")]
-    pub since: SystemTime,
+    pub(crate) since: SystemTime,
     /// The last error, kept after it has healed.
-    pub last_error: Option<LastError>,
+    pub(crate) last_error: Option<LastError>,
 }
 
 /// An error of a daemon, and when it came.
 #[derive(Debug, Clone, Serialize)]
-pub struct LastError {
+pub(crate) struct LastError {
     /// The error.
     #[serde(flatten)]
-    pub problem: Problem,
+    pub(crate) problem: Problem,
     /// When.
     #[serde(serialize_with = "rfc3339")]
-    pub at: SystemTime,
+    pub(crate) at: SystemTime,
 }
 
 /// The replication slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SlotStanding {
+pub(crate) struct SlotStanding {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Somebody streams from it: a daemon leads.
-    pub active: bool,
+    pub(crate) active: bool,
     /// `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
+    pub(crate) wal_status: Option<String>,
     /// What the daemon has confirmed.
-    pub confirmed_flush: Lsn,
+    pub(crate) confirmed_flush: Lsn,
     /// Bytes of log that it keeps on the server.
-    pub retained_bytes: Option<u64>,
+    pub(crate) retained_bytes: Option<u64>,
 }
 
 /// An error as a person and a script read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The stable code.
-    pub code: &'static str,
+    pub(crate) code: &'static str,
     /// What happened.
-    pub message: String,
+    pub(crate) message: String,
     /// The next step.
-    pub hint: &'static str,
+    pub(crate) hint: &'static str,
 }
 
 impl From<&Error> for Problem {
@@ -160,7 +160,7 @@ impl SlotStanding {
 impl Standing {
     /// What the daemon that answers does; `None` where a command asked.
     #[must_use]
-    pub fn state(&self) -> Option<SourceState> {
+    pub(crate) fn state(&self) -> Option<SourceState> {
         self.daemon.as_ref().map(|daemon| daemon.state)
     }
 

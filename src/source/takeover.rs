@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The fenced-off right to write the position of a source.
-pub struct Takeover {
+pub(crate) struct Takeover {
     producers: Producers,
     topic: Arc<str>,
     key: Arc<str>,
@@ -25,7 +25,7 @@ impl Takeover {
     ///
     /// # Errors
     /// Kafka cannot be reached, or refuses the credentials or the transactional ids.
-    pub async fn fence(source: &Source, kafka: &Kafka) -> Result<Self> {
+    pub(crate) async fn fence(source: &Source, kafka: &Kafka) -> Result<Self> {
         // Also where records are delivered at least once: only a transactional producer can be fenced.
         let kafka = Kafka { delivery: Delivery::ExactlyOnce, ..kafka.clone() };
         let producers = Producers::fence(&kafka, &source.name, Batching::default()).await?;
@@ -36,7 +36,7 @@ impl Takeover {
     ///
     /// # Errors
     /// It was not written, or nobody knows; or a daemon fenced us.
-    pub async fn write(self, position: &Position) -> Result<Self> {
+    pub(crate) async fn write(self, position: &Position) -> Result<Self> {
         let Self { producers, topic, key } = self;
         let bytes = PositionBytes { topic: Arc::clone(&topic), key: Arc::clone(&key), value: position.encode() };
         let written = producers.publish(Records::default(), bytes).await;

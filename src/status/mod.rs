@@ -19,13 +19,13 @@ use crate::{
     source::{facts::Look, standing::Standing},
 };
 
-pub use table::print;
+pub(crate) use table::print;
 
 /// Bound of each side: a person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks Postgres and Kafka where the source stands.
-pub async fn of(source: &Source, kafka: &Kafka) -> Standing {
+pub(crate) async fn of(source: &Source, kafka: &Kafka) -> Standing {
     let connect = ConnectOptions::of(source).within(PATIENCE);
     let sides = Look { source, kafka, connect: &connect, patience: PATIENCE }.at("status").await;
     Standing::of(source, &sides)

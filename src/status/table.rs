@@ -13,7 +13,7 @@ const HEAD: [&str; 7] = ["SOURCE", "PHASE", "POSITION", "LAG", "OLDEST", "SLOT",
 ///
 /// # Errors
 /// `out` cannot be written to.
-pub fn print(standings: &[Standing], out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn print(standings: &[Standing], out: &mut dyn Write) -> io::Result<()> {
     let lines: Vec<_> = standings.iter().map(cells).collect();
     let mut widths = HEAD.map(str::len);
     for line in &lines {

@@ -28,7 +28,7 @@ use tracing_subscriber::{
 use crate::config::{Log, LogFormat};
 
 /// Sends the log of the whole process to standard error. Only the first call of a process has an effect.
-pub fn init(log: &Log) {
+pub(crate) fn init(log: &Log) {
     let terminal = io::stderr().is_terminal();
     let format = log.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let _ = tracing::subscriber::set_global_default(subscriber(&log.level, format, terminal, io::stderr));

@@ -29,7 +29,7 @@ const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
 
 /// How a Kafka transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Its records are visible.
     Committed,
     /// Its records never will be.
@@ -52,7 +52,7 @@ impl Outcome {
 
 /// All metrics of the process. Cloning shares them.
 #[derive(Debug, Clone)]
-pub struct Metrics(Arc<Inner>);
+pub(crate) struct Metrics(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -63,29 +63,29 @@ struct Inner {
 
 /// The metrics and the shown state of one source: handles that cost no lookup. Cloning shares them.
 #[derive(Debug, Clone)]
-pub struct SourceMetrics {
+pub(crate) struct SourceMetrics {
     /// Rows whose mark is durable.
-    pub rows_marked: IntCounter,
+    pub(crate) rows_marked: IntCounter,
     /// Rows that the server sent again and that were not published again.
-    pub rows_redelivered: IntCounter,
+    pub(crate) rows_redelivered: IntCounter,
     /// Rows sent to the dead-letter topic.
-    pub dead_letters: IntCounter,
+    pub(crate) dead_letters: IntCounter,
     /// Bytes of WAL between the server's end and the position.
-    pub lag_bytes: IntGauge,
+    pub(crate) lag_bytes: IntGauge,
     /// Age of the oldest committed, unpublished row in seconds; 0 when caught up.
-    pub lag_seconds: Gauge,
+    pub(crate) lag_seconds: Gauge,
     /// Rows committed and not published.
-    pub unpublished_rows: IntGauge,
+    pub(crate) unpublished_rows: IntGauge,
     /// WAL that the slot keeps on the server.
-    pub slot_retained_bytes: IntGauge,
+    pub(crate) slot_retained_bytes: IntGauge,
     /// Postgres commit to Kafka commit, in seconds.
-    pub publish_latency: Histogram,
+    pub(crate) publish_latency: Histogram,
     /// Kafka commit to durable mark, in seconds.
-    pub mark_latency: Histogram,
+    pub(crate) mark_latency: Histogram,
     /// Begin to commit of a Kafka transaction, in seconds.
-    pub kafka_transaction_seconds: Histogram,
+    pub(crate) kafka_transaction_seconds: Histogram,
     /// Encoded records held in memory.
-    pub in_flight_bytes: IntGauge,
+    pub(crate) in_flight_bytes: IntGauge,
     name: Arc<str>,
     events_published: IntCounterVec,
     kafka_transactions: [IntCounter; Outcome::ALL.len()],
@@ -98,7 +98,7 @@ pub struct SourceMetrics {
 impl Metrics {
     /// A registry with every family, the build and the process in it, and no source yet.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let registry = Registry::new();
         let families = Families::new(&registry);
         let build = IntGaugeVec::new(
@@ -113,7 +113,7 @@ impl Metrics {
 
     /// The handles of a source, made at the first call with its name.
     #[must_use]
-    pub fn source(&self, name: &str) -> SourceMetrics {
+    pub(crate) fn source(&self, name: &str) -> SourceMetrics {
         lock(&self.0.sources)
             .entry(name.to_owned())
             .or_insert_with(|| SourceMetrics::new(name, &self.0.families))
@@ -122,13 +122,13 @@ impl Metrics {
 
     /// Every source, by name.
     #[must_use]
-    pub fn standings(&self) -> Vec<Standing> {
+    pub(crate) fn standings(&self) -> Vec<Standing> {
         lock(&self.0.sources).values().map(SourceMetrics::standing).collect()
     }
 
     /// The sources that beat once and have not done so for `limit`, by name.
     #[must_use]
-    pub fn stuck(&self, limit: Duration) -> Vec<String> {
+    pub(crate) fn stuck(&self, limit: Duration) -> Vec<String> {
         let now = Instant::now();
         let sources = lock(&self.0.sources);
         sources
@@ -143,7 +143,7 @@ impl Metrics {
     /// # Errors
     ///
     /// When a family is inconsistent, which the tests rule out.
-    pub fn render(&self) -> prometheus::Result<String> {
+    pub(crate) fn render(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.0.registry.gather())
     }
 }
@@ -188,30 +188,30 @@ impl SourceMetrics {
 
     /// The configured name of the source.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Records committed to `topic`. A lookup: keep the handle for as long as the topic stays the same.
     #[must_use]
-    pub fn events_published(&self, topic: &str) -> IntCounter {
+    pub(crate) fn events_published(&self, topic: &str) -> IntCounter {
         self.events_published.with_label_values(&[&*self.name, topic])
     }
 
     /// Counts a Kafka transaction.
-    pub fn kafka_transaction(&self, outcome: Outcome) {
+    pub(crate) fn kafka_transaction(&self, outcome: Outcome) {
         self.kafka_transactions[outcome as usize].inc();
     }
 
     /// `wal_status` of the slot as `pg_replication_slots` shows it; anything else (no slot, NULL) leaves all at 0.
-    pub fn set_slot_wal_status(&self, status: &str) {
+    pub(crate) fn set_slot_wal_status(&self, status: &str) {
         for (name, gauge) in WAL_STATUSES.iter().zip(&self.slot_wal_status) {
             gauge.set(i64::from(*name == status));
         }
     }
 
     /// What the source does from now on.
-    pub fn set_state(&self, state: SourceState) {
+    pub(crate) fn set_state(&self, state: SourceState) {
         let mut shown = lock(&self.shown);
         shown.enter(state);
         for (other, gauge) in SourceState::ALL.iter().zip(&self.states) {
@@ -220,19 +220,19 @@ impl SourceMetrics {
     }
 
     /// Counts an error and keeps it for `/status`.
-    pub fn error(&self, error: &Error) {
+    pub(crate) fn error(&self, error: &Error) {
         self.errors.with_label_values(&[&*self.name, error.code().as_str()]).inc();
         lock(&self.shown).fail(error);
     }
 
     /// The published position.
-    pub fn set_position(&self, position: Lsn) {
+    pub(crate) fn set_position(&self, position: Lsn) {
         lock(&self.shown).position = Some(position);
     }
 
     /// The supervisor of the source is alive. From the first beat on, `/livez` fails when beats stop for a minute
     /// while the source is not halted.
-    pub fn beat(&self) {
+    pub(crate) fn beat(&self) {
         lock(&self.shown).beat = Some(Instant::now());
     }
 
@@ -243,7 +243,7 @@ impl SourceMetrics {
 
     /// The source at this moment.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Standing {
         let shown = lock(&self.shown);
         let seen = |gauge: &IntGauge| shown.slot.as_ref().and_then(|_| u64::try_from(gauge.get()).ok());
         Standing {

@@ -4,9 +4,9 @@
 //! handles, so that they cannot disagree.
 
 mod families;
-pub mod logs;
+pub(crate) mod logs;
 mod metrics;
 mod shown;
 
-pub use metrics::{Metrics, Outcome, SourceMetrics};
+pub(crate) use metrics::{Metrics, Outcome, SourceMetrics};
 pub(crate) use shown::SeenSlot;

@@ -49,8 +49,8 @@ use rows::OpenSource;
 use sort::Sorter;
 use subject::{SourceRules, Subject};
 
-pub use progress::Progress;
-pub use report::{Offender, Outcome, Report};
+pub(crate) use progress::Progress;
+pub(crate) use report::{Offender, Outcome, Report};
 
 use crate::{
     Code, Config, Error, Result,
@@ -66,23 +66,23 @@ const EARLY_ENDS: usize = 500;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// Only this source.
-    pub source: Option<String>,
+    pub(crate) source: Option<String>,
     /// Topics to read besides those that rows are meant for.
-    pub topics: Vec<String>,
+    pub(crate) topics: Vec<String>,
     /// Only rows and records from then on, in milliseconds since the Unix epoch.
-    pub since: Option<i64>,
+    pub(crate) since: Option<i64>,
     /// How long what is under way is waited for.
-    pub wait: Duration,
+    pub(crate) wait: Duration,
     /// Judge order by this column, strictly.
-    pub order_by: Option<String>,
+    pub(crate) order_by: Option<String>,
     /// Without such a column: an inversion of creation times is no difference up to this.
-    pub order_tolerance: Duration,
+    pub(crate) order_tolerance: Duration,
     /// Where sorted runs go.
-    pub temp_dir: PathBuf,
+    pub(crate) temp_dir: PathBuf,
     /// Bytes that are sorted in memory.
-    pub memory: usize,
+    pub(crate) memory: usize,
 }
 
 /// Compares what the tables hold with what a `read_committed` consumer sees.
@@ -90,7 +90,7 @@ pub struct Options {
 /// # Errors
 /// [`Code::ConfigInvalid`] for what cannot be asked of these sources; [`Code::TempDirUnusable`]; what an unreachable server or
 /// a missing right brings. A difference is no error: the outcome tells.
-pub async fn audit(config: &Config, options: &Options, progress: &Progress) -> Result<Outcome> {
+pub(crate) async fn audit(config: &Config, options: &Options, progress: &Progress) -> Result<Outcome> {
     let (chosen, others) = choose(config, options)?;
     // Before anything long: a full disk is found later, a wrong directory now.
     tempfile::tempfile_in(&options.temp_dir).map_err(disk)?;

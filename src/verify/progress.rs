@@ -6,12 +6,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar, or nothing.
 #[derive(Debug, Clone)]
-pub struct Progress(Option<ProgressBar>);
+pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
     /// A bar where somebody looks.
     #[must_use]
-    pub fn on_terminal() -> Self {
+    pub(crate) fn on_terminal() -> Self {
         Self(std::io::stderr().is_terminal().then(ProgressBar::new_spinner))
     }
 

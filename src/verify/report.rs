@@ -9,48 +9,48 @@ const NAMED: usize = 5;
 
 /// What an audit found.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// No source has a difference.
-    pub clean: bool,
+    pub(crate) clean: bool,
     /// One entry for each source, in configuration order.
-    pub sources: Vec<Report>,
+    pub(crate) sources: Vec<Report>,
 }
 
 /// What was found of one source. A number that is `None` could not be judged; `notes` say why.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Its name.
-    pub source: String,
+    pub(crate) source: String,
     /// Nothing is missing, duplicated, out of order, unmarked or unknown.
-    pub clean: bool,
+    pub(crate) clean: bool,
     /// Rows that were looked at.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// Records that were looked at, dead letters among them.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Rows without a record.
-    pub missing: u64,
+    pub(crate) missing: u64,
     /// Records beyond the first of their row.
-    pub duplicated: u64,
+    pub(crate) duplicated: u64,
     /// Records behind a later one of their key.
-    pub out_of_order: u64,
+    pub(crate) out_of_order: u64,
     /// The same where the two are so near that their transactions may have been concurrent; no difference.
-    pub inversions_within_tolerance: u64,
+    pub(crate) inversions_within_tolerance: u64,
     /// Rows with a record that are not marked (or, with `mark = "delete"`, still there).
-    pub unmarked: Option<u64>,
+    pub(crate) unmarked: Option<u64>,
     /// Records whose row is not there.
-    pub unknown: Option<u64>,
+    pub(crate) unknown: Option<u64>,
     /// Rows that are in a dead-letter topic; no difference.
-    pub dead_lettered: u64,
+    pub(crate) dead_lettered: u64,
     /// The first of each kind.
-    pub offenders: Vec<Offender>,
+    pub(crate) offenders: Vec<Offender>,
     /// What could not be judged, and what to know when reading the numbers.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// What a difference is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A row without a record.
     Missing,
     /// A record beyond the first of its row.
@@ -67,17 +67,17 @@ pub enum Kind {
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Offender {
+pub(crate) struct Offender {
     /// What it is.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// `schema.table` of the row; `None` where there is no row.
-    pub table: Option<String>,
+    pub(crate) table: Option<String>,
     /// The event id; `None` for a record without one.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
     /// `topic-partition@offset` of the record; for a missing row the topic that it is meant for.
-    pub place: Option<String>,
+    pub(crate) place: Option<String>,
     /// The record that it repeats, or behind which it should not be.
-    pub after: Option<String>,
+    pub(crate) after: Option<String>,
 }
 
 impl Report {
@@ -124,7 +124,7 @@ impl Outcome {
     ///
     /// # Errors
     /// `out` cannot be written to.
-    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         self.sources.iter().try_for_each(|report| report.print(out))
     }
 }

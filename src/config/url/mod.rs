@@ -33,7 +33,7 @@ pub struct PostgresUrl {
 impl PostgresUrl {
     /// The database that is connected to: as in libpq, the user's name where the URL names none.
     #[must_use]
-    pub fn database(&self) -> &str {
+    pub(crate) fn database(&self) -> &str {
         self.database.as_ref().unwrap_or(&self.user)
     }
 

@@ -12,7 +12,7 @@ use crate::{Code, Error, Result};
 impl TableInfo {
     /// The table without its children, for SQL. The rows of a partitioned table are all in its partitions.
     #[must_use]
-    pub fn sql_only(&self) -> String {
+    pub(crate) fn sql_only(&self) -> String {
         match self.kind {
             TableKind::Ordinary => format!("ONLY {}", self.sql_name()),
             TableKind::Partitioned => self.sql_name(),
@@ -31,7 +31,7 @@ GROUP BY p.oid ORDER BY p.oid LIMIT 1";
 ///
 /// # Errors
 /// [`Code::TableInherited`] for the first table that has children.
-pub async fn refuse_children(client: &Client, tables: &[TableInfo]) -> Result<()> {
+pub(crate) async fn refuse_children(client: &Client, tables: &[TableInfo]) -> Result<()> {
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let found = client.query_opt(CHILDREN, &[&oids]).await;
     let found = found.map_err(|error| failed("look for children of the tables", error))?;

@@ -8,7 +8,7 @@ use super::{PublicationInfo, TableInfo, publications::Membership};
 /// What a publication sends of a source's tables. Names are there for a person to read and make no difference, since a
 /// renamed table loses nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Fingerprint {
+pub(crate) struct Fingerprint {
     /// `pg_publication.oid`.
     #[serde(rename = "pub")]
     publication: u32,
@@ -70,7 +70,7 @@ impl Fingerprint {
     /// The fingerprint of `publication` for the tables of a source, whatever their order. Other tables of the
     /// publication do not count: their rows are not ours to lose.
     #[must_use]
-    pub fn of(publication: &PublicationInfo, tables: &[TableInfo]) -> Self {
+    pub(crate) fn of(publication: &PublicationInfo, tables: &[TableInfo]) -> Self {
         let print = |table: &TableInfo| TablePrint {
             oid: table.oid,
             name: table.display_name(),
@@ -100,14 +100,14 @@ impl Fingerprint {
 
     /// Oids of the tables in a position record's fingerprint; `None` when it cannot be read.
     #[must_use]
-    pub fn table_oids_of_json(then: &serde_json::Value) -> Option<Vec<u32>> {
+    pub(crate) fn table_oids_of_json(then: &serde_json::Value) -> Option<Vec<u32>> {
         let then = Self::deserialize(then).ok()?;
         Some(then.tables.iter().map(|table| table.oid).collect())
     }
 
     /// What is different in `now`, in words; empty when nothing is.
     #[must_use]
-    pub fn differences(&self, now: &Self) -> Vec<String> {
+    pub(crate) fn differences(&self, now: &Self) -> Vec<String> {
         let mut found = Vec::new();
         if self.publication != now.publication {
             found.push("the publication was dropped and made again".to_owned());

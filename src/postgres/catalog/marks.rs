@@ -48,7 +48,7 @@ pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Opti
 ///
 /// # Errors
 /// [`Code::ColumnInvalid`] when the type is no point in time.
-pub fn mark_value(table: &TableInfo, column: &ColumnInfo) -> Result<&'static str> {
+pub(crate) fn mark_value(table: &TableInfo, column: &ColumnInfo) -> Result<&'static str> {
     match Type::from_oid(column.base_type_oid) {
         Some(Type::TIMESTAMPTZ) => Ok("now()"),
         Some(Type::TIMESTAMP) => Ok("(now() AT TIME ZONE 'UTC')"),
@@ -94,7 +94,7 @@ impl MarkStatement {
 
     /// `schema.name`, for messages.
     #[must_use]
-    pub fn table(&self) -> &str {
+    pub(crate) fn table(&self) -> &str {
         &self.table
     }
 

@@ -22,9 +22,9 @@ pub mod server;
 pub mod slots;
 pub mod tables;
 
-pub use fingerprint::Fingerprint;
-pub use publications::{PublicationInfo, PublishedTable};
-pub use server::ServerInfo;
+pub(crate) use fingerprint::Fingerprint;
+pub(crate) use publications::{PublicationInfo, PublishedTable};
+pub(crate) use server::ServerInfo;
 pub use slots::SlotInfo;
 pub use tables::{ColumnInfo, TableInfo, TableKind};
 

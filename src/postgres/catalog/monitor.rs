@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Unpublished rows are counted up to this many: a count must not read a whole backlog every few seconds.
-pub const COUNT_LIMIT: u32 = 1_000_000;
+pub(crate) const COUNT_LIMIT: u32 = 1_000_000;
 
 /// What the monitor saw.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,7 +75,7 @@ impl Monitor {
 
     /// The slot's name.
     #[must_use]
-    pub fn slot(&self) -> &str {
+    pub(crate) fn slot(&self) -> &str {
         &self.slot
     }
 

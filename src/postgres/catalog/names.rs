@@ -6,33 +6,33 @@ use crate::config::TableName;
 /// `name` as an SQL identifier: always quoted, so that a reserved word or an upper-case letter needs no thought.
 /// Source: PostgreSQL documentation, "Identifiers and Key Words".
 #[must_use]
-pub fn quote_ident(name: &str) -> String {
+pub(crate) fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// `text` as an SQL string constant that means the same whatever `standard_conforming_strings` says.
 /// Source: PostgreSQL documentation, "String Constants with C-Style Escapes".
 #[must_use]
-pub fn quote_literal(text: &str) -> String {
+pub(crate) fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }
 
 /// `schema.name`, both quoted.
 #[must_use]
-pub fn quote_qualified(schema: &str, name: &str) -> String {
+pub(crate) fn quote_qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", quote_ident(schema), quote_ident(name))
 }
 
 /// A configured table as SQL, quoted; without a schema the session's search_path decides.
 #[must_use]
-pub fn quote_table(table: &TableName) -> String {
+pub(crate) fn quote_table(table: &TableName) -> String {
     table.schema.as_ref().map_or_else(|| quote_ident(&table.name), |schema| quote_qualified(schema, &table.name))
 }
 
 /// A configured table as a person writes it: `name` or `schema.name`.
 #[must_use]
-pub fn display_table(table: &TableName) -> String {
+pub(crate) fn display_table(table: &TableName) -> String {
     table.schema.as_ref().map_or_else(|| table.name.clone(), |schema| format!("{schema}.{}", table.name))
 }
 

@@ -40,9 +40,9 @@ pub struct PublicationInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedSchema {
     /// `pg_publication_namespace.oid`.
-    pub row_oid: u32,
+    pub(crate) row_oid: u32,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// A table of a publication FOR TABLE.
@@ -65,7 +65,7 @@ pub struct PublishedTable {
 
 /// How a table comes to be in a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Membership<'a> {
+pub(crate) enum Membership<'a> {
     /// FOR TABLE.
     Listed(&'a PublishedTable),
     /// FOR TABLES IN SCHEMA.
@@ -79,7 +79,7 @@ pub enum Membership<'a> {
 impl PublicationInfo {
     /// How `table` comes to be in this publication.
     #[must_use]
-    pub fn membership(&self, table: &TableInfo) -> Membership<'_> {
+    pub(crate) fn membership(&self, table: &TableInfo) -> Membership<'_> {
         if self.all_tables {
             return Membership::AllTables;
         }

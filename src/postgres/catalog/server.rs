@@ -72,7 +72,7 @@ impl ServerInfo {
 
     /// The minor version, for example 18.
     #[must_use]
-    pub fn minor(&self) -> u32 {
+    pub(crate) fn minor(&self) -> u32 {
         self.version % 10_000
     }
 
@@ -80,7 +80,7 @@ impl ServerInfo {
     /// would take it for a synchronous standby, a logical one too: commits wait for our confirmation, which waits for
     /// marks, which see a row only when its commit has returned.
     #[must_use]
-    pub fn may_wait_for_us(&self) -> bool {
+    pub(crate) fn may_wait_for_us(&self) -> bool {
         let mut names = self.synchronous_standby_names.split([',', '(', ')', ' ']).map(|name| name.trim_matches('"'));
         names.any(|name| name == "*" || name.eq_ignore_ascii_case("outboxd"))
     }

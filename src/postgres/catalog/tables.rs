@@ -79,20 +79,20 @@ pub struct ColumnInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexInfo {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// UNIQUE (or the primary key).
-    pub unique: bool,
+    pub(crate) unique: bool,
     /// The primary key.
-    pub primary: bool,
+    pub(crate) primary: bool,
     /// Valid and checked at once: neither half-built nor DEFERRABLE.
-    pub usable: bool,
+    pub(crate) usable: bool,
     /// Has a WHERE clause.
-    pub partial: bool,
+    pub(crate) partial: bool,
     /// Key columns by name; `None` where the key is an expression.
-    pub key: Vec<Option<String>>,
+    pub(crate) key: Vec<Option<String>>,
     /// Every column that the index depends on: key, INCLUDE, expressions and WHERE. An UPDATE of any of them cannot be
     /// heap-only. BRIN indexes, which do not prevent it since Postgres 16, stand here with no column.
-    pub depends_on: Vec<String>,
+    pub(crate) depends_on: Vec<String>,
 }
 
 /// How well the id column tells rows apart.
@@ -131,7 +131,7 @@ impl TableInfo {
 
     /// `schema.name` for a person.
     #[must_use]
-    pub fn display_name(&self) -> String {
+    pub(crate) fn display_name(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
 
@@ -145,7 +145,7 @@ impl TableInfo {
     ///
     /// # Errors
     /// [`Code::ColumnInvalid`] when it is not there.
-    pub fn needed_column(&self, name: &str) -> Result<&ColumnInfo> {
+    pub(crate) fn needed_column(&self, name: &str) -> Result<&ColumnInfo> {
         self.column(name).ok_or_else(|| {
             Error::new(Code::ColumnInvalid, format!("table {} has no column {name}", self.display_name()))
         })
@@ -319,7 +319,7 @@ pub async fn resolve_all(client: &Client, source: &Source) -> Result<Vec<TableIn
 ///
 /// # Errors
 /// Only what a broken session brings.
-pub async fn renamed(client: &Client, source: &Source, tables: &[TableInfo]) -> Result<Vec<TableInfo>> {
+pub(crate) async fn renamed(client: &Client, source: &Source, tables: &[TableInfo]) -> Result<Vec<TableInfo>> {
     const NOW: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text
 FROM unnest($1::text[], $2::oid[]) WITH ORDINALITY AS t(name, oid, place)
@@ -342,7 +342,7 @@ ORDER BY t.place";
 ///
 /// # Errors
 /// Only what a broken session brings.
-pub async fn relatives(client: &Client, tables: &[TableInfo]) -> Result<HashSet<u32>> {
+pub(crate) async fn relatives(client: &Client, tables: &[TableInfo]) -> Result<HashSet<u32>> {
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let rows = client
         .query(

@@ -53,21 +53,21 @@ pub(super) struct Replication {
 /// Everything that a stream stands on.
 pub(in crate::relay) struct Started {
     /// Streaming from 0/0, that is from the server's own confirmed position.
-    pub stream: ReplicationStream,
+    pub(crate) stream: ReplicationStream,
     /// For the catalog and the monitor.
-    pub sql: Arc<SqlSession>,
+    pub(crate) sql: Arc<SqlSession>,
     /// Initialised: the predecessor is fenced.
-    pub producers: Producers,
+    pub(crate) producers: Producers,
     /// The source's tables.
-    pub tables: Vec<TableInfo>,
+    pub(crate) tables: Vec<TableInfo>,
     /// Oids of the partitions and ancestors of those tables.
-    pub relatives: HashSet<u32>,
+    pub(crate) relatives: HashSet<u32>,
     /// The position to go on from, with the history of the server at hand.
-    pub position: Position,
+    pub(crate) position: Position,
     /// The slot's confirmed flush position.
-    pub confirmed: Lsn,
+    pub(crate) confirmed: Lsn,
     /// Which server this is.
-    pub life: ServerLife,
+    pub(crate) life: ServerLife,
 }
 
 impl<'a> Start<'a> {

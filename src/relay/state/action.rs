@@ -4,7 +4,7 @@ use crate::{Lsn, source::position::Progress};
 
 /// Names a batch in this session; they count up from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BatchId(pub u64);
+pub struct BatchId(pub(crate) u64);
 
 /// What to do with a streamed row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -332,7 +332,7 @@ impl Machine {
 
     /// How long after its commit the server sent the end of the last transaction.
     #[must_use]
-    pub fn behind(&self) -> Duration {
+    pub(crate) fn behind(&self) -> Duration {
         self.behind
     }
 
@@ -349,7 +349,7 @@ impl Machine {
 
     /// When [`Machine::next_action`] should be asked again although nothing happened.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Duration> {
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.cut_due().into_iter().chain(self.idle_advance_due()).min()
     }
 
@@ -397,7 +397,7 @@ impl Machine {
 
     /// Commit time of the oldest transaction that is read and not committed in Kafka, microseconds since the Unix epoch.
     #[must_use]
-    pub fn oldest_unpublished(&self) -> Option<i64> {
+    pub(crate) fn oldest_unpublished(&self) -> Option<i64> {
         self.queue.oldest().or(self.building.oldest)
     }
 }
