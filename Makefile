@@ -47,7 +47,7 @@ alerts: ## the alert rules against their tests; where CI is set, it fails withou
 	else echo "promtool is not installed: the alert rules are not tested"; test -z "$$CI"; fi
 
 soak: deps ## a million simulated schedules, all tests with the slow ones, takeover times, and half an hour of random faults
-	OUTBOXD_SIM_SCHEDULES=1000000 nice $(CARGO) test --release --test simulation guarantees -- --nocapture
+	OUTBOXD_SIM_SCHEDULES=1000000 nice $(CARGO) test --test simulation guarantees -- --nocapture
 	$(CARGO) test --release --workspace --tests -- --include-ignored
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
 	$(TESTBED) chaos takeover

@@ -25,7 +25,7 @@
 //!
 //! 1. [`relay::state`]: every rule about order, as a state machine without I/O.
 //! 2. [`relay::startup`]: the order of a start and of every rebuild, likewise pure; `relay/start/` carries it out.
-//! 3. `relay/stream.rs`: the one task that feeds the machine and does what it asks for.
+//! 3. [`relay::driver`]: what a session does when the machine asks for it; `relay/stream.rs` is the one task that does it.
 //! 4. `kafka/producer.rs`: one Kafka transaction, and what is known after each way in which it can fail.
 //!
 //! # The modules
@@ -46,7 +46,7 @@
 //! | [`source`] | what a source is on both servers: position, facts, verdict, publication, lock, producers | both servers; no command, no stream |
 //! | [`source::position`], [`source::compare`], [`source::verdict`] | what both sides hold → do they belong together? | pure |
 //! | [`relay`] | `postgres`, `outbox` and `kafka`, in order | both servers; its rules are pure |
-//! | [`relay::state`], [`relay::startup`] | what came, what was done → what to do next | pure; no server |
+//! | [`relay::state`], [`relay::driver`], [`relay::startup`] | what came, what was done → what to do next | pure; no server |
 //! | [`setup`] | what there is → what is missing → made, or its SQL told | both servers |
 //! | [`joining`] | a source gets its slot, a table joins a source that streams: `setup` and `relay` together | both servers |
 //! | [`check`] | what there is → findings; changes nothing | both servers |

@@ -226,6 +226,12 @@ impl Records {
         self.topics.names.iter().map(|name| &**name).zip(&self.topics.rows).filter_map(used)
     }
 
+    /// The last row.
+    #[must_use]
+    pub(crate) fn last(&self) -> Option<RecordRef<'_>> {
+        self.get(self.len().checked_sub(1)?)
+    }
+
     /// Drops all rows and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();

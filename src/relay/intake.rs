@@ -6,25 +6,20 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    marks::Marks,
+    driver::Driver,
+    gathered::Gathered,
     rows::{Row, Rows},
-    state::{Machine, RowIs},
+    state::RowIs,
 };
 use crate::{
     Code, Error, Lsn, Result,
-    outbox::{Encoded, Records},
+    outbox::Encoded,
     pgoutput::{self, Insert, Message, Relation},
     postgres::{POSTGRES_EPOCH_US, ServerError, StreamMessage, catalog::TableInfo},
 };
 
-/// The reading half of a session: state machine, encoder and the batch under construction.
+/// The reading half of a session: it decodes what arrived, and tells the driver.
 pub(super) struct Intake {
-    /// What decides.
-    pub(crate) machine: Machine,
-    /// New rows of the building batch.
-    pub(crate) records: Records,
-    /// The same rows' ids, or those of redelivered rows.
-    pub(crate) marks: Marks,
     rows: Rows,
     tables: Vec<TableInfo>,
     /// Partitions and ancestors of the tables: a row under such a name is ours, and cannot be told apart.
@@ -36,6 +31,9 @@ pub(super) struct Intake {
     /// What happened since [`Intake::take_counts`] was asked.
     counts: Counts,
 }
+
+/// The driver of a session on real servers.
+pub(super) type Relaying = Driver<Gathered>;
 
 /// Rows by what became of them.
 #[derive(Debug, Default)]
@@ -49,11 +47,10 @@ pub(super) struct Counts {
 }
 
 impl Intake {
-    /// Resumes with the machine given.
+    /// `relatives` are partitions and ancestors of the tables.
     #[must_use]
-    pub(super) fn new(machine: Machine, rows: Rows, (tables, relatives): (Vec<TableInfo>, HashSet<u32>)) -> Self {
-        let (records, marks, counts) = (Records::default(), Marks::default(), Counts::default());
-        Self { machine, records, marks, rows, tables, relatives, xid: 0, received: Lsn::ZERO, counts }
+    pub(super) fn new(rows: Rows, tables: Vec<TableInfo>, relatives: HashSet<u32>) -> Self {
+        Self { rows, tables, relatives, xid: 0, received: Lsn::ZERO, counts: Counts::default() }
     }
 
     /// The source's tables.
@@ -73,42 +70,44 @@ impl Intake {
         Counts { dead_letters: self.rows.take_dead_letters(), ..std::mem::take(&mut self.counts) }
     }
 
-    /// Takes one message of the stream. Returns whether the server asks for a reply at once.
+    /// Takes one message of the stream.
     ///
     /// # Errors
     /// The message is not pgoutput, a row is poison and `on_poison = "stop"`, or the history is not the published one.
-    pub(super) fn take(&mut self, message: StreamMessage<'_>, now: Duration) -> Result<bool> {
+    pub(super) fn take(&mut self, message: StreamMessage<'_>, driver: &mut Relaying, now: Duration) -> Result<()> {
         match message {
             StreamMessage::XLogData { wal_end, clock, data, .. } => {
                 self.received = self.received.max(wal_end);
-                self.take_change(data, clock, now)?;
-                Ok(false)
+                self.take_change(data, clock, driver, now)
             }
             StreamMessage::Keepalive { wal_end, reply_requested, .. } => {
                 self.received = self.received.max(wal_end);
-                self.machine.keepalive(wal_end, reply_requested)?;
-                Ok(reply_requested)
+                driver.machine.keepalive(wal_end, reply_requested)?;
+                if reply_requested {
+                    driver.ask_for_status();
+                }
+                Ok(())
             }
-            StreamMessage::Notice(notice) => take_notice(&notice).map(|()| false),
+            StreamMessage::Notice(notice) => take_notice(&notice),
         }
     }
 
     /// `clock` is the server's when it sent the message, microseconds since 2000-01-01.
-    fn take_change(&mut self, data: &[u8], clock: i64, now: Duration) -> Result<()> {
+    fn take_change(&mut self, data: &[u8], clock: i64, driver: &mut Relaying, now: Duration) -> Result<()> {
         let message = pgoutput::decode(data)
             .map_err(|error| Error::new(Code::PostgresProtocol, "decoding a pgoutput message").because(error))?;
         match message {
             Message::Begin(begin) => {
                 self.xid = begin.xid;
-                self.machine.begin(begin.final_lsn, begin.xid, begin.commit_time)?;
+                driver.machine.begin(begin.final_lsn, begin.xid, begin.commit_time)?;
                 self.rows.encoder.begin(begin.commit_time);
             }
-            Message::Insert(insert) => self.take_row(&insert)?,
+            Message::Insert(insert) => self.take_row(&insert, driver)?,
             Message::Commit(commit) => {
                 // Both by the server's clock, so what ours says does not matter (fault 12).
                 let behind = clock.saturating_add(POSTGRES_EPOCH_US).saturating_sub(commit.commit_time);
                 let behind = Duration::from_micros(u64::try_from(behind).unwrap_or(0));
-                self.machine.commit(commit.end_lsn, now, behind)?;
+                driver.machine.commit(commit.end_lsn, now, behind)?;
             }
             Message::Relation(relation) => {
                 let mut tables = (0_u16..).zip(&self.tables);
@@ -129,25 +128,27 @@ impl Intake {
         Ok(())
     }
 
-    fn take_row(&mut self, insert: &Insert<'_>) -> Result<()> {
+    fn take_row(&mut self, insert: &Insert<'_>, driver: &mut Relaying) -> Result<()> {
         let row = Row { xid: self.xid, relation: insert.relation, tuple: &insert.row };
         if !self.rows.encoder.is_bound(insert.relation) {
-            return self.take_row_of_another_table(insert.relation);
+            return self.take_row_of_another_table(insert.relation, driver);
         }
-        match self.machine.row(|id| self.rows.is_event(row, id))? {
-            RowIs::New => match self.rows.append(row, &mut self.records, &mut self.marks)? {
+        let Driver { machine, building: Gathered { records, marks, .. }, .. } = driver;
+        match machine.row(|id| self.rows.is_event(row, id))? {
+            RowIs::New => match self.rows.append(row, records, marks)? {
                 Encoded::Published => {
-                    if let Some(record) = self.records.get(self.records.len() - 1) {
-                        self.machine.published_row(record.size(), record.event_id.unwrap_or_default())?;
-                    }
+                    let record = records
+                        .last()
+                        .ok_or_else(|| Error::new(Code::Internal, "a row was encoded, and its batch has no record"))?;
+                    machine.published_row(record.size(), record.event_id.unwrap_or_default())?;
                 }
-                Encoded::AlreadyMarked => self.pass_over()?,
+                Encoded::AlreadyMarked => self.pass_over(driver)?,
             },
             RowIs::Redelivered => {
                 self.counts.redelivered += 1;
-                match self.rows.append_mark(row, &mut self.marks)? {
-                    Encoded::Published => self.machine.redelivered_row()?,
-                    Encoded::AlreadyMarked => self.pass_over()?,
+                match self.rows.append_mark(row, marks)? {
+                    Encoded::Published => machine.redelivered_row()?,
+                    Encoded::AlreadyMarked => self.pass_over(driver)?,
                 }
             }
             RowIs::Dropped => {}
@@ -170,7 +171,7 @@ impl Intake {
 
     /// A publication may have tables that are none of the source's; their rows are passed over. A partition whose rows
     /// come under its own name is another matter.
-    fn take_row_of_another_table(&mut self, relation: u32) -> Result<()> {
+    fn take_row_of_another_table(&mut self, relation: u32, driver: &mut Relaying) -> Result<()> {
         if self.relatives.contains(&relation) {
             let text = format!(
                 "rows come under relation {relation}, a partition or an ancestor of a configured table: \
@@ -178,15 +179,15 @@ impl Intake {
             );
             return Err(Error::new(Code::PublicationChanged, text));
         }
-        if self.machine.row(|_| false)? != RowIs::Dropped {
-            self.pass_over()?;
+        if driver.machine.row(|_| false)? != RowIs::Dropped {
+            self.pass_over(driver)?;
         }
         Ok(())
     }
 
-    fn pass_over(&mut self) -> Result<()> {
+    fn pass_over(&mut self, driver: &mut Relaying) -> Result<()> {
         self.counts.passed_over += 1;
-        self.machine.passed_over()
+        driver.machine.passed_over()
     }
 }
 

@@ -2,17 +2,14 @@
 //!
 //! A row that is gone counts as marked (rule 10): what matters is that no row stays unmarked that was published.
 
-use std::{
-    ops::Range,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_postgres::error::SqlState;
 
 use super::{
     context::Context,
+    driver::MarkingJob,
     marks::{MarkRow, Marks},
     state::BatchId,
 };
@@ -41,16 +38,8 @@ const LOOKS_BETWEEN: u64 = 200;
 /// The pause after a statement that waited for a lock in vain.
 const LOCKED_PAUSE: Duration = Duration::from_millis(500);
 
-#[derive(Default)]
 /// Marks to set, and the batches that are done with them.
-pub(super) struct MarkJob {
-    /// The batches, in stream order.
-    pub(crate) batches: Vec<BatchId>,
-    /// Their rows.
-    pub(crate) marks: Vec<Marks>,
-    /// Since when the first of them could be marked.
-    pub(super) since: Option<Instant>,
-}
+type MarkJob = MarkingJob<Marks>;
 
 /// The marks of a job are durable.
 pub(super) struct Marked {
@@ -58,8 +47,8 @@ pub(super) struct Marked {
     pub(crate) batches: Vec<BatchId>,
     /// Rows that were given, whether found or gone.
     pub(crate) rows: usize,
-    /// Since the first of them could be marked.
-    pub(crate) took: Duration,
+    /// When the first of them could be marked, by the session's clock.
+    pub(super) since: Duration,
 }
 
 /// The marking task, as the session sees it.
@@ -140,7 +129,7 @@ async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked
     while let Some(marked) = parts.join_next().await {
         marked.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a marking task ended").because(panic)))?;
     }
-    Ok(Marked { batches, rows, took: since.map_or(Duration::ZERO, |since| since.elapsed()) })
+    Ok(Marked { batches, rows, since })
 }
 
 /// Resolves when the server ends one of the sessions.

@@ -4,20 +4,22 @@
 //!             start: slot, fence, position                 (startup.rs decides, start/ does)
 //!               │            └─ backfill                    (backfill.rs)
 //!               ▼
-//!   walsender ─▶ intake ─▶ rows ─▶ batch ─▶ publisher ─▶ Kafka      records, and the position last
-//!                  │                           │
-//!                  └──── state machine ◀───────┤ committed
-//!                          │      ▲            ▼
-//!    Confirm(LSN) ◀────────┘      └──────── marker ─▶ UPDATE … SET published_at
+//!   walsender ─▶ intake ─▶ driver ─▶ publisher ─▶ Kafka      records, and the position last
+//!                          │  ▲  ▲       │
+//!        state machine ◀───┤  │  └───────┤ committed
+//!                          │  └───── marker ─▶ UPDATE … SET published_at
+//!    status ◀──────────────┘
 //! ```
 //!
-//! [`state`] and [`startup`] know no socket, clock or thread; every rule about order lives there, and the simulation
-//! drives them. The rest is thin: each part does one thing and talks to the machine through one bounded channel.
+//! [`state`], [`driver`] and [`startup`] know no socket, clock or thread. Every rule about order lives there, and the
+//! simulation uses them. The rest is thin: each part does one thing and talks to the machine through one bounded channel.
 //! `supervisor` runs one session after another; nothing of a failed session is used again (`memory.rs` has what is). A
 //! command that relays for a moment does so through `once.rs`.
 
 mod backfill;
 mod context;
+pub mod driver;
+mod gathered;
 mod intake;
 mod marker;
 mod marks;

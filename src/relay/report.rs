@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::IntCounter;
 
-use super::{intake::Counts, marker::Marked, state::Machine};
+use super::{intake::Counts, state::Machine};
 use crate::{
     kafka::PublishFailure,
     outbox::Records,
@@ -61,10 +61,10 @@ impl Report {
         });
     }
 
-    /// Marks are durable.
-    pub(super) fn marked(&self, marked: &Marked) {
-        self.metrics.rows_marked.inc_by(marked.rows as u64);
-        self.metrics.mark_latency.observe(marked.took.as_secs_f64());
+    /// The marks of `rows` rows are durable, which took this long since the first of them could be made.
+    pub(super) fn marked(&self, rows: usize, took: Duration) {
+        self.metrics.rows_marked.inc_by(rows as u64);
+        self.metrics.mark_latency.observe(took.as_secs_f64());
     }
 
     /// Where the machine stands now, and what was counted since the last time.

@@ -1,31 +1,32 @@
-//! Relays the stream: feeds the state machine with what arrives, and carries out what it asks for.
+//! Relays the stream: tells the driver what arrives, and gives its effects to those who do them.
 //!
 //! ```text
-//!   walsender ─▶ Intake (decode, encode, Machine) ─▶ Publisher threads ─▶ Kafka
-//!       ▲                     ▲    │                       │
-//!       │ status              │    └▶ Marker task          │ committed
-//!       └─────── Confirm ─────┴───────────┴── marked ◀─────┘
+//!   walsender ─▶ Intake (decode, encode) ─▶ Driver ─▶ Publisher threads ─▶ Kafka
+//!       ▲                                   │ ▲  │            │
+//!       └──────────── SendStatus ───────────┘ │  └▶ Marker    │ committed
+//!                                             └─ marked ┴─────┘
 //! ```
 //!
-//! One task owns all of it and waits in one place. Publishing and marking go on elsewhere, so neither can keep it from
-//! answering the server.
+//! One task owns all of it and waits in one place. Publishing and marking go on elsewhere, so neither can
+//! keep it from answering the server.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 use super::{
     context::Context,
-    intake::Intake,
-    marker::{MarkJob, Marked, Marker, marking_sessions},
-    marks::Marks,
+    driver::{Driver, Effect},
+    gathered::Gathered,
+    intake::{Intake, Relaying},
+    marker::{Marked, Marker, marking_sessions},
     memory::{End, Memory, ServerLife},
     monitor::Monitor,
     publisher::{Event, Job, Publisher},
     report::Report,
     rows::Rows,
     start::Started,
-    state::{Action, BatchId, Bounds, Machine},
+    state::{Bounds, Machine},
 };
 use crate::{
     Code, Error, Result,
@@ -62,20 +63,13 @@ pub(super) struct Stream<'a> {
     replication: ReplicationStream,
     sql: Arc<SqlSession>,
     intake: Intake,
+    driver: Relaying,
     publisher: Publisher,
     marker: Option<Marker>,
-    marking: bool,
-    /// Ids of batches that are with the publisher or held.
-    waiting: BTreeMap<BatchId, Marks>,
-    /// What the marker gets next.
-    owed: MarkJob,
-    /// Record arenas to use again.
-    spare: Vec<Records>,
     position: Position,
     life: ServerLife,
     /// Ends with the session.
     _monitor: Monitor,
-    confirm: bool,
     /// Messages taken since the last rest.
     taken: usize,
     /// When metrics were last told.
@@ -111,17 +105,13 @@ impl<'a> Stream<'a> {
             epoch: Instant::now(),
             replication: stream,
             sql,
-            intake: Intake::new(machine, rows, (tables, relatives)),
+            intake: Intake::new(rows, tables, relatives),
+            driver: Driver::new(machine, Gathered::new(2 * source.limits.batch_bytes)),
             publisher: Publisher::start(producers, &source.name, PUBLISH_QUEUE)?,
             marker,
-            marking: false,
-            waiting: BTreeMap::new(),
-            owed: MarkJob::default(),
-            spare: Vec::new(),
             position,
             life,
             _monitor: monitor,
-            confirm: true, // The first status tells the server where we stand.
             taken: 0,
             reported: Instant::now(),
             ended: None,
@@ -143,11 +133,11 @@ impl<'a> Stream<'a> {
             if let Some(end) = self.ended {
                 return Ok(end);
             }
-            if give_up.is_some() && self.intake.machine.is_drained() {
+            if give_up.is_some() && self.driver.is_drained() {
                 self.send_status().await?;
                 // What matters was sent with the status.
                 let _ = self.replication.close().await;
-                tracing::info!(lsn = %self.intake.machine.confirmed(), "drained");
+                tracing::info!(lsn = %self.driver.confirmed(), "drained");
                 return Ok(End::Stopped);
             }
             if self.read_buffered()? {
@@ -162,11 +152,11 @@ impl<'a> Stream<'a> {
     fn read_buffered(&mut self) -> Result<bool> {
         let now = self.epoch.elapsed();
         let mut taken = 0;
-        while taken < MESSAGES_AT_ONCE && self.intake.machine.wants_input() {
+        while taken < MESSAGES_AT_ONCE && self.driver.machine.wants_input() {
             let Some(message) = self.replication.next_message()? else {
                 break;
             };
-            self.confirm |= self.intake.take(message, now)?;
+            self.intake.take(message, &mut self.driver, now)?;
             taken += 1;
         }
         self.taken += taken;
@@ -181,7 +171,7 @@ impl<'a> Stream<'a> {
     /// so short a rest, and a stream that is not behind has none.
     fn rest(&mut self) {
         let taken = std::mem::take(&mut self.taken);
-        let machine = &self.intake.machine;
+        let machine = &self.driver.machine;
         let is_backlog = taken >= BACKLOG_MESSAGES || taken > 0 && machine.behind() >= BACKLOG_AGE;
         if is_backlog && machine.wants_input() {
             std::thread::sleep(REST);
@@ -190,20 +180,20 @@ impl<'a> Stream<'a> {
 
     /// Waits for the next thing to happen, whatever it is.
     async fn wait(&mut self, status: &mut Interval, give_up: &mut Option<Instant>) -> Result<()> {
-        let wants_input = self.intake.machine.wants_input();
-        let wake = self.intake.machine.next_deadline().map(|deadline| self.epoch + deadline);
+        let wants_input = self.driver.machine.wants_input();
+        let wake = self.driver.machine.next_deadline().map(|deadline| self.epoch + deadline);
         tokio::select! {
             filled = self.replication.fill(), if wants_input => filled?,
             event = self.publisher.event() => self.published(event?)?,
             marked = marked(&mut self.marker) => self.marked(&marked?)?,
             error = self.sql.closed() => return Err(error),
-            _ = status.tick() => self.confirm = true,
+            _ = status.tick() => self.driver.ask_for_status(),
             // Lag must be seen to grow while nothing happens.
             () = sleep_until(self.reported + REPORT_EVERY) => self.report(),
             () = sleep_until(wake.unwrap_or_else(far_future)), if wake.is_some() => {}
             () = self.context.stopping(), if give_up.is_none() => {
                 tracing::info!("draining");
-                self.intake.machine.drain();
+                self.driver.drain();
                 *give_up = Some(Instant::now() + self.context.source.timeouts.shutdown);
             }
             () = sleep_until(give_up.unwrap_or_else(far_future)), if give_up.is_some() => {
@@ -213,59 +203,34 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Does what the state machine asks for.
+    /// Does what the driver asks for.
     async fn carry_out(&mut self) -> Result<()> {
-        while let Some(action) = self.intake.machine.next_action(self.epoch.elapsed())? {
-            match action {
-                Action::Publish { batch, rows, progress } => {
+        while let Some(effect) = self.driver.next_effect(self.epoch.elapsed())? {
+            match effect {
+                Effect::Publish { batch, rows, records, progress } => {
                     if rows == 0 {
                         self.require_same_publication().await?;
                     }
                     self.position.progress = progress;
-                    self.publish(batch, rows)?;
+                    let position = self.context.record_of(&self.position);
+                    self.publisher.publish(Job { batch, records, position })?;
                 }
-                Action::Hold { batch, rows } => self.keep_marks(batch, rows),
-                Action::Mark { batch } => {
-                    self.owed.since.get_or_insert_with(std::time::Instant::now);
-                    self.owed.batches.push(batch);
-                    self.owed.marks.extend(self.waiting.remove(&batch));
+                Effect::Mark(job) => {
+                    let marker = self.marker.as_ref().ok_or_else(|| {
+                        Error::new(Code::Internal, "marks are to be made in a session that has no marker")
+                    })?;
+                    marker.mark(job)?;
                 }
-                Action::Confirm(_) => self.confirm = true,
-                Action::Reconnect => {
-                    let position = self.intake.machine.position().clone();
+                Effect::SendStatus => self.send_status().await?,
+                Effect::Reconnect => {
+                    let position = self.driver.machine.position().clone();
                     self.memory.trusted = Some((self.life.clone(), position));
                     self.ended = Some(End::Again);
+                    return Ok(());
                 }
             }
         }
-        if !self.marking
-            && !self.owed.batches.is_empty()
-            && let Some(marker) = &self.marker
-        {
-            self.marking = true;
-            marker.mark(std::mem::take(&mut self.owed))?;
-        }
-        if self.confirm {
-            self.send_status().await?;
-        }
         Ok(())
-    }
-
-    fn publish(&mut self, batch: BatchId, rows: usize) -> Result<()> {
-        let mut records = self.spare.pop().unwrap_or_default();
-        self.intake.records.split_off_into(rows, &mut records);
-        std::mem::swap(&mut self.intake.records, &mut records);
-        self.keep_marks(batch, rows);
-        let position = self.context.record_of(&self.position);
-        self.publisher.publish(Job { batch, records, position })
-    }
-
-    /// Takes the ids of a batch off the front, and keeps them where they will be marked.
-    fn keep_marks(&mut self, batch: BatchId, rows: usize) {
-        let marks = self.intake.marks.split_front(rows);
-        if self.marker.is_some() && rows > 0 {
-            self.waiting.insert(batch, marks);
-        }
     }
 
     /// The fingerprint is compared before every idle advance: a publication that changed would pass rows over in
@@ -279,16 +244,13 @@ impl<'a> Stream<'a> {
 
     fn published(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Sent { batch } => self.intake.machine.sent(batch),
-            Event::Committed { batch, mut records, took } => {
-                let oldest = self.intake.machine.oldest_unpublished();
+            Event::Sent { batch } => self.driver.sent(batch),
+            Event::Committed { batch, records, took } => {
+                let oldest = self.driver.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);
-                records.clear();
-                // One huge row must not keep its memory for good.
-                records.shrink_to(2 * self.context.source.limits.batch_bytes);
-                self.spare.push(records);
-                self.intake.machine.committed(batch)?;
-                let position = self.intake.machine.position();
+                self.driver.give_back(records);
+                self.driver.committed(batch)?;
+                let position = self.driver.machine.position();
                 let is_through = self.memory.suspected.as_ref().is_none_or(|suspected| !position.is_behind(suspected));
                 if self.memory.batching == Batching::OneByOne && is_through {
                     // What was refused together has gone through one by one: full speed again, whatever waits behind it.
@@ -313,17 +275,12 @@ impl<'a> Stream<'a> {
     }
 
     fn marked(&mut self, marked: &Marked) -> Result<()> {
-        self.marking = false;
-        self.report.marked(marked);
-        for batch in &marked.batches {
-            self.intake.machine.marked(*batch)?;
-        }
-        Ok(())
+        self.report.marked(marked.rows, self.epoch.elapsed().saturating_sub(marked.since));
+        self.driver.marked(&marked.batches)
     }
 
     async fn send_status(&mut self) -> Result<()> {
-        self.confirm = false;
-        let flushed = self.intake.machine.confirmed();
+        let flushed = self.driver.confirmed();
         let written = self.intake.received().max(flushed);
         self.replication
             .send_status(StandbyStatus { written, flushed, applied: flushed, reply_requested: false })
@@ -336,7 +293,7 @@ impl<'a> Stream<'a> {
     fn report(&mut self) {
         self.reported = Instant::now();
         let counts = self.intake.take_counts();
-        self.report.progress(&self.intake.machine, &counts);
+        self.report.progress(&self.driver.machine, &counts);
     }
 }
 

@@ -1,4 +1,7 @@
-//! Bugs that are put into the driver on purpose, to see that the simulation bites.
+//! Bugs that are put into the session on purpose, to see that the simulation bites.
+
+#[cfg(debug_assertions)]
+use outboxd::relay::driver::WrongTurn;
 
 /// One wrong turn of a session; `README.md` tells which check finds it, and how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,8 +12,14 @@ pub(crate) enum Bug {
     RepublishFromMemory,
     /// The position is read before the slot is taken and the producers are initialised.
     PositionBeforeSlot,
-    /// Rows are marked when they are handed to the producer.
+    /// The driver has rows marked when they are handed to the producer.
     MarkBeforeCommit,
+    /// The driver hands a marking job out while one is under way.
+    TwoMarkingJobs,
+    /// The memory of a batch's records is handed back while the producer reads it.
+    ArenaTooEarly,
+    /// The memory of a batch's records is used again with the records in it.
+    ArenaKeepsRows,
     /// A keepalive of an idle stream is confirmed at once.
     ConfirmIdleWithoutPosition,
     /// After a failed or unknown commit the same process goes on with its producers.
@@ -44,12 +53,31 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
+    /// Whether this build can have it: only debug builds of the driver can be told to go wrong.
+    pub(crate) fn is_possible(self) -> bool {
+        cfg!(debug_assertions) || !matches!(self, Self::MarkBeforeCommit | Self::TwoMarkingJobs)
+    }
+
+    /// A bug of the driver itself.
+    #[cfg(debug_assertions)]
+    pub(crate) fn wrong_turn(self) -> Option<WrongTurn> {
+        match self {
+            Self::MarkBeforeCommit => Some(WrongTurn::MarksBeforeCommitted),
+            Self::TwoMarkingJobs => Some(WrongTurn::TwoMarkingJobs),
+            _ => None,
+        }
+    }
+
     /// Each with what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 19] = [
+    pub(crate) const ALL: [(Self, &str, &str); 22] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
         (Self::MarkBeforeCommit, "G5", "G5"),
+        // The marker refuses the second one.
+        (Self::TwoMarkingJobs, "G6", "internal"),
+        (Self::ArenaTooEarly, "G1", ""),
+        (Self::ArenaKeepsRows, "G1", ""),
         (Self::ConfirmIdleWithoutPosition, "G4", "rule 4"),
         (Self::KeepProducers, "G1", "G1"),
         (Self::NoFencing, "G1", "G1"),

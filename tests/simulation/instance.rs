@@ -9,14 +9,16 @@ use std::collections::VecDeque;
 use outboxd::{
     Class, Code, Error, Lsn,
     relay::{
+        driver::Driver,
         startup::{Policy, Startup, Step},
-        state::{BatchId, Machine},
+        state::BatchId,
     },
     source::position::{Position, Progress},
 };
 
 use crate::{
     bugs::Bug,
+    building::Read,
     coverage::Event,
     kafka::PRODUCERS,
     postgres::{MarkRequest, Marks, Message, RowNo},
@@ -70,11 +72,10 @@ pub(crate) struct Session {
     pub(crate) read: Option<Box<Position>>,
     /// The position that this session writes on from.
     pub(crate) position: Option<Box<Position>>,
-    pub(crate) machine: Option<Machine>,
-    /// Rows of the building batch, with whether they are redelivered.
-    pub(crate) building: VecDeque<(RowNo, bool)>,
-    /// Rows that wait for their mark.
-    pub(crate) batches: Vec<(BatchId, Vec<RowNo>)>,
+    /// The same code as in the daemon; it is there once the source streams.
+    pub(crate) driver: Option<Driver<Read>>,
+    /// Batches of the marking job that is under way, and how many rows it has.
+    pub(crate) marking: Option<(Vec<BatchId>, usize)>,
     pub(crate) publishing: VecDeque<Publishing>,
     pub(crate) published_batches: usize,
     /// Unpublished rows of the slot's snapshot.
@@ -103,9 +104,8 @@ impl Session {
             waits_for: None,
             read: None,
             position: None,
-            machine: None,
-            building: VecDeque::new(),
-            batches: Vec::new(),
+            driver: None,
+            marking: None,
             publishing: VecDeque::new(),
             published_batches: 0,
             snapshot: VecDeque::new(),
@@ -137,7 +137,7 @@ impl Instance {
             Life::Paused | Life::Halted(_) => {}
             Life::Down => self.start(env),
             Life::Up => {
-                let done = match self.session.machine {
+                let done = match self.session.driver {
                     Some(_) => self.relay(env),
                     None => self.start_on(env),
                 };
@@ -188,7 +188,7 @@ impl Instance {
     pub(crate) fn kill(&mut self, env: &mut Env) {
         trace!(env, "{self}: is killed");
         env.hit(Event::Crash);
-        if self.session.machine.is_none() {
+        if self.session.driver.is_none() {
             env.coverage.transitions.started(self.session.startup.step(), Came::Killed, None);
             env.hit(if self.session.startup.step() == Step::Backfill {
                 Event::CrashInBackfill
@@ -214,7 +214,7 @@ impl Instance {
             env.postgres.reap();
         }
         self.session.lock = None;
-        self.session.machine = None;
+        self.session.driver = None;
     }
 
     pub(crate) fn release_slot(&mut self, env: &mut Env) {
@@ -251,14 +251,14 @@ impl Instance {
     pub(crate) fn marks_done(&mut self, what: Marks, env: &mut Env) -> Result<(), Error> {
         trace!(env, "{self}: {what:?} is marked");
         match what {
-            Marks::Batch(batch) => {
-                self.session.batches.retain(|(id, _)| *id != batch);
-                if let Some(machine) = &mut self.session.machine
+            Marks::Job => {
+                let job = self.session.marking.take();
+                if let (Some(driver), Some((batches, _))) = (&mut self.session.driver, job)
                     && env.bug != Some(Bug::ConfirmBeforeMark)
                 {
-                    let (from, before) = (stands(machine), machine.confirmed());
-                    machine.marked(batch)?;
-                    let made = if machine.confirmed() > before { Made::Confirms } else { Made::Ends };
+                    let (from, before) = (stands(&driver.machine), driver.confirmed());
+                    driver.marked(&batches)?;
+                    let made = if driver.confirmed() > before { Made::Confirms } else { Made::Ends };
                     env.coverage.transitions.told(Input::Marked, from, made);
                 }
             }

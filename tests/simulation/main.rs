@@ -1,10 +1,12 @@
-//! A deterministic simulation of the relay: the real state machine and the real order of a start, driven against models
-//! of Postgres and Kafka through seeded schedules of crashes, pauses, lost answers and takeovers. `README.md` tells what
-//! is modelled, what is checked, and how to replay a seed.
+//! A deterministic simulation of the relay. The real state machine, its driver and the real order of
+//! a start run against models of Postgres and Kafka, through seeded schedules of crashes, pauses,
+//! lost answers and takeovers. `README.md` tells what is modelled, what is checked, and how to replay
+//! a seed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bugs;
+mod building;
 mod cells;
 mod checks;
 mod coverage;
@@ -139,7 +141,7 @@ fn every_deliberate_bug_is_found_and_made_small() {
     const SCHEDULES: u64 = 100_000;
     let mut table = String::from("| bug | breaks | found as | seed | steps | faults | shrunk to | faults |\n");
     table += "|---|---|---|---:|---:|---:|---:|---:|\n";
-    for (bug, breaks, looked_for) in Bug::ALL {
+    for (bug, breaks, looked_for) in Bug::ALL.into_iter().filter(|(bug, _, _)| bug.is_possible()) {
         let (_, failed) = run_seeds(0..SCHEDULES, Some(bug), looked_for);
         let Some(seed) = failed else { panic!("{bug:?} was not found by {looked_for:?} in {SCHEDULES} schedules") };
         let plan = Plan::new(seed, Some(bug));

@@ -54,11 +54,12 @@ impl Instance {
         if !matches!(self.life, Life::Up | Life::Paused) {
             return Phase::Down;
         }
-        let Some(machine) = &self.session.machine else { return self.phase_of_start() };
+        let Some(driver) = &self.session.driver else { return self.phase_of_start() };
+        let (machine, building) = (&driver.machine, &driver.building);
         let stage = |index: usize| self.session.publishing.get(index).map(|publishing| publishing.stage);
         let is_committing = matches!(stage(0), Some(Stage::Ending | Stage::Ended(_)));
         let is_split = self.session.position.as_ref().is_some_and(|position| position.progress.split.is_some());
-        let is_redelivering = self.session.building.front().is_some_and(|(_, again)| *again) || machine.owes_proof();
+        let is_redelivering = building.is_redelivering() || machine.owes_proof();
         if self.session.draining {
             Phase::Draining
         } else if is_committing && stage(1).is_some_and(|stage| stage != Stage::Queued) {
@@ -71,9 +72,9 @@ impl Instance {
             Phase::Committing
         } else if stage(0).is_some() {
             Phase::Sending
-        } else if !self.session.batches.is_empty() {
+        } else if self.session.marking.is_some() || driver.marks().next().is_some() {
             Phase::Marking
-        } else if !self.session.building.is_empty() || machine.in_transaction() {
+        } else if !building.is_empty() || machine.in_transaction() {
             Phase::Gathering
         } else {
             Phase::Idle

@@ -104,7 +104,7 @@ pub(crate) struct MarkRequest {
 /// What the rows are to the client that marks them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Marks {
-    Batch(outboxd::relay::state::BatchId),
+    Job,
     Chunk,
 }
 

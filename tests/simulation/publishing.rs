@@ -5,6 +5,7 @@ use outboxd::{Code, Error, relay::state::BatchId, source::position::Position};
 
 use crate::{
     bugs::Bug,
+    building::Arena,
     coverage::Event,
     instance::Instance,
     kafka::{Produce, Refusal},
@@ -32,7 +33,7 @@ pub(crate) enum Stage {
 pub(crate) struct Publishing {
     /// None for what the start writes.
     pub(crate) batch: Option<BatchId>,
-    pub(crate) rows: Vec<RowNo>,
+    pub(crate) records: Arena,
     pub(crate) position: Box<Position>,
     pub(crate) producer: usize,
     pub(crate) transactional: bool,
@@ -50,14 +51,14 @@ impl Publishing {
 }
 
 impl Instance {
-    pub(crate) fn publish(&mut self, batch: Option<BatchId>, rows: Vec<RowNo>, position: Box<Position>, env: &mut Env) {
+    pub(crate) fn publish(&mut self, batch: Option<BatchId>, records: Arena, position: Box<Position>, env: &mut Env) {
         let producer = self.session.published_batches % env.options.producers;
         self.session.published_batches += 1;
         self.session.position = Some(position.clone());
         // The set-up is fenced in either mode: `creating` and `backfill` must not be written by a zombie.
         let transactional = env.options.exactly_once || batch.is_none();
         let (stage, slow, told_sent) = (Stage::Queued, false, false);
-        let publishing = Publishing { batch, rows, position, producer, transactional, stage, slow, told_sent };
+        let publishing = Publishing { batch, records, position, producer, transactional, stage, slow, told_sent };
         self.session.publishing.push_back(publishing);
     }
 
@@ -80,9 +81,11 @@ impl Instance {
                     env.hit(Event::Pipelined);
                 }
                 let sent = if let Stage::Part(sent) = publishing.stage { sent } else { 0 };
-                let rest = publishing.rows.len() - sent;
+                let rows = publishing.records.rows();
+                let rest = rows.len().saturating_sub(sent);
                 let more = if env.random.chance(70) { rest } else { env.random.index(rest + 1) };
-                let result = env.kafka.send_rows(producer, epoch, &publishing.rows[sent..sent + more]);
+                let result = env.kafka.send_rows(producer, epoch, &rows[rows.len() - rest..rows.len() - rest + more]);
+                drop(rows);
                 if accepted(result)? {
                     publishing.stage = if more == rest { Stage::RowsSent } else { Stage::Part(sent + more) };
                 }
@@ -116,7 +119,7 @@ impl Instance {
                 return Err(Error::new(Code::KafkaTransactionFailed, "no acknowledgement came"));
             }
             Stage::Queued if which == 0 => {
-                let rows = publishing.rows.clone();
+                let rows = publishing.records.rows().clone();
                 publishing.stage = Stage::Unacknowledged;
                 self.send_loose(rows, None, env);
             }
@@ -134,9 +137,8 @@ impl Instance {
     /// Once for a batch: what sends it again by a bug does not tell it again.
     fn tell_sent(&mut self, which: usize) -> Result<(), Error> {
         let publishing = &mut self.session.publishing[which];
-        if let (false, Some(batch), Some(machine)) = (publishing.told_sent, publishing.batch, &mut self.session.machine)
-        {
-            machine.sent(batch)?;
+        if let (false, Some(batch), Some(driver)) = (publishing.told_sent, publishing.batch, &mut self.session.driver) {
+            driver.sent(batch)?;
         }
         publishing.told_sent = true;
         Ok(())

@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use outboxd::{
     Code, Error, Lsn,
-    relay::state::{Action, Machine, Place, RowIs},
+    relay::{
+        driver::{Driver, Effect, EffectOf, MarkingJob},
+        state::{Machine, Place, RowIs},
+    },
 };
 
 use crate::{
     bugs::Bug,
+    building::Read,
     coverage::Event,
     instance::{Instance, Life},
-    postgres::{MarkRequest, Marks, Message, RowNo},
+    postgres::{Marks, Message, RowNo},
     schedule::{Env, trace},
     transitions::{From, Input, Made},
 };
@@ -29,15 +33,15 @@ impl Instance {
             }
             _ => {
                 if let Some(published) = self.publish_on(env)?
-                    && let (Some(batch), Some(machine)) = (published.batch, &mut self.session.machine)
+                    && let (Some(batch), Some(driver)) = (published.batch, &mut self.session.driver)
                 {
-                    let owes_marks = env.options.marks && !published.rows.is_empty();
-                    if owes_marks {
-                        self.session.batches.push((batch, published.rows));
+                    let owes_marks = env.options.marks && !published.records.rows().is_empty();
+                    if env.bug != Some(Bug::ArenaTooEarly) {
+                        driver.give_back(published.records);
                     }
-                    let (from, before) = (stands(machine), machine.confirmed());
-                    machine.committed(batch)?;
-                    let made = match machine.confirmed() > before {
+                    let (from, before) = (stands(&driver.machine), driver.confirmed());
+                    driver.committed(batch)?;
+                    let made = match driver.confirmed() > before {
                         true => Made::Confirms,
                         false if owes_marks => Made::ToMark,
                         false => Made::Ends,
@@ -52,8 +56,8 @@ impl Instance {
 
     fn read(&mut self, env: &mut Env) -> Result<(), Error> {
         for _ in 0..=env.random.below(8) {
-            let Some(machine) = &mut self.session.machine else { return Ok(()) };
-            if !machine.wants_input() {
+            let Some(driver) = &self.session.driver else { return Ok(()) };
+            if !driver.machine.wants_input() {
                 return Ok(());
             }
             let Some(message) = self.session.stream.pop_front() else {
@@ -74,8 +78,8 @@ impl Instance {
 
     fn take_in(&mut self, message: Message, env: &mut Env) -> Result<(), Error> {
         trace!(env, "{self}: reads {message:?}");
-        let Some(machine) = &self.session.machine else { return Ok(()) };
-        let from = stands(machine);
+        let Some(driver) = &self.session.driver else { return Ok(()) };
+        let from = stands(&driver.machine);
         let input = match message {
             Message::Begin { .. } => Input::Begin,
             Message::Row(_) => Input::Row,
@@ -89,7 +93,8 @@ impl Instance {
 
     fn tell(&mut self, message: Message, env: &mut Env) -> Result<Made, Error> {
         let now = env.now;
-        let Some(machine) = &mut self.session.machine else { return Ok(Made::Ends) };
+        let Some(driver) = &mut self.session.driver else { return Ok(Made::Ends) };
+        let machine = &mut driver.machine;
         Ok(match message {
             Message::Begin { final_lsn, xid, time } => {
                 machine.begin(final_lsn, xid, time)?;
@@ -114,8 +119,12 @@ impl Instance {
                 let before = machine.confirmed();
                 machine.keepalive(wal_end, reply_requested)?;
                 let made = if machine.confirmed() > before { Made::Confirms } else { Made::Reads };
-                let is_idle = self.session.batches.is_empty() && self.session.building.is_empty();
                 let is_ahead = wal_end > machine.confirmed() && !machine.in_transaction();
+                if reply_requested {
+                    driver.ask_for_status();
+                }
+                let is_idle =
+                    self.session.marking.is_none() && driver.marks().next().is_none() && driver.building.is_empty();
                 let bug = env.bug == Some(Bug::ConfirmIdleWithoutPosition) && is_idle && is_ahead;
                 if bug && self.session.publishing.is_empty() {
                     self.confirm(wal_end, env);
@@ -128,7 +137,8 @@ impl Instance {
 
     fn tell_row(&mut self, number: RowNo, env: &mut Env) -> Result<Made, Error> {
         let row = &env.postgres.rows[number as usize];
-        let Some(machine) = &mut self.session.machine else { return Ok(Made::Ends) };
+        let Some(driver) = &mut self.session.driver else { return Ok(Made::Ends) };
+        let (machine, building) = (&mut driver.machine, &mut driver.building);
         Ok(match machine.row(|id| id == row.name)? {
             RowIs::Dropped => {
                 env.hit(Event::Dropped);
@@ -144,12 +154,12 @@ impl Instance {
                 if self.session.read_part.take() == Some(row.transaction) {
                     env.hit(Event::SplitResumed);
                 }
-                self.session.building.push_back((number, false));
+                building.push(number, false);
                 Made::Publish
             }
             RowIs::Redelivered => {
                 machine.redelivered_row()?;
-                self.session.building.push_back((number, true));
+                building.push(number, true);
                 self.session.read_part = Some(row.transaction);
                 env.hit(Event::Redelivered);
                 Made::Keep
@@ -159,78 +169,69 @@ impl Instance {
 
     /// G6: rows and bytes in memory.
     fn check_bounds(&self, env: &mut Env) {
-        let Some(machine) = &self.session.machine else { return };
-        let publishing: usize = self.session.publishing.iter().map(|publishing| publishing.rows.len()).sum();
-        let marking: usize = self.session.batches.iter().map(|(_, rows)| rows.len()).sum();
-        let (rows, bytes) = (self.session.building.len() + publishing + marking, machine.in_flight_bytes());
+        let Some(driver) = &self.session.driver else { return };
+        let publishing: usize = self.session.publishing.iter().map(|publishing| publishing.records.rows().len()).sum();
+        let marking = self.session.marking.as_ref().map_or(0, |(_, rows)| *rows);
+        // The marks of a batch wait in the driver from the beginning, where marks are made.
+        let waiting = if env.options.marks { driver.marks().map(Vec::len).sum() } else { publishing };
+        let (rows, bytes) = (driver.building.len() + waiting + marking, driver.machine.in_flight_bytes());
         let bounds = env.checks.bounds.clone();
         if rows > bounds.unmarked_rows + bounds.batch_rows || bytes > bounds.in_flight_bytes + 30 {
             env.checks.fail(|| format!("G6: {rows} rows and {bytes} bytes in memory, and the bounds are {bounds:?}"));
         }
     }
 
-    /// Carries out one action. Whether there was one.
+    /// Does one thing that the driver asks for. Whether there was one.
     fn act(&mut self, env: &mut Env) -> Result<bool, Error> {
         let now = env.now;
-        let Some(machine) = &mut self.session.machine else { return Ok(false) };
-        let from = stands(machine);
-        let Some(action) = machine.next_action(now)? else { return Ok(false) };
-        env.coverage.transitions.told(Input::Ask, from, asked(&action));
-        trace!(env, "{self}: {action:?}");
-        match action {
-            Action::Publish { batch, rows, progress } => {
-                let rows = self.take_rows(rows, false, env);
-                env.hit_times(Event::RowsPublished, rows.len());
+        let Some(driver) = &mut self.session.driver else { return Ok(false) };
+        if env.random.chance(2) {
+            driver.ask_for_status(); // it is time for one
+        }
+        let (from, held) = (stands(&driver.machine), driver.building.held);
+        let effect = driver.next_effect(now)?;
+        if let Some(wrong) = driver.building.wrong.take() {
+            env.checks.fail(|| wrong);
+        }
+        if driver.building.held > held {
+            env.hit_times(Event::Held, driver.building.held - held);
+            env.coverage.transitions.told(Input::Ask, from, Made::Hold);
+        }
+        let Some(effect) = effect else { return Ok(false) };
+        env.coverage.transitions.told(Input::Ask, from, asked(&effect));
+        trace!(env, "{self}: {effect:?}");
+        match effect {
+            Effect::Publish { batch, rows, records, progress } => {
+                env.hit_times(Event::RowsPublished, rows);
                 if progress.split.is_some() {
                     env.hit(Event::Split);
                 }
-                if rows.is_empty() {
+                if rows == 0 {
                     env.hit(Event::IdleAdvance);
                 }
                 if let Some(position) = &self.session.position {
                     let mut position = position.clone();
                     position.progress = progress;
                     position.chunk.clear();
-                    if env.bug == Some(Bug::MarkBeforeCommit) && env.options.marks {
-                        let (owner, what) = (self.number, Marks::Batch(batch));
-                        env.postgres.marks.push(MarkRequest {
-                            owner,
-                            serial: 0,
-                            what,
-                            rows: rows.clone(),
-                            applied: false,
-                            blocked: false,
-                        });
+                    if env.bug == Some(Bug::ArenaTooEarly)
+                        && let Some(driver) = &mut self.session.driver
+                    {
+                        driver.give_back(records.clone());
                     }
-                    self.publish(Some(batch), rows, position, env);
+                    self.publish(Some(batch), records, position, env);
                 }
             }
-            Action::Hold { batch, rows } => {
-                let rows = self.take_rows(rows, true, env);
-                env.hit_times(Event::Held, rows.len());
-                // Without marks nothing follows a Hold.
-                if env.options.marks {
-                    self.session.batches.push((batch, rows));
+            Effect::Mark(job) => self.mark(job, env)?,
+            Effect::SendStatus => {
+                if let Some(confirmed) = self.session.driver.as_ref().map(Driver::confirmed) {
+                    self.confirm(confirmed, env);
                 }
             }
-            Action::Mark { batch } => {
-                let rows = self.session.batches.iter().find(|(id, _)| *id == batch).map(|(_, rows)| rows.clone());
-                let Some(rows) = rows else {
-                    return Err(Error::new(Code::Internal, "a batch to mark that was neither published nor held"));
-                };
-                self.send_marks(Marks::Batch(batch), rows, env)?;
-                if env.bug == Some(Bug::ConfirmBeforeMark)
-                    && let Some(machine) = &mut self.session.machine
-                {
-                    machine.marked(batch)?;
-                }
-            }
-            Action::Confirm(lsn) => self.confirm(lsn, env),
-            Action::Reconnect => {
+            Effect::Reconnect => {
                 env.hit(Event::Reconnect);
-                // Marks under way are waited for, or not.
-                if let Some(machine) = &self.session.machine {
-                    self.proved = Some((machine.position().clone(), self.session.incarnation));
+                // Marks that are under way may take effect, or not.
+                if let Some(driver) = &self.session.driver {
+                    self.proved = Some((driver.machine.position().clone(), self.session.incarnation));
                 }
                 return Err(Error::new(Code::PostgresUnreachable, "reconnects to take the dropped rows again"));
             }
@@ -238,40 +239,40 @@ impl Instance {
         Ok(true)
     }
 
-    /// The first rows of the building batch: all of one kind.
-    fn take_rows(&mut self, count: usize, redelivered: bool, env: &mut Env) -> Vec<RowNo> {
-        let count_there = self.session.building.len();
-        if count > count_there {
-            env.checks.fail(|| format!("{count} rows are asked for, and {count_there} were read"));
+    fn mark(&mut self, job: MarkingJob<Vec<RowNo>>, env: &mut Env) -> Result<(), Error> {
+        let MarkingJob { batches, marks, .. } = job;
+        let rows = marks.concat();
+        if let Some(driver) = &mut self.session.driver
+            && env.bug == Some(Bug::ConfirmBeforeMark)
+        {
+            driver.marked(&batches)?;
+        } else if self.session.marking.replace((batches, rows.len())).is_some() {
+            return Err(Error::new(Code::Internal, "a second marking job before the first is done"));
         }
-        let rows: Vec<(RowNo, bool)> = self.session.building.drain(..count.min(count_there)).collect();
-        if rows.iter().any(|(_, kind)| *kind != redelivered) {
-            env.checks.fail(|| format!("redelivered and new rows in one batch: {rows:?}"));
-        }
-        rows.into_iter().map(|(row, _)| row).collect()
+        self.send_marks(Marks::Job, rows, env)
     }
 
     /// It is told to stop: a stream is finished first, a start is left where it is.
     pub(crate) fn drain(&mut self, env: &mut Env) {
         trace!(env, "{self}: is told to stop");
-        let Some(machine) = &mut self.session.machine else {
+        let Some(driver) = &mut self.session.driver else {
             self.hang_up(env);
             self.life = Life::Down;
             self.proved = None;
             return;
         };
-        let from = stands(machine);
-        machine.drain();
-        let made = if machine.is_drained() { Made::IsDone } else { Made::Finishes };
+        let from = stands(&driver.machine);
+        driver.drain();
+        let made = if driver.is_drained() { Made::IsDone } else { Made::Finishes };
         env.coverage.transitions.told(Input::Drain, from, made);
         self.session.draining = true;
     }
 
     fn stop_if_drained(&mut self, env: &mut Env) {
-        let Some(machine) = &self.session.machine else { return };
-        if self.session.draining && machine.is_drained() {
+        let Some(driver) = &self.session.driver else { return };
+        if self.session.draining && driver.is_drained() {
             env.hit(Event::Drained);
-            let confirmed: Lsn = machine.confirmed();
+            let confirmed: Lsn = driver.confirmed();
             trace!(env, "{self}: stops, confirmed {confirmed}");
             if !self.session.publishing.is_empty() {
                 env.checks.fail(|| "drained with batches under way".to_owned());
@@ -288,14 +289,13 @@ pub(crate) fn stands(machine: &Machine) -> From {
     (machine.place(), machine.owes_proof())
 }
 
-fn asked(action: &Action) -> Made {
-    match action {
-        Action::Publish { rows: 0, .. } => Made::Advance,
-        Action::Publish { progress, .. } if progress.split.is_some() => Made::Part,
-        Action::Publish { .. } => Made::Batch,
-        Action::Hold { .. } => Made::Hold,
-        Action::Mark { .. } => Made::Mark,
-        Action::Confirm(_) => Made::Confirm,
-        Action::Reconnect => Made::Reconnect,
+fn asked(effect: &EffectOf<Read>) -> Made {
+    match effect {
+        Effect::Publish { rows: 0, .. } => Made::Advance,
+        Effect::Publish { progress, .. } if progress.split.is_some() => Made::Part,
+        Effect::Publish { .. } => Made::Batch,
+        Effect::Mark { .. } => Made::Mark,
+        Effect::SendStatus => Made::Confirm,
+        Effect::Reconnect => Made::Reconnect,
     }
 }

@@ -211,7 +211,7 @@ impl World {
         // Most of what can go wrong does so long after the set-up.
         if self.env.options.starts_streaming {
             for _ in 0..PATIENCE {
-                if self.instances[0].session.machine.is_some() {
+                if self.instances[0].session.driver.is_some() {
                     break;
                 }
                 self.take(Step { seed: random.next(), what: What::SetUp });

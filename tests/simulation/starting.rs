@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use outboxd::{
     Code, Error, Lsn,
     relay::{
+        driver::Driver,
         startup::{Fact, Step},
         state::Machine,
     },
@@ -16,6 +17,7 @@ use outboxd::{
 
 use crate::{
     bugs::Bug,
+    building::{Arena, Read},
     coverage::Event,
     instance::{Instance, Life},
     kafka::PRODUCERS,
@@ -214,7 +216,7 @@ impl Instance {
         if self.session.progress == 0 {
             self.session.progress = 1;
             let position = self.new_position(phase, &[], env);
-            self.publish(None, Vec::new(), position, env);
+            self.publish(None, Arena::default(), position, env);
             return Ok(None);
         }
         Ok(self.publish_on(env)?.map(|_| Fact::Done))
@@ -294,8 +296,8 @@ impl Instance {
         if !self.session.publishing.is_empty() {
             if let Some(published) = self.publish_on(env)? {
                 env.hit(Event::Chunk);
-                self.session.last_published = published.rows.last().copied();
-                self.session.chunk = published.rows;
+                self.session.chunk.clone_from(&published.records.rows());
+                self.session.last_published = self.session.chunk.last().copied();
                 self.send_marks(Marks::Chunk, self.session.chunk.clone(), env)?;
             }
             return Ok(None);
@@ -311,7 +313,7 @@ impl Instance {
         let size = (1 + env.random.index(4)).min(self.session.snapshot.len());
         let chunk: Vec<RowNo> = self.session.snapshot.drain(..size).collect();
         let position = self.new_position(Phase::Backfill, &chunk, env);
-        self.publish(None, chunk, position, env);
+        self.publish(None, chunk.into(), position, env);
         Ok(None)
     }
 
@@ -348,7 +350,11 @@ impl Instance {
         position.history.timeline = env.postgres.timeline;
         position.phase = Phase::Streaming;
         self.session.position = Some(position);
-        self.session.machine = Some(machine);
+        let building = Read::new(env.bug == Some(Bug::ArenaKeepsRows));
+        let driver = Driver::new(machine, building);
+        #[cfg(debug_assertions)]
+        let driver = driver.with_wrong_turn(env.bug.and_then(Bug::wrong_turn));
+        self.session.driver = Some(driver);
         Ok(None)
     }
 }

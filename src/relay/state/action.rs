@@ -1,6 +1,6 @@
 //! What the machine answers to its inputs, and what it asks for.
 
-use crate::{Lsn, source::position::Progress};
+use crate::source::position::Progress;
 
 /// Names a batch in this session; they count up from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,8 +56,8 @@ pub enum Action {
         /// The batch.
         batch: BatchId,
     },
-    /// Tell the server that everything before this LSN is published and marked.
-    Confirm(Lsn),
+    /// Tell the server that everything before [`super::Machine::confirmed`] is published and marked.
+    Confirm,
     /// The history is proved, but rows were dropped meanwhile: reconnect and take them again, with
     /// [`super::Machine::trust_history`].
     Reconnect,

@@ -160,7 +160,7 @@ impl Machine {
         }
         if end > self.confirmed {
             self.confirmed = end;
-            self.actions.push_back(Action::Confirm(end));
+            self.actions.push_back(Action::Confirm);
         }
     }
 }

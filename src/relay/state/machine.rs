@@ -372,6 +372,12 @@ impl Machine {
         self.confirmed
     }
 
+    /// Whether published rows are marked.
+    #[must_use]
+    pub fn makes_marks(&self) -> bool {
+        self.marks
+    }
+
     /// Whether a transaction is being read.
     #[must_use]
     pub fn in_transaction(&self) -> bool {

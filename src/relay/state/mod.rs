@@ -1,7 +1,8 @@
 //! The relay's state machine: which rows are published, when a batch is cut, what is marked, what is confirmed.
 //!
-//! It knows no socket, no clock and no thread. `relay/stream.rs` and `relay/intake.rs` feed it what arrived, and
-//! carry out what it asks for; `tests/simulation` does the same with models of Postgres and Kafka, millions of times.
+//! It knows no socket, no clock and no thread. `relay/intake.rs` feeds it with what the stream brings. `relay/driver.rs`
+//! makes effects of what it asks for, and `relay/stream.rs` carries them out. `tests/simulation` uses the same driver,
+//! with models of Postgres and Kafka around it, millions of times.
 //!
 //! ```text
 //!   begin/row/commit ─▶ building ─Publish─▶ sending ─sent─▶ committing ─committed─▶ marking ─marked─▶ done ─▶ Confirm
@@ -17,7 +18,6 @@
 //!
 //! A failed or unknown Kafka transaction is no input: the session ends, and a new machine starts from the position
 //! that is then read (rules 22 to 24).
-
 //!
 //! The machine insists: a batch that is unknown, or that is told to leave a stage in which it is not, is an `internal`
 //! error and ends the session. Debug builds check the three sentences above, and the sums of the queue, after every

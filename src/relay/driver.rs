@@ -1,0 +1,254 @@
+//! From what the state machine asks for to what a session does: the same code in the daemon and in the simulation.
+//!
+//! The machine speaks of batches. The driver holds what belongs to them between one effect and the next: the rows under
+//! construction, the marks that wait, the memory of records that is used again. It knows no socket, clock or thread, and
+//! not what a record or a mark looks like.
+//!
+//! ```text
+//!   a row is read ─▶ building ─▶ Effect::Publish ─▶ sent ─▶ committed ─▶ owed ─▶ Effect::Mark ─▶ marked ─▶ Effect::SendStatus
+//!                       └──────── held until the history is proved ───────▲
+//! ```
+//!
+//! - A batch's marks wait here until the machine says that they may be made.
+//! - One marking job is under way at a time; what becomes due meanwhile goes out together with the next one.
+//! - Whoever publishes a batch owns the memory of its records, and gives it back once Kafka has committed them.
+//! - Nothing follows [`Effect::Reconnect`]: the session is over.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::state::{Action, BatchId, Machine};
+use crate::{Code, Error, Lsn, source::position::Progress};
+
+/// The rows that were read and are not cut yet, in stream order.
+pub trait Building {
+    /// The records of a batch, in memory that is used again.
+    type Records: Default;
+    /// What must be known of a batch's rows to mark them.
+    type Marks;
+
+    /// Moves the records of the first `rows` rows into `to`, which is empty.
+    fn take_records(&mut self, rows: usize, to: &mut Self::Records);
+
+    /// Takes the marks of the first `rows` rows away.
+    fn take_marks(&mut self, rows: usize) -> Self::Marks;
+
+    /// Empties records that Kafka has.
+    fn clear(&self, records: &mut Self::Records);
+}
+
+/// Marks to be made, and the batches that are done with them.
+#[derive(Debug)]
+pub struct MarkingJob<Marks> {
+    /// The batches, in stream order.
+    pub batches: Vec<BatchId>,
+    /// The marks of each.
+    pub marks: Vec<Marks>,
+    /// When the first of them could be made.
+    pub since: Duration,
+}
+
+/// What the session must do, in this order.
+#[derive(Debug)]
+pub enum Effect<Records, Marks> {
+    /// Publish these records and then the position, as one Kafka transaction. Say [`Driver::sent`],
+    /// [`Driver::committed`] and [`Driver::give_back`].
+    Publish {
+        /// The batch.
+        batch: BatchId,
+        /// How many rows it has; none where only the position moves on.
+        rows: usize,
+        /// Their records.
+        records: Records,
+        /// What the position says once Kafka has committed it.
+        progress: Progress,
+    },
+    /// Make these marks; then say [`Driver::marked`].
+    Mark(MarkingJob<Marks>),
+    /// Tell the server [`Driver::confirmed`].
+    SendStatus,
+    /// End the session and begin the next one at once, with [`Machine::trust_history`]: the history is proved, and rows
+    /// that were dropped meanwhile must come again.
+    Reconnect,
+}
+
+/// What a driver asks for that gathers rows in `B`.
+pub type EffectOf<B> = Effect<<B as Building>::Records, <B as Building>::Marks>;
+
+/// Drives the machine of one session.
+#[derive(Debug)]
+pub struct Driver<B: Building> {
+    /// What decides. Whoever reads the stream feeds it.
+    pub machine: Machine,
+    /// What was read and is not cut yet.
+    pub building: B,
+    /// Marks of batches that are being published or held.
+    waiting: BTreeMap<BatchId, B::Marks>,
+    /// What the marker gets next.
+    owed: Option<MarkingJob<B::Marks>>,
+    /// The batches that the marker has.
+    marking: Vec<BatchId>,
+    /// Records to use again; the machine bounds how many there are.
+    spare: Vec<B::Records>,
+    is_status_due: bool,
+    /// The wrong turn that the simulation asks for.
+    #[cfg(debug_assertions)]
+    wrong_turn: Option<WrongTurn>,
+}
+
+/// What a driver must not do. The simulation asks a driver for one of these on purpose, to see that its checks find it.
+/// Release builds have none of it.
+#[cfg(debug_assertions)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrongTurn {
+    /// The marks of a batch are made when it is published, not when Kafka has committed it.
+    MarksBeforeCommitted,
+    /// A marking job goes out while one is under way.
+    TwoMarkingJobs,
+}
+
+impl<B: Building> Driver<B> {
+    /// Begins a session. The first status tells the server where we stand.
+    #[must_use]
+    pub fn new(machine: Machine, building: B) -> Self {
+        Self {
+            machine,
+            building,
+            waiting: BTreeMap::new(),
+            owed: None,
+            marking: Vec::new(),
+            spare: Vec::new(),
+            is_status_due: true,
+            #[cfg(debug_assertions)]
+            wrong_turn: None,
+        }
+    }
+
+    /// Takes a wrong turn from now on.
+    #[cfg(debug_assertions)]
+    #[must_use]
+    pub fn with_wrong_turn(self, wrong_turn: Option<WrongTurn>) -> Self {
+        Self { wrong_turn, ..self }
+    }
+
+    /// The next thing to do, if any.
+    ///
+    /// # Errors
+    /// `internal`: the machine asks for something that cannot be.
+    pub fn next_effect(&mut self, now: Duration) -> Result<Option<EffectOf<B>>, Error> {
+        while let Some(action) = self.machine.next_action(now)? {
+            match action {
+                Action::Publish { batch, rows, progress } => {
+                    let mut records = self.spare.pop().unwrap_or_default();
+                    self.building.take_records(rows, &mut records);
+                    self.keep_marks(batch, rows);
+                    #[cfg(debug_assertions)]
+                    if self.wrong_turn == Some(WrongTurn::MarksBeforeCommitted) && self.waiting.contains_key(&batch) {
+                        self.owe(batch, now)?;
+                    }
+                    return Ok(Some(Effect::Publish { batch, rows, records, progress }));
+                }
+                Action::Hold { batch, rows } => self.keep_marks(batch, rows),
+                Action::Mark { batch } => self.owe(batch, now)?,
+                Action::Confirm => self.is_status_due = true,
+                Action::Reconnect => return Ok(Some(Effect::Reconnect)),
+            }
+        }
+        if self.may_mark()
+            && let Some(job) = self.owed.take()
+        {
+            self.marking.clone_from(&job.batches);
+            return Ok(Some(Effect::Mark(job)));
+        }
+        Ok(std::mem::take(&mut self.is_status_due).then_some(Effect::SendStatus))
+    }
+
+    /// Whether the marker has nothing to do.
+    fn may_mark(&self) -> bool {
+        #[cfg(debug_assertions)]
+        if self.wrong_turn == Some(WrongTurn::TwoMarkingJobs) {
+            return true;
+        }
+        self.marking.is_empty()
+    }
+
+    fn keep_marks(&mut self, batch: BatchId, rows: usize) {
+        let marks = self.building.take_marks(rows);
+        if self.machine.makes_marks() && rows > 0 {
+            self.waiting.insert(batch, marks);
+        }
+    }
+
+    fn owe(&mut self, batch: BatchId, now: Duration) -> Result<(), Error> {
+        let marks = self.waiting.remove(&batch).ok_or_else(|| internal("to be marked, and has no marks", batch))?;
+        let job = self.owed.get_or_insert_with(|| MarkingJob { batches: Vec::new(), marks: Vec::new(), since: now });
+        job.batches.push(batch);
+        job.marks.push(marks);
+        Ok(())
+    }
+
+    /// Kafka has acknowledged the batch and its position, and the commit is under way.
+    ///
+    /// # Errors
+    /// `internal`: it is not the batch that is being sent.
+    pub fn sent(&mut self, batch: BatchId) -> Result<(), Error> {
+        self.machine.sent(batch)
+    }
+
+    /// Kafka has committed the batch.
+    ///
+    /// # Errors
+    /// `internal`: it is not the batch whose commit is under way.
+    pub fn committed(&mut self, batch: BatchId) -> Result<(), Error> {
+        self.machine.committed(batch)
+    }
+
+    /// Takes the memory of records that nobody reads any more, for a batch to come.
+    pub fn give_back(&mut self, mut records: B::Records) {
+        self.building.clear(&mut records);
+        self.spare.push(records);
+    }
+
+    /// The marks of the job under way are durable; `batches` are its batches.
+    ///
+    /// # Errors
+    /// `internal`: it is not the job that is under way.
+    pub fn marked(&mut self, batches: &[BatchId]) -> Result<(), Error> {
+        if batches != self.marking {
+            let text = format!("batches {batches:?} are marked, and {:?} are with the marker", self.marking);
+            return Err(Error::new(Code::Internal, text));
+        }
+        self.marking.clear();
+        batches.iter().try_for_each(|batch| self.machine.marked(*batch))
+    }
+
+    /// The server waits for a status, or it is time for one.
+    pub fn ask_for_status(&mut self) {
+        self.is_status_due = true;
+    }
+
+    /// What is published and marked up to here; never backwards.
+    #[must_use]
+    pub fn confirmed(&self) -> Lsn {
+        self.machine.confirmed()
+    }
+
+    /// Takes no further input; what is in flight is finished.
+    pub fn drain(&mut self) {
+        self.machine.drain();
+    }
+
+    /// Whether everything that was cut is published, marked and confirmed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.machine.is_drained()
+    }
+
+    /// The marks that the marker does not have yet.
+    pub fn marks(&self) -> impl Iterator<Item = &B::Marks> {
+        self.waiting.values().chain(self.owed.iter().flat_map(|job| &job.marks))
+    }
+}
+
+fn internal(what: &str, batch: BatchId) -> Error {
+    Error::new(Code::Internal, format!("batch {} is {what}", batch.0))
+}
