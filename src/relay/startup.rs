@@ -1,7 +1,7 @@
 //! The order of a start, and of every rebuild after an error (rule 1), without I/O.
 //!
 //! ```text
-//!  TakeSlot ──taken──▶ InitProducers ─▶ CheckOwnership ─▶ ReadPosition ─▶ streaming? ─▶ Stream
+//!  TakeSlot ──taken──▶ InitProducers ─▶ CheckOwnership ─▶ ReadPosition ─▶ streaming? ─▶ Compare ─▶ Stream
 //!     │ in use: stand by                                       │
 //!     │ absent                                                 │ creating, backfill: with the slot in hand
 //!     ▼                                                        ▼
@@ -25,7 +25,8 @@
 use crate::{
     Code, Error, Lsn,
     source::{
-        position::{Phase, Position},
+        compare::{Server, compare},
+        position::{Phase, Position, Progress},
         verdict::{Interrupted, require_pair},
     },
 };
@@ -65,8 +66,9 @@ pub enum Step {
     Backfill,
     /// Write a position in phase `streaming` at the slot's consistent point (or where the adopted slot stands).
     WriteStreaming,
-    /// Compare position, slot and history; then stream. Before a difference halts the source, ask once more whether the
-    /// slot is ours: a successor confirms past the position that we read.
+    /// Tell what the server showed when the slot was taken, for the position to be held against it.
+    Compare,
+    /// Stream from [`Startup::stream_from`].
     Stream,
     /// Another instance leads: wait, then start again.
     StandBy,
@@ -88,6 +90,8 @@ pub enum Fact {
         /// Whether the slot exists.
         slot_exists: bool,
     },
+    /// What the server showed when the slot was taken.
+    Server(Box<Server>),
     /// The slot was created or adopted: its stream begins here.
     Slot {
         /// `consistent_point`, or the adopted slot's `confirmed_flush`.
@@ -154,7 +158,17 @@ impl Startup {
         self.begins
     }
 
-    /// Whether the slot was set up in this start, so that its position is the one just written.
+    /// How far the stream was published, and the consistent point of its slot. A slot that was set up in this start
+    /// begins at the position just written.
+    #[must_use]
+    pub fn stream_from(&self) -> (Progress, Lsn) {
+        match &self.position {
+            Some(position) if !self.setting_up => (position.progress.clone(), position.history.consistent_point),
+            _ => (Progress { lsn: self.begins, ..Progress::default() }, self.begins),
+        }
+    }
+
+    /// Whether the slot is set up in this start.
     #[must_use]
     pub fn is_setting_up(&self) -> bool {
         self.setting_up
@@ -166,10 +180,9 @@ impl Startup {
     /// A person must act: the slot and the position do not belong together (rule 4).
     pub fn report(&mut self, fact: Fact) -> Result<(), Error> {
         self.step = match (self.step, fact) {
-            (
-                Step::TakeSlot | Step::LockSource | Step::AdoptSlot | Step::CheckOwnership | Step::Stream,
-                Fact::TakenByAnother,
-            ) => Step::StandBy,
+            (Step::TakeSlot | Step::LockSource | Step::AdoptSlot | Step::CheckOwnership, Fact::TakenByAnother) => {
+                Step::StandBy
+            }
             (Step::TakeSlot, Fact::SlotAbsent) => self.set_up(Step::LockSource),
             (Step::TakeSlot, Fact::Done) => {
                 self.has_slot = true;
@@ -186,11 +199,13 @@ impl Startup {
                 self.slot_exists = slot_exists;
                 // The position and the slot are asked for one after the other. If we lost the slot or the lock meanwhile,
                 // a successor may have written the one and made the other in between.
-                self.decide().unwrap_or_else(|halt| {
-                    self.verdict = Some(halt);
-                    Step::CheckOwnership
-                })
+                self.decide().unwrap_or_else(|halt| self.halt_if_ours(halt))
             }
+            (Step::Compare, Fact::Server(server)) => match self.compare(&server) {
+                Ok(()) => Step::Stream,
+                // A successor confirms past the position that we read.
+                Err(halt) => self.halt_if_ours(halt),
+            },
             (Step::MarkChunk, Fact::Done) => Step::WriteCreating,
             (Step::WriteCreating, Fact::Done) if self.has_slot => Step::ReleaseSlot,
             (Step::WriteCreating | Step::ReleaseSlot, Fact::Done) => {
@@ -221,6 +236,19 @@ impl Startup {
         step
     }
 
+    /// A difference is ours to judge only as long as the slot or the lock is.
+    fn halt_if_ours(&mut self, halt: Error) -> Step {
+        self.verdict = Some(halt);
+        Step::CheckOwnership
+    }
+
+    fn compare(&self, server: &Server) -> Result<(), Error> {
+        match &self.position {
+            Some(position) => compare(position, server),
+            None => Err(Error::new(Code::Internal, "there is no position to compare with the server")),
+        }
+    }
+
     /// The position is read by the holder of the slot or of the lock: what now?
     fn decide(&mut self) -> Result<Step, Error> {
         let phase = self.position.as_ref().map(|position| position.phase);
@@ -228,7 +256,7 @@ impl Startup {
         let slot_exists = self.slot_exists || !self.setting_up;
         require_pair(self.position.as_deref(), slot_exists, Interrupted::GoesOn)?;
         match (phase, self.setting_up) {
-            (Some(Phase::Streaming), false) => Ok(Step::Stream),
+            (Some(Phase::Streaming), false) => Ok(Step::Compare),
             (Some(Phase::Creating | Phase::Backfill), false) => Ok(self.set_up(Step::LockSource)),
             (None, false) => Err(Error::new(Code::Internal, "a slot without a position was not judged")),
             // Another instance finished the set-up before we had the lock.
@@ -257,147 +285,4 @@ impl Startup {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::position::{History, Progress};
-
-    fn position(phase: Phase) -> Fact {
-        with_slot(phase, true)
-    }
-
-    fn with_slot(phase: Phase, slot_exists: bool) -> Fact {
-        let history =
-            History { system_id: "1".into(), timeline: 1, slot: "outboxd_order".into(), consistent_point: Lsn(1) };
-        let position = Position::new(phase, Progress::default(), history, serde_json::Value::Null);
-        Fact::Position { position: Some(Box::new(position)), slot_exists }
-    }
-
-    fn walk(policy: Policy, facts: Vec<Fact>) -> (Vec<Step>, Result<(), Code>) {
-        let mut startup = Startup::new(policy);
-        let mut steps = vec![startup.step()];
-        for fact in facts {
-            if let Err(error) = startup.report(fact) {
-                return (steps, Err(error.code()));
-            }
-            steps.push(startup.step());
-        }
-        (steps, Ok(()))
-    }
-
-    const BACKFILL: Policy = Policy { backfill: true, auto_setup: true };
-    const NO_BACKFILL: Policy = Policy { backfill: false, auto_setup: true };
-
-    #[test]
-    fn the_position_is_read_only_with_the_slot_in_hand_and_the_predecessor_fenced() {
-        let (steps, result) = walk(BACKFILL, vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Streaming)]);
-        assert_eq!(result, Ok(()));
-        use Step::*;
-        assert_eq!(steps, [TakeSlot, InitProducers, CheckOwnership, ReadPosition, Stream]);
-    }
-
-    #[test]
-    fn a_first_start_writes_creating_before_it_makes_the_slot() {
-        let none = Fact::Position { position: None, slot_exists: false };
-        let made = Fact::Slot { begins: Lsn(7) };
-        let (steps, result) = walk(
-            BACKFILL,
-            vec![
-                Fact::SlotAbsent,
-                Fact::Done,
-                Fact::Done,
-                Fact::Done,
-                none,
-                Fact::Done,
-                made,
-                Fact::Done,
-                Fact::Done,
-                Fact::Done,
-            ],
-        );
-        assert_eq!(result, Ok(()));
-        use Step::*;
-        assert_eq!(
-            steps[4..],
-            [ReadPosition, WriteCreating, CreateSlot, WriteBackfill, Backfill, WriteStreaming, Stream]
-        );
-    }
-
-    #[test]
-    fn an_interrupted_backfill_marks_its_last_chunk_and_begins_anew() {
-        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)];
-        facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)]);
-        facts.extend([Fact::Done, Fact::Done, Fact::Done, Fact::Done]);
-        let (steps, result) = walk(BACKFILL, facts);
-        assert_eq!(result, Ok(()));
-        use Step::*;
-        assert_eq!(steps[4..5], [LockSource]);
-        assert_eq!(steps[8..], [MarkChunk, WriteCreating, ReleaseSlot, DropSlot, CreateSlot]);
-    }
-
-    #[test]
-    fn marks_that_were_made_are_looked_for_before_the_set_up_goes_on() {
-        let mut marked = with_slot(Phase::Creating, false);
-        if let Fact::Position { position: Some(position), .. } = &mut marked {
-            position.marked = Some(crate::source::position::RowId { table: 1, id: "e7".into() });
-        }
-        let facts = vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, marked, Fact::Done];
-        let (steps, result) = walk(BACKFILL, facts);
-        assert_eq!(result, Ok(()));
-        assert_eq!(steps[5..], [Step::MarkChunk, Step::WriteCreating]);
-    }
-
-    #[test]
-    fn without_a_backfill_a_slot_in_creation_is_adopted() {
-        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Creating)];
-        facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Creating), Fact::Done, Fact::Done]);
-        let (steps, result) = walk(NO_BACKFILL, facts);
-        assert_eq!(result, Ok(()));
-        assert_eq!(steps.last(), Some(&Step::AdoptSlot));
-    }
-
-    #[test]
-    fn a_backfill_that_is_not_wanted_any_more_leaves_the_slot_what_came_after_it() {
-        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)];
-        facts.extend([Fact::Done, Fact::Done, Fact::Done, position(Phase::Backfill)]);
-        facts.extend([Fact::Done, Fact::Done, Fact::Done]);
-        let (steps, result) = walk(NO_BACKFILL, facts);
-        assert_eq!(result, Ok(()));
-        use Step::*;
-        assert_eq!(steps[8..], [MarkChunk, WriteCreating, ReleaseSlot, AdoptSlot]);
-    }
-
-    #[test]
-    fn a_lost_slot_or_position_halts() {
-        let ready = || vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done];
-        let mut facts = ready();
-        facts.extend([with_slot(Phase::Streaming, false), Fact::Done]);
-        assert_eq!(walk(BACKFILL, facts).1, Err(Code::SlotMissing));
-        let mut facts = ready();
-        facts.extend([Fact::Position { position: None, slot_exists: true }, Fact::Done]);
-        assert_eq!(walk(BACKFILL, facts).1, Err(Code::PositionLost));
-        let mut facts = vec![Fact::Done, Fact::Done, Fact::Done];
-        facts.extend([Fact::Position { position: None, slot_exists: true }, Fact::Done]);
-        assert_eq!(walk(BACKFILL, facts).1, Err(Code::PositionLost));
-    }
-
-    #[test]
-    fn what_a_successor_did_meanwhile_is_no_reason_to_halt() {
-        let made_meanwhile = Fact::Position { position: None, slot_exists: true };
-        let facts = vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, made_meanwhile, Fact::TakenByAnother];
-        let (steps, result) = walk(BACKFILL, facts);
-        assert_eq!(result, Ok(()));
-        assert_eq!(steps.last(), Some(&Step::StandBy));
-    }
-
-    #[test]
-    fn where_another_leads_one_stands_by() {
-        for facts in [
-            vec![Fact::TakenByAnother],
-            vec![Fact::Done, Fact::Done, Fact::TakenByAnother],
-            vec![Fact::SlotAbsent, Fact::TakenByAnother],
-            vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, position(Phase::Streaming)],
-        ] {
-            assert_eq!(walk(BACKFILL, facts).0.last(), Some(&Step::StandBy));
-        }
-    }
-}
+mod tests;

@@ -13,7 +13,10 @@ use outboxd::{
         startup::{Policy, Startup, Step},
         state::BatchId,
     },
-    source::position::{Position, Progress},
+    source::{
+        compare::Server,
+        position::{Position, Progress},
+    },
 };
 
 use crate::{
@@ -68,6 +71,10 @@ pub(crate) struct Session {
     pub(crate) created: Lsn,
     /// The youngest transaction that was open when the slot was to be made.
     pub(crate) waits_for: Option<u32>,
+    /// What the server showed when the slot was taken.
+    pub(crate) server: Option<Box<Server>>,
+    /// The fingerprint of the publication, read after the position.
+    pub(crate) publication: serde_json::Value,
     /// What was read, before it was reported.
     pub(crate) read: Option<Box<Position>>,
     /// The position that this session writes on from.
@@ -102,6 +109,8 @@ impl Session {
             lock: None,
             created: Lsn::ZERO,
             waits_for: None,
+            server: None,
+            publication: serde_json::Value::Null,
             read: None,
             position: None,
             driver: None,

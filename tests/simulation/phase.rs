@@ -96,7 +96,7 @@ impl Instance {
             | Step::WriteBackfill => Phase::Creating,
             Step::Backfill if self.session.publishing.is_empty() && !self.session.chunk.is_empty() => Phase::ChunkMarks,
             Step::Backfill => Phase::Chunk,
-            Step::WriteStreaming | Step::Stream => Phase::Entering,
+            Step::WriteStreaming | Step::Compare | Step::Stream => Phase::Entering,
         }
     }
 

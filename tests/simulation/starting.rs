@@ -10,7 +10,7 @@ use outboxd::{
         state::Machine,
     },
     source::{
-        compare::{Server, compare},
+        compare::Server,
         position::{History, Phase, Position, Progress, RowId},
     },
 };
@@ -90,7 +90,16 @@ impl Instance {
             Step::WriteBackfill => self.write(Phase::Backfill, env)?,
             Step::Backfill => self.backfill(env)?,
             Step::WriteStreaming => self.write(Phase::Streaming, env)?,
-            Step::Stream => self.stream(env)?,
+            Step::Compare => {
+                let server =
+                    self.session.server.clone().ok_or_else(|| Error::new(Code::Internal, "there is no slot"))?;
+                let publication = self.session.publication.clone();
+                Some(Fact::Server(Box::new(Server { publication, ..*server })))
+            }
+            Step::Stream => {
+                self.stream(env)?;
+                None
+            }
             Step::StandBy => {
                 env.hit(Event::Standby);
                 self.hang_up(env);
@@ -119,6 +128,16 @@ impl Instance {
         Ok(match env.postgres.take_slot(self.number, from) {
             Take::Taken { connection } => {
                 self.session.connection = Some(connection);
+                self.session.server = env.postgres.slot.as_ref().map(|slot| {
+                    Box::new(Server {
+                        system_id: "1".to_owned(),
+                        timeline: env.postgres.timeline,
+                        flushed: env.postgres.log_end,
+                        switches: env.postgres.switches.clone(),
+                        confirmed_flush: slot.confirmed,
+                        publication: serde_json::Value::Null,
+                    })
+                });
                 Fact::Done
             }
             Take::InUse => Fact::TakenByAnother,
@@ -179,6 +198,7 @@ impl Instance {
         }
         self.sql(env)?;
         let position = self.session.read.take();
+        self.session.publication = env.postgres.publication.into();
         Ok(Some(Fact::Position { position, slot_exists: env.postgres.slot.is_some() }))
     }
 
@@ -215,23 +235,23 @@ impl Instance {
     fn write(&mut self, phase: Phase, env: &mut Env) -> Result<Option<Fact>, Error> {
         if self.session.progress == 0 {
             self.session.progress = 1;
-            let position = self.new_position(phase, &[], env);
+            let position = self.new_position(phase, &[]);
             self.publish(None, Arena::default(), position, env);
             return Ok(None);
         }
         Ok(self.publish_on(env)?.map(|_| Fact::Done))
     }
 
-    fn new_position(&self, phase: Phase, chunk: &[RowNo], env: &Env) -> Box<Position> {
+    fn new_position(&self, phase: Phase, chunk: &[RowNo]) -> Box<Position> {
         let lsn = self.session.startup.begins();
         let progress = Progress { lsn, commit: None, split: None };
         let history = History {
             system_id: "1".to_owned(),
-            timeline: env.postgres.timeline,
+            timeline: self.session.server.as_ref().map_or(0, |server| server.timeline),
             slot: "s".to_owned(),
             consistent_point: lsn,
         };
-        let mut position = Position::new(phase, progress, history, env.postgres.publication.into());
+        let mut position = Position::new(phase, progress, history, self.session.publication.clone());
         position.marked = self.session.last_marked.filter(|_| phase != Phase::Streaming).map(row_id);
         position.chunk = chunk.iter().copied().map(row_id).collect();
         Box::new(position)
@@ -312,42 +332,30 @@ impl Instance {
         self.session.last_marked = self.session.last_published.or(self.session.last_marked);
         let size = (1 + env.random.index(4)).min(self.session.snapshot.len());
         let chunk: Vec<RowNo> = self.session.snapshot.drain(..size).collect();
-        let position = self.new_position(Phase::Backfill, &chunk, env);
+        let position = self.new_position(Phase::Backfill, &chunk);
         self.publish(None, chunk.into(), position, env);
         Ok(None)
     }
 
-    fn stream(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
+    fn stream(&mut self, env: &mut Env) -> Result<(), Error> {
         self.sql(env)?;
-        let Some(mut position) = self.session.position.clone() else {
-            return Err(Error::new(Code::Internal, "there is no position to stream from"));
+        let (Some(mut position), Some(server)) = (self.session.position.clone(), &self.session.server) else {
+            return Err(Error::new(Code::Internal, "there is no position or no slot to stream from"));
         };
-        let Some(slot) = &env.postgres.slot else {
-            return Err(Error::new(Code::PostgresUnreachable, "the slot is gone with the connection"));
-        };
-        let server = Server {
-            system_id: "1".to_owned(),
-            timeline: env.postgres.timeline,
-            flushed: env.postgres.log_end,
-            switches: env.postgres.switches.clone(),
-            confirmed_flush: slot.confirmed,
-            publication: env.postgres.publication.into(),
-        };
-        if let Err(halt) = compare(&position, &server) {
-            return if self.holds_slot(env) { Err(halt) } else { Ok(Some(Fact::TakenByAnother)) };
-        }
+        let (confirmed, timeline) = (server.confirmed_flush, server.timeline);
+        (position.progress, position.history.consistent_point) = self.session.startup.stream_from();
         let mut machine =
-            Machine::new(env.options.bounds.clone(), env.options.marks, position.progress.clone(), slot.confirmed);
+            Machine::new(env.options.bounds.clone(), env.options.marks, position.progress.clone(), confirmed);
         let is_proved = self.proved.as_ref() == Some(&(position.progress.clone(), env.postgres.incarnation));
         if is_proved || env.bug == Some(Bug::TrustRestoredServer) {
             machine = machine.trust_history();
         }
-        trace!(env, "{self}: streams from {:?}, confirmed {}", position.progress, slot.confirmed);
+        trace!(env, "{self}: streams from {:?}, confirmed {confirmed}", position.progress);
         // The set-up is over, so its lock can go; a session may as well keep it.
         if env.random.chance(70) && env.postgres.holds_lock(self.session.lock) {
             env.postgres.lock = None;
         }
-        position.history.timeline = env.postgres.timeline;
+        position.history.timeline = timeline;
         position.phase = Phase::Streaming;
         self.session.position = Some(position);
         let building = Read::new(env.bug == Some(Bug::ArenaKeepsRows));
@@ -355,7 +363,7 @@ impl Instance {
         #[cfg(debug_assertions)]
         let driver = driver.with_wrong_turn(env.bug.and_then(Bug::wrong_turn));
         self.session.driver = Some(driver);
-        Ok(None)
+        Ok(())
     }
 }
 

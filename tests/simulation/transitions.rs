@@ -31,7 +31,7 @@ named! {
     Done = "done", Another = "taken by another", NoSlot = "no slot", Slot = "slot",
     Nothing = "no position", NothingSlot = "no position, slot", Creating = "creating", CreatingSlot = "creating, slot",
     Backfill = "backfill", BackfillSlot = "backfill, slot", Streaming = "streaming", StreamingSlot = "streaming, slot",
-    Failed = "failed", Killed = "killed",
+    Server = "server", Failed = "failed", Killed = "killed",
 }
 
 named! {
@@ -58,6 +58,7 @@ impl Came {
             Fact::TakenByAnother => Self::Another,
             Fact::SlotAbsent => Self::NoSlot,
             Fact::Slot { .. } => Self::Slot,
+            Fact::Server(_) => Self::Server,
             Fact::Position { position, slot_exists } => Self::read(position.as_deref(), *slot_exists),
         }
     }
@@ -81,7 +82,7 @@ pub(crate) type From = (Place, bool);
 
 const PLACES: [&str; 4] = ["between", "in redelivered", "in resumed", "in new"];
 
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 17] = [
     Step::TakeSlot,
     Step::ReleaseSlot,
     Step::LockSource,
@@ -96,6 +97,7 @@ const STEPS: [Step; 16] = [
     Step::WriteBackfill,
     Step::Backfill,
     Step::WriteStreaming,
+    Step::Compare,
     Step::Stream,
     Step::StandBy,
 ];

@@ -14,8 +14,8 @@ use crate::{
         startup::{Fact, Policy, Startup, Step},
     },
     source::{
-        compare::{Server, compare},
-        position::{History, Phase, Position, Progress},
+        compare::Server,
+        position::{History, Phase, Position},
         producers::Producers,
         server::require_server,
     },
@@ -112,37 +112,25 @@ impl<'a> Start<'a> {
             tracing::debug!(?step, "starting");
             self.context.metrics.beat();
             let fact = match step {
-                Step::StandBy => return Ok(step),
-                Step::Stream => match self.compare() {
-                    Ok(()) => return Ok(step),
-                    // A successor confirms past the position that we read: a difference is ours to judge only as long as
-                    // the slot is.
-                    Err(halt) => match self.check_ownership().await? {
-                        Fact::TakenByAnother => Fact::TakenByAnother,
-                        _ => return Err(halt),
-                    },
-                },
+                Step::StandBy | Step::Stream => return Ok(step),
                 _ => self.carry_out(step).await?,
             };
             self.startup.report(fact)?;
         }
     }
 
-    /// Holds the position that was read against the server; one that was just written needs no comparison.
-    fn compare(&self) -> Result<()> {
-        let (Some(position), Some(replication)) = (self.startup.position(), &self.replication) else { return Ok(()) };
-        if self.startup.is_setting_up() {
-            return Ok(());
-        }
-        let server = Server {
+    /// What the server showed when the slot was taken.
+    fn compare(&self) -> Result<Fact> {
+        let replication =
+            self.replication.as_ref().ok_or_else(|| Error::new(Code::Internal, "a comparison without the slot"))?;
+        Ok(Fact::Server(Box::new(Server {
             system_id: replication.system.system_id.clone(),
             timeline: replication.system.timeline,
             flushed: replication.system.flushed,
             switches: replication.switches.clone(),
             confirmed_flush: replication.confirmed,
             publication: self.publication.clone(),
-        };
-        compare(position, &server)
+        })))
     }
 
     async fn carry_out(&mut self, step: Step) -> Result<Fact> {
@@ -161,6 +149,7 @@ impl<'a> Start<'a> {
             Step::WriteBackfill => self.write(Phase::Backfill).await,
             Step::Backfill => self.backfill().await,
             Step::WriteStreaming => self.write(Phase::Streaming).await,
+            Step::Compare => self.compare(),
             Step::Stream | Step::StandBy => Ok(Fact::Done),
         }
     }
@@ -174,15 +163,7 @@ impl<'a> Start<'a> {
         let context = self.context;
         let (sql, producers) = (self.sql.ok_or_else(missing)?, self.producers.ok_or_else(missing)?);
         let replication = self.replication.ok_or_else(missing)?;
-        let (progress, consistent_point) = match self.startup.position() {
-            Some(position) if !self.startup.is_setting_up() => {
-                (position.progress.clone(), position.history.consistent_point)
-            }
-            _ => {
-                let begins = self.startup.begins();
-                (Progress { lsn: begins, ..Progress::default() }, begins)
-            }
-        };
+        let (progress, consistent_point) = self.startup.stream_from();
         let history = History {
             system_id: replication.system.system_id.clone(),
             timeline: replication.system.timeline,
