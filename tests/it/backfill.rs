@@ -57,10 +57,14 @@ fn ids(rows: &[(u16, Vec<Option<String>>)]) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_of_the_backfill_is_the_text_that_pgoutput_sends() {
     for version in [Version::V15, Version::V18] {
-        let sql = "CREATE DOMAIN word AS text; CREATE TYPE pair AS (a int, b int);
+        let sql = "CREATE DOMAIN word AS text; CREATE TYPE pair AS (a int, b int); CREATE TYPE mood AS ENUM ('sad', 'so so');
+            CREATE DOMAIN address AS inet; CREATE TYPE named AS (at timestamptz, raw bytea, c char(3));
             CREATE TABLE t (id int primary key, b bool, c char(5), j jsonb, jj json, n numeric, ts timestamp, tz timestamptz,
               raw bytea, i interval, f float8, w word, p pair, a text[], e text, g int GENERATED ALWAYS AS (id * 2) STORED,
-              published_at timestamp, dropped int);
+              published_at timestamp, dropped int,
+              m mood, ad address, ci cidr, mac macaddr, d date, d2 date, ts2 timestamp, tz2 timestamptz, one \"char\", na name,
+              r tstzrange, mr int4multirange, u uuid, bi bit(3), vb varbit, o oid, cl regclass, lsn pg_lsn, ti time, tiz timetz,
+              box box, vec tsvector, path jsonpath, f4 float4, f8 float8[], mn money, comp named, tzs timestamptz[], moods mood[]);
             ALTER TABLE t DROP COLUMN dropped; ALTER TABLE t ADD COLUMN \"Odd \"\"name\" text;";
         let (client, mut source) = given(version, sql, &["t"]).await;
         source.backfill_order_by = Some("id".to_owned());
@@ -74,7 +78,12 @@ async fn a_value_of_the_backfill_is_the_text_that_pgoutput_sends() {
             "SET TimeZone = 'Asia/Kolkata'; SET DateStyle = 'German'; SET IntervalStyle = 'iso_8601'; SET extra_float_digits = -2;
              SET bytea_output = 'escape';
              INSERT INTO t VALUES (1, true, 'ab', '{\"a\": 1.10}', '{\"a\" : 1}', 1.500, '2024-01-15 10:30:00.123456',
-               '2024-01-15 10:30:00.5+00', '\\x00ff', '1 day 02:03:04', 0.1, 'w', ROW(NULL, NULL), ARRAY['x', NULL, 'y,z'], '');
+               '2024-01-15 10:30:00.5+00', '\\x00ff', '1 day 02:03:04', 0.1, 'w', ROW(NULL, NULL), ARRAY['x', NULL, 'y,z'], '', DEFAULT, NULL,
+               'so so', '10.0.0.1/8', '10.0.0.0/8', '08:00:2b:01:02:03', 'infinity', '0044-03-15 BC', '-infinity', 'infinity',
+               'c', 'a name', '[2024-01-15 10:30:00+00,)', '{[1,3),[7,9)}', '0190f0f0-0000-7000-8000-000000000001', B'101', B'1',
+               4000000000, 'pg_class', '0/1A2B', '10:30:00.5', '10:30:00+05:30', '((1,1),(0,0.1))', 'a fat cat', '$.a[*] ? (@ > 1)',
+               0.1, ARRAY[0.1, 'NaN', '-Infinity'], 12.5, ROW('2024-01-15 10:30:00+00', '\\x00ff', 'a'),
+               ARRAY['2024-01-15 10:30:00+00'::timestamptz], ARRAY['so so', NULL]::mood[]);
              INSERT INTO t VALUES (2);
              SET bytea_output = 'hex'",
         ).await.unwrap();
