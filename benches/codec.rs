@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use outboxd::{
     config::{CloudEvents, CloudEventsMode, Debezium, Envelope, Mapping, Mark, Template},
     outbox::{Encoder, Records},
-    pgoutput::{ColumnSchema, Insert, Message, RelationSchema, Tuple, TupleWriter, decode},
+    pgoutput::{ColumnSchema, Message, RelationSchema, TupleWriter, decode},
 };
 
 const OID: u32 = 16_385;
@@ -43,9 +43,8 @@ fn insert() -> Vec<u8> {
     }
     writer.null(&mut tuple);
     writer.finish(&mut tuple);
-    let mut message = Vec::new();
-    Insert { relation: OID, row: Tuple::parse(&tuple).unwrap() }.encode(&mut message);
-    message
+    // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html, Insert.
+    [b"I", &OID.to_be_bytes()[..], b"N", &tuple].concat()
 }
 
 fn encoder(envelope: Envelope, topic: &str) -> Encoder {

@@ -13,6 +13,7 @@ macro_rules! reasons {
 
         impl PoisonReason {
             /// Every reason there is.
+            #[cfg(test)]
             pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The reason as it is printed.

@@ -213,13 +213,6 @@ impl Records {
         })
     }
 
-    /// All rows in stream order.
-    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = RecordRef<'_>> {
-        // Every index below `len` has a row whose bytes and headers exist: `Draft::finish` wrote them.
-        #[expect(clippy::expect_used, reason = "proved by the line above")]
-        (0..self.rows.len()).map(|index| self.get(index).expect("a row below len"))
-    }
-
     /// The distinct topics of the records held, each with its number of records.
     pub(crate) fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
         let used = |(name, rows): (_, &usize)| (*rows > 0).then_some((name, *rows));
@@ -246,12 +239,6 @@ impl Records {
         self.bytes.shrink_to(bytes);
     }
 
-    /// Bytes allocated, in use or not.
-    #[must_use]
-    pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.rows.capacity() * size_of::<Row>() + self.headers.capacity() * size_of::<Header>()
-    }
-
     /// Keeps the first `rows` rows.
     pub(crate) fn truncate(&mut self, rows: usize) {
         let Some(&first) = self.rows.get(rows) else { return };
@@ -263,14 +250,6 @@ impl Records {
         self.rows.truncate(rows);
         self.bytes.truncate(first.start);
         self.headers.truncate(first.first_header);
-    }
-
-    /// Moves the rows from number `rows` on to an arena of their own.
-    #[must_use]
-    pub(crate) fn split_off(&mut self, rows: usize) -> Self {
-        let mut tail = Self::new();
-        self.split_off_into(rows, &mut tail);
-        tail
     }
 
     /// Moves the rows from number `rows` on to the end of `tail`.

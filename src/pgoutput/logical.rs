@@ -1,9 +1,6 @@
 //! Messages written with `pg_logical_emit_message`.
 
-use super::{
-    put_name,
-    read::{DecodeError, Reader},
-};
+use super::read::{DecodeError, Reader};
 use crate::Lsn;
 
 /// `M`: a message from `pg_logical_emit_message`, when `messages` was asked for at START_REPLICATION.
@@ -29,17 +26,6 @@ impl<'a> LogicalMessage<'a> {
         let prefix = reader.name("prefix of a logical message")?;
         let length = reader.count32("length of a logical message")?;
         Ok(Self { transactional: flags == 1, lsn, prefix, content: reader.bytes(length)? })
-    }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(b'M');
-        out.push(u8::from(self.transactional));
-        out.extend_from_slice(&self.lsn.0.to_be_bytes());
-        put_name(out, self.prefix);
-        let length = i32::try_from(self.content.len()).unwrap_or(i32::MAX);
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(self.content);
     }
 }
 

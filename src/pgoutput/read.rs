@@ -124,8 +124,3 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes { extra: self.rest.len() }) }
     }
 }
-
-/// Appends a time as the protocol writes it, in microseconds since 2000-01-01.
-pub(super) fn put_timestamp(out: &mut Vec<u8>, since_unix_epoch: i64) {
-    out.extend_from_slice(&since_unix_epoch.saturating_sub(POSTGRES_EPOCH_MICROS).to_be_bytes());
-}

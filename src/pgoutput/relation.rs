@@ -1,9 +1,6 @@
 //! The shape of a table, and the names of types that are not built in.
 
-use super::{
-    put_name,
-    read::{DecodeError, Reader},
-};
+use super::read::{DecodeError, Reader};
 
 /// `R`: the shape of a table, borrowed from the message. Its columns are walked with [`Relation::columns`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +13,12 @@ pub struct Relation<'a> {
     pub(crate) name: &'a str,
     /// `relreplident`: `d`efault, `n`othing, `f`ull or `i`ndex.
     pub(crate) replica_identity: u8,
-    columns: RelationColumns<'a>,
+    pub(super) columns: RelationColumns<'a>,
 }
 
 /// One column of a [`Relation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RelationColumn<'a> {
+pub(super) struct RelationColumn<'a> {
     /// Name.
     pub(crate) name: &'a str,
     /// Oid of the type; of the domain, not of the type under it, for a column of a domain.
@@ -34,7 +31,7 @@ pub struct RelationColumn<'a> {
 
 /// The columns of a [`Relation`] in table order: validated when the message was decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RelationColumns<'a> {
+pub(super) struct RelationColumns<'a> {
     rest: &'a [u8],
     count: u16,
 }
@@ -110,12 +107,6 @@ impl<'a> Relation<'a> {
         Ok(Self { oid, schema, name, replica_identity, columns })
     }
 
-    /// The columns in table order.
-    #[must_use]
-    pub(crate) fn columns(&self) -> RelationColumns<'a> {
-        self.columns
-    }
-
     /// A copy that outlives the message.
     #[must_use]
     pub(crate) fn to_schema(&self) -> RelationSchema {
@@ -132,11 +123,6 @@ impl<'a> Relation<'a> {
             replica_identity: self.replica_identity,
             columns: self.columns.map(owned).collect(),
         }
-    }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        self.to_schema().encode(out);
     }
 }
 
@@ -159,37 +145,9 @@ impl<'a> Iterator for RelationColumns<'a> {
 
 impl ExactSizeIterator for RelationColumns<'_> {}
 
-impl RelationSchema {
-    /// Appends the message as the server would send it. At most 32,767 columns fit (a table has at most 1,600); those
-    /// beyond are left off.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(b'R');
-        out.extend_from_slice(&self.oid.to_be_bytes());
-        put_name(out, &self.schema);
-        put_name(out, &self.name);
-        out.push(self.replica_identity);
-        let count = i16::try_from(self.columns.len()).unwrap_or(i16::MAX);
-        out.extend_from_slice(&count.to_be_bytes());
-        for column in self.columns.iter().take(usize::from(count.unsigned_abs())) {
-            out.push(u8::from(column.key));
-            put_name(out, &column.name);
-            out.extend_from_slice(&column.type_oid.to_be_bytes());
-            out.extend_from_slice(&column.type_modifier.to_be_bytes());
-        }
-    }
-}
-
 impl<'a> Type<'a> {
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self { oid: reader.u32()?, schema: reader.name("name of a schema")?, name: reader.name("name of a type")? })
-    }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(b'Y');
-        out.extend_from_slice(&self.oid.to_be_bytes());
-        put_name(out, self.schema);
-        put_name(out, self.name);
     }
 }
 

@@ -53,7 +53,8 @@ pub struct Truncate<'a> {
     pub(crate) cascade: bool,
     /// TRUNCATE … RESTART IDENTITY.
     pub(crate) restart_identity: bool,
-    oids: &'a [u8],
+    /// Oids of the tables, four bytes each.
+    pub(super) oids: &'a [u8],
 }
 
 impl<'a> Insert<'a> {
@@ -63,26 +64,6 @@ impl<'a> Insert<'a> {
             return Err(reader.invalid("kind of tuple in an Insert", 1));
         }
         Ok(Self { relation, row: Tuple::decode(reader)? })
-    }
-
-    /// Appends the message as the server would send it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(b'I');
-        out.extend_from_slice(&self.relation.to_be_bytes());
-        out.push(b'N');
-        self.row.encode(out);
-    }
-}
-
-impl OldRow<'_> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let (kind, tuple) = match self {
-            Self::None => return,
-            Self::Key(tuple) => (b'K', tuple),
-            Self::Full(tuple) => (b'O', tuple),
-        };
-        out.push(kind);
-        tuple.encode(out);
     }
 }
 
@@ -103,15 +84,6 @@ impl<'a> Update<'a> {
         }
         Ok(Self { relation, old, new: Tuple::decode(reader)? })
     }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(b'U');
-        out.extend_from_slice(&self.relation.to_be_bytes());
-        self.old.encode(out);
-        out.push(b'N');
-        self.new.encode(out);
-    }
 }
 
 impl<'a> Delete<'a> {
@@ -123,13 +95,6 @@ impl<'a> Delete<'a> {
             _ => return Err(reader.invalid("kind of tuple in a Delete", 1)),
         };
         Ok(Self { relation, old })
-    }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(b'D');
-        out.extend_from_slice(&self.relation.to_be_bytes());
-        self.old.encode(out);
     }
 }
 
@@ -143,40 +108,6 @@ impl<'a> Truncate<'a> {
         let length = count.checked_mul(4).ok_or_else(|| reader.invalid("number of tables", 5))?;
         let oids = reader.bytes(length)?;
         Ok(Self { cascade: options & 1 != 0, restart_identity: options & 2 != 0, oids })
-    }
-
-    /// Number of tables.
-    #[must_use]
-    pub(crate) fn len(&self) -> usize {
-        self.oids.len() / 4
-    }
-
-    /// Whether no table is named.
-    #[must_use]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.oids.is_empty()
-    }
-
-    /// Oids of the tables.
-    pub(crate) fn relations(&self) -> impl Iterator<Item = u32> + 'a {
-        self.oids.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid))
-    }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let relations: Vec<u32> = self.relations().collect();
-        Self::encode_relations(self.cascade, self.restart_identity, &relations, out);
-    }
-
-    /// Appends a Truncate of these tables as the server would send it.
-    pub(crate) fn encode_relations(cascade: bool, restart_identity: bool, relations: &[u32], out: &mut Vec<u8>) {
-        out.push(b'T');
-        let count = i32::try_from(relations.len()).unwrap_or(i32::MAX);
-        out.extend_from_slice(&count.to_be_bytes());
-        out.push(u8::from(cascade) | u8::from(restart_identity) << 1);
-        for oid in relations {
-            out.extend_from_slice(&oid.to_be_bytes());
-        }
     }
 }
 

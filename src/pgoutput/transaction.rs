@@ -1,9 +1,6 @@
 //! The ends of a transaction: Begin, Commit, and where it came from.
 
-use super::{
-    put_name,
-    read::{DecodeError, Reader, put_timestamp},
-};
+use super::read::{DecodeError, Reader};
 use crate::Lsn;
 
 /// `B`: a transaction starts. With protocol version 1 a transaction is sent whole and after its commit.
@@ -41,14 +38,6 @@ impl Begin {
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self { final_lsn: reader.lsn()?, commit_time: reader.timestamp("commit time")?, xid: reader.u32()? })
     }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(b'B');
-        out.extend_from_slice(&self.final_lsn.0.to_be_bytes());
-        put_timestamp(out, self.commit_time);
-        out.extend_from_slice(&self.xid.to_be_bytes());
-    }
 }
 
 impl Commit {
@@ -59,26 +48,11 @@ impl Commit {
         }
         Ok(Self { commit_lsn: reader.lsn()?, end_lsn: reader.lsn()?, commit_time: reader.timestamp("commit time")? })
     }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"C\0");
-        out.extend_from_slice(&self.commit_lsn.0.to_be_bytes());
-        out.extend_from_slice(&self.end_lsn.0.to_be_bytes());
-        put_timestamp(out, self.commit_time);
-    }
 }
 
 impl<'a> Origin<'a> {
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(Self { commit_lsn: reader.lsn()?, name: reader.name("name of the origin")? })
-    }
-
-    /// Appends the message as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(b'O');
-        out.extend_from_slice(&self.commit_lsn.0.to_be_bytes());
-        put_name(out, self.name);
     }
 }
 

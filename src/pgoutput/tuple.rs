@@ -6,8 +6,8 @@ use super::read::{DecodeError, Reader};
 /// it cannot fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuple<'a> {
-    values: &'a [u8],
-    count: u16,
+    pub(super) values: &'a [u8],
+    pub(super) count: u16,
 }
 
 /// One value of a [`Tuple`].
@@ -51,7 +51,7 @@ impl<'a> Tuple<'a> {
     ///
     /// # Errors
     /// When they are not.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let tuple = Self::decode(&mut reader)?;
         reader.finish()?;
@@ -74,18 +74,6 @@ impl<'a> Tuple<'a> {
         usize::from(self.count)
     }
 
-    /// Whether the table has no columns.
-    #[must_use]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Bytes of the values on the wire.
-    #[must_use]
-    pub(crate) fn byte_len(&self) -> usize {
-        self.values.len()
-    }
-
     /// The values in table order.
     #[must_use]
     pub fn iter(&self) -> Columns<'a> {
@@ -96,12 +84,6 @@ impl<'a> Tuple<'a> {
     #[must_use]
     pub(crate) fn get(&self, index: usize) -> Option<Column<'a>> {
         self.iter().nth(index)
-    }
-
-    /// Appends the TupleData as the server would send it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.count.to_be_bytes());
-        out.extend_from_slice(self.values);
     }
 }
 
@@ -168,11 +150,6 @@ impl TupleWriter {
         self.put(out, b't', value);
     }
 
-    /// The next column has this binary form.
-    pub(crate) fn binary(&mut self, out: &mut Vec<u8>, value: &[u8]) {
-        self.put(out, b'b', value);
-    }
-
     /// Ends the row and gives its bytes in `out`.
     pub fn finish(&mut self, out: &mut [u8]) -> std::ops::Range<usize> {
         if let Some(count) = out.get_mut(self.start..self.start + 2) {
@@ -181,7 +158,7 @@ impl TupleWriter {
         self.start..out.len()
     }
 
-    fn put(&mut self, out: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    pub(super) fn put(&mut self, out: &mut Vec<u8>, kind: u8, value: &[u8]) {
         self.count = self.count.saturating_add(1);
         out.push(kind);
         let length = i32::try_from(value.len()).unwrap_or(i32::MAX);

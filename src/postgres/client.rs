@@ -132,13 +132,6 @@ impl ReplicationClient {
         })
     }
 
-    /// Drops a slot: `slot-in-use` while somebody streams from it, `slot-missing` when there is none.
-    pub(crate) async fn drop_slot(&mut self, name: &str) -> Result<()> {
-        let command = format!("DROP_REPLICATION_SLOT {}", escape_identifier(name));
-        let outcome = self.command(&command, self.bound).await;
-        outcome.map(drop).map_err(|error| error.about(format_args!("slot {name}")))
-    }
-
     /// Takes the slot (it is the mutex: rule 1) and streams from it.
     ///
     /// With `start` 0/0 the server resumes at the slot's own confirmed position; a smaller `start` than that is

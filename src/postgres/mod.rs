@@ -46,4 +46,4 @@ pub use session::SqlSession;
 pub(crate) use status::POSTGRES_EPOCH_US;
 pub(crate) use status::StandbyStatus;
 pub(crate) use stream::{ReplicationStream, StreamMessage};
-pub(crate) use timeline::{SystemIdentity, TimelineSwitch};
+pub(crate) use timeline::SystemIdentity;

@@ -50,11 +50,6 @@ impl Deref for SqlSession {
 }
 
 impl SqlSession {
-    /// For what needs it mutable: transactions.
-    pub(crate) fn client_mut(&mut self) -> &mut Client {
-        &mut self.client
-    }
-
     /// Waits until the session has ended and says why: `postgres-unavailable` when the server stops (57P01) or the
     /// connection breaks. Cancel-safe.
     pub(crate) async fn closed(&self) -> Error {

@@ -6,7 +6,7 @@ mod dead_letters;
 mod golden;
 mod properties;
 
-use super::{Encoded, Encoder, Failure, Poison, Records};
+use super::{Encoded, Encoder, Failure, Poison, RecordRef, Records};
 use crate::{
     config::{CloudEvents, CloudEventsMode, Debezium, Envelope, Mapping, Mark, Template},
     pgoutput::{ColumnSchema, RelationSchema, Tuple, TupleWriter},
@@ -114,6 +114,10 @@ pub(super) fn bound(mapping: &Mapping, relation: &RelationSchema) -> Encoder {
     encoder.bind(relation, 3).unwrap();
     encoder.begin(COMMIT_TIME);
     encoder
+}
+
+pub(super) fn all(records: &Records) -> impl Iterator<Item = RecordRef<'_>> {
+    (0..records.len()).map(|index| records.get(index).unwrap())
 }
 
 /// What became of one row, owned.
