@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    compare::{Candidates, MatchKey},
+    compare::{Candidates, MatchKey, Unknown, Unmarked},
     entry::{RecordEntry, RowEntry, split_match},
     progress::Progress,
-    records::{Cluster, Match, TopicToRead},
+    records::{Cluster, Match, Reading, TopicToRead},
     report::{Kind, Report},
     routes::TopicNumbers,
-    rows::OpenSource,
+    rows::{Asked, OpenSource},
     subject::Subject,
 };
 use crate::Result;
@@ -75,27 +75,26 @@ impl Again<'_> {
                     .candidates
                     .unmarked
                     .iter()
-                    .filter(|(_, (row, _))| of_table(row))
+                    .filter(|(_, Unmarked { row, .. })| of_table(row))
                     .map(|(key, _)| key.clone())
                     .collect();
                 let mut still = HashSet::new();
-                let ids: Vec<&[u8]> = unmarked.iter().map(|key| split_match(key).0).collect();
-                let until = (&mut self.numbers, None);
+                let ids: Vec<&[u8]> = unmarked.iter().map(|key| split_match(key).id).collect();
                 let note = |key: &[u8], row: RowEntry| {
                     if !row.marked {
                         still.insert(MatchKey::from(key));
                     }
                 };
-                source.again(table, &ids, until, note).await?;
+                source.again(Asked { table, ids: &ids, deadline: None }, &mut self.numbers, note).await?;
                 for key in unmarked.iter().filter(|key| !still.contains(*key)) {
                     self.candidates.unmarked.remove(key);
                 }
 
                 let unknown: Vec<MatchKey> = self.candidates.unknown.keys().cloned().collect();
-                let ids: Vec<&[u8]> = unknown.iter().map(|key| split_match(key).0).collect();
+                let ids: Vec<&[u8]> = unknown.iter().map(|key| split_match(key).id).collect();
                 let mut known = Vec::new();
-                let until = (&mut self.numbers, Some(deadline));
-                source.again(table, &ids, until, |key, _| known.push(MatchKey::from(key))).await?;
+                let asked = Asked { table, ids: &ids, deadline: Some(deadline) };
+                source.again(asked, &mut self.numbers, |key, _| known.push(MatchKey::from(key))).await?;
                 known.iter().for_each(|key| self.is_known(key));
             }
         }
@@ -104,12 +103,12 @@ impl Again<'_> {
 
     /// The record has a row after all; those that followed it repeat it.
     fn is_known(&mut self, key: &MatchKey) {
-        let Some((source, record, more)) = self.candidates.unknown.remove(key) else { return };
+        let Some(Unknown { source, first, more }) = self.candidates.unknown.remove(key) else { return };
         let Some(report) = self.reports.get_mut(usize::from(source)) else { return };
         for _ in 0..more {
             report.count(Kind::Duplicated, || {
-                let mut offender = self.subject.offender(Kind::Duplicated, split_match(key).0);
-                offender.after = Some(self.subject.place(record.place()));
+                let mut offender = self.subject.offender(Kind::Duplicated, split_match(key).id);
+                offender.after = Some(self.subject.place(first.place));
                 offender
             });
         }
@@ -120,20 +119,20 @@ impl Again<'_> {
         if self.candidates.missing.is_empty() {
             return Ok(());
         }
-        let meant: HashSet<u32> = self.candidates.missing.keys().map(|key| split_match(key).1).collect();
+        let meant: HashSet<u32> = self.candidates.missing.keys().map(|key| split_match(key).meant_for).collect();
         for place in 0..self.topics.len() {
             let topic = &self.topics[place];
             if !topic.dead && !meant.contains(&topic.number) {
                 continue;
             }
             let topic = self.cluster.move_ends(topic.clone()).await?;
-            let missing = mem::take(&mut self.candidates.missing);
-            let state = (mem::take(&mut self.numbers), Awaited { missing, late: Vec::new() });
-            let read = self.cluster.read(topic, (soon(), progress), state, |awaited, found| {
+            let sink = Awaited { missing: mem::take(&mut self.candidates.missing), late: Vec::new() };
+            let reading = Reading { topic, numbers: mem::take(&mut self.numbers), sink };
+            let read = self.cluster.read(reading, soon(), progress, |awaited, found| {
                 awaited.take(&found);
                 Ok(())
             });
-            let (topic, (numbers, awaited), _) = read.await?;
+            let (Reading { topic, numbers, sink: awaited }, _) = read.await?;
             self.topics[place] = topic;
             self.numbers = numbers;
             self.candidates.missing = awaited.missing;
@@ -147,9 +146,9 @@ impl Again<'_> {
         report.records += 1;
         if record.dead {
             report.count(Kind::DeadLettered, || {
-                let mut offender = self.subject.offender(Kind::DeadLettered, split_match(key).0);
+                let mut offender = self.subject.offender(Kind::DeadLettered, split_match(key).id);
                 offender.table = self.subject.table(row);
-                offender.place = Some(self.subject.place(record.place()));
+                offender.place = Some(self.subject.place(record.place));
                 offender
             });
         }

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 
 use super::{
     disk,
-    entry::{self, Entry, OrderEntry, RecordEntry, RowEntry, order_value},
+    entry::{self, Entry, EventKey, OrderEntry, RecordEntry, RowEntry, order_value},
     report::{Kind, Report},
     sort::{Sorted, Sorter},
-    subject::{Strangers, Subject},
+    subject::{SourceRules, Stranger, Strangers, Subject},
 };
 use crate::{Code, Error, Result, config::Mark};
 
@@ -27,11 +27,28 @@ pub(super) struct Candidates {
     /// Rows without a record.
     pub(super) missing: HashMap<MatchKey, Vec<RowEntry>>,
     /// Rows with a record and without a mark.
-    pub(super) unmarked: HashMap<MatchKey, (RowEntry, RecordEntry)>,
-    /// Records without a row: the source they count to, the first one, and how many followed.
-    pub(super) unknown: HashMap<MatchKey, (u16, RecordEntry, u64)>,
+    pub(super) unmarked: HashMap<MatchKey, Unmarked>,
+    /// Records without a row.
+    pub(super) unknown: HashMap<MatchKey, Unknown>,
     /// How many were counted at once because there were too many.
     pub(super) left_out: u64,
+}
+
+/// A row with a record and without a mark.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unmarked {
+    pub(super) row: RowEntry,
+    pub(super) record: RecordEntry,
+}
+
+/// Records of one event without a row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unknown {
+    /// The source that they count to.
+    pub(super) source: u16,
+    pub(super) first: RecordEntry,
+    /// How many followed the first.
+    pub(super) more: u64,
 }
 
 /// What the comparison found.
@@ -65,11 +82,11 @@ impl Candidates {
         for (key, rows) in self.missing {
             rows.iter().for_each(|row| count_missing(subject, reports, &key, row));
         }
-        for (key, (row, record)) in self.unmarked {
-            count_unmarked(subject, reports, &key, (&row, &record));
+        for (key, unmarked) in self.unmarked {
+            count_unmarked(subject, reports, &key, &unmarked);
         }
-        for (key, (source, record, more)) in self.unknown {
-            (0..=more).for_each(|_| count_unknown(subject, reports, &key, (source, &record)));
+        for (key, unknown) in self.unknown {
+            (0..=unknown.more).for_each(|_| count_unknown(subject, reports, &key, &unknown));
         }
     }
 }
@@ -91,7 +108,7 @@ struct Comparison<'s> {
 /// # Errors
 /// The disk.
 pub(super) fn compare(subject: &Subject, mut entries: Sorted, order: Sorter, memory: usize) -> Result<Compared> {
-    let report = |source: &super::subject::SourceRules| Report {
+    let report = |source: &SourceRules| Report {
         source: source.name.clone(),
         unmarked: (source.mark != Mark::None).then_some(0),
         unknown: (source.mark != Mark::Delete).then_some(0),
@@ -137,21 +154,21 @@ impl Comparison<'_> {
         self.report(row.source).records += 1;
         if number >= self.rows.len() {
             let table = self.subject.table(&row);
-            self.duplicated(row.source, table, (record, repeated));
+            self.duplicated(row.source, table, record, repeated);
             return Ok(());
         }
         if record.dead {
             self.dead_lettered(row.source, self.subject.table(&row), record);
         } else {
-            self.judge_order(record, (row.source, Some(row.table)), row.order)?;
+            self.judge_order(record, row.source, Some(row.table), row.order)?;
         }
         let marks = self.subject.sources.get(usize::from(row.source)).is_some_and(|rules| rules.mark != Mark::None);
         if marks && !row.marked {
-            let candidates = &mut self.out.candidates;
+            let (candidates, unmarked) = (&mut self.out.candidates, Unmarked { row, record });
             if candidates.has_room() {
-                candidates.unmarked.insert(self.key.as_slice().into(), (row, record));
+                candidates.unmarked.insert(self.key.as_slice().into(), unmarked);
             } else {
-                count_unmarked(self.subject, &mut self.out.reports, &self.key, (&row, &record));
+                count_unmarked(self.subject, &mut self.out.reports, &self.key, &unmarked);
             }
         }
         Ok(())
@@ -159,27 +176,27 @@ impl Comparison<'_> {
 
     /// A record whose row is not there.
     fn stranger(&mut self, record: RecordEntry, first: RecordEntry, number: usize) -> Result<()> {
-        let Some((source, what)) = self.subject.stranger(&record) else { return Ok(()) };
+        let Some(Stranger { source, what }) = self.subject.stranger(&record) else { return Ok(()) };
         self.report(source).records += 1;
         if what == Strangers::Gone {
             if number > 0 {
-                self.duplicated(source, None, (record, first));
+                self.duplicated(source, None, record, first);
             } else if record.dead {
                 self.dead_lettered(source, None, record);
             } else {
                 // Of its row only the time is left, to the millisecond.
                 let value = record.created.map(|ms| order_value(ms.saturating_mul(1000)));
-                self.judge_order(record, (source, None), value)?;
+                self.judge_order(record, source, None, value)?;
             }
             return Ok(());
         }
-        let candidates = &mut self.out.candidates;
-        if let Some((_, _, more)) = candidates.unknown.get_mut(self.key.as_slice()) {
-            *more += 1;
+        let (candidates, unknown) = (&mut self.out.candidates, Unknown { source, first: record, more: 0 });
+        if let Some(known) = candidates.unknown.get_mut(self.key.as_slice()) {
+            known.more += 1;
         } else if candidates.has_room() {
-            candidates.unknown.insert(self.key.as_slice().into(), (source, record, 0));
+            candidates.unknown.insert(self.key.as_slice().into(), unknown);
         } else {
-            count_unknown(self.subject, &mut self.out.reports, &self.key, (source, &record));
+            count_unknown(self.subject, &mut self.out.reports, &self.key, &unknown);
         }
         Ok(())
     }
@@ -200,41 +217,35 @@ impl Comparison<'_> {
         self.first = None;
     }
 
-    fn judge_order(
-        &mut self,
-        record: RecordEntry,
-        (source, table): (u16, Option<u16>),
-        value: Option<u128>,
-    ) -> Result<()> {
+    fn judge_order(&mut self, record: RecordEntry, source: u16, table: Option<u16>, value: Option<u128>) -> Result<()> {
         let (Some(key), Some(value)) = (record.key, value) else { return Ok(()) };
         let by_table = self.subject.sources.get(usize::from(source)).is_some_and(|rules| rules.order_by_table);
         let scope = u32::from(source) << 16 | if by_table { table.map_or(0, u32::from) } else { 0 };
-        let (id, _) = entry::split_match(&self.key);
-        let RecordEntry { topic, partition, offset, .. } = record;
+        let id = entry::split_match(&self.key).id;
         self.scratch.clear();
-        OrderEntry { topic, partition, key, scope, offset, value, source, table, id }.write(&mut self.scratch);
+        OrderEntry { place: record.place, key, scope, value, source, table, id }.write(&mut self.scratch);
         self.out.order.push(&self.scratch).map_err(disk)
     }
 
-    fn duplicated(&mut self, source: u16, table: Option<String>, (record, first): (RecordEntry, RecordEntry)) {
-        let (subject, id) = (self.subject, entry::split_match(&self.key).0);
+    fn duplicated(&mut self, source: u16, table: Option<String>, record: RecordEntry, first: RecordEntry) {
+        let (subject, id) = (self.subject, entry::split_match(&self.key).id);
         let Some(report) = self.out.reports.get_mut(usize::from(source)) else { return };
         report.count(Kind::Duplicated, || {
             let mut offender = subject.offender(Kind::Duplicated, id);
             offender.table = table;
-            offender.place = Some(subject.place(record.place()));
-            offender.after = Some(subject.place(first.place()));
+            offender.place = Some(subject.place(record.place));
+            offender.after = Some(subject.place(first.place));
             offender
         });
     }
 
     fn dead_lettered(&mut self, source: u16, table: Option<String>, record: RecordEntry) {
-        let (subject, id) = (self.subject, entry::split_match(&self.key).0);
+        let (subject, id) = (self.subject, entry::split_match(&self.key).id);
         let Some(report) = self.out.reports.get_mut(usize::from(source)) else { return };
         report.count(Kind::DeadLettered, || {
             let mut offender = subject.offender(Kind::DeadLettered, id);
             offender.table = table;
-            offender.place = Some(subject.place(record.place()));
+            offender.place = Some(subject.place(record.place));
             offender
         });
     }
@@ -246,34 +257,35 @@ impl Comparison<'_> {
 }
 
 fn count_missing(subject: &Subject, reports: &mut [Report], key: &[u8], row: &RowEntry) {
-    let (id, topic) = entry::split_match(key);
+    let EventKey { id, meant_for } = entry::split_match(key);
     let Some(report) = reports.get_mut(usize::from(row.source)) else { return };
     report.count(Kind::Missing, || {
         let mut offender = subject.offender(Kind::Missing, id);
         offender.table = subject.table(row);
-        offender.place = subject.topic(topic);
+        offender.place = subject.topic(meant_for);
         offender
     });
 }
 
-fn count_unmarked(subject: &Subject, reports: &mut [Report], key: &[u8], (row, record): (&RowEntry, &RecordEntry)) {
-    let (id, _) = entry::split_match(key);
+fn count_unmarked(subject: &Subject, reports: &mut [Report], key: &[u8], unmarked: &Unmarked) {
+    let Unmarked { row, record } = unmarked;
+    let id = entry::split_match(key).id;
     let Some(report) = reports.get_mut(usize::from(row.source)) else { return };
     report.count(Kind::Unmarked, || {
         let mut offender = subject.offender(Kind::Unmarked, id);
         offender.table = subject.table(row);
-        offender.place = Some(subject.place(record.place()));
+        offender.place = Some(subject.place(record.place));
         offender
     });
 }
 
 /// Also for records that the second look found no row for.
-fn count_unknown(subject: &Subject, reports: &mut [Report], key: &[u8], (source, record): (u16, &RecordEntry)) {
-    let (id, _) = entry::split_match(key);
-    let Some(report) = reports.get_mut(usize::from(source)) else { return };
+fn count_unknown(subject: &Subject, reports: &mut [Report], key: &[u8], unknown: &Unknown) {
+    let id = entry::split_match(key).id;
+    let Some(report) = reports.get_mut(usize::from(unknown.source)) else { return };
     report.count(Kind::Unknown, || {
         let mut offender = subject.offender(Kind::Unknown, id);
-        offender.place = Some(subject.place(record.place()));
+        offender.place = Some(subject.place(unknown.first.place));
         offender
     });
 }

@@ -24,6 +24,23 @@ pub(super) fn order_value(number: i64) -> OrderValue {
     OrderValue::from(number.cast_unsigned() ^ (1 << 63))
 }
 
+/// What rows and records are matched by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EventKey<'k> {
+    /// The event id, as [`id`] writes it.
+    pub(super) id: &'k [u8],
+    /// The topic that the row is meant for.
+    pub(super) meant_for: u32,
+}
+
+/// Where a record lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) topic: u32,
+    pub(super) partition: u32,
+    pub(super) offset: u64,
+}
+
 /// A row of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RowEntry {
@@ -39,10 +56,7 @@ pub(super) struct RowEntry {
 /// A record of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordEntry {
-    /// Where it lies.
-    pub(super) topic: u32,
-    pub(super) partition: u32,
-    pub(super) offset: u64,
+    pub(super) place: Place,
     /// It is a dead letter.
     pub(super) dead: bool,
     /// Its time is the row's creation time, in milliseconds since the Unix epoch.
@@ -68,11 +82,17 @@ pub(super) enum Entry {
     Record(RecordEntry),
 }
 
+impl EventKey<'_> {
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.id);
+        out.extend_from_slice(&self.meant_for.to_be_bytes());
+    }
+}
+
 impl RowEntry {
-    /// Appends the entry of the row with this id that is meant for this topic.
-    pub(super) fn write(&self, (id, topic): (&[u8], u32), out: &mut Vec<u8>) {
-        out.extend_from_slice(id);
-        out.extend_from_slice(&topic.to_be_bytes());
+    /// Appends the entry of the row of this event.
+    pub(super) fn write(&self, event: EventKey<'_>, out: &mut Vec<u8>) {
+        event.write(out);
         out.push(0);
         out.extend_from_slice(&self.source.to_be_bytes());
         out.extend_from_slice(&self.table.to_be_bytes());
@@ -84,14 +104,13 @@ impl RowEntry {
 }
 
 impl RecordEntry {
-    /// Appends the entry of the record with this id that was meant for this topic.
-    pub(super) fn write(&self, (id, meant_for): (&[u8], u32), out: &mut Vec<u8>) {
-        out.extend_from_slice(id);
-        out.extend_from_slice(&meant_for.to_be_bytes());
+    /// Appends the entry of the record of this event.
+    pub(super) fn write(&self, event: EventKey<'_>, out: &mut Vec<u8>) {
+        event.write(out);
         out.push(1);
-        out.extend_from_slice(&self.topic.to_be_bytes());
-        out.extend_from_slice(&self.partition.to_be_bytes());
-        out.extend_from_slice(&self.offset.to_be_bytes());
+        out.extend_from_slice(&self.place.topic.to_be_bytes());
+        out.extend_from_slice(&self.place.partition.to_be_bytes());
+        out.extend_from_slice(&self.place.offset.to_be_bytes());
         out.push(u8::from(self.dead) | u8::from(self.created.is_some()) << 1 | u8::from(self.key.is_some()) << 2);
         if let Some(created) = self.created {
             out.extend_from_slice(&created.to_be_bytes());
@@ -109,9 +128,9 @@ pub(super) fn match_length(entry: &[u8]) -> Option<usize> {
 }
 
 /// The id and the topic of the first bytes of a match entry.
-pub(super) fn split_match(key: &[u8]) -> (&[u8], u32) {
+pub(super) fn split_match(key: &[u8]) -> EventKey<'_> {
     let (id, topic) = key.split_at(key.len().saturating_sub(4));
-    (id, topic.first_chunk().map_or(NO_TOPIC, |bytes| u32::from_be_bytes(*bytes)))
+    EventKey { id, meant_for: topic.first_chunk().map_or(NO_TOPIC, |bytes| u32::from_be_bytes(*bytes)) }
 }
 
 /// Reads what follows the id and the topic; `None` when the bytes are not ours.
@@ -126,11 +145,11 @@ pub(super) fn read(rest: &[u8]) -> Option<Entry> {
         }
         _ => {
             let (topic, partition) = (u32::from_be_bytes(bytes.take()?), u32::from_be_bytes(bytes.take()?));
-            let offset = u64::from_be_bytes(bytes.take()?);
+            let place = Place { topic, partition, offset: u64::from_be_bytes(bytes.take()?) };
             let [flags] = bytes.take()?;
             let created = if flags & 2 != 0 { Some(i64::from_be_bytes(bytes.take()?)) } else { None };
             let key = if flags & 4 != 0 { Some(bytes.take()?) } else { None };
-            Entry::Record(RecordEntry { topic, partition, offset, dead: flags & 1 != 0, created, key })
+            Entry::Record(RecordEntry { place, dead: flags & 1 != 0, created, key })
         }
     })
 }
@@ -138,12 +157,10 @@ pub(super) fn read(rest: &[u8]) -> Option<Entry> {
 /// A record whose place among those of its key is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OrderEntry<'a> {
-    pub(super) topic: u32,
-    pub(super) partition: u32,
+    pub(super) place: Place,
     pub(super) key: KeyHash,
     /// Only values of one scope can be compared.
     pub(super) scope: u32,
-    pub(super) offset: u64,
     pub(super) value: OrderValue,
     pub(super) source: u16,
     /// `None`: the row is gone.
@@ -157,11 +174,11 @@ pub(super) const ORDER_GROUP: usize = 4 + 4 + 16 + 4;
 impl<'a> OrderEntry<'a> {
     /// Appends the entry.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.topic.to_be_bytes());
-        out.extend_from_slice(&self.partition.to_be_bytes());
+        out.extend_from_slice(&self.place.topic.to_be_bytes());
+        out.extend_from_slice(&self.place.partition.to_be_bytes());
         out.extend_from_slice(&self.key);
         out.extend_from_slice(&self.scope.to_be_bytes());
-        out.extend_from_slice(&self.offset.to_be_bytes());
+        out.extend_from_slice(&self.place.offset.to_be_bytes());
         out.extend_from_slice(&self.value.to_be_bytes());
         out.extend_from_slice(&self.source.to_be_bytes());
         // A source has fewer tables.
@@ -172,12 +189,12 @@ impl<'a> OrderEntry<'a> {
     /// Reads an entry; `None` when the bytes are not ours.
     pub(super) fn read(entry: &'a [u8]) -> Option<Self> {
         let mut bytes = Bytes(entry);
+        let (topic, partition) = (u32::from_be_bytes(bytes.take()?), u32::from_be_bytes(bytes.take()?));
+        let (key, scope) = (bytes.take()?, u32::from_be_bytes(bytes.take()?));
         Some(Self {
-            topic: u32::from_be_bytes(bytes.take()?),
-            partition: u32::from_be_bytes(bytes.take()?),
-            key: bytes.take()?,
-            scope: u32::from_be_bytes(bytes.take()?),
-            offset: u64::from_be_bytes(bytes.take()?),
+            place: Place { topic, partition, offset: u64::from_be_bytes(bytes.take()?) },
+            key,
+            scope,
             value: u128::from_be_bytes(bytes.take()?),
             source: u16::from_be_bytes(bytes.take()?),
             table: Some(u16::from_be_bytes(bytes.take()?)).filter(|table| *table != u16::MAX),
@@ -210,26 +227,25 @@ mod tests {
     fn a_row_comes_before_its_records_and_both_read_back() {
         let row = RowEntry { source: 3, table: 2, marked: true, optional: false, order: Some(order_value(-5)) };
         let record = RecordEntry {
-            topic: 9,
-            partition: 1,
-            offset: 77,
+            place: Place { topic: 9, partition: 1, offset: 77 },
             dead: true,
             created: Some(-1),
             key: Some(key_hash(b"k")),
         };
         let id = id_of("event-1");
+        let event = EventKey { id: &id, meant_for: 7 };
         let (mut first, mut second) = (Vec::new(), Vec::new());
-        row.write((&id, 7), &mut first);
-        record.write((&id, 7), &mut second);
+        row.write(event, &mut first);
+        record.write(event, &mut second);
         assert!(first < second);
         let length = match_length(&first).unwrap();
         assert_eq!(first[..length], second[..length]);
-        assert_eq!(split_match(&first[..length]), (&id[..], 7));
+        assert_eq!(split_match(&first[..length]), event);
         assert_eq!(read(&first[length..]), Some(Entry::Row(row)));
         assert_eq!(read(&second[length..]), Some(Entry::Record(record)));
         let bare = RecordEntry { created: None, key: None, dead: false, ..record };
         second.clear();
-        bare.write((&id, 7), &mut second);
+        bare.write(event, &mut second);
         assert_eq!(read(&second[length..]), Some(Entry::Record(bare)));
     }
 
@@ -238,20 +254,12 @@ mod tests {
         let numbers = [i64::MIN, -2, -1, 0, 1, i64::MAX];
         assert!(numbers.map(order_value).is_sorted());
         let id = id_of("x");
-        let entry = OrderEntry {
-            topic: 1,
-            partition: 2,
-            key: [3; 16],
-            scope: 4,
-            offset: 255,
-            value: order_value(-9),
-            source: 5,
-            table: None,
-            id: &id,
-        };
+        let place = Place { topic: 1, partition: 2, offset: 255 };
+        let entry =
+            OrderEntry { place, key: [3; 16], scope: 4, value: order_value(-9), source: 5, table: None, id: &id };
         let (mut first, mut second) = (Vec::new(), Vec::new());
         entry.write(&mut first);
-        OrderEntry { offset: 256, value: 0, ..entry }.write(&mut second);
+        OrderEntry { place: Place { offset: 256, ..place }, value: 0, ..entry }.write(&mut second);
         assert!(first < second, "the offset goes before the value");
         assert_eq!(first[..ORDER_GROUP], second[..ORDER_GROUP]);
         assert_eq!(OrderEntry::read(&first), Some(entry));

@@ -42,12 +42,12 @@ use again::Again;
 use entry::{NO_TOPIC, RecordEntry};
 use plan::{Plan, Setting};
 use query::Shape;
-use records::{Cluster, Match, TopicToRead};
+use records::{Cluster, Held, Match, Reading, TopicToRead};
 use report::Kind;
 use routes::TopicNumbers;
 use rows::OpenSource;
 use sort::Sorter;
-use subject::{SourceRules, Subject};
+use subject::{SourceRules, Stranger, Strangers, Subject};
 
 pub(crate) use progress::Progress;
 pub(crate) use report::{Offender, Outcome, Report};
@@ -56,6 +56,7 @@ use crate::{
     Code, Config, Error, Result,
     config::{Backfill, Source},
     kafka::topic_reader::Span,
+    postgres::catalog::TableInfo,
 };
 
 /// Records without an event id that are named, of each topic.
@@ -151,8 +152,15 @@ struct Audit<'c> {
 struct Sink {
     sorter: Sorter,
     scratch: Vec<u8>,
-    /// Records without an event id, by topic: how many, and the first of them.
-    nameless: HashMap<u32, (u64, Vec<RecordEntry>)>,
+    /// By topic.
+    nameless: HashMap<u32, Nameless>,
+}
+
+/// The records of one topic that have no event id.
+#[derive(Default)]
+struct Nameless {
+    count: u64,
+    first: Vec<RecordEntry>,
 }
 
 /// What was read of all topics.
@@ -215,7 +223,7 @@ impl Audit<'_> {
             let by_column = order_by(open.config, self.options).is_some();
             SourceRules {
                 name: open.config.name.clone(),
-                tables: open.tables.iter().map(crate::postgres::catalog::TableInfo::display_name).collect(),
+                tables: open.tables.iter().map(TableInfo::display_name).collect(),
                 mark: open.config.mark,
                 order_by_table: by_column,
                 tolerance: if by_column { 0 } else { self.options.order_tolerance.as_micros() },
@@ -287,11 +295,11 @@ impl Audit<'_> {
             }
             let topic = self.cluster.skip_old(topic).await?;
             self.progress.begin(&format!("records of {}", topic.name), total(&topic));
-            let state = (done.numbers, done.sink);
-            let reading = self.cluster.read(topic, (deadline, self.progress), state, Sink::take);
-            let (topic, (numbers, sink), found) = reading.await?;
+            let reading = Reading { topic, numbers: done.numbers, sink: done.sink };
+            let (reading, held) = self.cluster.read(reading, deadline, self.progress, Sink::take).await?;
+            let Reading { topic, numbers, sink } = reading;
             (done.numbers, done.sink) = (numbers, sink);
-            for (partition, offset) in found.held {
+            for Held { partition, offset } in held {
                 done.notes.push(format!(
                     "{}-{partition}: another producer's transaction has been open since offset {offset}; what lies behind \
                      it is not readable, and rows whose records are there count as missing",
@@ -337,10 +345,10 @@ impl Sink {
     fn take(&mut self, found: Match<'_>) -> Result<()> {
         let Match { key, record } = found;
         let Some(key) = key else {
-            let (count, first) = self.nameless.entry(record.topic).or_default();
-            *count += 1;
-            if first.len() < NAMELESS_NAMED {
-                first.push(record);
+            let nameless = self.nameless.entry(record.place.topic).or_default();
+            nameless.count += 1;
+            if nameless.first.len() < NAMELESS_NAMED {
+                nameless.first.push(record);
             }
             return Ok(());
         };
@@ -351,19 +359,19 @@ impl Sink {
 }
 
 /// Records without an event id are nobody's, where that is judged at all.
-fn count_nameless(subject: &Subject, reports: &mut [Report], nameless: &HashMap<u32, (u64, Vec<RecordEntry>)>) {
-    for (count, first) in nameless.values() {
+fn count_nameless(subject: &Subject, reports: &mut [Report], nameless: &HashMap<u32, Nameless>) {
+    for Nameless { count, first } in nameless.values() {
         let Some(record) = first.first() else { continue };
-        let Some((source, strangers)) = subject.stranger(record) else { continue };
+        let Some(Stranger { source, what }) = subject.stranger(record) else { continue };
         let Some(report) = reports.get_mut(usize::from(source)) else { continue };
         report.records += count;
-        if strangers != subject::Strangers::Unknown {
+        if what != Strangers::Unknown {
             continue;
         }
         let mut named = first.iter();
         for _ in 0..*count {
             report.count(Kind::Unknown, || {
-                let place = named.next().map(|record| subject.place(record.place()));
+                let place = named.next().map(|record| subject.place(record.place));
                 Offender { kind: Kind::Unknown, table: None, id: None, place, after: None }
             });
         }

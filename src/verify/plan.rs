@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     records::TopicToRead,
     routes::TopicNumbers,
-    subject::{Strangers, TopicRules},
+    subject::{Stranger, Strangers, TopicRules},
 };
 use crate::{
     config::{Envelope, Mark, OnPoison, Source},
@@ -51,24 +51,26 @@ pub(super) fn may_be_read(sources: &[&Source], topic: &str) -> bool {
 pub(super) fn plan(setting: &Setting<'_>, topics: &mut TopicNumbers) -> Plan {
     let mut plan = Plan::default();
     let mut seen = BTreeSet::new();
-    let mut owners: BTreeMap<u32, (u16, Strangers)> = BTreeMap::new();
+    let mut owners: BTreeMap<u32, Stranger> = BTreeMap::new();
     for (number, source) in (0_u16..).zip(setting.chosen) {
         let (mut notes, mut judges) = (Vec::new(), false);
         let mains = main_topics(setting, usize::from(number), topics);
         for (name, &topic) in &mains {
             let strangers = strangers(setting, source, name, &mut notes);
             judges |= strangers == Strangers::Unknown;
-            owners.entry(topic).or_insert_with(|| (owner(setting, number, name, strangers), strangers));
+            owners
+                .entry(topic)
+                .or_insert_with(|| Stranger { source: owner(setting, number, name, strangers), what: strangers });
             if setting.existing.contains_key(name) {
-                plan.add(&mut seen, setting, (topic, name, false));
+                plan.add(&mut seen, setting.to_read(topic, name, false));
             } else {
                 notes.push(format!("topic {name} does not exist"));
             }
         }
-        for (name, strangers) in dead_topics(setting, source, &mains) {
+        for (name, what) in dead_topics(setting, source, &mains) {
             let topic = topics.number(&name);
-            owners.entry(topic).or_insert((number, strangers));
-            plan.add(&mut seen, setting, (topic, &name, true));
+            owners.entry(topic).or_insert(Stranger { source: number, what });
+            plan.add(&mut seen, setting.to_read(topic, &name, true));
         }
         if source.mark == Mark::Delete {
             let text = "published rows are deleted: a record whose row is gone is not called unknown, and a row that was \
@@ -83,19 +85,26 @@ pub(super) fn plan(setting: &Setting<'_>, topics: &mut TopicNumbers) -> Plan {
         plan.judges_unknown.push(judges || mains.is_empty());
     }
     let rules = |(number, name): (u32, &String)| {
-        let (owner, strangers) = owners.get(&number).copied().unzip();
-        TopicRules { name: name.clone(), owner, strangers: strangers.unwrap_or(Strangers::Elsewhere) }
+        let owner = owners.get(&number);
+        let strangers = owner.map_or(Strangers::Elsewhere, |stranger| stranger.what);
+        TopicRules { name: name.clone(), owner: owner.map(|stranger| stranger.source), strangers }
     };
     plan.rules = (0..).zip(topics.names()).map(rules).collect();
     plan
 }
 
 impl Plan {
-    fn add(&mut self, seen: &mut BTreeSet<u32>, setting: &Setting<'_>, (number, name, dead): (u32, &str, bool)) {
-        if seen.insert(number) {
-            let router = setting.chosen.iter().any(|source| matches!(source.mapping.envelope, Envelope::Debezium(_)));
-            self.read.push(TopicToRead { number, name: name.to_owned(), dead, router, spans: Vec::new() });
+    fn add(&mut self, seen: &mut BTreeSet<u32>, topic: TopicToRead) {
+        if seen.insert(topic.number) {
+            self.read.push(topic);
         }
+    }
+}
+
+impl Setting<'_> {
+    fn to_read(&self, number: u32, name: &str, dead: bool) -> TopicToRead {
+        let router = self.chosen.iter().any(|source| matches!(source.mapping.envelope, Envelope::Debezium(_)));
+        TopicToRead { number, name: name.to_owned(), dead, router, spans: Vec::new() }
     }
 }
 

@@ -74,7 +74,8 @@ impl RowQuery {
     /// [`Code::ColumnInvalid`] when a column is missing; [`Code::ConfigInvalid`] when it cannot be ordered by, or cannot be
     /// compared with `--since`.
     pub(super) fn new(
-        (source, table): (u16, u16),
+        source: u16,
+        table: u16,
         info: &TableInfo,
         row_filter: Option<&str>,
         shape: Shape<'_>,
@@ -84,17 +85,18 @@ impl RowQuery {
         let id = info.needed_column(&columns.id)?;
         let topic = config.mapping.topic.constant();
         let topic_sql = if topic.is_some() { "NULL::text".to_owned() } else { template_sql(info, config)? };
-        let (order, order_sql) = order(info, order_by, &columns.created_at)?;
+        let order = Order::of(info, order_by, &columns.created_at)?;
         let marked = match config.mark {
             Mark::Update => {
                 format!("num_nulls({}) = 0", column_sql("t", &info.needed_column(&columns.published_at)?.name))
             }
             Mark::Delete | Mark::None => "false".to_owned(),
         };
-        let (since, optional) = since_sql(info, &columns.created_at, since)?;
+        let Since { young, undated } = Since::of(info, &columns.created_at, since)?;
         let select = format!(
-            "SELECT {} AS i, {topic_sql} AS t, {order_sql} AS o, {marked} AS m, {optional} AS n FROM {} t",
+            "SELECT {} AS i, {topic_sql} AS t, {} AS o, {marked} AS m, {undated} AS n FROM {} t",
             id_sql(id),
+            order.sql,
             info.sql_name()
         );
         Ok(Self {
@@ -103,10 +105,10 @@ impl RowQuery {
             mark: config.mark,
             select,
             filter: row_filter.map_or_else(|| "true".to_owned(), |filter| format!("({filter})")),
-            since,
+            since: young,
             chosen: chosen_sql(id),
             id: Type::from_oid(id.base_type_oid).unwrap_or(Type::TEXT),
-            order,
+            order: order.column,
             topic,
         })
     }
@@ -232,15 +234,27 @@ fn chosen_sql(id: &ColumnInfo) -> String {
     }
 }
 
-fn order(info: &TableInfo, order_by: Option<&str>, created_at: &str) -> Result<(Option<OrderColumn>, String)> {
-    let value = |column: &ColumnInfo| {
-        let kind = OrderColumn::of(Type::from_oid(column.base_type_oid).as_ref());
-        (kind, column_sql("t", &column.name))
-    };
-    if let Some(name) = order_by {
+/// What a table's rows are ordered by.
+struct Order {
+    /// `None`: their order is not judged.
+    column: Option<OrderColumn>,
+    sql: String,
+}
+
+impl Order {
+    fn of(info: &TableInfo, order_by: Option<&str>, created_at: &str) -> Result<Self> {
+        let order = |column: &ColumnInfo| Self {
+            column: OrderColumn::of(Type::from_oid(column.base_type_oid).as_ref()),
+            sql: column_sql("t", &column.name),
+        };
+        let Some(name) = order_by else {
+            let created = info.column(created_at).map(order);
+            let none = Self { column: None, sql: "NULL::int8".to_owned() };
+            return Ok(created.filter(|order| order.column == Some(OrderColumn::Time)).unwrap_or(none));
+        };
         let column = info.needed_column(name)?;
-        let (kind, sql) = value(column);
-        if kind.is_none() {
+        let order = order(column);
+        if order.column.is_none() {
             let (table, kind) = (info.display_name(), &column.type_name);
             let text = format!(
                 "column {name} of table {table} has type {kind}; order is judged by smallint, integer, bigint, date, \
@@ -248,26 +262,34 @@ fn order(info: &TableInfo, order_by: Option<&str>, created_at: &str) -> Result<(
             );
             return Err(Error::new(Code::ConfigInvalid, text));
         }
-        return Ok((kind, sql));
+        Ok(order)
     }
-    let created = info.column(created_at).map(value);
-    Ok(created.filter(|(kind, _)| *kind == Some(OrderColumn::Time)).unwrap_or((None, "NULL::int8".to_owned())))
 }
 
-/// The condition on the creation time, and whether a row has none.
-fn since_sql(info: &TableInfo, created_at: &str, since: Option<i64>) -> Result<(String, String)> {
-    let Some(since) = since else { return Ok(("true".to_owned(), "false".to_owned())) };
-    let column = info.column(created_at);
-    let zone = match column.and_then(|column| Type::from_oid(column.base_type_oid)) {
-        Some(Type::TIMESTAMP) => "timestamp '1970-01-01 00:00:00'",
-        Some(Type::TIMESTAMPTZ) => "timestamptz '1970-01-01 00:00:00+00'",
-        _ => {
-            let table = info.display_name();
-            let text = format!("--since needs a creation time, and table {table} has no timestamp column {created_at}");
-            return Err(Error::new(Code::ConfigInvalid, text));
-        }
-    };
-    let name = column_sql("t", created_at);
-    let young = format!("({name} >= {zone} + {since} * interval '1 millisecond' OR {name} IS NULL)");
-    Ok((young, format!("{name} IS NULL")))
+/// Conditions on the creation time.
+struct Since {
+    /// The row is young enough, or has no creation time.
+    young: String,
+    /// `--since` is asked for, and the row has no creation time.
+    undated: String,
+}
+
+impl Since {
+    fn of(info: &TableInfo, created_at: &str, since: Option<i64>) -> Result<Self> {
+        let Some(since) = since else { return Ok(Self { young: "true".to_owned(), undated: "false".to_owned() }) };
+        let column = info.column(created_at);
+        let zone = match column.and_then(|column| Type::from_oid(column.base_type_oid)) {
+            Some(Type::TIMESTAMP) => "timestamp '1970-01-01 00:00:00'",
+            Some(Type::TIMESTAMPTZ) => "timestamptz '1970-01-01 00:00:00+00'",
+            _ => {
+                let table = info.display_name();
+                let text =
+                    format!("--since needs a creation time, and table {table} has no timestamp column {created_at}");
+                return Err(Error::new(Code::ConfigInvalid, text));
+            }
+        };
+        let name = column_sql("t", created_at);
+        let young = format!("({name} >= {zone} + {since} * interval '1 millisecond' OR {name} IS NULL)");
+        Ok(Self { young, undated: format!("{name} IS NULL") })
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    entry::{NO_TOPIC, RecordEntry, key_hash},
+    entry::{NO_TOPIC, Place, RecordEntry, key_hash},
     id,
     progress::Progress,
     routes::TopicNumbers,
@@ -34,11 +34,20 @@ pub(super) struct TopicToRead {
     pub(super) spans: Vec<Span>,
 }
 
-/// What a reading came upon.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    /// Partitions with a transaction that stayed open: (partition, offset).
-    pub(super) held: Vec<(i32, i64)>,
+/// What travels to the reading thread and back.
+pub(super) struct Reading<S> {
+    pub(super) topic: TopicToRead,
+    pub(super) numbers: TopicNumbers,
+    /// What the records go to.
+    pub(super) sink: S,
+}
+
+/// A partition with a transaction that stayed open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) partition: i32,
+    /// Where the transaction begins.
+    pub(super) offset: i64,
 }
 
 /// The cluster, seen with one pair of clients.
@@ -93,39 +102,38 @@ impl Cluster {
     }
 
     /// Reads the topic's spans to their ends and moves them on. Open transactions are waited for until the deadline.
-    /// `state` travels to the reading thread and back.
     pub(super) async fn read<S: Send + 'static>(
         &self,
-        mut topic: TopicToRead,
-        (deadline, progress): (Instant, &Progress),
-        mut state: (TopicNumbers, S),
+        mut reading: Reading<S>,
+        deadline: Instant,
+        progress: &Progress,
         mut each: impl FnMut(&mut S, Match<'_>) -> Result<()> + Send + 'static,
-    ) -> Result<(TopicToRead, (TopicNumbers, S), Found)> {
+    ) -> Result<(Reading<S>, Vec<Held>)> {
         let (cluster, progress) = (self.clone(), progress.clone());
         let read = move || {
-            let found = cluster.wait_stable(&mut topic, deadline)?;
+            let Reading { topic, numbers, sink } = &mut reading;
+            let held = cluster.wait_stable(topic, deadline)?;
             let (mut key, mut unsaid) = (Vec::new(), 0);
-            let TopicToRead { number, dead, router, .. } = topic;
             let mut take = |seen: &Seen<'_>| {
                 unsaid += 1;
                 if unsaid >= 1_000 {
                     progress.add(std::mem::take(&mut unsaid));
                 }
-                let record = entry_of(seen, number, dead);
+                let record = entry_of(seen, topic);
                 if let (Some(created), Some(since)) = (record.created, cluster.since)
                     && created < since
                 {
                     return Ok(());
                 }
-                let has_id = write_key(seen, (number, dead, router), &mut state.0, &mut key);
-                each(&mut state.1, Match { key: has_id.then_some(&key[..]), record })
+                let has_id = write_key(seen, topic, numbers, &mut key);
+                each(sink, Match { key: has_id.then_some(&key[..]), record })
             };
             cluster.reader.read(&topic.name, &topic.spans, &mut take)?;
             progress.add(unsaid);
             for span in &mut topic.spans {
                 span.first = span.end.max(span.first);
             }
-            Ok((topic, state, found))
+            Ok((reading, held))
         };
         blocking(read).await
     }
@@ -144,51 +152,50 @@ impl Cluster {
     }
 
     /// Waits until what is below the ends is committed or aborted. Where it is not in time, the end is moved back.
-    fn wait_stable(&self, topic: &mut TopicToRead, deadline: Instant) -> Result<Found> {
+    fn wait_stable(&self, topic: &mut TopicToRead, deadline: Instant) -> Result<Vec<Held>> {
         loop {
             let stable = self.reader.stable_ends(&topic.name, &topic.spans)?;
-            let held = |(span, stable): (&Span, &i64)| (*stable < span.end).then_some((span.partition, *stable));
+            let held = |(span, &offset): (&Span, &i64)| {
+                (offset < span.end).then_some(Held { partition: span.partition, offset })
+            };
             let held: Vec<_> = topic.spans.iter().zip(&stable).filter_map(held).collect();
             if held.is_empty() {
-                return Ok(Found::default());
+                return Ok(held);
             }
             if Instant::now() >= deadline {
                 for (span, stable) in topic.spans.iter_mut().zip(stable) {
                     span.end = span.end.min(stable).max(span.first);
                 }
-                return Ok(Found { held });
+                return Ok(held);
             }
             std::thread::sleep(PAUSE);
         }
     }
 }
 
-fn entry_of(seen: &Seen<'_>, topic: u32, dead: bool) -> RecordEntry {
+fn entry_of(seen: &Seen<'_>, topic: &TopicToRead) -> RecordEntry {
     RecordEntry {
-        topic,
-        // Neither is ever negative.
-        partition: seen.partition().unsigned_abs(),
-        offset: seen.offset().unsigned_abs(),
-        dead,
+        // Neither partition nor offset is ever negative.
+        place: Place {
+            topic: topic.number,
+            partition: seen.partition().unsigned_abs(),
+            offset: seen.offset().unsigned_abs(),
+        },
+        dead: topic.dead,
         // A dead letter may carry the time of sending.
-        created: if dead { None } else { seen.created() },
+        created: if topic.dead { None } else { seen.created() },
         key: seen.key().map(key_hash),
     }
 }
 
 /// Writes what a record is matched by; false when it has no id.
-fn write_key(
-    seen: &Seen<'_>,
-    (topic, dead, router): (u32, bool, bool),
-    topics: &mut TopicNumbers,
-    key: &mut Vec<u8>,
-) -> bool {
-    let id = seen.header("event_id").or_else(|| if router { seen.header("id") } else { None });
+fn write_key(seen: &Seen<'_>, topic: &TopicToRead, numbers: &mut TopicNumbers, key: &mut Vec<u8>) -> bool {
+    let id = seen.header("event_id").or_else(|| if topic.router { seen.header("id") } else { None });
     let Some(event_id) = id else { return false };
     let meant_for = match seen.header("outboxd_topic") {
-        Some(name) if dead => topics.number(&String::from_utf8_lossy(name)),
-        _ if dead => NO_TOPIC,
-        _ => topic,
+        Some(name) if topic.dead => numbers.number(&String::from_utf8_lossy(name)),
+        _ if topic.dead => NO_TOPIC,
+        _ => topic.number,
     };
     key.clear();
     id::put_text(event_id, key);

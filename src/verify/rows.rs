@@ -6,7 +6,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     disk,
-    entry::RowEntry,
+    entry::{EventKey, RowEntry},
     progress::Progress,
     query::{RowQuery, Shape},
     routes::TopicNumbers,
@@ -38,6 +38,15 @@ pub(super) struct OpenSource<'c> {
     session: SqlSession,
 }
 
+/// Rows of one table that are asked for by their ids.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) table: u16,
+    pub(super) ids: &'a [&'a [u8]],
+    /// When to stop asking, if ever.
+    pub(super) deadline: Option<Instant>,
+}
+
 impl<'c> OpenSource<'c> {
     /// Connects, takes the snapshot and looks at the tables within it.
     pub(super) async fn open(number: u16, shape: Shape<'c>) -> Result<Self> {
@@ -62,7 +71,7 @@ impl<'c> OpenSource<'c> {
                 Some(Membership::Listed(listed)) => listed.row_filter.as_deref(),
                 _ => None,
             };
-            queries.push(RowQuery::new((number, table), info, filter, shape)?);
+            queries.push(RowQuery::new(number, table, info, filter, shape)?);
         }
         Ok(Self { config, tables, queries, session })
     }
@@ -96,7 +105,7 @@ impl<'c> OpenSource<'c> {
                     let read = query.read(row, topics, &mut id);
                     routed(read.topic);
                     entry.clear();
-                    read.entry.write((&id, read.topic), &mut entry);
+                    read.entry.write(EventKey { id: &id, meant_for: read.topic }, &mut entry);
                     sorter.push(&entry).map_err(disk)?;
                 }
                 progress.add(rows.len() as u64);
@@ -114,15 +123,14 @@ impl<'c> OpenSource<'c> {
         self.session.batch_execute("COMMIT").await.map_err(failed("end the snapshot"))
     }
 
-    /// Gives the rows of one table that have these ids now, with what they are matched by. Stops at the deadline, where
-    /// there is one.
+    /// Gives the rows that are asked for and are there now, with what they are matched by.
     pub(super) async fn again(
         &self,
-        table: u16,
-        ids: &[&[u8]],
-        (topics, deadline): (&mut TopicNumbers, Option<Instant>),
+        asked: Asked<'_>,
+        topics: &mut TopicNumbers,
         mut each: impl FnMut(&[u8], RowEntry),
     ) -> Result<()> {
+        let Asked { table, ids, deadline } = asked;
         let Some(query) = self.queries.get(usize::from(table)) else { return Ok(()) };
         let (mut id, mut key) = (Vec::new(), Vec::new());
         let sql = query.chosen();
@@ -135,8 +143,7 @@ impl<'c> OpenSource<'c> {
             for row in &rows.map_err(failed("read rows again"))? {
                 let read = query.read(row, topics, &mut id);
                 key.clear();
-                key.extend_from_slice(&id);
-                key.extend_from_slice(&read.topic.to_be_bytes());
+                EventKey { id: &id, meant_for: read.topic }.write(&mut key);
                 each(&key, read.entry);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {

@@ -13,16 +13,18 @@ use std::{
     cmp::Ordering,
     fs::File,
     io::{self, BufWriter, Write},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 /// Bounds of the buffer of one run while the runs are merged.
-const READ_BYTES: (usize, usize) = (4 << 10, 256 << 10);
+const READ_BYTES_MIN: usize = 4 << 10;
+const READ_BYTES_MAX: usize = 256 << 10;
 
 /// Where an entry lies in the arena. The prefix decides most comparisons without a look there.
 #[derive(Debug, Clone, Copy)]
-struct Slot {
+struct EntryAt {
     prefix: u64,
     at: u32,
     length: u32,
@@ -32,26 +34,26 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct Sorter {
     arena: Vec<u8>,
-    slots: Vec<Slot>,
+    entries: Vec<EntryAt>,
     arena_limit: usize,
-    slot_limit: usize,
+    entry_limit: usize,
     directory: PathBuf,
     file: Option<File>,
-    /// Begin and end of each run in the file.
-    runs: Vec<(u64, u64)>,
+    /// Where each run lies in the file.
+    runs: Vec<Range<u64>>,
 }
 
 impl Sorter {
     /// A sorter that holds `memory` bytes at most and lays runs into a file in `directory`.
     pub(super) fn new(memory: usize, directory: &Path) -> Self {
-        // An entry has about 60 bytes, its slot 16. Offsets in the arena have four bytes.
+        // An entry has about 60 bytes, where it lies 16. Offsets in the arena have four bytes.
         let arena_limit = (memory / 5 * 4).clamp(1, 2 << 30);
-        let slot_limit = (memory / 5 / size_of::<Slot>()).max(1);
+        let entry_limit = (memory / 5 / size_of::<EntryAt>()).max(1);
         Self {
             arena: Vec::new(),
-            slots: Vec::new(),
+            entries: Vec::new(),
             arena_limit,
-            slot_limit,
+            entry_limit,
             directory: directory.to_owned(),
             file: None,
             runs: Vec::new(),
@@ -63,20 +65,20 @@ impl Sorter {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn push(&mut self, entry: &[u8]) -> io::Result<()> {
-        let full = self.arena.len() + entry.len() > self.arena_limit || self.slots.len() >= self.slot_limit;
-        if full && !self.slots.is_empty() {
+        let full = self.arena.len() + entry.len() > self.arena_limit || self.entries.len() >= self.entry_limit;
+        if full && !self.entries.is_empty() {
             self.spill()?;
         }
         if self.arena.capacity() == 0 {
             // At once, so that growing never holds twice as much; the kernel gives pages when they are touched.
             self.arena.reserve_exact(self.arena_limit);
-            self.slots.reserve_exact(self.slot_limit);
+            self.entries.reserve_exact(self.entry_limit);
         }
         let (Ok(at), Ok(length)) = (u32::try_from(self.arena.len()), u32::try_from(entry.len())) else {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         };
         self.arena.extend_from_slice(entry);
-        self.slots.push(Slot { prefix: prefix(entry), at, length });
+        self.entries.push(EntryAt { prefix: prefix(entry), at, length });
         Ok(())
     }
 
@@ -93,20 +95,20 @@ impl Sorter {
     pub(super) fn finish(mut self) -> io::Result<Sorted> {
         if self.runs.is_empty() {
             self.sort();
-            return Ok(Sorted(Source::Memory { arena: self.arena, slots: self.slots, next: 0 }));
+            return Ok(Sorted(Source::Memory { arena: self.arena, entries: self.entries, next: 0 }));
         }
         let memory = self.arena_limit;
         self.spill()?;
-        let Self { file, runs, arena, slots, .. } = self;
-        drop((arena, slots));
+        let Self { file, runs, arena, entries, .. } = self;
+        drop((arena, entries));
         let file = file.ok_or(io::ErrorKind::NotFound)?;
         Ok(Sorted(Source::Runs(Merge::start(file, &runs, memory)?)))
     }
 
     fn sort(&mut self) {
         let arena = &self.arena;
-        let entry = |slot: &Slot| slot.of(arena);
-        self.slots.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| entry(a).cmp(entry(b))));
+        let bytes = |entry: &EntryAt| entry.of(arena);
+        self.entries.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| bytes(a).cmp(bytes(b))));
     }
 
     fn spill(&mut self) -> io::Result<()> {
@@ -115,23 +117,23 @@ impl Sorter {
             self.file = Some(tempfile::tempfile_in(&self.directory)?);
         }
         let Some(file) = &self.file else { return Ok(()) };
-        let start = self.runs.last().map_or(0, |run| run.1);
+        let start = self.runs.last().map_or(0, |run| run.end);
         let mut end = start;
-        let mut out = BufWriter::with_capacity(READ_BYTES.1, file);
-        for slot in &self.slots {
-            out.write_all(&slot.length.to_be_bytes())?;
-            out.write_all(slot.of(&self.arena))?;
-            end += 4 + u64::from(slot.length);
+        let mut out = BufWriter::with_capacity(READ_BYTES_MAX, file);
+        for entry in &self.entries {
+            out.write_all(&entry.length.to_be_bytes())?;
+            out.write_all(entry.of(&self.arena))?;
+            end += 4 + u64::from(entry.length);
         }
         out.flush()?;
-        self.runs.push((start, end));
+        self.runs.push(start..end);
         self.arena.clear();
-        self.slots.clear();
+        self.entries.clear();
         Ok(())
     }
 }
 
-impl Slot {
+impl EntryAt {
     fn of(self, arena: &[u8]) -> &[u8] {
         &arena[self.at as usize..][..self.length as usize]
     }
@@ -152,7 +154,7 @@ pub(super) struct Sorted(Source);
 #[derive(Debug)]
 enum Source {
     /// All of them fitted.
-    Memory { arena: Vec<u8>, slots: Vec<Slot>, next: usize },
+    Memory { arena: Vec<u8>, entries: Vec<EntryAt>, next: usize },
     /// Runs of the file.
     Runs(Merge),
 }
@@ -164,9 +166,9 @@ impl Sorted {
     /// The file cannot be read.
     pub(super) fn next(&mut self) -> io::Result<Option<&[u8]>> {
         match &mut self.0 {
-            Source::Memory { arena, slots, next } => {
+            Source::Memory { arena, entries, next } => {
                 *next += 1;
-                Ok(slots.get(*next - 1).map(|slot| slot.of(arena)))
+                Ok(entries.get(*next - 1).map(|entry| entry.of(arena)))
             }
             Source::Runs(merge) => merge.next(),
         }
@@ -197,9 +199,10 @@ struct Run {
 }
 
 impl Merge {
-    fn start(file: File, runs: &[(u64, u64)], memory: usize) -> io::Result<Self> {
-        let bytes = (memory / runs.len().max(1)).clamp(READ_BYTES.0, READ_BYTES.1);
-        let run = |&(at, end): &(u64, u64)| Run { at, end, buffer: vec![0; bytes], from: 0, length: 0, read: 0 };
+    fn start(file: File, runs: &[Range<u64>], memory: usize) -> io::Result<Self> {
+        let bytes = (memory / runs.len().max(1)).clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let run =
+            |run: &Range<u64>| Run { at: run.start, end: run.end, buffer: vec![0; bytes], from: 0, length: 0, read: 0 };
         let mut merge = Self { file, runs: runs.iter().map(run).collect(), heap: Vec::new(), given: false };
         for number in 0..merge.runs.len() {
             if merge.runs[number].advance(&merge.file)? {

@@ -1,7 +1,7 @@
 //! What is audited, by number: sources, their tables, topics; and what is judged of each.
 
 use super::{
-    entry::{NO_TOPIC, RecordEntry, RowEntry},
+    entry::{NO_TOPIC, Place, RecordEntry, RowEntry},
     id,
     report::{Kind, Offender},
 };
@@ -39,6 +39,14 @@ pub(super) struct TopicRules {
     pub(super) strangers: Strangers,
 }
 
+/// A record whose row is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stranger {
+    /// The source to which it counts.
+    pub(super) source: u16,
+    pub(super) what: Strangers,
+}
+
 /// What a record is whose row is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Strangers {
@@ -52,13 +60,13 @@ pub(super) enum Strangers {
 
 impl Subject {
     /// What a record is whose row is not there, and the source to which it counts; `None`: passed over.
-    pub(super) fn stranger(&self, record: &RecordEntry) -> Option<(u16, Strangers)> {
-        let rules = self.topics.get(record.topic as usize)?;
+    pub(super) fn stranger(&self, record: &RecordEntry) -> Option<Stranger> {
+        let rules = self.topics.get(record.place.topic as usize)?;
         let undated = self.since && record.created.is_none();
         if undated || rules.strangers == Strangers::Elsewhere {
             return None;
         }
-        Some((rules.owner?, rules.strangers))
+        Some(Stranger { source: rules.owner?, what: rules.strangers })
     }
 
     /// An offender by name. `id` as in a match entry.
@@ -72,7 +80,8 @@ impl Subject {
     }
 
     /// `topic-partition@offset`.
-    pub(super) fn place(&self, (topic, partition, offset): (u32, u32, u64)) -> String {
+    pub(super) fn place(&self, place: Place) -> String {
+        let Place { topic, partition, offset } = place;
         let name = self.topics.get(topic as usize).map_or("?", |topic| &topic.name);
         format!("{name}-{partition}@{offset}")
     }
@@ -80,12 +89,5 @@ impl Subject {
     /// The name of the topic that a row is meant for; `None` when a column of the template is NULL.
     pub(super) fn topic(&self, topic: u32) -> Option<String> {
         if topic == NO_TOPIC { None } else { self.topics.get(topic as usize).map(|topic| topic.name.clone()) }
-    }
-}
-
-impl RecordEntry {
-    /// Topic, partition, offset.
-    pub(super) fn place(&self) -> (u32, u32, u64) {
-        (self.topic, self.partition, self.offset)
     }
 }

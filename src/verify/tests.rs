@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     compare::{Compared, compare},
-    entry::{RecordEntry, RowEntry, key_hash, order_value},
+    entry::{EventKey, Place, RecordEntry, RowEntry, key_hash, order_value},
     id, order,
     report::Kind,
     sort::Sorter,
@@ -60,15 +60,16 @@ fn outcome(subject: &Subject, rows: &[Row], records: &[Record], memory: usize) -
         bytes.clear();
         let (source, table, order) = (0, u16::from(row.id) % 2, Some(order_value(row.created)));
         let entry = RowEntry { source, table, marked: row.marked, optional: false, order };
-        entry.write((&event_id(row.id), row.topic), &mut bytes);
+        entry.write(EventKey { id: &event_id(row.id), meant_for: row.topic }, &mut bytes);
         sorter.push(&bytes).unwrap();
     }
     for (offset, record) in (0..).zip(records) {
         bytes.clear();
         let topic = if record.dead { 2 } else { record.topic };
         let key = Some(key_hash(&[record.key]));
-        let entry = RecordEntry { topic, partition: 0, offset, dead: record.dead, created: None, key };
-        entry.write((&event_id(record.id), record.topic), &mut bytes);
+        let place = Place { topic, partition: 0, offset };
+        let entry = RecordEntry { place, dead: record.dead, created: None, key };
+        entry.write(EventKey { id: &event_id(record.id), meant_for: record.topic }, &mut bytes);
         sorter.push(&bytes).unwrap();
     }
     let order = Sorter::new(memory, &directory);
