@@ -7,10 +7,10 @@ use crate::{
     outbox::Encoder,
     pgoutput::RelationSchema,
     postgres::catalog::{
-        ColumnInfo, TableInfo, TableKind,
+        ColumnInfo, IdUniqueness, TableInfo, TableKind,
         backfill::{BackfillQuery, Order},
         marks::mark_value,
-        tables::{IdUniqueness, TablePrivileges},
+        tables::TablePrivileges,
     },
 };
 

@@ -6,7 +6,7 @@ mod flags;
 mod kafka;
 mod load;
 mod mapping;
-mod names;
+pub(crate) mod names;
 mod section;
 mod show;
 mod source;

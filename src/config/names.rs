@@ -8,7 +8,17 @@ use super::TableName;
 const IDENTIFIER_BYTES: usize = 63;
 
 /// Kafka's `Topic.MAX_NAME_LENGTH`.
-const TOPIC_BYTES: usize = 249;
+pub(crate) const TOPIC_BYTES: usize = 249;
+
+/// Why Kafka does not allow a name for a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IllegalTopic {
+    Empty,
+    /// It has more than [`TOPIC_BYTES`].
+    TooLong,
+    /// It is `.` or `..`, or has a character that [`topic_character`] refuses.
+    Characters,
+}
 
 /// `name`, `schema.name`, with quotes where SQL would want them.
 ///
@@ -95,15 +105,25 @@ pub(super) fn topic_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-/// `Topic.validate`.
-pub(super) fn topic(name: &str) -> Result<(), String> {
-    if name.is_empty() || name.len() > TOPIC_BYTES || name == "." || name == ".." || !name.chars().all(topic_character)
-    {
-        return Err(format!(
-            "found {name:?}; allowed: 1 to {TOPIC_BYTES} characters of a-z, A-Z, 0-9, '.', '_' and '-'"
-        ));
+/// Kafka's rules for the name of a topic.
+/// Source: Kafka, `org.apache.kafka.common.internals.Topic`, `validate`.
+pub(crate) fn check_topic(name: &str) -> Result<(), IllegalTopic> {
+    if name.is_empty() {
+        Err(IllegalTopic::Empty)
+    } else if name.len() > TOPIC_BYTES {
+        Err(IllegalTopic::TooLong)
+    } else if name == "." || name == ".." || !name.chars().all(topic_character) {
+        Err(IllegalTopic::Characters)
+    } else {
+        Ok(())
     }
-    Ok(())
+}
+
+/// [`check_topic`], in words.
+pub(super) fn topic(name: &str) -> Result<(), String> {
+    check_topic(name).map_err(|_| {
+        format!("found {name:?}; allowed: 1 to {TOPIC_BYTES} characters of a-z, A-Z, 0-9, '.', '_' and '-'")
+    })
 }
 
 #[cfg(test)]

@@ -14,13 +14,13 @@ use crate::{
 
 /// A column that the mapping uses, by its number among those.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slot(u16);
+pub(super) struct UsedColumn(u16);
 
-/// Slots that a row keeps at hand; those beyond are found by walking the tuple. A mapping with the seven columns, a few
-/// headers and a template or two stays below.
+/// A row keeps this many used columns at hand, and finds those beyond by walking the tuple. A mapping
+/// with the seven columns, a few headers and a template or two stays below.
 const AT_HAND: usize = 16;
 
-const NO_SLOT: u16 = u16::MAX;
+const NOT_USED: u16 = u16::MAX;
 
 /// One table's columns, bound to what they are for.
 #[derive(Debug)]
@@ -31,21 +31,21 @@ pub(super) struct Binding {
     /// `schema.table`, for messages.
     label: String,
     columns: Vec<BoundColumn>,
-    /// For each column of the table its slot, or [`NO_SLOT`].
-    slots: Vec<u16>,
-    pub(super) id: Slot,
-    pub(super) payload: Slot,
+    /// For each column of the table its number among the used ones, or [`NOT_USED`].
+    used: Vec<u16>,
+    pub(super) id: UsedColumn,
+    pub(super) payload: UsedColumn,
     /// These three are `None` for the envelope that has no use for them.
-    pub(super) event_type: Option<Slot>,
-    pub(super) aggregate_type: Option<Slot>,
-    pub(super) aggregate_id: Option<Slot>,
-    created_at: Option<Slot>,
-    mark: Option<Slot>,
+    pub(super) event_type: Option<UsedColumn>,
+    pub(super) aggregate_type: Option<UsedColumn>,
+    pub(super) aggregate_id: Option<UsedColumn>,
+    created_at: Option<UsedColumn>,
+    mark: Option<UsedColumn>,
     pub(super) topic: Vec<Part>,
     pub(super) key: Vec<Part>,
     pub(super) dead_letter_topic: Vec<Part>,
     /// The columns of the extra headers, in configuration order.
-    pub(super) extras: Vec<Slot>,
+    pub(super) extras: Vec<UsedColumn>,
 }
 
 #[derive(Debug)]
@@ -55,7 +55,7 @@ struct BoundColumn {
     kind: Kind,
 }
 
-/// One row, read by slot.
+/// One row, whose values are read by [`UsedColumn`].
 #[derive(Debug)]
 pub(super) struct Row<'b, 'a> {
     pub(super) binding: &'b Binding,
@@ -63,7 +63,7 @@ pub(super) struct Row<'b, 'a> {
     tuple: Tuple<'a>,
 }
 
-/// Looks columns up by name and gives each that is used a slot.
+/// Looks columns up by name, and numbers those that are used.
 struct Binder<'s> {
     relation: &'s RelationSchema,
     label: String,
@@ -98,22 +98,22 @@ impl Binding {
         let aggregate_type = attribute(aggregate_type, "columns.aggregate_type")?;
         let aggregate_id = attribute(aggregate_id, "columns.aggregate_id")?;
         let created_at = binder.created_at(created_at, router)?;
-        let mark = if mark == Mark::Update { Some(binder.slot(published_at, "columns.published_at")?) } else { None };
+        let mark = if mark == Mark::Update { Some(binder.column(published_at, "columns.published_at")?) } else { None };
         let topic = binder.template(&mapping.topic, "topic")?;
         let key = binder.template(&mapping.key, "key")?;
         let dead_letter_topic = binder.template(&mapping.dead_letter_topic, "dead_letter_topic")?;
-        let header = |(header, column): &(String, String)| binder.slot(column, &format!("headers.{header}"));
+        let header = |(header, column): &(String, String)| binder.column(column, &format!("headers.{header}"));
         let extras = mapping.headers.iter().map(header).collect::<Result<_, _>>()?;
-        let mut slots = vec![NO_SLOT; relation.columns.len()];
-        for (slot, column) in (0..NO_SLOT).zip(&binder.columns) {
-            slots[column.ordinal] = slot;
+        let mut used = vec![NOT_USED; relation.columns.len()];
+        for (number, column) in (0..NOT_USED).zip(&binder.columns) {
+            used[column.ordinal] = number;
         }
         Ok(Self {
             oid: relation.oid,
             table,
             label: binder.label,
             columns: binder.columns,
-            slots,
+            used,
             id,
             payload,
             event_type,
@@ -130,10 +130,10 @@ impl Binding {
 }
 
 impl Binder<'_> {
-    /// The slot of a column; `key` is the configuration key that names it.
-    fn slot(&mut self, name: &str, key: &str) -> Result<Slot, Error> {
-        if let Some(slot) = self.columns.iter().position(|column| &*column.name == name) {
-            return Ok(slot_number(slot));
+    /// Finds a column by name; `key` is the configuration key that names it.
+    fn column(&mut self, name: &str, key: &str) -> Result<UsedColumn, Error> {
+        if let Some(known) = self.columns.iter().position(|column| &*column.name == name) {
+            return Ok(used_column(known));
         }
         let Some(ordinal) = self.relation.columns.iter().position(|column| column.name == name) else {
             let message = format!(
@@ -144,52 +144,52 @@ impl Binder<'_> {
         };
         let kind = (self.kind_of)(self.relation.columns[ordinal].type_oid);
         self.columns.push(BoundColumn { name: name.into(), ordinal, kind });
-        Ok(slot_number(self.columns.len() - 1))
+        Ok(used_column(self.columns.len() - 1))
     }
 
     /// A column whose text can be an id, a name or a key.
-    fn scalar(&mut self, name: &str, key: &str) -> Result<Slot, Error> {
-        let slot = self.slot(name, key)?;
-        if self.kind(slot).is_document() {
-            return Err(self.unusable(slot, key, "a scalar such as uuid, text or bigint"));
+    fn scalar(&mut self, name: &str, key: &str) -> Result<UsedColumn, Error> {
+        let used = self.column(name, key)?;
+        if self.kind(used).is_document() {
+            return Err(self.unusable(used, key, "a scalar such as uuid, text or bigint"));
         }
-        Ok(slot)
+        Ok(used)
     }
 
-    fn payload(&mut self, name: &str) -> Result<Slot, Error> {
-        let slot = self.slot(name, "columns.payload")?;
-        if !self.kind(slot).is_payload() {
-            return Err(self.unusable(slot, "columns.payload", "jsonb, json, text, varchar or bytea"));
+    fn payload(&mut self, name: &str) -> Result<UsedColumn, Error> {
+        let used = self.column(name, "columns.payload")?;
+        if !self.kind(used).is_payload() {
+            return Err(self.unusable(used, "columns.payload", "jsonb, json, text, varchar or bytea"));
         }
-        Ok(slot)
+        Ok(used)
     }
 
-    fn created_at(&mut self, name: &str, optional: bool) -> Result<Option<Slot>, Error> {
+    fn created_at(&mut self, name: &str, optional: bool) -> Result<Option<UsedColumn>, Error> {
         if optional && self.relation.columns.iter().all(|column| column.name != name) {
             return Ok(None);
         }
-        let slot = self.slot(name, "columns.created_at")?;
-        if !self.kind(slot).is_timestamp() {
-            return Err(self.unusable(slot, "columns.created_at", "timestamp or timestamptz"));
+        let used = self.column(name, "columns.created_at")?;
+        if !self.kind(used).is_timestamp() {
+            return Err(self.unusable(used, "columns.created_at", "timestamp or timestamptz"));
         }
-        Ok(Some(slot))
+        Ok(Some(used))
     }
 
     fn template(&mut self, template: &Template, key: &str) -> Result<Vec<Part>, Error> {
         let part = |part: &TemplatePart| match part {
             TemplatePart::Text(text) => Ok(Part::Text(text.as_str().into())),
-            TemplatePart::Column(name) => Ok(Part::Column(self.slot(name, key)?)),
+            TemplatePart::Column(name) => Ok(Part::Column(self.column(name, key)?)),
             TemplatePart::Topic => Ok(Part::Topic),
         };
         template.parts().iter().map(part).collect()
     }
 
-    fn kind(&self, slot: Slot) -> Kind {
-        self.columns.get(usize::from(slot.0)).map_or(Kind::Other, |column| column.kind)
+    fn kind(&self, used: UsedColumn) -> Kind {
+        self.columns.get(usize::from(used.0)).map_or(Kind::Other, |column| column.kind)
     }
 
-    fn unusable(&self, slot: Slot, key: &str, usable: &str) -> Error {
-        let name = self.columns.get(usize::from(slot.0)).map_or("", |column| &column.name);
+    fn unusable(&self, used: UsedColumn, key: &str, usable: &str) -> Error {
+        let name = self.columns.get(usize::from(used.0)).map_or("", |column| &column.name);
         let column = self.relation.columns.iter().find(|column| column.name == name);
         let type_oid = column.map_or(0, |column| column.type_oid);
         let message = format!(
@@ -202,8 +202,8 @@ impl Binder<'_> {
 }
 
 /// A table has at most 1,600 columns.
-fn slot_number(index: usize) -> Slot {
-    Slot(u16::try_from(index).unwrap_or(NO_SLOT))
+fn used_column(index: usize) -> UsedColumn {
+    UsedColumn(u16::try_from(index).unwrap_or(NOT_USED))
 }
 
 impl<'b, 'a> Row<'b, 'a> {
@@ -212,31 +212,31 @@ impl<'b, 'a> Row<'b, 'a> {
     /// # Errors
     /// [`Code::PostgresProtocol`] when it has another number of columns than its Relation message said.
     pub(super) fn new(binding: &'b Binding, tuple: &Tuple<'a>) -> Result<Self, Error> {
-        if tuple.len() != binding.slots.len() {
-            let (has, described) = (tuple.len(), binding.slots.len());
+        if tuple.len() != binding.used.len() {
+            let (has, described) = (tuple.len(), binding.used.len());
             let message = format!("a row of table {} has {has} columns, not the {described} described", binding.label);
             return Err(Error::new(Code::PostgresProtocol, message));
         }
         let mut at_hand = [Column::Null; AT_HAND];
-        for (column, slot) in tuple.iter().zip(&binding.slots) {
-            if let Some(place) = at_hand.get_mut(usize::from(*slot)) {
+        for (column, number) in tuple.iter().zip(&binding.used) {
+            if let Some(place) = at_hand.get_mut(usize::from(*number)) {
                 *place = column;
             }
         }
         Ok(Self { binding, at_hand, tuple: *tuple })
     }
 
-    pub(super) fn cell(&self, slot: Slot) -> Cell<'b, 'a> {
-        // A slot is an index into `columns`: the binder gave it out.
-        let column = &self.binding.columns[usize::from(slot.0)];
-        let at_hand = self.at_hand.get(usize::from(slot.0)).copied();
+    pub(super) fn cell(&self, used: UsedColumn) -> Cell<'b, 'a> {
+        // The binder gave the number out as an index into `columns`.
+        let column = &self.binding.columns[usize::from(used.0)];
+        let at_hand = self.at_hand.get(usize::from(used.0)).copied();
         let value = at_hand.or_else(|| self.tuple.get(column.ordinal)).unwrap_or(Column::Null);
         Cell { name: &column.name, kind: column.kind, column: value }
     }
 
     /// A column's text; `None` is NULL.
-    pub(super) fn text(&self, slot: Slot) -> Result<Option<Text<'a>>, Poison> {
-        self.cell(slot).text()
+    pub(super) fn text(&self, used: UsedColumn) -> Result<Option<Text<'a>>, Poison> {
+        self.cell(used).text()
     }
 
     /// The id column's text.
@@ -251,11 +251,11 @@ impl<'b, 'a> Row<'b, 'a> {
 
     /// When the event was created, microseconds since the Unix epoch; `None` when the row does not say.
     pub(super) fn created_at(&self) -> Result<Option<i64>, Poison> {
-        self.binding.created_at.map_or(Ok(None), |slot| self.cell(slot).timestamp())
+        self.binding.created_at.map_or(Ok(None), |used| self.cell(used).timestamp())
     }
 
     /// Whether the row was inserted with its mark set.
     pub(super) fn is_marked(&self) -> bool {
-        self.binding.mark.is_some_and(|slot| !self.cell(slot).is_null())
+        self.binding.mark.is_some_and(|used| !self.cell(used).is_null())
     }
 }

@@ -1,7 +1,7 @@
 //! The record of a row that cannot have its own: the original as far as it goes, and what was wrong.
 
 use super::{
-    binding::{Row, Slot},
+    binding::{Row, UsedColumn},
     draft::Draft,
     encoder::Encoder,
     envelope::names,
@@ -69,7 +69,7 @@ impl Encoder {
         let name = draft.topic_name();
         name.clear();
         let rendered =
-            render(&row.binding.dead_letter_topic, &intended, |slot| row.text(slot), |text| name.push_str(text));
+            render(&row.binding.dead_letter_topic, &intended, |used| row.text(used), |text| name.push_str(text));
         if rendered.is_err() || draft.topic(|name| check_topic(name, &self.position_topic)).is_err() {
             let name = draft.topic_name();
             name.clear();
@@ -82,8 +82,8 @@ impl Encoder {
 
     /// Writes id, key and headers, each as far as it can be read.
     fn write_remains(&self, row: &Row<'_, '_>, draft: &mut Draft<'_>) {
-        let text = |slot: Slot| row.text(slot).ok().flatten();
-        let mut attribute = |slot: Option<Slot>| draft.put_text(slot.and_then(text).as_deref());
+        let text = |used: UsedColumn| row.text(used).ok().flatten();
+        let mut attribute = |used: Option<UsedColumn>| draft.put_text(used.and_then(text).as_deref());
         let attributes = Attributes {
             id: attribute(Some(row.binding.id)),
             event_type: attribute(row.binding.event_type),

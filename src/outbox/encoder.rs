@@ -6,7 +6,7 @@ use super::{
     binding::{Binding, Row},
     cell::{Kind, Text},
     draft::Draft,
-    envelope::Shape,
+    envelope::{Content, Shape},
     event::{Attributes, Event},
     poison::{Failure, Poison, PoisonReason},
     records::{HeaderNames, Records, Span},
@@ -157,26 +157,26 @@ impl Encoder {
         draft.timestamp(Some(event.timestamp));
         let key = Self::key(row, &attributes, draft)?;
         draft.key(key);
-        self.shape.write(row, event, &attributes, draft)
+        self.shape.write(Content { row, event, attributes: &attributes }, draft)
     }
 
     /// Writes the key, unless it stands there already as an attribute.
     pub(super) fn key(row: &Row<'_, '_>, attributes: &Attributes, draft: &mut Draft<'_>) -> Result<Span, Poison> {
         let binding = row.binding;
-        if let Some(slot) = only_column(&binding.key) {
-            if Some(slot) == binding.aggregate_id {
+        if let Some(used) = only_column(&binding.key) {
+            if Some(used) == binding.aggregate_id {
                 return Ok(attributes.aggregate_id);
             }
             // A template of one column gives Kafka's null for NULL.
-            return Ok(draft.put_text(row.text(slot)?.as_deref()));
+            return Ok(draft.put_text(row.text(used)?.as_deref()));
         }
         let at = draft.position();
         let put = |text: &str| draft.out().extend_from_slice(text.as_bytes());
-        match render(&binding.key, "", |slot| row.text(slot), put) {
+        match render(&binding.key, "", |used| row.text(used), put) {
             Ok(()) => Ok(draft.since(at)),
             Err(Rendering::Poison(poison)) => Err(poison),
-            Err(Rendering::Null(slot)) => {
-                Err(row.cell(slot).poison(PoisonReason::NullKeyColumn, "of the key template is NULL"))
+            Err(Rendering::Null(used)) => {
+                Err(row.cell(used).poison(PoisonReason::NullKeyColumn, "of the key template is NULL"))
             }
         }
     }
@@ -189,11 +189,11 @@ impl Encoder {
     }
 
     pub(super) fn render_topic(row: &Row<'_, '_>, name: &mut String) -> Result<(), Poison> {
-        match render(&row.binding.topic, "", |slot| row.text(slot), |text| name.push_str(text)) {
+        match render(&row.binding.topic, "", |used| row.text(used), |text| name.push_str(text)) {
             Ok(()) => Ok(()),
             Err(Rendering::Poison(poison)) => Err(poison),
-            Err(Rendering::Null(slot)) => {
-                Err(row.cell(slot).poison(PoisonReason::NullTopicColumn, "of the topic template is NULL"))
+            Err(Rendering::Null(used)) => {
+                Err(row.cell(used).poison(PoisonReason::NullTopicColumn, "of the topic template is NULL"))
             }
         }
     }

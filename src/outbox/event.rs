@@ -1,7 +1,7 @@
 //! A row as an event: its attributes as text, its payload by type, its time.
 
 use super::{
-    binding::{Row, Slot},
+    binding::{Row, UsedColumn},
     cell::{Kind, Payload, Text},
     draft::Draft,
     poison::{Poison, PoisonReason},
@@ -36,7 +36,7 @@ pub(super) struct Attributes {
 impl<'a> Event<'a> {
     /// Reads a row. `commit_time` is that of its transaction, microseconds since the Unix epoch.
     pub(super) fn read(row: &Row<'_, 'a>, commit_time: i64) -> Result<Self, Poison> {
-        let attribute = |slot: Option<Slot>| slot.map_or(Ok(None), |slot| row.text(slot));
+        let attribute = |used: Option<UsedColumn>| used.map_or(Ok(None), |used| row.text(used));
         let time = row.created_at()?.unwrap_or(commit_time);
         Ok(Self {
             id: row.id()?,

@@ -1,50 +1,41 @@
 //! Topic and key templates, bound to the columns of a table.
 
 use super::{
-    binding::Slot,
+    binding::UsedColumn,
     cell::Text,
     poison::{Poison, PoisonReason},
 };
+use crate::config::names::{self, IllegalTopic};
 
 /// Where a row goes that is so broken that not even its dead-letter topic can be named.
 pub(crate) const FALLBACK_TOPIC: &str = "outboxd.dead-letter";
-
-/// Kafka's limit for the name of a topic, in bytes.
-const TOPIC_MAX_BYTES: usize = 249;
 
 /// A piece of a bound template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
     Text(Box<str>),
-    Column(Slot),
+    Column(UsedColumn),
     /// `{topic}` in the dead-letter template: the topic that the row was meant for.
     Topic,
 }
 
 /// The column that the template is, when it is exactly one.
-pub(super) fn only_column(parts: &[Part]) -> Option<Slot> {
+pub(super) fn only_column(parts: &[Part]) -> Option<UsedColumn> {
     match parts {
-        [Part::Column(slot)] => Some(*slot),
+        [Part::Column(used)] => Some(*used),
         _ => None,
     }
 }
 
-/// Checks that a record may go to a topic of this name. Source: Kafka, `org.apache.kafka.common.internals.Topic`;
-/// names that start with two underscores are the brokers' own, and the position topic is ours alone (rule 3).
+/// Checks that a record may go to a topic of this name. Beyond Kafka's own rules, names that start with two underscores are the brokers' own, and the position topic is ours alone (rule 3).
 pub(super) fn check_topic(name: &str, position_topic: &str) -> Result<(), Poison> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let what = if name.is_empty() {
-        "is empty".to_owned()
-    } else if name.len() > TOPIC_MAX_BYTES {
-        format!("has {} bytes, more than {TOPIC_MAX_BYTES}", name.len())
-    } else if !name.bytes().all(legal) || name == "." || name == ".." {
-        "is not a legal name (letters, digits, '.', '_' and '-')".to_owned()
-    } else if name.starts_with("__") {
-        "is reserved for the brokers".to_owned()
-    } else if name == position_topic {
-        "is the position topic".to_owned()
-    } else {
-        return Ok(());
+    let what = match names::check_topic(name) {
+        Err(IllegalTopic::Empty) => "is empty".to_owned(),
+        Err(IllegalTopic::TooLong) => format!("has {} bytes, more than {}", name.len(), names::TOPIC_BYTES),
+        Err(IllegalTopic::Characters) => "is not a legal name (letters, digits, '.', '_' and '-')".to_owned(),
+        Ok(()) if name.starts_with("__") => "is reserved for the brokers".to_owned(),
+        Ok(()) if name == position_topic => "is the position topic".to_owned(),
+        Ok(()) => return Ok(()),
     };
     let mut shown: String = name.chars().take(64).collect();
     if shown.len() < name.len() {
@@ -57,14 +48,14 @@ pub(super) fn check_topic(name: &str, position_topic: &str) -> Result<(), Poison
 pub(super) fn render<'a>(
     parts: &[Part],
     topic: &str,
-    column: impl Fn(Slot) -> Result<Option<Text<'a>>, Poison>,
+    column: impl Fn(UsedColumn) -> Result<Option<Text<'a>>, Poison>,
     mut put: impl FnMut(&str),
 ) -> Result<(), Rendering> {
     for part in parts {
         match part {
             Part::Text(text) => put(text),
             Part::Topic => put(topic),
-            Part::Column(slot) => put(&column(*slot)?.ok_or(Rendering::Null(*slot))?),
+            Part::Column(used) => put(&column(*used)?.ok_or(Rendering::Null(*used))?),
         }
     }
     Ok(())
@@ -73,7 +64,7 @@ pub(super) fn render<'a>(
 /// Why a template gave no text.
 pub(super) enum Rendering {
     /// This column is NULL.
-    Null(Slot),
+    Null(UsedColumn),
     /// A column cannot be read.
     Poison(Poison),
 }

@@ -6,7 +6,9 @@
 //! (int2, int4 and bool bare), in both left out when NULL or empty. So `partitionkey` is there only when configured,
 //! as `ce_partitionkey = "aggregate_id"`. The always-headers stand beside the attributes in both modes.
 
-use super::{attribute_headers, attribute_text, bare_payload, content_type, extra_names, names, text_header, time};
+use super::{
+    Content, attribute_headers, attribute_text, bare_payload, content_type, extra_names, names, text_header, time,
+};
 use crate::{
     Code, Error,
     config::{CloudEvents, CloudEventsMode},
@@ -14,7 +16,7 @@ use crate::{
         binding::Row,
         cell::{Cell, Kind, Payload},
         draft::Draft,
-        event::{Attributes, Event},
+        event::Event,
         json,
         poison::{Poison, PoisonReason},
         records::Span,
@@ -55,28 +57,22 @@ impl Shape {
     }
 
     /// Writes the value and the headers.
-    pub(super) fn write(
-        &self,
-        row: &Row<'_, '_>,
-        event: &Event<'_>,
-        attributes: &Attributes,
-        draft: &mut Draft<'_>,
-    ) -> Result<(), Poison> {
+    pub(super) fn write(&self, content: Content<'_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
+        check(content.event)?;
         match self.options.mode() {
-            CloudEventsMode::Binary => self.write_binary(row, event, attributes, draft),
-            CloudEventsMode::Structured => self.write_structured(row, event, attributes, draft),
+            CloudEventsMode::Binary => self.write_binary(content, draft)?,
+            CloudEventsMode::Structured => self.write_structured(content, draft)?,
         }
+        attribute_headers(content.attributes, draft);
+        self.write_extras(content.row, draft)
     }
 
     /// Binary mode: attributes in `ce_` headers, the payload as the value.
     fn write_binary(
         &self,
-        row: &Row<'_, '_>,
-        event: &Event<'_>,
-        attributes: &Attributes,
+        Content { event, attributes, .. }: Content<'_>,
         draft: &mut Draft<'_>,
     ) -> Result<(), Poison> {
-        check(event)?;
         let value = bare_payload(&event.payload, draft);
         draft.value(value);
         let version = draft.put(b"1.0");
@@ -95,37 +91,28 @@ impl Shape {
         if let Some(media_type) = event.payload_type() {
             content_type(media_type, draft);
         }
-        attribute_headers(attributes, draft);
-        for ((name, extension), slot) in extra_names().zip(&self.extensions).zip(&row.binding.extras) {
-            let cell = row.cell(*slot);
-            if extension.is_none() {
-                let value = text_header(cell, draft)?;
-                draft.header(name, value);
-            } else if let Some(text) = attribute_text(cell)?.filter(|text| !text.is_empty()) {
-                check_string(&text, cell.name)?;
-                let value = draft.put(text.as_bytes());
-                draft.header(name, value);
-            }
-        }
         Ok(())
     }
 
     /// Structured mode: the whole event as one JSON object.
-    fn write_structured(
-        &self,
-        row: &Row<'_, '_>,
-        event: &Event<'_>,
-        attributes: &Attributes,
-        draft: &mut Draft<'_>,
-    ) -> Result<(), Poison> {
-        check(event)?;
+    fn write_structured(&self, Content { row, event, .. }: Content<'_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
         let value = self.write_object(row, event, draft)?;
         draft.value(value);
         content_type("application/cloudevents+json", draft);
-        attribute_headers(attributes, draft);
-        for ((name, extension), slot) in extra_names().zip(&self.extensions).zip(&row.binding.extras) {
+        Ok(())
+    }
+
+    /// The extra headers. In structured mode those that are extension attributes are members of the object instead.
+    fn write_extras(&self, row: &Row<'_, '_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
+        let binary = matches!(self.options.mode(), CloudEventsMode::Binary);
+        for ((name, extension), used) in extra_names().zip(&self.extensions).zip(&row.binding.extras) {
+            let cell = row.cell(*used);
             if extension.is_none() {
-                let value = text_header(row.cell(*slot), draft)?;
+                let value = text_header(cell, draft)?;
+                draft.header(name, value);
+            } else if binary && let Some(text) = attribute_text(cell)?.filter(|text| !text.is_empty()) {
+                check_string(&text, cell.name)?;
+                let value = draft.put(text.as_bytes());
                 draft.header(name, value);
             }
         }
@@ -152,9 +139,9 @@ impl Shape {
         out.extend_from_slice(br#","time":""#);
         time(event, out)?;
         out.push(b'"');
-        for (extension, slot) in self.extensions.iter().zip(&row.binding.extras) {
+        for (extension, used) in self.extensions.iter().zip(&row.binding.extras) {
             if let Some(extension) = extension {
-                write_extension(extension, row.cell(*slot), out)?;
+                write_extension(extension, row.cell(*used), out)?;
             }
         }
         write_data(&event.payload, out);

@@ -5,20 +5,10 @@
 //!
 //! An id that is NULL, which the router publishes with a null header, is poison here: such a row cannot be marked.
 
-use super::{attribute_text, bare_payload, extra_headers, names};
-use crate::outbox::{
-    binding::Row,
-    draft::Draft,
-    event::{Attributes, Event},
-    poison::Poison,
-};
+use super::{Content, attribute_text, bare_payload, extra_headers, names};
+use crate::outbox::{draft::Draft, poison::Poison};
 
-pub(super) fn write(
-    row: &Row<'_, '_>,
-    event: &Event<'_>,
-    attributes: &Attributes,
-    draft: &mut Draft<'_>,
-) -> Result<(), Poison> {
+pub(super) fn write(Content { row, event, attributes }: Content<'_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
     let value = bare_payload(&event.payload, draft);
     draft.value(value);
     draft.header(names::ROUTER_ID, attributes.id);

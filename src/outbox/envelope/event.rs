@@ -1,21 +1,10 @@
 //! The seed's envelope: `{"event_id":"…","event_type":"OrderCreated","timestamp":"2024-01-15T10:30:00Z","data":{…}}`,
 //! the members in this order, without white space outside the payload.
 
-use super::{attribute_headers, content_type, extra_headers, json_payload, text_header, time};
-use crate::outbox::{
-    binding::Row,
-    draft::Draft,
-    event::{Attributes, Event},
-    json,
-    poison::Poison,
-};
+use super::{Content, attribute_headers, content_type, extra_headers, json_payload, text_header, time};
+use crate::outbox::{draft::Draft, json, poison::Poison};
 
-pub(super) fn write(
-    row: &Row<'_, '_>,
-    event: &Event<'_>,
-    attributes: &Attributes,
-    draft: &mut Draft<'_>,
-) -> Result<(), Poison> {
+pub(super) fn write(Content { row, event, attributes }: Content<'_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
     let event_type = event.required_type()?;
     let at = draft.position();
     let out = draft.out();

@@ -77,6 +77,15 @@ pub(in crate::outbox) enum Shape {
     Debezium,
 }
 
+/// What an envelope is written from.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::outbox) struct Content<'c> {
+    pub(in crate::outbox) row: &'c Row<'c, 'c>,
+    pub(in crate::outbox) event: &'c Event<'c>,
+    /// Where the event's attributes stand in the draft.
+    pub(in crate::outbox) attributes: &'c Attributes,
+}
+
 impl Shape {
     /// # Errors
     /// As [`cloudevents::Shape::new`].
@@ -98,18 +107,12 @@ impl Shape {
     }
 
     /// Writes the value and the headers.
-    pub(in crate::outbox) fn write(
-        &self,
-        row: &Row<'_, '_>,
-        event: &Event<'_>,
-        attributes: &Attributes,
-        draft: &mut Draft<'_>,
-    ) -> Result<(), Poison> {
+    pub(in crate::outbox) fn write(&self, content: Content<'_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
         match self {
-            Self::Event => event::write(row, event, attributes, draft),
-            Self::Payload => payload::write(row, event, attributes, draft),
-            Self::CloudEvents(shape) => shape.write(row, event, attributes, draft),
-            Self::Debezium => debezium::write(row, event, attributes, draft),
+            Self::Event => event::write(content, draft),
+            Self::Payload => payload::write(content, draft),
+            Self::CloudEvents(shape) => shape.write(content, draft),
+            Self::Debezium => debezium::write(content, draft),
         }
     }
 
@@ -125,8 +128,8 @@ impl Shape {
         } else {
             attribute_headers(attributes, draft);
         }
-        for (name, slot) in extra_names().zip(&row.binding.extras) {
-            let text = row.text(*slot).ok().flatten();
+        for (name, used) in extra_names().zip(&row.binding.extras) {
+            let text = row.text(*used).ok().flatten();
             let value = draft.put_text(text.as_deref());
             draft.header(name, value);
         }
@@ -159,8 +162,8 @@ fn extra_headers(
     draft: &mut Draft<'_>,
     value: impl Fn(Cell<'_, '_>, &mut Draft<'_>) -> Result<Span, Poison>,
 ) -> Result<(), Poison> {
-    for (name, slot) in extra_names().zip(&row.binding.extras) {
-        let value = value(row.cell(*slot), draft)?;
+    for (name, used) in extra_names().zip(&row.binding.extras) {
+        let value = value(row.cell(*used), draft)?;
         draft.header(name, value);
     }
     Ok(())

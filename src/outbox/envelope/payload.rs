@@ -1,19 +1,9 @@
 //! The payload alone: a document's text as Postgres prints it, text as it is, bytes raw; NULL is a tombstone.
 
-use super::{attribute_headers, bare_payload, content_type, extra_headers, text_header};
-use crate::outbox::{
-    binding::Row,
-    draft::Draft,
-    event::{Attributes, Event},
-    poison::Poison,
-};
+use super::{Content, attribute_headers, bare_payload, content_type, extra_headers, text_header};
+use crate::outbox::{draft::Draft, poison::Poison};
 
-pub(super) fn write(
-    row: &Row<'_, '_>,
-    event: &Event<'_>,
-    attributes: &Attributes,
-    draft: &mut Draft<'_>,
-) -> Result<(), Poison> {
+pub(super) fn write(Content { row, event, attributes }: Content<'_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
     let value = bare_payload(&event.payload, draft);
     draft.value(value);
     attribute_headers(attributes, draft);

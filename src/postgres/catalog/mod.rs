@@ -1,13 +1,19 @@
 //! What outboxd asks of Postgres in SQL, and the little that it writes there.
 //!
-//! In: a connected `tokio_postgres::Client` (an ordinary session, not the replication one). Out: typed facts about the
-//! server ([`server`]), the slot ([`slots`]), the tables ([`tables`], [`children`]), the publication ([`publications`]) and its
-//! [`Fingerprint`]; the rows that were there before the slot ([`backfill`]), each value as pgoutput sends it ([`output`]); the statements that mark rows ([`marks`]),
-//! what they cost ([`mark_cost`]), and the numbers for the metrics ([`monitor`]). Nothing here knows Kafka or decides anything: `check`, `setup` and
-//! `relay` do.
+//! In: a connected `tokio_postgres::Client` (an ordinary session, not the replication one).
 //!
-//! Every query works on Postgres 15 to 18. A column that only later majors have is read through `to_jsonb(row)`,
-//! where an absent key is simply null.
+//! Out:
+//! - typed facts about the server ([`server`]), the slot ([`slots`]), the tables ([`tables`],
+//!   [`children`]), the publication ([`publications`]) and its [`Fingerprint`];
+//! - the rows that were there before the slot ([`backfill`]), each value as pgoutput sends it
+//!   ([`output`]);
+//! - the statements that mark rows ([`marks`]), what they cost ([`mark_cost`]), and the numbers for
+//!   the metrics ([`monitor`]).
+//!
+//! Nothing here knows Kafka or decides anything: `check`, `setup` and `relay` do.
+//!
+//! Every query works on Postgres 15 to 18. A column that only later majors have is read through
+//! `to_jsonb(row)`, where an absent key is simply null.
 
 pub mod backfill;
 pub mod children;
@@ -20,13 +26,14 @@ pub(crate) mod output;
 pub mod publications;
 pub mod server;
 pub mod slots;
+mod table_info;
 pub mod tables;
 
 pub(crate) use fingerprint::Fingerprint;
 pub(crate) use publications::{PublicationInfo, PublishedTable};
 pub(crate) use server::ServerInfo;
 pub use slots::SlotInfo;
-pub use tables::{ColumnInfo, TableInfo, TableKind};
+pub use table_info::{ColumnInfo, IdUniqueness, TableInfo, TableKind};
 
 use super::sql_error;
 use crate::Error;

@@ -1,0 +1,116 @@
+//! After a failure: what is known, and the courtesy of an abort.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{Producer as _, PurgeConfig},
+};
+
+use super::{Batching, LOOK, Producer, SLICE, retriable};
+use crate::{
+    error::{Code, Error},
+    kafka::{
+        context::{POSITION, Row},
+        failure::{PublishFailure, code_of, consequence, explain, rejected, row_fault},
+    },
+};
+
+/// Longest wait for an abort. It is a courtesy to readers: the next `init_transactions` aborts too.
+const ABORT_WITHIN: Duration = Duration::from_secs(2);
+/// How long the other reports are waited for once a record has failed.
+const REPORTS_WITHIN: Duration = Duration::from_millis(100);
+
+impl Producer {
+    /// Lets readers go on at once instead of when the transaction times out. Success is not needed.
+    pub(super) fn abort(&self) {
+        self.native.purge(PurgeConfig::default().queue().inflight());
+        let deadline = Instant::now() + ABORT_WITHIN;
+        // The purged messages' reports must be taken before the abort can end.
+        self.settle();
+        while Instant::now() < deadline {
+            self.native.poll(Duration::ZERO);
+            match self.native.abort_transaction(SLICE) {
+                Err(error) if retriable(&error) && !self.cancelled() => {}
+                Err(error) => return tracing::debug!(%error, "the transaction was left to the next producer to abort"),
+                Ok(()) => return,
+            }
+        }
+    }
+
+    /// A record that librdkafka would not take.
+    pub(super) fn failed_send(&self, row: Row, error: &KafkaError) -> PublishFailure {
+        self.take_events();
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument);
+        // In a failed transaction every send is refused; the cause came before.
+        if !self.native.context().failed().is_empty() {
+            return self.failed_delivery();
+        }
+        match row_fault(code) {
+            Some(fault) if row != POSITION => {
+                let message = format!("row {row} of the batch was refused before sending");
+                PublishFailure::Rejected {
+                    rows: vec![row],
+                    error: Error::new(fault, message).because(code),
+                    certain: true,
+                }
+            }
+            _ => self.failed_call("sending a record", error),
+        }
+    }
+
+    /// What the failed deliveries say, waiting a little for the others of the same request.
+    pub(super) fn failed_delivery(&self) -> PublishFailure {
+        self.settle();
+        if let Some((code, reason)) = self.native.client().fatal_error() {
+            return self.fatal(code, reason);
+        }
+        let failed = std::mem::take(&mut *self.native.context().failed());
+        if let Some(rejected) = rejected(&failed, self.batching == Batching::OneByOne) {
+            return rejected;
+        }
+        // Purged messages failed because something else did: either another message, or the transaction itself, whose
+        // error librdkafka tells whoever calls the transactional API next.
+        if let Some(cause) = failed.iter().find(|failed| !consequence(failed.code)) {
+            let message = format!("a record for {} was not delivered", cause.topic);
+            let error = KafkaError::MessageProduction(cause.code);
+            let error = explain(message, &error, &self.native.context().trouble, Code::KafkaTransactionFailed);
+            return aborted(error);
+        }
+        match self.native.begin_transaction() {
+            Err(error) => self.failed_call("sending a batch", &error),
+            Ok(()) => PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, "the batch was purged")),
+        }
+    }
+
+    /// Takes the reports that come within a moment.
+    fn settle(&self) {
+        let deadline = Instant::now() + REPORTS_WITHIN;
+        while self.native.in_flight_count() > 0 && Instant::now() < deadline {
+            self.native.poll(Duration::ZERO);
+            thread::sleep(LOOK);
+        }
+    }
+
+    pub(super) fn failed_call(&self, what: &str, error: &KafkaError) -> PublishFailure {
+        if let Some((code, reason)) = self.native.client().fatal_error() {
+            return self.fatal(code, reason);
+        }
+        aborted(self.explain(what, error))
+    }
+
+    pub(super) fn fatal(&self, code: RDKafkaErrorCode, reason: String) -> PublishFailure {
+        aborted(Error::new(code_of(code, Code::KafkaTransactionFailed), "the producer failed").because(reason))
+    }
+
+    pub(super) fn explain(&self, what: &str, error: &KafkaError) -> Error {
+        explain(what, error, &self.native.context().trouble, Code::KafkaTransactionFailed)
+    }
+}
+
+fn aborted(error: Error) -> PublishFailure {
+    if error.code() == Code::KafkaFenced { PublishFailure::Fenced(error) } else { PublishFailure::Aborted(error) }
+}
