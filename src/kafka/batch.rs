@@ -4,10 +4,10 @@ use crate::outbox::Records;
 
 /// Records in the order in which they are to be sent.
 pub trait Batch {
-    /// Number of rows, those without a record among them.
+    /// Number of rows, including those without a record.
     fn len(&self) -> usize;
 
-    /// Whether there are no rows: a transaction that carries the position alone.
+    /// Whether there are no rows. The transaction then carries the position alone.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -30,7 +30,7 @@ pub struct Outgoing<'a, H> {
     pub value: Option<&'a [u8]>,
     /// Milliseconds since the Unix epoch; `None`: the time of sending.
     pub timestamp: Option<i64>,
-    /// `None`: by the key.
+    /// `None`: the key decides.
     pub partition: Option<i32>,
     /// Headers in order.
     pub headers: H,

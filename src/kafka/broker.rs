@@ -10,7 +10,8 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// A setting of one of the brokers, defaults included; `None` when the broker has none of that name or shows no value.
+/// A setting of one of the brokers, defaults included; `None` when the broker has none of that name
+/// or shows no value.
 ///
 /// # Errors
 /// As [`topics::ping`]; [`Code::KafkaDenied`] without DESCRIBE_CONFIGS on the cluster.

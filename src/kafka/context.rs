@@ -1,5 +1,5 @@
-//! What librdkafka tells us beside the answers: its log lines, its errors about connections, and the deliveries that
-//! failed.
+//! What librdkafka tells us besides the answers to calls: log lines, errors about connections, and
+//! the deliveries that failed.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -15,7 +15,8 @@ use rdkafka::{
     producer::DeliveryResult,
 };
 
-/// Why the last call may have failed: the most telling of librdkafka's errors about its connections.
+/// Why the last call may have failed. It keeps the most telling of librdkafka's errors about its
+/// connections.
 #[derive(Debug, Default)]
 pub(super) struct Trouble(Mutex<Option<(RDKafkaErrorCode, String)>>);
 
@@ -28,7 +29,7 @@ impl Trouble {
         }
     }
 
-    /// Trying on would only lock the account.
+    /// A client that tried again would only lock the account.
     pub(super) fn is_authentication(&self) -> bool {
         lock(&self.0).as_ref().is_some_and(|(code, _)| weight(*code) == AUTHENTICATION)
     }
@@ -68,7 +69,8 @@ impl ClientContext for ReaderContext {
 
 impl ConsumerContext for ReaderContext {}
 
-/// Says nothing: for clients that are made only to see whether they can be.
+/// A context that logs nothing. It is for clients that are made only to see whether they can be
+/// made.
 #[derive(Debug, Default)]
 pub(super) struct QuietContext;
 
@@ -82,7 +84,7 @@ impl ConsumerContext for QuietContext {}
 /// A row of the batch, or [`POSITION`].
 pub(super) type Row = usize;
 
-/// Stands for the position record among the rows.
+/// The row number that stands for the position record.
 pub(super) const POSITION: Row = usize::MAX;
 
 /// A record that was not delivered.
@@ -93,7 +95,7 @@ pub(super) struct FailedDelivery {
     pub(super) row: Row,
 }
 
-/// The context of producers. Deliveries are reported only when they fail.
+/// The context of producers. librdkafka reports a delivery only when it fails.
 #[derive(Debug, Default)]
 pub(super) struct ProducerContext {
     pub(super) trouble: Trouble,
@@ -107,10 +109,11 @@ impl ProducerContext {
         lock(&self.failed)
     }
 
-    /// How often requests were given up so far without an answer, and sent again by librdkafka without a word: with
-    /// their connection, or at their time-out. Only its log tells, at once and every time since `debug` has `broker`
-    /// (`rd_kafka_broker_set_error`); errors of connections are told where `log.connection.close` asks for it, and not
-    /// when they are like the one before.
+    /// How often librdkafka has given up requests without an answer so far, because their
+    /// connection was lost or their time was up. It sends them again and reports nothing. Only its
+    /// log tells, and with `broker` in `debug` it tells at once and every time
+    /// (`rd_kafka_broker_set_error`). Its errors about connections would not do: it reports them
+    /// only where `log.connection.close` asks for it, and not when one is like the one before.
     pub(super) fn lost_requests(&self) -> u64 {
         self.lost_requests.load(Ordering::Relaxed)
     }
@@ -142,7 +145,7 @@ impl rdkafka::producer::ProducerContext for ProducerContext {
     fn delivery(&self, result: &DeliveryResult<'_>, row: Row) {
         if let Err((error, message)) = result {
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-            // Bounded by the batch.
+            // The list cannot grow beyond the batch.
             lock(&self.failed).push(FailedDelivery { code, topic: message.topic().to_owned(), row });
         }
     }
@@ -156,7 +159,8 @@ fn note(trouble: &Trouble, error: &KafkaError, reason: &str) {
 }
 
 fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
-    // "X is a producer property and will be ignored by this consumer": one set of options serves both.
+    // "X is a producer property and will be ignored by this consumer" is no news: one set of
+    // options serves both.
     let level = if facility == "CONFWARN" { RDKafkaLogLevel::Debug } else { level };
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
@@ -168,7 +172,7 @@ fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     }
 }
 
-/// Nothing that holds these locks can panic half-way, so a poisoned one is whole.
+/// Nothing that holds these locks can panic half-way, so what a poisoned lock guards is whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

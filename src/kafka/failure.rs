@@ -5,22 +5,26 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Kafka};
 use super::context::{FailedDelivery, POSITION, Row, Trouble};
 use crate::error::{Code, Error};
 
-/// Why a batch was not published, or not known to be. The producer is spent in every case (rules 22 to 24).
+/// Why a batch was not published, or why nobody knows whether it was. The producer is spent in
+/// every case (rules 22 to 24).
 #[derive(Debug)]
 pub enum PublishFailure {
-    /// Another producer has the transactional.id, or the broker gave up this one's transaction: back to standby.
+    /// Another producer has the transactional.id, or the broker gave up this one's transaction. The
+    /// source goes back to standby.
     Fenced(Error),
-    /// Nobody knows whether it was committed (rule 23): read the position.
+    /// Nobody knows whether it was committed (rule 23). The position tells.
     Unknown(Error),
-    /// Not committed and never will be: nothing was asked of the coordinator but, at most, to abort.
+    /// It was not committed and never will be. Nobody asked the coordinator for more than to abort.
     Aborted(Error),
-    /// Not committed, because of these rows themselves.
+    /// It was not committed, and the rows themselves are the cause.
     Rejected {
-        /// Indexes in the batch, ascending. With `certain`, each was refused by itself; without, one of them at least.
+        /// Indexes in the batch, ascending. If `certain`, the broker refused each of them; if not,
+        /// at least one of them.
         rows: Vec<usize>,
         /// [`Code::RowTooLarge`] or [`Code::RowInvalid`].
         error: Error,
-        /// False when a broker refused records together: send them again in smaller parts, or one by one.
+        /// False when a broker refused records together. Then the caller sends them again in
+        /// smaller parts, or one by one.
         certain: bool,
     },
 }
@@ -73,7 +77,8 @@ pub(super) fn code_of(code: Kafka, otherwise: Code) -> Code {
     }
 }
 
-/// The code when it is the row's own fault. `InvalidTimestamp`: `message.timestamp.after.max.ms` is one hour by default.
+/// The code when the fault is the row's own. `InvalidTimestamp` is, because
+/// `message.timestamp.after.max.ms` is one hour by default.
 pub(super) fn row_fault(code: Kafka) -> Option<Code> {
     match code {
         Kafka::MessageSizeTooLarge | Kafka::MessageBatchTooLarge | Kafka::InvalidMessageSize => Some(Code::RowTooLarge),
@@ -85,15 +90,16 @@ pub(super) fn row_fault(code: Kafka) -> Option<Code> {
     }
 }
 
-/// Rows whose own fault it is. A broker refuses a request as a whole, so only a record that travelled alone is certain,
-/// or one that librdkafka itself refused.
+/// The rows that are at fault. A broker refuses a request as a whole. So a fault is certain only
+/// for a record that travelled alone, or one that librdkafka itself refused.
 pub(super) fn rejected(failed: &[FailedDelivery], one_by_one: bool) -> Option<PublishFailure> {
     let (first, fault) = failed.iter().find_map(|failed| Some((failed, row_fault(failed.code)?)))?;
     let mut rows: Vec<Row> = failed.iter().filter(|f| row_fault(f.code) == Some(fault)).map(|f| f.row).collect();
     rows.sort_unstable();
     let error = Error::new(fault, format!("records for {} were refused", first.topic)).because(first.code);
     if rows.last() == Some(&POSITION) {
-        // Not a row's fault: the position topic takes less than a position. Never dead-letter for that.
+        // The position topic takes less than a position. No row is at fault, so none becomes a dead
+        // letter.
         return Some(PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, error.to_string())));
     }
     let by_itself = matches!(first.code, Kafka::InvalidTopic | Kafka::UnknownPartition);
@@ -101,7 +107,7 @@ pub(super) fn rejected(failed: &[FailedDelivery], one_by_one: bool) -> Option<Pu
     Some(PublishFailure::Rejected { rows, error, certain })
 }
 
-/// Failed only because something else did.
+/// Whether a record with this code failed only because something else did.
 pub(super) fn consequence(code: Kafka) -> bool {
     matches!(
         code,
@@ -123,7 +129,7 @@ pub(super) fn explain(what: impl Into<String>, error: &KafkaError, trouble: &Tro
     Error::new(code_of(code, otherwise), what).because(text(error))
 }
 
-/// The text of an error without rdkafka's own framing, where librdkafka has said more.
+/// The text of an error, without rdkafka's own framing where librdkafka has said more.
 fn text(error: &KafkaError) -> String {
     match error {
         KafkaError::Transaction(native) => native.string(),

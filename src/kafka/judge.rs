@@ -1,9 +1,10 @@
-//! Which librdkafka options a person may set under `[kafka.options]`, and whether librdkafka takes the value. Asked at
-//! the door, before anything is touched; connects to nothing.
+//! Which librdkafka options a person may set under `[kafka.options]`, and whether librdkafka takes
+//! the value. The door asks before anything is touched. Nothing here connects to a broker.
 
 use rdkafka::{ClientConfig, error::KafkaError};
 
-/// The options on which the guarantees stand, or that follow from a key of ours: the option, and what to do instead.
+/// The options on which the guarantees stand, or that follow from a key of ours. Each has a text
+/// that says what to do instead.
 const OWNED: &[(&str, &str)] = &[
     ("acks", "outboxd always waits for all in-sync replicas; remove it"),
     ("allow.auto.create.topics", "topics are created by `outboxd setup` or by the brokers; remove it"),
@@ -44,7 +45,7 @@ const OWNED: &[(&str, &str)] = &[
 /// Judges one option.
 ///
 /// # Errors
-/// Why it cannot be set, without a value that may be a secret.
+/// Why the option cannot be set. The text never shows a value that may be a secret.
 pub fn judge(key: &str, value: &str) -> Result<(), String> {
     if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == key) {
         return Err(format!("outboxd sets this option itself; {instead}"));

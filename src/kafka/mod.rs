@@ -1,4 +1,5 @@
-//! Kafka: the records of a batch and the position go in as one transaction; the position comes back at the next start.
+//! Kafka: the records of a batch and the position go in as one transaction, and the position comes
+//! back at the next start.
 //!
 //! ```text
 //!   outbox::Records ─┐
@@ -8,14 +9,17 @@
 //! ```
 //!
 //! What must hold:
-//! - the position is the last record of its transaction, and nothing else is in it when any record failed (rules 2, 3);
-//! - after any failure a producer is dropped, never used again (rules 22 to 24): [`Producer`] refuses;
-//! - a commit that is not known to have succeeded is [`PublishFailure::Unknown`], and what is known is only what
-//!   [`position_topic::read`] says afterwards (rule 23);
-//! - reading the position ends when everything below the high watermark was seen, never at a timeout (rule 2).
+//! - the position is the last record of its transaction, and nothing else is in it when any record
+//!   failed (rules 2, 3);
+//! - after any failure a producer is dropped, and [`Producer`] refuses to be used again (rules 22
+//!   to 24);
+//! - a commit that is not known to have succeeded is [`PublishFailure::Unknown`], and only
+//!   [`position_topic::read`] tells afterwards what happened (rule 23);
+//! - reading the position ends when it has seen everything below the high watermark, never at a
+//!   time-out (rule 2).
 //!
-//! librdkafka blocks. [`Producer`] does too and belongs on a thread of its own; everything else here is async and puts
-//! its waiting on tokio's blocking threads.
+//! librdkafka blocks. [`Producer`] and `topic_reader` block, too, and belong on threads of their
+//! own. Everything else here is async and puts its waiting on tokio's blocking threads.
 
 mod batch;
 pub(crate) mod broker;

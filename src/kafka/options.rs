@@ -1,5 +1,6 @@
-//! From `config::Kafka` to librdkafka's own options: our defaults, then the user's `[kafka.options]`, then what the
-//! guarantees stand on, which no user option may touch.
+//! From `config::Kafka` to librdkafka's own options. Our defaults come first, then the user's
+//! `[kafka.options]`, then the options on which the guarantees stand. No user option may touch
+//! those.
 
 use std::time::Duration;
 
@@ -14,14 +15,16 @@ use crate::{
     error::{Code, Error},
 };
 
-/// Largest request that we hand to a broker. The broker judges the size of a record (`max.message.bytes`), so ours is
-/// only below its `socket.request.max.bytes` (100 MiB), past which it hangs up without saying why.
+/// Largest request that we hand to a broker. The broker judges the size of a record
+/// (`max.message.bytes`). Our bound only stays below the broker's `socket.request.max.bytes` (100
+/// MiB), beyond which the broker hangs up without a reason.
 const MESSAGE_MAX_BYTES: u32 = 104_000_000;
 
-/// What librdkafka holds at most. One transaction is far smaller; one row may be almost as large as the request.
+/// What librdkafka holds at most. One transaction is far smaller; one row may be almost as large as
+/// the request.
 const QUEUE_KBYTES: u32 = 192 * 1024;
 
-/// The error of a client that could not be made: nothing but the options decides that.
+/// The error of a client that could not be made. Nothing but the options decides that.
 pub(super) fn refused(error: &KafkaError) -> Error {
     let message = match error {
         // The value may be a password.
@@ -32,16 +35,18 @@ pub(super) fn refused(error: &KafkaError) -> Error {
     Error::new(Code::KafkaOptionInvalid, message)
 }
 
-/// A producer's options. `transactional_id` names the client too, and is used as such with exactly-once alone.
+/// A producer's options. `transactional_id` is also the name of the client. Only exactly-once uses
+/// it as an id.
 pub(super) fn producer(kafka: &Kafka, transactional_id: &str, batching: Batching) -> ClientConfig {
     let mut config = base(kafka, transactional_id.rsplit_once('-').map_or(transactional_id, |(client, _)| client));
     defaults(
         &mut config,
         &[
-            // Measured: waiting for fuller batches gains nothing, as a transaction is handed over at once, and costs a
-            // lone row its wait.
+            // Waiting for fuller batches gains nothing, as measured: a transaction is handed over
+            // at once. A lone row would pay for the wait.
             ("linger.ms", "0"),
-            // A missing topic is reported after this instead of 30 s, while the transaction holds its readers back.
+            // librdkafka reports a missing topic after this instead of 30 s. Until then the open
+            // transaction holds its readers back.
             ("topic.metadata.propagation.max.ms", "5000"),
             ("retry.backoff.ms", "20"),
             ("retry.backoff.max.ms", "500"),
@@ -57,9 +62,10 @@ pub(super) fn producer(kafka: &Kafka, transactional_id: &str, batching: Batching
     );
     user(&mut config, kafka);
     config.set("enable.idempotence", "true").set("acks", "all").set("partitioner", "murmur2_random");
-    // Rule 25: a message that is given up is given up before the broker aborts its transaction.
+    // Rule 25: librdkafka gives a message up before the broker aborts its transaction.
     config.set("message.timeout.ms", millis(kafka.delivery_timeout));
-    // A success needs no report of its own: nothing in flight and no failure means that all were acknowledged.
+    // A success needs no report of its own. When nothing is in flight and nothing failed, the
+    // brokers have acknowledged everything.
     config.set("delivery.report.only.error", "true");
     if kafka.delivery == Delivery::ExactlyOnce {
         config
@@ -69,8 +75,8 @@ pub(super) fn producer(kafka: &Kafka, transactional_id: &str, batching: Batching
     if batching == Batching::OneByOne {
         config.set("batch.num.messages", "1");
     }
-    // Rule 22: it is in these lines that a commit's lost connection shows. They are few; `[log]` still decides which
-    // are seen.
+    // Rule 22: only these lines show that a commit's connection was lost. They are few, and `[log]`
+    // still decides which a person sees.
     let debug = config.get("debug").map_or_else(|| "broker".to_owned(), |debug| format!("{debug},broker"));
     config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
     config
@@ -85,13 +91,13 @@ pub(super) enum Isolation {
     Uncommitted,
 }
 
-/// Options of a consumer that reads from offsets it is given, belongs to no group and creates no topic.
+/// Options of a consumer that reads from given offsets, belongs to no group and creates no topic.
 pub(super) fn reader(kafka: &Kafka, client: &str, isolation: Isolation) -> ClientConfig {
     let mut config = base(kafka, &format!("outboxd-{client}"));
     defaults(
         &mut config,
         &[
-            // Answers at once, so that the end is seen as soon as it is reached.
+            // The broker answers at once, so the consumer sees the end as soon as it gets there.
             ("fetch.wait.max.ms", "10"),
             ("fetch.min.bytes", "1"),
             ("fetch.error.backoff.ms", "20"),
@@ -107,11 +113,11 @@ pub(super) fn reader(kafka: &Kafka, client: &str, isolation: Isolation) -> Clien
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false");
     match isolation {
-        // assign() needs a name; nothing is committed, and no group is joined.
+        // `assign()` needs the name of a group. The consumer joins no group and commits nothing.
         Isolation::Committed => {
             config.set("isolation.level", "read_committed").set("group.id", format!("outboxd-{client}"))
         }
-        // Only asked for the ends; without a group it opens and closes faster.
+        // This one is only asked for the ends. Without a group it opens and closes faster.
         Isolation::Uncommitted => config.set("isolation.level", "read_uncommitted"),
     };
     config
@@ -133,20 +139,23 @@ fn base(kafka: &Kafka, client: &str) -> ClientConfig {
         RDKafkaLogLevel::Info
     });
     config.set("bootstrap.servers", &kafka.brokers);
-    // No compression: payloads are small, the neighbour's network rarely the limit, and it is the user's CPU. Any
-    // codec can be chosen in [kafka.options].
+    // There is no compression by default: payloads are small, the network is rarely the limit, and
+    // compressing costs the user's CPU. A user can choose any codec in `[kafka.options]`.
     defaults(
         &mut config,
         &[
             ("client.id", client),
             ("socket.keepalive.enable", "true"),
             ("socket.nagle.disable", "true"),
-            // Also the pause before a new client's second connection, so it is part of every start. It doubles each time.
+            // This is also the pause before a new client's second connection, so every start waits
+            // for it. It doubles each time.
             ("reconnect.backoff.ms", "10"),
             ("reconnect.backoff.max.ms", "2000"),
-            // Kept connections are closed by the brokers after ten idle minutes: not worth an error each time.
+            // Brokers close idle connections after ten minutes. That is not worth an error each
+            // time.
             ("log.connection.close", "false"),
-            // KIP-714: metrics of ours for the brokers' operators; a connection and a request each start for nothing.
+            // KIP-714 would send metrics of ours to the brokers' operators. That costs each start a
+            // connection and a request for nothing.
             ("enable.metrics.push", "false"),
         ],
     );
@@ -192,7 +201,7 @@ mod tests {
         }
     }
 
-    /// Both clients that a source has; librdkafka looks at some options only when one is made.
+    /// Makes both clients that a source has, since librdkafka looks at some options only then.
     fn make(kafka: &Kafka) -> Result<(), Error> {
         let producer: Result<BaseProducer<ProducerContext>, _> =
             producer(kafka, "outboxd-check-0", Batching::Normal).create_with_context(ProducerContext::default());

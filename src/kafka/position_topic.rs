@@ -1,4 +1,5 @@
-//! The position topic: one partition, compacted; the newest record of a source's key is its position.
+//! The position topic. It has one partition and is compacted. The newest record of a source's key
+//! is the source's position.
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,13 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// How far before the end the reading begins: the newest position of a source in use is hardly ever further away, as
-/// each transaction writes one. Two offsets each (the record and the marker of its commit).
+/// How many offsets before the end the reading begins. Each transaction writes a position and takes
+/// two offsets (the record and the marker of its commit), so the newest position of a source in use
+/// is hardly ever further away.
 const TAIL: i64 = 500;
 
-/// Small segments and an early cleaning keep the start-up read short: the active segment is never cleaned.
+/// Kafka never cleans the active segment. Small segments and an early cleaning keep the reading at
+/// a start short.
 const CONFIGS: &[(&str, &str)] = &[
     ("cleanup.policy", "compact"),
     ("segment.bytes", "16777216"),
@@ -33,15 +36,16 @@ const CONFIGS: &[(&str, &str)] = &[
     ("min.cleanable.dirty.ratio", "0.1"),
     ("max.compaction.lag.ms", "3600000"),
     ("delete.retention.ms", "86400000"),
-    // The brokers refuse a record from a clock that is an hour ahead of theirs, and a position says nothing by its time.
+    // With their own time on it, the brokers do not refuse a position from a clock that is an hour
+    // ahead of theirs. Nothing reads a position's time.
     ("message.timestamp.type", "LogAppendTime"),
 ];
 
 /// Creates the position topic when it is missing, and checks the one that is there.
 ///
 /// # Errors
-/// [`Code::PositionInvalid`] for a topic with more than one partition or without compaction; else as
-/// [`topics::create`].
+/// [`Code::PositionInvalid`] for a topic with more than one partition or without compaction; else
+/// as [`topics::create`].
 pub async fn ensure(kafka: &Kafka) -> Result<()> {
     if !exists(kafka).await? {
         let configs = CONFIGS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
@@ -64,8 +68,8 @@ pub async fn exists(kafka: &Kafka) -> Result<bool> {
 /// Whether the topic that is there can hold positions. A missing one is no error here.
 ///
 /// # Errors
-/// [`Code::PositionInvalid`]; else as [`topics::describe`]. A right that is missing to read its configuration is not an
-/// error: the partitions are checked all the same.
+/// [`Code::PositionInvalid`]; else as [`topics::describe`]. Without the right to read the topic's
+/// configuration, only the partitions are checked, and there is no error.
 pub(crate) async fn validate(kafka: &Kafka) -> Result<()> {
     let Some(info) = info(kafka).await? else { return Ok(()) };
     one_partition(&kafka.position_topic, &info)?;
@@ -87,7 +91,8 @@ async fn info(kafka: &Kafka) -> Result<Option<TopicInfo>> {
     Ok(found.remove(&kafka.position_topic).flatten())
 }
 
-/// A broker may answer that it created the topic before it shows it to others.
+/// Waits until the topic shows. A broker may answer that it created the topic before it shows it to
+/// others.
 async fn wait_until_there(kafka: &Kafka) -> Result<()> {
     let deadline = Instant::now() + topics::TIMEOUT;
     while !exists(kafka).await? {
@@ -104,7 +109,7 @@ fn one_partition(topic: &str, info: &TopicInfo) -> Result<()> {
     if info.partitions == 1 {
         return Ok(());
     }
-    // Rule 2: there is no order between partitions.
+    // Rule 2: Kafka keeps no order between partitions.
     let message = format!("topic {topic} has {} partitions; positions need exactly one", info.partitions);
     Err(Error::new(Code::PositionInvalid, message))
 }
@@ -112,22 +117,24 @@ fn one_partition(topic: &str, info: &TopicInfo) -> Result<()> {
 /// What a record is to the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Succession {
-    /// It takes its place.
+    /// It takes the place of the one before.
     Newer,
-    /// It came late, from a producer that nothing fences: the one before it holds.
+    /// It came late, from a producer that nothing fences. The one before it holds.
     Late,
     /// Neither can be believed.
     Regression,
 }
 
-/// The newest position of `key` (a source's name) that is committed; `None` when there is none, or a tombstone.
-/// To be called after `init_transactions` on all producers of the source (rule 1): else one of them may still commit.
+/// The newest committed position of `key` (a source's name); `None` when there is none, or a
+/// tombstone. The caller has called `init_transactions` on all producers of the source (rule 1).
+/// Otherwise one of them may still commit.
 ///
 /// `succession(older, newer)` says what the newer of two positions is to the older one.
 ///
 /// # Errors
-/// [`Code::PositionRegressed`]; [`Code::PositionInvalid`] for a topic with several partitions; [`Code::TopicMissing`];
-/// [`Code::KafkaUnreachable`] and [`Code::PositionUnstable`] when `timeout` has passed first.
+/// [`Code::PositionRegressed`]; [`Code::PositionInvalid`] for a topic with several partitions;
+/// [`Code::TopicMissing`]; [`Code::KafkaUnreachable`] and [`Code::PositionUnstable`] when `timeout`
+/// has passed first.
 pub async fn read<F>(kafka: &Kafka, key: &str, succession: F, timeout: Duration) -> Result<Option<Vec<u8>>>
 where
     F: Fn(&[u8], &[u8]) -> Succession + Send + 'static,
@@ -147,7 +154,7 @@ struct Reading {
     topic: String,
     key: String,
     committed: BaseConsumer<ReaderContext>,
-    /// First and next offset, seen with read_uncommitted.
+    /// First and next offset, as a `read_uncommitted` consumer sees them.
     low: i64,
     high: i64,
     deadline: Instant,
@@ -192,11 +199,12 @@ impl Reading {
         Ok(self.scan(self.low, succession)?.flatten())
     }
 
-    /// Rule 2: until every transaction below the high watermark has ended, so that read_committed shows what is below.
+    /// Rule 2: waits until every transaction below the high watermark has ended. Then a
+    /// `read_committed` consumer sees everything below it.
     fn wait_stable(&self) -> Result<()> {
         let mut pause = Duration::from_millis(1);
         loop {
-            // The answer to a question asked in time is waited for, so that the error names the true cause.
+            // A question asked in time is waited for, so that the error names the true cause.
             let (_, stable) = watermarks(&self.committed, &self.topic, self.deadline + GRACE)?;
             if stable >= self.high {
                 return Ok(());
@@ -213,7 +221,7 @@ impl Reading {
         }
     }
 
-    /// Reads from `start` to the high watermark. The outer `None`: no record has our key.
+    /// Reads from `start` to the high watermark. The outer `None` means that no record has our key.
     #[expect(clippy::option_option, reason = "no record, and a tombstone, lead to different next steps")]
     fn scan(&self, start: i64, succession: &impl Fn(&[u8], &[u8]) -> Succession) -> Result<Option<Option<Vec<u8>>>> {
         let failed = |error: &KafkaError| {
@@ -247,23 +255,25 @@ impl Reading {
                         Succession::Regression => return Err(self.regression(message.offset())),
                     }
                 }
-                // The stable end was at the high watermark before we began, so an end is one at or past it. A leader
-                // that has just taken over may know less: its end is believed only when we have been past ours.
+                // The stable end was at the high watermark before the reading began, so the end
+                // lies there or behind it. A leader that has just taken over may know less. So an
+                // end counts only when the reading has passed its own.
                 Some(Err(KafkaError::PartitionEOF(_))) if self.passed_end() => return Ok(newest),
                 Some(Err(KafkaError::PartitionEOF(_))) | None => {}
                 Some(Err(error)) if denied(&error) => return Err(failed(&error)),
                 Some(Err(error)) => last_error = Some(error),
             }
             if Instant::now() >= self.deadline {
-                // Rule 2: never an answer because time has passed.
+                // Rule 2: there is no answer only because time has passed.
                 let error = last_error.unwrap_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut));
                 return Err(failed(&error));
             }
         }
     }
 
-    /// Control records move our place too, and the last record below the high watermark is such a one, or ours: the
-    /// end of the log is in the active segment, which is never cleaned.
+    /// Control records move the reader's place, too. The last record below the high watermark is
+    /// one of those or a position: the end of the log lies in the active segment, which Kafka never
+    /// cleans.
     fn passed_end(&self) -> bool {
         self.committed
             .position()
@@ -281,9 +291,9 @@ impl Reading {
     }
 }
 
-/// Past the deadline, for the last answer.
+/// How long after the deadline the last answer may come.
 const GRACE: Duration = Duration::from_secs(1);
-/// Short, so that the deadline is kept.
+/// Longest wait for one record, short enough to keep the deadline.
 const POLL: Duration = Duration::from_millis(50);
 
 fn reader(kafka: &Kafka, key: &str, isolation: Isolation) -> Result<BaseConsumer<ReaderContext>> {
@@ -292,8 +302,8 @@ fn reader(kafka: &Kafka, key: &str, isolation: Isolation) -> Result<BaseConsumer
         .map_err(|error| options::refused(&error))
 }
 
-/// A missing right does not come while we wait: whoever can grant it should read of it at once. Not a right on the
-/// group, which librdkafka asks for though we join none.
+/// Whether a right is missing. It will not come while we wait, and whoever can grant it should read
+/// of it at once. A right on the group does not count: librdkafka asks for it though we join none.
 fn denied(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
 }

@@ -1,5 +1,5 @@
-//! A producer: one batch at a time, with its position, as one Kafka transaction, in two halves, so that another producer
-//! can send while this one commits.
+//! A producer writes one batch at a time, with its position, as one Kafka transaction. It does so
+//! in two halves, so that another producer can send while this one commits.
 //!
 //! ```text
 //!   ├──────────────────── send ─────────────────────┤├─ commit ─┤
@@ -9,11 +9,13 @@
 //!                     └─▶ abort ─▶ Aborted, Rejected, Fenced
 //! ```
 //!
-//! With `delivery = "at-least-once"` there is no transaction: records, all acknowledged, then the position.
+//! With `delivery = "at-least-once"` there is no transaction. The producer sends the records, waits
+//! until all are acknowledged, and then sends the position.
 //!
-//! Everything blocks the calling thread, in waits short enough that `cancel` ends it within about 100 ms. We poll
-//! ourselves and wait until nothing is in flight before the commit, because librdkafka's own flush and rdkafka's poll
-//! go by whole milliseconds to 100 ms while messages are in flight.
+//! Everything blocks the calling thread, in waits short enough that `cancel` ends it within about
+//! 100 ms. The producer polls by itself and waits until nothing is in flight before the commit.
+//! librdkafka's own flush and rdkafka's poll would wait in steps of whole milliseconds up to 100 ms
+//! while messages are in flight.
 
 mod failing;
 
@@ -43,7 +45,7 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// Longest single call into librdkafka, so that `cancel` is seen in time.
+/// Longest single call into librdkafka, so that the producer sees `cancel` in time.
 const SLICE: Duration = Duration::from_millis(100);
 /// Shortest and longest pause between two looks at what is in flight.
 const LOOK: Duration = Duration::from_micros(100);
@@ -55,7 +57,8 @@ pub enum Batching {
     /// As librdkafka packs them.
     #[default]
     Normal,
-    /// Each alone, so that a refusal names its row. Slow: for finding the rows that a broker refuses.
+    /// Each alone, so that a refusal names its row. It is slow, and serves to find the rows that a
+    /// broker refuses.
     OneByOne,
 }
 
@@ -73,7 +76,7 @@ pub struct PositionRecord<'a> {
 /// Where a producer stands between two calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// For the next batch.
+    /// It waits for the next batch.
     Ready,
     /// A batch is acknowledged and not committed.
     Sent,
@@ -81,8 +84,8 @@ enum State {
     Spent,
 }
 
-/// One producer of a source, driven from a thread of its own. Dropping it neither blocks for long nor aborts an open
-/// transaction: the next owner of the id does.
+/// One producer of a source, driven from a thread of its own. Dropping it does not block for long
+/// and does not abort an open transaction. The next owner of the id aborts it.
 pub struct Producer {
     native: BaseProducer<ProducerContext>,
     delivery: Delivery,
@@ -99,7 +102,8 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
-    /// A producer, not yet connected. Setting `cancel` ends whatever it does within about 100 ms.
+    /// A producer that is not yet connected. Whoever sets `cancel` ends what it does within about
+    /// 100 ms.
     ///
     /// # Errors
     /// [`Code::KafkaOptionInvalid`].
@@ -111,11 +115,12 @@ impl Producer {
         Ok(Self { native, delivery, batching, delivery_timeout, cancel, state: State::Ready })
     }
 
-    /// Takes the transactional.id: fences whoever had it and aborts what they left open. With at-least-once it only
-    /// waits for a broker.
+    /// Takes the transactional.id. This fences whoever had it and aborts what they left open. With
+    /// at-least-once it only waits for a broker.
     ///
     /// # Errors
-    /// [`Code::KafkaUnreachable`] and the like when `timeout` has passed; the producer may then try again.
+    /// [`Code::KafkaUnreachable`] and the like when `timeout` has passed. The producer may then try
+    /// again.
     pub fn init_transactions(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -139,17 +144,18 @@ impl Producer {
         }
     }
 
-    /// Publishes a batch with its position, the position last. An empty batch carries the position alone.
+    /// Publishes a batch with its position, the position last. An empty batch carries the position
+    /// alone.
     ///
     /// # Errors
-    /// See [`PublishFailure`]. The producer is spent: it refuses everything after.
+    /// See [`PublishFailure`]. The producer is then spent and refuses everything.
     pub fn publish<B: Batch>(&mut self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         self.send(batch, position)?;
         self.commit()
     }
 
-    /// The first half: sends a batch and its position, and waits until Kafka has acknowledged all of it. With
-    /// at-least-once that is everything.
+    /// The first half: sends a batch and its position, and waits until Kafka has acknowledged all
+    /// of it. With at-least-once that is everything.
     ///
     /// # Errors
     /// As [`Producer::publish`].
@@ -183,7 +189,8 @@ impl Producer {
         }
     }
 
-    /// Goes from one state to the next, by way of [`State::Spent`]: it is so until the step has succeeded.
+    /// Goes from one state to the next, by way of [`State::Spent`]. The producer is spent until the
+    /// step has succeeded.
     fn step(&mut self, from: State, to: State) -> Result<(), PublishFailure> {
         if std::mem::replace(&mut self.state, State::Spent) == from {
             return Ok(());
@@ -207,12 +214,12 @@ impl Producer {
         sent
     }
 
-    /// At least once: the position must not be readable before what it covers.
+    /// At least once: nobody may read the position before the records that it covers.
     fn acknowledge<B: Batch>(&self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         self.send_all(batch, position.topic)?;
         self.wait_acknowledged()?;
         self.send_position(position)?;
-        // A position that may or may not have been written is an unknown commit.
+        // The position may or may not have been written, so this is an unknown commit.
         self.wait_acknowledged().map_err(|failure| match failure {
             PublishFailure::Fenced(error) => PublishFailure::Fenced(error),
             other => PublishFailure::Unknown(other.into_error()),
@@ -222,14 +229,14 @@ impl Producer {
     fn send_all<B: Batch>(&self, batch: &B, position_topic: &str) -> Result<(), PublishFailure> {
         for row in 0..batch.len() {
             let Some(outgoing) = batch.record(row) else { continue };
-            // Rule 3: only positions go there.
+            // Rule 3: only positions go to the position topic.
             if outgoing.topic == position_topic {
                 let error = Error::new(Code::RowInvalid, format!("row {row} is meant for the position topic"));
                 return Err(PublishFailure::Rejected { rows: vec![row], error, certain: true });
             }
             self.hand_over(record(row, outgoing)).map_err(|error| self.failed_send(row, &error))?;
             if row % 1024 == 1023 {
-                // Failures and log lines.
+                // This takes failures and log lines.
                 self.native.poll(Duration::ZERO);
                 self.check()?;
             }
@@ -239,7 +246,7 @@ impl Producer {
 
     fn send_position(&self, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         let record = BaseRecord::with_opaque_to(position.topic, POSITION).key(position.key).payload(position.value);
-        // The topic has one partition; a second one would make the order of positions meaningless (rule 2).
+        // The topic has one partition. With a second one, positions would have no order (rule 2).
         self.hand_over(record.partition(0)).map_err(|error| self.failed_send(POSITION, &error))
     }
 
@@ -266,7 +273,8 @@ impl Producer {
         }
     }
 
-    /// Until nothing is in flight. librdkafka ends every message within `message.timeout.ms`, so this ends too.
+    /// Waits until nothing is in flight. librdkafka ends every message within `message.timeout.ms`,
+    /// so this ends, too.
     fn wait_acknowledged(&self) -> Result<(), PublishFailure> {
         let mut in_flight = self.native.in_flight_count();
         let started = Instant::now();
@@ -283,9 +291,10 @@ impl Producer {
             {
                 return Err(self.fatal(code, reason));
             }
-            // Events are waiting: take them all before sleeping.
+            // While the number falls, more events are waiting. They are taken before any sleep.
             if now >= in_flight {
-                // A lone row is noticed within 0.1 ms; a full batch does not wake us hundreds of times.
+                // This notices a lone row within 0.1 ms, and a full batch does not wake the thread
+                // hundreds of times.
                 thread::sleep((started.elapsed() / 16).clamp(LOOK, LOOK_MAX));
             }
             in_flight = now;
@@ -293,7 +302,7 @@ impl Producer {
         self.check()
     }
 
-    /// The end of it when a record has failed or we were told to stop.
+    /// The failure, when a record has failed or the session ends.
     fn check(&self) -> Result<(), PublishFailure> {
         if !self.native.context().failed().is_empty() {
             return Err(self.failed_delivery());
@@ -314,18 +323,20 @@ impl Producer {
             if code_of(code, Code::KafkaCommitUnknown) == Code::KafkaFenced {
                 return Err(PublishFailure::Fenced(self.explain("committing", &error)));
             }
-            // Only the time-out of our own slice: the request is still in the air, and asking again resumes the wait.
+            // This is only the time-out of our own slice. The request is still under way, and
+            // asking again resumes the wait.
             let waiting = code == RDKafkaErrorCode::OperationTimedOut && retriable(&error);
             if !waiting || Instant::now() >= deadline || self.cancelled() {
-                // Rule 23. librdkafka's "requires abort" is no proof either: the broker may have committed before
-                // the answer was lost (rdkafka_txnmgr.c, rd_kafka_txn_handle_EndTxn).
+                // Rule 23. librdkafka's "requires abort" proves nothing: the broker may have
+                // committed before the answer was lost (rdkafka_txnmgr.c,
+                // rd_kafka_txn_handle_EndTxn).
                 let error = Error::new(Code::KafkaCommitUnknown, "committing").because(error);
                 return Err(PublishFailure::Unknown(error));
             }
         }
-        // Rule 22 (KAFKA-17754): librdkafka commits again over a new connection, with the same epoch, and says nothing
-        // of it. The first request may still arrive, as late as it likes, and would then end whatever transaction
-        // this producer has open. A new epoch refuses it.
+        // Rule 22 (KAFKA-17754): librdkafka commits again over a new connection, with the same
+        // epoch, and reports nothing. The first request may still arrive at any later time. It
+        // would then end whatever transaction this producer has open. A new epoch refuses it.
         if self.lost_requests() > lost_before {
             let why = "the request may have been lost on its way, and could end a later transaction if it arrives then";
             return Err(PublishFailure::Unknown(Error::new(Code::KafkaCommitUnknown, "committing").because(why)));
@@ -333,13 +344,14 @@ impl Producer {
         Ok(())
     }
 
-    /// How often requests were lost so far, whatever waits to be told.
+    /// How often requests were lost so far. Events that wait are taken first.
     fn lost_requests(&self) -> u64 {
         self.take_events();
         self.native.context().lost_requests()
     }
 
-    /// Takes whatever waits to be told. A poll takes one event, and an error may stand behind many log lines.
+    /// Takes all events that wait. A poll takes one event, and an error may stand behind many log
+    /// lines.
     fn take_events(&self) {
         let context = self.native.context();
         loop {

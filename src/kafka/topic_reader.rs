@@ -1,5 +1,5 @@
-//! Reading topics as a `read_committed` consumer, from offsets to offsets, in bounded memory. Joins no group and commits
-//! nothing.
+//! Reads topics as a `read_committed` consumer, from offsets to offsets, in bounded memory. The
+//! reader joins no group and commits nothing.
 
 use std::{
     collections::BTreeMap,
@@ -26,13 +26,15 @@ use crate::{
 
 /// Longest wait for one answer, and for the next record.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Partitions that are fetched from at once; each has buffers of its own.
+/// Partitions that the reader fetches from at once. Each has buffers of its own.
 const AT_ONCE: usize = 64;
-/// After the end was reported and nothing came: what lies before our end was aborted or compacted.
+/// How long nothing may come after a partition reported its end. Then what lies before our end was
+/// aborted or compacted.
 const SETTLED: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
 
-/// What librdkafka fetches ahead, and in one answer. Its own defaults would hold hundreds of MiB.
+/// Bounds of what librdkafka fetches ahead, and in one answer. Its own defaults would hold hundreds
+/// of MiB.
 const FETCH: [(&str, &str); 2] = [("queued.max.messages.kbytes", "8192"), ("fetch.max.bytes", "8388608")];
 
 /// Records of one partition: from `first` up to, not including, `end`.
@@ -69,7 +71,8 @@ impl Seen<'_> {
         self.0.key()
     }
 
-    /// The time that its producer gave it, in milliseconds since the Unix epoch; `None` when the broker set its own.
+    /// The time that its producer gave it, in milliseconds since the Unix epoch; `None` when the
+    /// broker set its own.
     #[must_use]
     pub(crate) fn created(&self) -> Option<i64> {
         match self.0.timestamp() {
@@ -78,14 +81,14 @@ impl Seen<'_> {
         }
     }
 
-    /// The first header of this name; `None` also when its value is null.
+    /// The first header of this name. `None` also when its value is null.
     #[must_use]
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
         self.0.headers()?.iter().find(|header| header.key == name)?.value
     }
 }
 
-/// Reads topics. It blocks: it belongs on a thread of its own.
+/// Reads topics. It blocks, so it belongs on a thread of its own.
 pub(crate) struct TopicReader {
     committed: BaseConsumer<ReaderContext>,
     all: BaseConsumer<ReaderContext>,
@@ -119,7 +122,7 @@ impl TopicReader {
         Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), partitions(topic))).collect())
     }
 
-    /// All that the partitions hold now, what is not yet committed included.
+    /// All that the partitions hold now, including what is not yet committed.
     ///
     /// # Errors
     /// As [`topics::ping`]; [`Code::KafkaDenied`]; [`Code::TopicMissing`].
@@ -131,7 +134,7 @@ impl TopicReader {
         partitions.iter().map(span).collect()
     }
 
-    /// The ends up to which a `read_committed` consumer can read now, in place of the spans' own.
+    /// The ends up to which a `read_committed` consumer can read now.
     ///
     /// # Errors
     /// As [`Self::spans`].
@@ -139,7 +142,8 @@ impl TopicReader {
         spans.iter().map(|span| Ok(watermarks(&self.committed, topic, span.partition)?.1)).collect()
     }
 
-    /// Begins the spans at the first record of this time or later, in milliseconds since the Unix epoch.
+    /// Moves the beginning of each span to the first record of this time or later. `time` is in
+    /// milliseconds since the Unix epoch.
     ///
     /// # Errors
     /// As [`Self::spans`].
@@ -161,11 +165,13 @@ impl TopicReader {
         Ok(())
     }
 
-    /// Gives every committed record of the spans to `each`; within a partition in order. The spans must end where
-    /// [`Self::stable_ends`] has been: what lies behind an open transaction never comes.
+    /// Gives every committed record of the spans to `each`, in order within a partition. A span
+    /// must not end behind what [`Self::stable_ends`] has said: what lies behind an open
+    /// transaction never comes.
     ///
     /// # Errors
-    /// As [`Self::spans`], and what `each` says; [`Code::KafkaUnreachable`] when nothing comes for half a minute.
+    /// As [`Self::spans`], and what `each` says; [`Code::KafkaUnreachable`] when nothing comes for
+    /// half a minute.
     pub(crate) fn read(
         &self,
         topic: &str,
@@ -180,7 +186,7 @@ impl TopicReader {
         let what = || format!("reading topic {topic}");
         let failed = |error: KafkaError| self.failed(&self.committed, what(), &error);
         let mut assignment = TopicPartitionList::new();
-        // By partition: where it ends, and when its end was reported.
+        // For each partition where it ends, and when librdkafka reported its end.
         let mut open: BTreeMap<i32, (i64, Option<Instant>)> = BTreeMap::new();
         for span in spans {
             assignment.add_partition_offset(topic, span.partition, Offset::Offset(span.first)).map_err(failed)?;
@@ -220,8 +226,8 @@ impl TopicReader {
         self.committed.unassign().map_err(failed)
     }
 
-    /// Ends the partitions whose place is past their end: control records move it too. One that was reported to be at its
-    /// end and stays where it is holds nothing more before ours.
+    /// Closes the partitions whose place is past their end; control records move the place, too. A
+    /// partition that has reported its end and stays where it is holds nothing more before our end.
     fn close_passed(&self, topic: &str, open: &mut BTreeMap<i32, (i64, Option<Instant>)>) {
         let Ok(positions) = self.committed.position() else { return };
         open.retain(|&partition, &mut (end, reported)| {

@@ -1,4 +1,4 @@
-//! Topics: what there is, and creating what is missing.
+//! Topics: describing those that exist, and creating those that are missing.
 
 use std::{
     collections::BTreeMap,
@@ -57,15 +57,17 @@ pub struct ClusterInfo {
     pub brokers: usize,
 }
 
-/// Whether the cluster answers, and which it is.
+/// Whether the cluster answers, and which cluster it is.
 ///
 /// # Errors
-/// [`Code::KafkaUnreachable`] or [`Code::KafkaAuthFailed`], with what librdkafka says about its connections.
+/// [`Code::KafkaUnreachable`] or [`Code::KafkaAuthFailed`], with what librdkafka says about its
+/// connections.
 pub async fn ping(kafka: &Kafka, timeout: Duration) -> Result<ClusterInfo> {
     let kafka = kafka.clone();
     blocking(move || {
         let client = client(&kafka)?;
-        // A topic that cannot exist keeps the answer small, however many topics there are.
+        // The question is about a topic that does not exist. So the answer stays small, however
+        // many topics there are.
         let metadata = metadata(&client, Some("outboxd.ping"), timeout)?;
         let cluster_id = client.client().fetch_cluster_id(Duration::from_secs(1));
         Ok(ClusterInfo { cluster_id, brokers: metadata.brokers().len() })
@@ -93,7 +95,7 @@ pub async fn describe(kafka: &Kafka, names: &[&str], timeout: Duration) -> Resul
     .await
 }
 
-/// One topic; waits while it has no leader, as just after its creation.
+/// Describes one topic. It waits while the topic has no leader, as just after its creation.
 pub(super) fn describe_one(
     client: &BaseConsumer<ReaderContext>,
     name: &str,
@@ -123,16 +125,16 @@ pub(super) fn describe_one(
     }
 }
 
-/// Creates topics; one that exists already is left as it is.
+/// Creates topics. One that exists already stays as it is.
 ///
 /// # Errors
-/// As [`ping`]; [`Code::KafkaDenied`]; [`Code::ConfigInvalid`] for what the brokers refuse (partitions, replication,
-/// configuration), in their words.
+/// As [`ping`]; [`Code::KafkaDenied`]; [`Code::ConfigInvalid`] for what the brokers refuse
+/// (partitions, replication, configuration), in their words.
 pub async fn create(kafka: &Kafka, topics: Vec<NewTopic>) -> Result<()> {
     if topics.is_empty() {
         return Ok(());
     }
-    // The admin client does not tell why it timed out; this does.
+    // The admin client does not tell why it timed out. This call does.
     ping(kafka, TIMEOUT).await?;
     let client: AdminClient<QuietContext> =
         options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
@@ -150,7 +152,7 @@ pub async fn create(kafka: &Kafka, topics: Vec<NewTopic>) -> Result<()> {
     Ok(())
 }
 
-/// A topic's configuration as it is in force, defaults included.
+/// A topic's configuration in force, including the defaults.
 ///
 /// # Errors
 /// As [`ping`]; [`Code::KafkaDenied`]; [`Code::TopicMissing`].
@@ -186,13 +188,15 @@ fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
 }
 
-/// A client for metadata. Unlike a producer, it never makes a broker create the topic that it asks about.
+/// A client for metadata. Unlike a producer, it never makes a broker create the topic that it asks
+/// about.
 pub(super) fn client(kafka: &Kafka) -> Result<BaseConsumer<ReaderContext>> {
     options::admin(kafka).create_with_context(ReaderContext::default()).map_err(|error| options::refused(&error))
 }
 
-/// Metadata within `timeout`. librdkafka waits for a usable broker without a word, so look up in between: a refused
-/// login is told at once, everything else is tried again. The waits grow, for a broker that is merely slow.
+/// Metadata within `timeout`. librdkafka waits for a usable broker and reports nothing meanwhile,
+/// so this looks in between. It reports a refused login at once and tries again after everything
+/// else. The waits grow, for a broker that is merely slow.
 pub(super) fn metadata(
     client: &BaseConsumer<ReaderContext>,
     topic: Option<&str>,

@@ -1,5 +1,5 @@
-//! Which column of a table is the id, the payload, a part of the topic: found by name once for each Relation message, so
-//! that a row is read by number.
+//! Which column of a table is the id, the payload, a part of the topic. Each is looked up by name
+//! once for each Relation message, so a row is read by number.
 
 use super::{
     cell::{Cell, Kind, Payload, Text},
@@ -16,8 +16,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct UsedColumn(u16);
 
-/// A row keeps this many used columns at hand, and finds those beyond by walking the tuple. A mapping
-/// with the seven columns, a few headers and a template or two stays below.
+/// A row keeps this many used columns at hand, and finds those beyond by walking the tuple. A
+/// mapping with the seven columns, a few headers and one or two templates uses fewer.
 const AT_HAND: usize = 16;
 
 const NOT_USED: u16 = u16::MAX;
@@ -35,7 +35,7 @@ pub(super) struct Binding {
     used: Vec<u16>,
     pub(super) id: UsedColumn,
     pub(super) payload: UsedColumn,
-    /// These three are `None` for the envelope that has no use for them.
+    /// The `debezium` envelope does not use these three: there they are `None`.
     pub(super) event_type: Option<UsedColumn>,
     pub(super) aggregate_type: Option<UsedColumn>,
     pub(super) aggregate_id: Option<UsedColumn>,
@@ -75,7 +75,8 @@ impl Binding {
     /// Binds a table as the server describes it. `kind_of` tells the kind of a type by its oid.
     ///
     /// # Errors
-    /// [`Code::ColumnInvalid`] when a column that the mapping needs is missing or has a type that cannot serve.
+    /// [`Code::ColumnInvalid`] when a column that the mapping needs is missing or has a type that
+    /// cannot serve.
     pub(super) fn new(
         mapping: &Mapping,
         mark: Mark,
@@ -87,7 +88,7 @@ impl Binding {
         let mut binder = Binder { relation, label, kind_of, columns: Vec::new() };
         let Columns { id, aggregate_type, aggregate_id, event_type, payload, created_at, published_at } =
             &mapping.columns;
-        // The Event Router's table has neither a type that is read nor, by default, a timestamp.
+        // In the Event Router's table nothing reads a type, and by default there is no timestamp.
         let router = matches!(mapping.envelope, Envelope::Debezium(_));
         let id = binder.scalar(id, "columns.id")?;
         let payload = binder.payload(payload)?;
@@ -130,7 +131,7 @@ impl Binding {
 }
 
 impl Binder<'_> {
-    /// Finds a column by name; `key` is the configuration key that names it.
+    /// Finds a column by name. `key` is the configuration key that names the column.
     fn column(&mut self, name: &str, key: &str) -> Result<UsedColumn, Error> {
         if let Some(known) = self.columns.iter().position(|column| &*column.name == name) {
             return Ok(used_column(known));
@@ -210,7 +211,7 @@ impl<'b, 'a> Row<'b, 'a> {
     /// Reads a row of the bound table.
     ///
     /// # Errors
-    /// [`Code::PostgresProtocol`] when it has another number of columns than its Relation message said.
+    /// [`Code::PostgresProtocol`] when the number of columns differs from the Relation message.
     pub(super) fn new(binding: &'b Binding, tuple: &Tuple<'a>) -> Result<Self, Error> {
         if tuple.len() != binding.used.len() {
             let (has, described) = (tuple.len(), binding.used.len());
@@ -249,7 +250,8 @@ impl<'b, 'a> Row<'b, 'a> {
         self.cell(self.binding.payload).payload()
     }
 
-    /// When the event was created, microseconds since the Unix epoch; `None` when the row does not say.
+    /// When the event was created, in microseconds since the Unix epoch; `None` when the row does
+    /// not say.
     pub(super) fn created_at(&self) -> Result<Option<i64>, Poison> {
         self.binding.created_at.map_or(Ok(None), |used| self.cell(used).timestamp())
     }

@@ -1,5 +1,6 @@
-//! What a column's type means to us, and the value of one column: text for ids, names and headers, the payload's form
-//! for the envelope. Values come in text form, or in binary form where the stream was asked for it.
+//! What a column's type means to us, and the value of one column. Ids, names and headers take a
+//! value as text; the envelope takes the payload by its type. Values come in text form, or in
+//! binary form where the stream was asked for it.
 
 use std::{io::Write as _, ops::Deref};
 
@@ -10,7 +11,8 @@ use super::{
 };
 use crate::pgoutput::{Column, Type};
 
-/// A column's type, as far as it matters here. Oids are from PostgreSQL's `pg_type.dat` and never change.
+/// A column's type, as far as it matters here. The oids are from PostgreSQL's `pg_type.dat` and
+/// never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Bool,
@@ -25,7 +27,7 @@ pub(super) enum Kind {
     Timestamp,
     TimestampTz,
     Uuid,
-    /// Any other: its text is taken as Postgres prints it.
+    /// Any other type. Its text is taken as Postgres prints it.
     Other,
 }
 
@@ -82,7 +84,7 @@ impl Kind {
     }
 }
 
-/// The value of one column and how to speak of it.
+/// The value of one column, with the column's name and type.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell<'b, 'a> {
     pub(super) name: &'b str,
@@ -90,7 +92,7 @@ pub(super) struct Cell<'b, 'a> {
     pub(super) column: Column<'a>,
 }
 
-/// A column's text: the server's own, or printed here from the binary form.
+/// A column's text: as the server sent it, or as this code printed it from the binary form.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Text<'a> {
     Borrowed(&'a str),
@@ -112,7 +114,7 @@ impl Deref for Text<'_> {
     }
 }
 
-/// The payload in the form in which envelopes take it.
+/// The payload as envelopes take it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Payload<'a> {
     Null,

@@ -1,4 +1,5 @@
-//! The record of a row that cannot have its own: the original as far as it goes, and what was wrong.
+//! The record that stands for a row which cannot become one itself. It holds the original as far as
+//! that can be read, and what was wrong.
 
 use super::{
     binding::{Row, UsedColumn},
@@ -13,13 +14,15 @@ use super::{
 use crate::pgoutput::{Column, Tuple};
 
 impl Encoder {
-    /// Appends the dead letter of a row that [`Encoder::encode`] or a broker found to be poison: the record that it would
-    /// have been, or, where that fails, key, headers and the payload column's bytes as Postgres sent them; then the
-    /// headers `outboxd_error_code`, `outboxd_error` and `outboxd_topic` (the topic that it was meant for, null when that
-    /// is unknown).
+    /// Appends the dead letter of a row that [`Encoder::encode`] or a broker found to be poison.
+    /// The letter is the record that the row would have been. Where that cannot be written, it has
+    /// the key, the headers and the payload column's bytes as Postgres sent them. The headers
+    /// `outboxd_error_code`, `outboxd_error` and `outboxd_topic` follow; the last is the topic that
+    /// the row was meant for, or null when that is unknown.
     ///
     /// # Errors
-    /// [`Failure::Protocol`] as [`Encoder::encode`]; [`Failure::Poison`] only when the row is too large even so.
+    /// [`Failure::Protocol`] as [`Encoder::encode`]; [`Failure::Poison`] only when even this record
+    /// is too large.
     pub(crate) fn encode_dead_letter(
         &self,
         relation: u32,
@@ -43,8 +46,8 @@ impl Encoder {
         Ok(draft.finish()?)
     }
 
-    /// The same without the payload, and so without `content-type`: for a row that is too large for the dead-letter topic
-    /// too.
+    /// The same without the payload, and so without `content-type`. It serves a row that is too
+    /// large for the dead-letter topic, too.
     ///
     /// # Errors
     /// As [`Self::encode_dead_letter`].
@@ -74,7 +77,7 @@ impl Encoder {
             let name = draft.topic_name();
             name.clear();
             name.push_str(FALLBACK_TOPIC);
-            // Legal by its own text, so it is not asked again.
+            // The fallback's name is legal as it stands here, so nothing checks it.
             let _ = draft.topic(|_| Ok(()));
         }
         draft
@@ -91,7 +94,7 @@ impl Encoder {
             aggregate_id: attribute(row.binding.aggregate_id),
         };
         draft.id(attributes.id);
-        // The time of sending: the row's own may be what the brokers refuse.
+        // The record gets the time of sending: the row's own time may be what the brokers refuse.
         draft.timestamp(None);
         let key = Self::key(row, &attributes, draft).unwrap_or(Span::NULL);
         draft.key(key);
@@ -108,7 +111,8 @@ fn write_error(row: &Row<'_, '_>, poison: &Poison, draft: &mut Draft<'_>) {
     draft.header(names::TOPIC, topic);
 }
 
-/// The topic that the row was meant for, legal or not; `None` when a column of the template is NULL.
+/// The topic that the row was meant for, legal or not; `None` when a column of the template is
+/// NULL.
 fn intended_topic(row: &Row<'_, '_>) -> Option<String> {
     let mut name = String::new();
     Encoder::render_topic(row, &mut name).ok()?;

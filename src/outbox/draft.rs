@@ -1,5 +1,5 @@
-//! One row being written into the arena. A draft that is dropped before it is finished leaves nothing behind, so a row
-//! that turns out to be poison half-way costs no cleaning up.
+//! One row while it is written into the arena. A draft that is dropped before it is finished leaves
+//! nothing behind. So nobody has to clean up after a row that turns out to be poison half-way.
 
 use super::{
     poison::{Poison, PoisonReason},
@@ -31,7 +31,7 @@ impl<'r> Draft<'r> {
         Self { records, row, finished: false }
     }
 
-    /// The buffer, to write at its end. What lies before must stay.
+    /// The buffer. The caller writes at its end and leaves what lies before as it is.
     pub(super) fn out(&mut self) -> &mut Vec<u8> {
         &mut self.records.bytes
     }
@@ -79,19 +79,20 @@ impl<'r> Draft<'r> {
         self.records.headers.push(Header { name, value });
     }
 
-    /// Takes back the key, the value, the headers and the bytes, but not the id, the topic and the timestamp.
+    /// Takes back everything but the topic and the timestamp.
     pub(super) fn restart(&mut self) {
         self.records.bytes.truncate(self.row.start);
         self.records.headers.truncate(self.row.first_header);
         (self.row.key, self.row.value, self.row.id) = (Span::NULL, Span::NULL, Span::NULL);
     }
 
-    /// Where the topic's name is put together; `topic` takes it.
+    /// Where the caller puts the topic's name together; [`Self::topic`] takes it from there.
     pub(super) fn topic_name(&mut self) -> &mut String {
         &mut self.records.topics.draft
     }
 
-    /// Takes the name in `topic_name` as the row's topic. `check` is asked once for each name that is new.
+    /// Takes the name in `topic_name` as the row's topic. It calls `check` only for a name that is
+    /// new to the arena.
     pub(super) fn topic(&mut self, check: impl FnOnce(&str) -> Result<(), Poison>) -> Result<(), Poison> {
         let topics = &mut self.records.topics;
         let known = topics.find();

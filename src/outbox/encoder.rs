@@ -1,4 +1,4 @@
-//! The encoder of one source: bindings by table, and the way of one row through them.
+//! The encoder of one source: a binding for each table, and how a row passes through its binding.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -23,15 +23,16 @@ use crate::{
 pub enum Encoded {
     /// It is the last row of the arena now.
     Published,
-    /// Its mark column was set when it was inserted: counted and passed over.
+    /// Its mark column was set when it was inserted. Such a row is counted and passed over.
     AlreadyMarked,
 }
 
 /// Turns the rows of one source into records.
 ///
-/// NULL in `created_at` (or, for the `debezium` envelope, a table without it) means the commit time of the row's
-/// transaction, which [`Encoder::begin`] brings: the same whenever the row is sent again. The backfill, which knows no
-/// commit time, calls it with the time of its snapshot.
+/// Where `created_at` is NULL (or, for the `debezium` envelope, where the table has no such
+/// column), the commit time of the row's transaction takes its place. [`Encoder::begin`] brings
+/// that time, which is the same whenever the row is sent again. The backfill knows no commit time
+/// and calls `begin` with the time of its snapshot.
 #[derive(Debug)]
 pub struct Encoder {
     pub(super) mapping: Mapping,
@@ -51,7 +52,8 @@ impl Encoder {
     /// An encoder without tables. `position_topic` is refused as a target (rule 3).
     ///
     /// # Errors
-    /// [`Code::ConfigInvalid`] when an envelope of CloudEvents has a header `ce_…` whose name is not allowed.
+    /// [`Code::ConfigInvalid`] when an envelope of CloudEvents has a header `ce_…` whose name is
+    /// not allowed.
     pub fn new(mapping: &Mapping, mark: Mark, position_topic: &str) -> Result<Self, Error> {
         let shape = Shape::new(mapping)?;
         let names = Shape::header_names(mapping);
@@ -67,18 +69,19 @@ impl Encoder {
         })
     }
 
-    /// Takes a Type message, which comes before the Relation that uses the type: a column of a domain over jsonb serves
-    /// as one of jsonb.
+    /// Takes a Type message, which comes before the Relation that uses the type. With it a column
+    /// of a domain over jsonb serves as one of jsonb.
     pub(crate) fn learn(&mut self, r#type: &Type<'_>) {
         self.kinds.insert(r#type.oid, Kind::named(r#type));
     }
 
-    /// Takes a Relation message of table number `table` of the source. Also when the table changes in mid-stream; what
-    /// was bound before is then forgotten, even if the table cannot serve any more.
+    /// Takes a Relation message of table number `table` of the source. A table that changes in
+    /// mid-stream sends another one. The encoder then forgets the old binding, even if the table
+    /// can no longer serve.
     ///
     /// # Errors
-    /// [`Code::ColumnInvalid`] when a column that the mapping needs is missing or has a type that cannot serve; names the
-    /// table, the column and the configuration key.
+    /// [`Code::ColumnInvalid`] when a column that the mapping needs is missing or has a type that
+    /// cannot serve. The error names the table, the column and the configuration key.
     pub fn bind(&mut self, relation: &RelationSchema, table: u16) -> Result<(), Error> {
         let place = self.bindings.binary_search_by_key(&relation.oid, |binding| binding.oid);
         if let Ok(known) = place {
@@ -96,7 +99,7 @@ impl Encoder {
         self.binding(relation).is_ok()
     }
 
-    /// A transaction starts; `commit_time` in microseconds since the Unix epoch.
+    /// A transaction starts. `commit_time` is in microseconds since the Unix epoch.
     pub(crate) fn begin(&mut self, commit_time: i64) {
         self.commit_time = commit_time;
     }
@@ -104,8 +107,8 @@ impl Encoder {
     /// Appends the record of an inserted row.
     ///
     /// # Errors
-    /// [`Failure::Poison`] when the row cannot become a record, [`Failure::Protocol`] when the row does not fit its
-    /// Relation message. Nothing is left behind in `out`.
+    /// [`Failure::Poison`] when the row cannot become a record, [`Failure::Protocol`] when the row
+    /// does not fit its Relation message. Nothing is left behind in `out`.
     pub fn encode(&self, relation: u32, row: &Tuple<'_>, out: &mut Records) -> Result<Encoded, Failure> {
         let row = self.row(relation, row)?;
         if row.is_marked() {
@@ -119,7 +122,8 @@ impl Encoder {
         Ok(Encoded::Published)
     }
 
-    /// Appends a row that is to be marked and not to be published: it was published before (rule 10).
+    /// Appends a row that is to be marked and not to be published: it was published before (rule
+    /// 10).
     ///
     /// # Errors
     /// As [`Self::encode`]; the only poison is an id that is NULL or unreadable.
@@ -136,8 +140,8 @@ impl Encoder {
         Ok(Encoded::Published)
     }
 
-    /// The id column's text; `None` when it is NULL or unreadable, or the table is not bound. Borrowed from the row
-    /// unless the row came in binary form.
+    /// The id column's text; `None` when it is NULL or unreadable, or the table is not bound. The
+    /// text is borrowed from the row, unless the row came in binary form.
     #[must_use]
     pub(crate) fn event_id<'a>(&self, relation: u32, row: &Tuple<'a>) -> Option<Cow<'a, str>> {
         match self.row(relation, row).ok()?.id().ok()? {
@@ -160,14 +164,14 @@ impl Encoder {
         self.shape.write(Content { row, event, attributes: &attributes }, draft)
     }
 
-    /// Writes the key, unless it stands there already as an attribute.
+    /// Writes the key, unless an attribute in the draft has the same bytes.
     pub(super) fn key(row: &Row<'_, '_>, attributes: &Attributes, draft: &mut Draft<'_>) -> Result<Span, Poison> {
         let binding = row.binding;
         if let Some(used) = only_column(&binding.key) {
             if Some(used) == binding.aggregate_id {
                 return Ok(attributes.aggregate_id);
             }
-            // A template of one column gives Kafka's null for NULL.
+            // With a template of exactly one column, NULL becomes Kafka's null.
             return Ok(draft.put_text(row.text(used)?.as_deref()));
         }
         let at = draft.position();

@@ -24,7 +24,7 @@ pub(super) struct Event<'a> {
     pub(super) timestamp: i64,
 }
 
-/// Where the attributes stand in a draft: written once, they serve as headers, key and id alike.
+/// Where the attributes stand in a draft. They are written once and serve as headers, key and id.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attributes {
     pub(super) id: Span,
@@ -34,7 +34,7 @@ pub(super) struct Attributes {
 }
 
 impl<'a> Event<'a> {
-    /// Reads a row. `commit_time` is that of its transaction, microseconds since the Unix epoch.
+    /// Reads a row. `commit_time` is that of its transaction, in microseconds since the Unix epoch.
     pub(super) fn read(row: &Row<'_, 'a>, commit_time: i64) -> Result<Self, Poison> {
         let attribute = |used: Option<UsedColumn>| used.map_or(Ok(None), |used| row.text(used));
         let time = row.created_at()?.unwrap_or(commit_time);
@@ -75,8 +75,9 @@ impl<'a> Event<'a> {
     }
 }
 
-/// Milliseconds since the Unix epoch, rounded down. Kafka has no time before 1970, -1 means none there, and librdkafka
-/// takes 0 for "now": an event of such an age has the commit time on its record, and its own in the envelope.
+/// Milliseconds since the Unix epoch, rounded down. Kafka has no time before 1970 and takes -1 for
+/// no time, and librdkafka takes 0 for "now". So the record of an event that old has the commit
+/// time, and only the envelope has the event's own.
 pub(super) fn record_timestamp(time: i64, commit_time: i64) -> i64 {
     let millis = time.div_euclid(1000);
     if millis > 0 { millis } else { commit_time.div_euclid(1000) }

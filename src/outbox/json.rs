@@ -2,8 +2,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// For each byte how it stands in a string: 0 as itself, `u` as `\u00xx`, anything else after a backslash.
-/// Source: RFC 8259, section 7.
+/// How each byte is written in a string. 0 means as itself, `u` means as `\u00xx`, and any other
+/// value stands after a backslash. Source: RFC 8259, section 7.
 const ESCAPES: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -25,7 +25,7 @@ const ESCAPES: [u8; 256] = {
 pub(super) fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = text.as_bytes();
-    // What needs no escape, mostly all of it, is copied in one piece.
+    // Most text needs no escape, and is copied in one piece.
     while let Some(at) = rest.iter().position(|&byte| ESCAPES[usize::from(byte)] != 0) {
         out.extend_from_slice(&rest[..at]);
         let byte = rest[at];
@@ -46,8 +46,8 @@ pub(super) fn string(text: &str, out: &mut Vec<u8>) {
 /// Bytes that [`base64`] takes at once.
 pub(super) const BASE64_PIECE: usize = 48;
 
-/// Appends at most [`BASE64_PIECE`] bytes as base64 (standard alphabet, padded). A longer text is written piece by piece,
-/// each but the last full.
+/// Appends at most [`BASE64_PIECE`] bytes as base64 (standard alphabet, padded). The caller writes
+/// longer bytes piece by piece; only the last piece may be short.
 pub(super) fn base64(bytes: &[u8], out: &mut Vec<u8>) {
     let mut text = [0; BASE64_PIECE / 3 * 4];
     // 64 characters hold the 48 bytes of a piece, so this always succeeds.

@@ -10,8 +10,10 @@
 //! ```
 //!
 //! What must hold:
-//! - a row gives one record, or is already marked, or is poison: never two records, never half a one;
-//! - the same row gives the same bytes whenever it is sent again, from the stream or from the backfill;
+//! - a row gives one record, or is already marked, or is poison: never two records, never half a
+//!   one;
+//! - the same row gives the same bytes whenever it is sent again, from the stream or from the
+//!   backfill;
 //! - the payload's JSON text is spliced in unchanged: numbers keep every digit;
 //! - no column name is looked up and nothing is allocated for a row in the steady state.
 

@@ -1,5 +1,5 @@
-//! A row that cannot become a record, because of what it holds and nothing else: not the brokers, not the network. It
-//! would fail again the next time, so it is stopped at or set aside (`on_poison`).
+//! A row that cannot become a record because of what it holds, not because of brokers or network.
+//! It would fail again the next time, so the source stops at it or sets it aside (`on_poison`).
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use crate::Error;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $name:ident = $code:literal;)*) => {
-        /// Why a row cannot become a record; kebab-case in logs and in the header `outboxd_error_code`.
+        /// Why a row cannot become a record. Logs and the header `outboxd_error_code` show it in
+        /// kebab-case.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub(crate) enum PoisonReason { $($(#[doc = $doc])* $name,)* }
 
@@ -26,7 +27,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The id column is NULL: the row could neither be told apart nor marked.
+    /// The id column is NULL, so nothing can tell the row from others or mark it.
     NullId = "null-id";
     /// A column that the topic template names is NULL.
     NullTopicColumn = "null-topic-column";
@@ -44,11 +45,14 @@ reasons! {
     AttributeMissing = "attribute-missing";
     /// A column has characters that the envelope does not allow in an attribute.
     AttributeInvalid = "attribute-invalid";
-    /// A column's value is not UTF-8, was not sent, or came in a binary form that has no known text.
+    /// A column's value is not UTF-8, was not sent, or came in a binary form that has no known
+    /// text.
     ColumnUnreadable = "column-unreadable";
-    /// The record is larger than Kafka takes. The brokers' own, smaller limit is found when sending.
+    /// The record is larger than Kafka takes. Whether it fits the brokers' own, smaller limit shows
+    /// only when it is sent.
     TooLarge = "too-large";
-    /// The brokers refuse the record for another reason of its own, such as a timestamp that lies too far ahead.
+    /// The brokers refuse the record for another reason of its own, such as a timestamp that lies
+    /// too far ahead.
     Refused = "refused";
 }
 
@@ -58,7 +62,8 @@ impl fmt::Display for PoisonReason {
     }
 }
 
-/// A row that cannot become a record, and why. Shows names of columns and topics, never a payload.
+/// A row that cannot become a record, and why. It shows names of columns and topics, never a
+/// payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {detail}")]
 pub struct Poison {
@@ -74,7 +79,7 @@ impl Poison {
         Self { reason, detail: detail.into() }
     }
 
-    /// The same finding, said of the part of the record that it spoils.
+    /// The same finding with the reason of the part that it spoils, such as a header.
     pub(super) fn with_reason(mut self, reason: PoisonReason) -> Self {
         self.reason = reason;
         self
@@ -84,11 +89,12 @@ impl Poison {
 /// Why a row was not encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The row's own fault: stop at it or set it aside.
+    /// The fault is the row's own: stop at it or set it aside.
     #[error(transparent)]
     Poison(#[from] Poison),
-    /// The stream's fault ([`crate::Code::PostgresProtocol`]): a row of a table that no Relation message described, or
-    /// one that does not fit the description. No other row can be trusted either.
+    /// The fault is the stream's ([`crate::Code::PostgresProtocol`]). No Relation message described
+    /// the row's table, or the row does not fit the description. No other row can be trusted
+    /// either.
     #[error(transparent)]
     Protocol(#[from] Error),
 }

@@ -1,4 +1,5 @@
-//! The arena of encoded records: what the encoder writes, the publisher sends and the marker reads its ids from.
+//! The arena of encoded records. The encoder writes it, the publisher sends it, and the marker
+//! reads its ids from it.
 //!
 //! ```text
 //!   rows     [ start │ key │ value │ id │ topic │ … ][ start │ … ]…     one descriptor for each row
@@ -6,21 +7,24 @@
 //!   bytes    ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓          one buffer; spans are relative to a row's start
 //! ```
 //!
-//! A batch is one arena; [`Records::clear`] keeps its memory for the next batch, so that in the steady state nothing is
-//! allocated for a row. Spans may overlap: the id, the header `event_id` and often the key are the same bytes.
+//! A batch is one arena. [`Records::clear`] keeps its memory for the next batch, so in the steady
+//! state nothing is allocated for a row. Spans may overlap: the id, the header `event_id` and often
+//! the key are the same bytes.
 
 use std::{collections::HashMap, sync::Arc};
 
 /// The names that the headers of one encoder have, by index.
 pub(super) type HeaderNames = Arc<[Box<str>]>;
 
-/// More distinct topics than this are forgotten when the arena is cleared: a template over an id must not fill memory.
+/// An arena that has seen more topics than this forgets them all when it is cleared. So a template
+/// over an id does not fill the memory.
 const TOPICS_KEPT: usize = 4096;
 
-/// The largest record that can be sent: librdkafka's upper bound of `message.max.bytes`. It also keeps spans in `u32`.
+/// The largest record that can be sent: librdkafka's upper bound of `message.max.bytes`. It also
+/// keeps spans in `u32`.
 pub(super) const RECORD_MAX_BYTES: usize = 1_000_000_000;
 
-/// Encoded records in stream order, in memory that is used again for the next batch.
+/// Encoded records in stream order.
 #[derive(Debug, Default)]
 pub struct Records {
     pub(super) bytes: Vec<u8>,
@@ -62,7 +66,7 @@ pub(super) struct Row {
     pub(super) table: u16,
 }
 
-/// Topic names by number, each stored once.
+/// Topic names by number. Each is stored once.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     names: Vec<Arc<str>>,
@@ -84,13 +88,14 @@ pub struct RecordRef<'a> {
     pub(crate) value: Option<&'a [u8]>,
     /// Milliseconds since the Unix epoch; `None`: the time of sending.
     pub(crate) timestamp: Option<i64>,
-    /// `None`: by the key.
+    /// `None`: the key decides.
     pub(crate) partition: Option<i32>,
-    /// The id column's text, by which the row is marked. `None` for a dead letter whose id is NULL: it cannot be marked.
+    /// The id column's text, by which the row is marked. `None` for a dead letter whose id is NULL:
+    /// it cannot be marked.
     pub(crate) event_id: Option<&'a str>,
     /// Index of the table in the source's `tables`.
     pub(crate) table: u16,
-    /// Not to be published, only to be marked: it was published before (rule 10).
+    /// The row was published before and is only to be marked (rule 10).
     pub(crate) mark_only: bool,
     bytes: &'a [u8],
     headers: &'a [Header],
@@ -100,8 +105,8 @@ pub struct RecordRef<'a> {
 impl Span {
     pub(super) const NULL: Self = Self { start: 0, length: u32::MAX };
 
-    /// From `start` to `end` in a row. A row beyond [`RECORD_MAX_BYTES`] is refused when it is finished, so a span cut
-    /// short here is never read.
+    /// From `start` to `end` in a row. Finishing refuses a row beyond [`RECORD_MAX_BYTES`], so
+    /// nothing reads a span that is cut short here.
     pub(super) fn new(start: usize, end: usize) -> Self {
         let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX - 1);
         Self { start: narrow(start), length: narrow(end.saturating_sub(start)) }
@@ -185,7 +190,8 @@ impl Records {
         self.rows.is_empty()
     }
 
-    /// Bytes of keys, values, header values and ids: what counts against `batch_bytes` and `in_flight_bytes`.
+    /// Bytes of keys, values, header values and ids. They count against `batch_bytes` and
+    /// `in_flight_bytes`.
     #[must_use]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
@@ -203,7 +209,7 @@ impl Records {
             value: row.value.of(bytes),
             timestamp: row.timestamp,
             partition: row.partition,
-            // Written from a `str`, so always UTF-8.
+            // The id was written from a `str`, so it is always UTF-8.
             event_id: row.id.of(bytes).and_then(|id| std::str::from_utf8(id).ok()),
             table: row.table,
             mark_only: row.topic.is_none(),
@@ -213,7 +219,7 @@ impl Records {
         })
     }
 
-    /// The distinct topics of the records held, each with its number of records.
+    /// The topics of the records, each with its number of records.
     pub(crate) fn topics(&self) -> impl Iterator<Item = (&str, usize)> {
         let used = |(name, rows): (_, &usize)| (*rows > 0).then_some((name, *rows));
         self.topics.names.iter().map(|name| &**name).zip(&self.topics.rows).filter_map(used)
@@ -234,7 +240,8 @@ impl Records {
         self.topics.clear();
     }
 
-    /// Gives back what was allocated beyond `bytes` (after one huge row, so that memory stays bounded: G6).
+    /// Gives back what was allocated beyond `bytes`. After one huge row this keeps the memory
+    /// bounded (G6).
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         self.bytes.shrink_to(bytes);
     }
@@ -252,7 +259,7 @@ impl Records {
         self.headers.truncate(first.first_header);
     }
 
-    /// Moves the rows from number `rows` on to the end of `tail`.
+    /// Moves row number `rows` and those after it to the end of `tail`.
     pub(crate) fn split_off_into(&mut self, rows: usize, tail: &mut Self) {
         let Some(&first) = self.rows.get(rows) else { return };
         let (bytes_at, headers_at) = (tail.bytes.len(), tail.headers.len());
@@ -284,7 +291,7 @@ impl Records {
             self.header_names.push(Arc::clone(names));
             self.header_names.len() - 1
         });
-        // One for each encoder that wrote into this arena since it was cleared: a handful.
+        // Each encoder that wrote into this arena since it was cleared has one: a handful.
         u16::try_from(number).unwrap_or(u16::MAX)
     }
 
@@ -304,7 +311,7 @@ impl<'a> RecordRef<'a> {
         })
     }
 
-    /// Bytes of key, value and headers: Kafka's framing comes on top, compression is not counted.
+    /// Bytes of key, value and headers, without Kafka's framing and before compression.
     #[must_use]
     pub(crate) fn size(&self) -> usize {
         let headers: usize = self.headers().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum();

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::config::names::{self, IllegalTopic};
 
-/// Where a row goes that is so broken that not even its dead-letter topic can be named.
+/// The topic of a row that is so broken that the template gives no name for its dead-letter topic.
 pub(crate) const FALLBACK_TOPIC: &str = "outboxd.dead-letter";
 
 /// A piece of a bound template.
@@ -19,7 +19,7 @@ pub(super) enum Part {
     Topic,
 }
 
-/// The column that the template is, when it is exactly one.
+/// The column, when the template is one column and nothing else.
 pub(super) fn only_column(parts: &[Part]) -> Option<UsedColumn> {
     match parts {
         [Part::Column(used)] => Some(*used),
@@ -27,7 +27,8 @@ pub(super) fn only_column(parts: &[Part]) -> Option<UsedColumn> {
     }
 }
 
-/// Checks that a record may go to a topic of this name. Beyond Kafka's own rules, names that start with two underscores are the brokers' own, and the position topic is ours alone (rule 3).
+/// Checks that a record may go to a topic of this name. Beyond Kafka's own rules, names that start
+/// with two underscores are the brokers' own, and the position topic is ours alone (rule 3).
 pub(super) fn check_topic(name: &str, position_topic: &str) -> Result<(), Poison> {
     let what = match names::check_topic(name) {
         Err(IllegalTopic::Empty) => "is empty".to_owned(),
@@ -44,7 +45,8 @@ pub(super) fn check_topic(name: &str, position_topic: &str) -> Result<(), Poison
     Err(Poison::new(PoisonReason::TopicInvalid, format!("topic {shown:?} {what}")))
 }
 
-/// Gives the template's text to `put`, piece by piece. `column` reads a column, `topic` is what `{topic}` stands for.
+/// Gives the template's text to `put`, piece by piece. `column` reads a column, and `{topic}`
+/// stands for `topic`.
 pub(super) fn render<'a>(
     parts: &[Part],
     topic: &str,

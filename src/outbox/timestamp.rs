@@ -1,11 +1,13 @@
-//! Postgres's timestamps: their text in, microseconds since the Unix epoch between, RFC 3339 out.
+//! Postgres's timestamps: from their text to microseconds since the Unix epoch, and from those to
+//! RFC 3339.
 //!
-//! The text is that of DateStyle ISO, which our sessions set: `2024-01-15 10:30:00.123456+00`, the fraction without
-//! trailing zeros, no zone for `timestamp` (taken as UTC). Source: PostgreSQL documentation, "Date/Time Output".
+//! The text is that of DateStyle ISO, which our sessions set: `2024-01-15 10:30:00.123456+00`, the
+//! fraction without trailing zeros. A `timestamp` has no zone and counts as UTC. Source: PostgreSQL
+//! documentation, "Date/Time Output".
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
-/// 0001-01-01 and 9999-12-31: RFC 3339 has four digits for the year and none before Christ.
+/// 0001-01-01 and 9999-12-31. RFC 3339 has four digits for the year and no year before Christ.
 const FIRST_DAY: i64 = -719_162;
 const LAST_DAY: i64 = 2_932_896;
 
@@ -44,8 +46,9 @@ pub(super) fn parse(text: &str) -> Result<i64, &'static str> {
     Ok(days_since_epoch(year, month, day) * DAY + (hour * 3600 + minute * 60 + second - offset) * SECOND + fraction)
 }
 
-/// Microseconds since the Unix epoch of a binary timestamp: microseconds since 2000-01-01, the ends standing for the
-/// infinities. Source: `timestamp_send` and `DT_NOBEGIN`, `DT_NOEND` in PostgreSQL's timestamp.h.
+/// Microseconds since the Unix epoch of a binary timestamp. That counts microseconds since
+/// 2000-01-01, and the two ends of its range stand for the infinities. Source: `timestamp_send` and
+/// `DT_NOBEGIN`, `DT_NOEND` in PostgreSQL's timestamp.h.
 pub(super) fn from_binary(bytes: &[u8]) -> Result<i64, &'static str> {
     let bytes: [u8; 8] = bytes.try_into().map_err(|_| "is not a timestamp of 8 bytes")?;
     match i64::from_be_bytes(bytes) {
@@ -57,7 +60,8 @@ pub(super) fn from_binary(bytes: &[u8]) -> Result<i64, &'static str> {
 /// A moment's text: at most `2024-01-15 10:30:00.123456`, and its length.
 pub(super) type Printed = ([u8; 26], usize);
 
-/// Writes microseconds since the Unix epoch as RFC 3339 in UTC, with as many digits after the point as are needed.
+/// Writes microseconds since the Unix epoch as RFC 3339 in UTC, with as many digits after the point
+/// as the time needs.
 ///
 /// # Errors
 /// When the year is not one of 1 to 9999.
@@ -98,7 +102,7 @@ pub(super) fn print(micros: i64) -> Result<Printed, &'static str> {
         text[at + 1] += digit(value);
     }
     let needed = text.iter().rposition(|&byte| byte != b'0').map_or(0, |last| last + 1);
-    // Trailing zeros go, and the point if nothing follows it; those of the seconds stay.
+    // Trailing zeros of the fraction go, and so does the point if nothing follows it.
     Ok((text, if needed <= 20 { 19 } else { needed }))
 }
 
@@ -122,7 +126,7 @@ fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
     Some((value * 10_i64.pow(6 - u32::try_from(count).ok()?), &digits[count..]))
 }
 
-/// `+02`, `-03:30` or `+00:53:28` (local mean time) as seconds; nothing is UTC.
+/// `+02`, `-03:30` or `+00:53:28` (local mean time) as seconds. No zone means UTC.
 fn offset(zone: &[u8]) -> Option<i64> {
     let (sign, parts) = match zone.split_first() {
         None => return Some(0),
@@ -148,8 +152,8 @@ fn days_of_month(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days from 1970-01-01, in the proleptic Gregorian calendar. The year is taken to start in March, so that the leap day
-/// comes last; 153 days are five months from March on.
+/// Days from 1970-01-01, in the proleptic Gregorian calendar. The year starts in March here, so
+/// that the leap day comes last. Five months from March on have 153 days.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));

@@ -1,4 +1,4 @@
-//! Messages as the server would send them, for the tests of this module.
+//! Writes messages as the server would send them. Only tests use it.
 
 use super::{
     Begin, Commit, Delete, Insert, LogicalMessage, Message, OldRow, Origin, Relation, RelationSchema, Truncate, Tuple,

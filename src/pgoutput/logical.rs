@@ -3,12 +3,14 @@
 use super::read::{DecodeError, Reader};
 use crate::Lsn;
 
-/// `M`: a message from `pg_logical_emit_message`, when `messages` was asked for at START_REPLICATION.
+/// `M`: a message from `pg_logical_emit_message`. The server sends it when START_REPLICATION asked
+/// for `messages`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogicalMessage<'a> {
-    /// Part of a transaction; otherwise it may stand between transactions and releases no WAL by itself (rule 30).
+    /// It is part of a transaction. Otherwise it may stand between transactions, and by itself it
+    /// releases no WAL (rule 30).
     pub(crate) transactional: bool,
-    /// Where it stands.
+    /// Its place in the WAL.
     pub(crate) lsn: Lsn,
     /// Whose it is.
     pub(crate) prefix: &'a str,

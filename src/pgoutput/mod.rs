@@ -1,4 +1,5 @@
-//! The messages of Postgres's logical decoding plug-in `pgoutput`, protocol version 1: bytes in, borrowed views out.
+//! The messages of Postgres's logical decoding plug-in `pgoutput`, protocol version 1: bytes in,
+//! borrowed views out.
 //!
 //! ```text
 //!   one XLogData payload                       Message<'a>, borrowing from the payload
@@ -10,12 +11,14 @@
 //! ```
 //!
 //! What must hold:
-//! - any bytes give a message or a [`DecodeError`], never a panic, and a message uses up all of its bytes;
-//! - what is validated here is not checked again: walking a [`Tuple`] or the columns of a [`Relation`] cannot fail;
-//! - decoding an Insert allocates nothing;
-//! - `decode(encode(message)) == message`.
+//! - any bytes give a message or a [`DecodeError`], never a panic, and a message uses up all its
+//!   bytes;
+//! - nothing checks again what is validated here: walking a [`Tuple`] or the columns of a
+//!   [`Relation`] cannot fail;
+//! - decoding an Insert allocates nothing.
 //!
-//! Source: PostgreSQL documentation, chapter "Frontend/Backend Protocol", page "Logical Replication Message Formats".
+//! Source: PostgreSQL documentation, chapter "Frontend/Backend Protocol", page "Logical Replication
+//! Message Formats".
 
 #[cfg(test)]
 mod encode;

@@ -2,8 +2,8 @@
 
 use crate::Lsn;
 
-/// Bytes that are not a message of protocol version 1. Each variant says what was expected and where, in bytes from the
-/// start of the message.
+/// Bytes that are not a message of protocol version 1. Each variant says what was expected. Places
+/// count in bytes from the start of the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The message ends inside a field.
@@ -92,25 +92,25 @@ impl<'a> Reader<'a> {
         Ok(Lsn(u64::from_be_bytes(self.array()?)))
     }
 
-    /// An Int16 that counts, so never negative.
+    /// An Int16 that counts something, so it is never negative.
     pub(super) fn count16(&mut self, field: &'static str) -> Result<u16, DecodeError> {
         let count = i16::from_be_bytes(self.array()?);
         u16::try_from(count).map_err(|_| self.invalid(field, 2))
     }
 
-    /// An Int32 that counts, so never negative.
+    /// An Int32 that counts something, so it is never negative.
     pub(super) fn count32(&mut self, field: &'static str) -> Result<usize, DecodeError> {
         let count = self.i32()?;
         usize::try_from(count).map_err(|_| self.invalid(field, 4))
     }
 
-    /// A timestamp in microseconds since 2000-01-01, given in microseconds since the Unix epoch.
+    /// Reads microseconds since 2000-01-01 and gives microseconds since the Unix epoch.
     pub(super) fn timestamp(&mut self, field: &'static str) -> Result<i64, DecodeError> {
         let since_2000 = i64::from_be_bytes(self.array()?);
         since_2000.checked_add(POSTGRES_EPOCH_MICROS).ok_or_else(|| self.invalid(field, 8))
     }
 
-    /// A String: UTF-8 (client_encoding is always UTF8), ended by a zero byte.
+    /// A String: UTF-8 (client_encoding is always UTF8) and a zero byte at its end.
     pub(super) fn name(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
         let at = self.at();
         let length = self.rest.iter().position(|&byte| byte == 0).ok_or(DecodeError::Short { at })?;

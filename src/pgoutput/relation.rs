@@ -2,7 +2,7 @@
 
 use super::read::{DecodeError, Reader};
 
-/// `R`: the shape of a table, borrowed from the message. Its columns are walked with [`Relation::columns`].
+/// `R`: the shape of a table, borrowed from the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Relation<'a> {
     /// Oid of the table.
@@ -21,7 +21,8 @@ pub struct Relation<'a> {
 pub(super) struct RelationColumn<'a> {
     /// Name.
     pub(crate) name: &'a str,
-    /// Oid of the type; of the domain, not of the type under it, for a column of a domain.
+    /// Oid of the type. For a column of a domain it is that of the domain, not of the type under
+    /// it.
     pub(crate) type_oid: u32,
     /// `atttypmod`; -1 for none.
     pub(crate) type_modifier: i32,
@@ -29,7 +30,7 @@ pub(super) struct RelationColumn<'a> {
     pub(crate) key: bool,
 }
 
-/// The columns of a [`Relation`] in table order: validated when the message was decoded.
+/// The columns of a [`Relation`] in table order. Decoding the message has validated them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RelationColumns<'a> {
     rest: &'a [u8],
@@ -56,7 +57,8 @@ pub struct RelationSchema {
 pub struct ColumnSchema {
     /// Name.
     pub name: String,
-    /// Oid of the type; of the domain, not of the type under it, for a column of a domain.
+    /// Oid of the type. For a column of a domain it is that of the domain, not of the type under
+    /// it.
     pub type_oid: u32,
     /// `atttypmod`; -1 for none.
     pub type_modifier: i32,
@@ -65,7 +67,8 @@ pub struct ColumnSchema {
 }
 
 /// `Y`: the name of a type that is not built in. For a domain it is the name of the type under it
-/// (`logicalrep_write_typ` looks through domains), which is how a column of a domain over jsonb is known as jsonb.
+/// (`logicalrep_write_typ` looks through domains). So a column of a domain over jsonb is known as
+/// jsonb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Type<'a> {
     /// Oid that the relation's column has.
@@ -103,13 +106,14 @@ impl<'a> Relation<'a> {
         for _ in 0..count {
             column(reader)?;
         }
-        // `decode` refuses bytes after the last column, so `columns` holds the columns and nothing else.
+        // `decode` refuses bytes after the last column, so `columns` holds the columns and nothing
+        // else.
         Ok(Self { oid, schema, name, replica_identity, columns })
     }
 
     /// A copy that outlives the message.
     #[must_use]
-    pub(crate) fn to_schema(&self) -> RelationSchema {
+    pub(crate) fn to_schema(self) -> RelationSchema {
         let owned = |column: RelationColumn<'_>| ColumnSchema {
             name: column.name.to_owned(),
             type_oid: column.type_oid,
@@ -132,7 +136,7 @@ impl<'a> Iterator for RelationColumns<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         self.count = self.count.checked_sub(1)?;
         let mut reader = Reader::new(self.rest);
-        // Validated by `Relation::decode`, so this is always a column.
+        // `Relation::decode` has validated the bytes, so this is always a column.
         let column = column(&mut reader).ok()?;
         self.rest = reader.rest();
         Some(column)

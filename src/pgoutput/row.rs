@@ -1,5 +1,5 @@
-//! What happened to a table: Insert, Update, Delete, Truncate. Only Insert carries events; the others are decoded so
-//! that they can be counted and passed over (rule 29).
+//! What happened to a table: Insert, Update, Delete, Truncate. Only Insert carries events. The
+//! others are decoded, counted and passed over (rule 29).
 
 use super::{
     read::{DecodeError, Reader},
@@ -9,7 +9,7 @@ use super::{
 /// `I`: a new row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Insert<'a> {
-    /// Oid of the table; its Relation came before.
+    /// Oid of the table. Its Relation came before.
     pub relation: u32,
     /// The row.
     pub row: Tuple<'a>,
@@ -33,7 +33,7 @@ pub struct Update<'a> {
     pub(crate) relation: u32,
     /// What is told of the row before.
     pub(crate) old: OldRow<'a>,
-    /// The row after; may hold [`super::Column::Unchanged`].
+    /// The row after. It may hold [`super::Column::Unchanged`].
     pub(crate) new: Tuple<'a>,
 }
 
@@ -42,7 +42,7 @@ pub struct Update<'a> {
 pub struct Delete<'a> {
     /// Oid of the table.
     pub(crate) relation: u32,
-    /// What is told of the row; never [`OldRow::None`] when decoded.
+    /// What is told of the row. A decoded message never has [`OldRow::None`].
     pub(crate) old: OldRow<'a>,
 }
 

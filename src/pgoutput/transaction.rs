@@ -3,10 +3,11 @@
 use super::read::{DecodeError, Reader};
 use crate::Lsn;
 
-/// `B`: a transaction starts. With protocol version 1 a transaction is sent whole and after its commit.
+/// `B`: a transaction starts. With protocol version 1 the server sends a transaction whole, after
+/// its commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begin {
-    /// Where the commit record starts; equals [`Commit::commit_lsn`] of the same transaction.
+    /// Where the commit record starts. It equals [`Commit::commit_lsn`] of the same transaction.
     pub(crate) final_lsn: Lsn,
     /// Commit time, microseconds since the Unix epoch.
     pub(crate) commit_time: i64,
@@ -19,7 +20,7 @@ pub struct Begin {
 pub struct Commit {
     /// Where the commit record starts.
     pub(crate) commit_lsn: Lsn,
-    /// Where the commit record ends: the position that is confirmed to the server (rule 6).
+    /// Where the commit record ends. This is the position to confirm to the server (rule 6).
     pub(crate) end_lsn: Lsn,
     /// Commit time, microseconds since the Unix epoch.
     pub(crate) commit_time: i64,

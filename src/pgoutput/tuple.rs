@@ -2,8 +2,8 @@
 
 use super::read::{DecodeError, Reader};
 
-/// The values of one row in table order, borrowed from the message. Validated when the message was decoded, so walking
-/// it cannot fail.
+/// The values of one row in table order, borrowed from the message. Decoding has validated them, so
+/// walking them cannot fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuple<'a> {
     pub(super) values: &'a [u8],
@@ -15,11 +15,12 @@ pub struct Tuple<'a> {
 pub enum Column<'a> {
     /// SQL NULL.
     Null,
-    /// A value stored out of line that the statement did not touch: the server does not send it. Never in an Insert.
+    /// A value stored out of line that the statement did not touch. The server does not send it. An
+    /// Insert never has one.
     Unchanged,
     /// The type's text form in the client's encoding.
     Text(&'a [u8]),
-    /// The type's binary form, when `binary` was asked for at START_REPLICATION.
+    /// The type's binary form. The server sends it when START_REPLICATION asked for `binary`.
     Binary(&'a [u8]),
 }
 
@@ -80,7 +81,7 @@ impl<'a> Tuple<'a> {
         Columns { rest: self.values, count: self.count }
     }
 
-    /// Value number `index`, found by walking from the first.
+    /// Value number `index`. It walks there from the first.
     #[must_use]
     pub(crate) fn get(&self, index: usize) -> Option<Column<'a>> {
         self.iter().nth(index)
@@ -102,7 +103,7 @@ impl<'a> Iterator for Columns<'a> {
     fn next(&mut self) -> Option<Column<'a>> {
         self.count = self.count.checked_sub(1)?;
         let mut reader = Reader::new(self.rest);
-        // Validated by `Tuple::decode`, so this is always a value.
+        // `Tuple::decode` has validated the bytes, so this is always a value.
         let value = value(&mut reader).ok()?;
         self.rest = reader.rest();
         Some(value)
@@ -115,10 +116,12 @@ impl<'a> Iterator for Columns<'a> {
 
 impl ExactSizeIterator for Columns<'_> {}
 
-/// Writes a row read by SQL as TupleData, so that the backfill's rows go through the very code that the stream's do.
+/// Writes a row that SQL has read as TupleData. So the backfill's rows go through the same code as
+/// the stream's.
 ///
-/// The buffer is the caller's, so that many rows can share one: `begin`, then one call for each column in table order,
-/// then `finish`; [`Tuple::parse`] takes what stands between.
+/// The buffer is the caller's, so many rows can share one. The caller calls `begin`, then one
+/// method for each column in table order, then `finish`. [`Tuple::parse`] takes the bytes that
+/// `finish` names.
 #[derive(Debug, Default)]
 pub struct TupleWriter {
     start: usize,
@@ -145,7 +148,8 @@ impl TupleWriter {
         out.push(b'n');
     }
 
-    /// The next column has this text form. Postgres's own limit for a value (1 GiB) keeps the length in range.
+    /// The next column has this text form. Postgres's own limit for a value (1 GiB) keeps the
+    /// length in range.
     pub fn text(&mut self, out: &mut Vec<u8>, value: &[u8]) {
         self.put(out, b't', value);
     }

@@ -1,4 +1,4 @@
-//! After a failure: what is known, and the courtesy of an abort.
+//! What a producer knows after a failure, and how it aborts.
 
 use std::{
     thread,
@@ -19,13 +19,15 @@ use crate::{
     },
 };
 
-/// Longest wait for an abort. It is a courtesy to readers: the next `init_transactions` aborts too.
+/// Longest wait for an abort. The abort only helps readers: the next `init_transactions` aborts,
+/// too.
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
-/// How long the other reports are waited for once a record has failed.
+/// How long a producer waits for the other reports once a record has failed.
 const REPORTS_WITHIN: Duration = Duration::from_millis(100);
 
 impl Producer {
-    /// Lets readers go on at once instead of when the transaction times out. Success is not needed.
+    /// Lets readers go on at once, and not only when the transaction times out. Nothing needs it to
+    /// succeed.
     pub(super) fn abort(&self) {
         self.native.purge(PurgeConfig::default().queue().inflight());
         let deadline = Instant::now() + ABORT_WITHIN;
@@ -45,7 +47,7 @@ impl Producer {
     pub(super) fn failed_send(&self, row: Row, error: &KafkaError) -> PublishFailure {
         self.take_events();
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument);
-        // In a failed transaction every send is refused; the cause came before.
+        // In a failed transaction librdkafka refuses every record. The cause came before.
         if !self.native.context().failed().is_empty() {
             return self.failed_delivery();
         }
@@ -62,7 +64,7 @@ impl Producer {
         }
     }
 
-    /// What the failed deliveries say, waiting a little for the others of the same request.
+    /// What the failed deliveries say. It waits a little for the others of the same request.
     pub(super) fn failed_delivery(&self) -> PublishFailure {
         self.settle();
         if let Some((code, reason)) = self.native.client().fatal_error() {
@@ -72,8 +74,9 @@ impl Producer {
         if let Some(rejected) = rejected(&failed, self.batching == Batching::OneByOne) {
             return rejected;
         }
-        // Purged messages failed because something else did: either another message, or the transaction itself, whose
-        // error librdkafka tells whoever calls the transactional API next.
+        // Purged messages failed because something else did. That is another message, or the
+        // transaction itself. Of the latter librdkafka tells whoever calls the transactional API
+        // next.
         if let Some(cause) = failed.iter().find(|failed| !consequence(failed.code)) {
             let message = format!("a record for {} was not delivered", cause.topic);
             let error = KafkaError::MessageProduction(cause.code);

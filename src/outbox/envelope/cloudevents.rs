@@ -1,10 +1,12 @@
 //! CloudEvents 1.0 over Kafka, in binary and in structured mode (`conformance/cloudevents.md`).
 //!
-//! id, type and time are the columns', subject is `aggregate_id` (left out when NULL or empty), source is configured,
-//! datacontenttype follows the payload column: `application/json`, `text/plain; charset=utf-8`, none for bytea. An extra
-//! header `ce_<name>` is an extension attribute: in binary mode the header, in structured mode the member `<name>`
-//! (int2, int4 and bool bare), in both left out when NULL or empty. So `partitionkey` is there only when configured,
-//! as `ce_partitionkey = "aggregate_id"`. The always-headers stand beside the attributes in both modes.
+//! The attributes id, type and time come from their columns. The subject is `aggregate_id` and is
+//! left out when that is NULL or empty. The source is configured. The datacontenttype follows the
+//! payload column: `application/json`, `text/plain; charset=utf-8`, or none for bytea. An extra
+//! header `ce_<name>` is an extension attribute. Binary mode writes it as that header, structured
+//! mode as the member `<name>` (int2, int4 and bool without quotes), and both leave it out when it
+//! is NULL or empty. So an event has a `partitionkey` only where one is configured, as
+//! `ce_partitionkey = "aggregate_id"`. Both modes write the always-headers, too.
 
 use super::{
     Content, attribute_headers, attribute_text, bare_payload, content_type, extra_names, names, text_header, time,
@@ -29,7 +31,7 @@ const CORE: [&str; 8] = ["specversion", "id", "source", "type", "subject", "time
 #[derive(Debug)]
 pub(in crate::outbox) struct Shape {
     options: CloudEvents,
-    /// For each extra header the extension attribute that it is.
+    /// For each extra header the extension attribute that it carries, if it carries one.
     extensions: Vec<Option<Box<str>>>,
 }
 
@@ -102,7 +104,8 @@ impl Shape {
         Ok(())
     }
 
-    /// The extra headers. In structured mode those that are extension attributes are members of the object instead.
+    /// The extra headers. In structured mode those that are extension attributes are members of the
+    /// object instead.
     fn write_extras(&self, row: &Row<'_, '_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
         let binary = matches!(self.options.mode(), CloudEventsMode::Binary);
         for ((name, extension), used) in extra_names().zip(&self.extensions).zip(&row.binding.extras) {
@@ -180,12 +183,12 @@ fn write_data(payload: &Payload<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// The subject must not be empty, so it is rather left out.
+/// CloudEvents does not allow an empty subject, so the event has none then.
 fn subject<'e>(event: &'e Event<'_>) -> Option<&'e str> {
     event.aggregate_id.as_deref().filter(|subject| !subject.is_empty())
 }
 
-/// The attributes that must be there, and the characters that none may have.
+/// Checks that the attributes which must be there are, and that none has a forbidden character.
 fn check(event: &Event<'_>) -> Result<(), Poison> {
     for (what, text) in [("id", &*event.id), ("type", event.required_type()?)] {
         if text.is_empty() {

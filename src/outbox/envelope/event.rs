@@ -1,5 +1,6 @@
-//! The seed's envelope: `{"event_id":"…","event_type":"OrderCreated","timestamp":"2024-01-15T10:30:00Z","data":{…}}`,
-//! the members in this order, without white space outside the payload.
+//! The seed's envelope:
+//! `{"event_id":"…","event_type":"OrderCreated","timestamp":"2024-01-15T10:30:00Z","data":{…}}`,
+//! with the members in this order and no white space outside the payload.
 
 use super::{Content, attribute_headers, content_type, extra_headers, json_payload, text_header, time};
 use crate::outbox::{draft::Draft, json, poison::Poison};

@@ -1,4 +1,5 @@
-//! The shapes of a record's value, and the headers that go with each. One file for each shape.
+//! The shapes of a record's value, and the headers that go with each. Each shape has a file of its
+//! own.
 //!
 //! | envelope | value | headers |
 //! |---|---|---|
@@ -8,8 +9,9 @@
 //! | `cloudevents-structured` | one JSON object | content-type, the other always-headers, extras |
 //! | `debezium` | the payload alone | `id`, extras |
 //!
-//! The always-headers are `event_id`, `event_type`, `aggregate_type`, `aggregate_id` and `content-type`, in this order;
-//! NULL in the column is null in the header. Extras are the configured (header, column) pairs, in configuration order.
+//! The always-headers are `event_id`, `event_type`, `aggregate_type`, `aggregate_id` and
+//! `content-type`, in this order. NULL in the column is null in the header. Extras are the
+//! configured (header, column) pairs, in configuration order.
 
 mod cloudevents;
 mod debezium;
@@ -30,7 +32,7 @@ use crate::{
     config::{Debezium, Envelope, Mapping},
 };
 
-/// Numbers of the headers that have fixed names; the extras follow.
+/// Numbers of the headers that have fixed names. The numbers of the extras follow.
 pub(super) mod names {
     pub(in super::super) const EVENT_ID: u16 = 0;
     pub(in super::super) const EVENT_TYPE: u16 = 1;
@@ -116,7 +118,8 @@ impl Shape {
         }
     }
 
-    /// Writes the headers of a row that could not be read whole: no content-type, and null for what cannot be read.
+    /// Writes the headers of a row that could not be read whole. There is no content-type, and what
+    /// cannot be read is null.
     pub(in crate::outbox) fn write_remaining_headers(
         &self,
         row: &Row<'_, '_>,
@@ -136,7 +139,7 @@ impl Shape {
     }
 }
 
-/// Numbers of the extra headers' names, without end.
+/// The numbers of the extra headers, without end.
 fn extra_names() -> impl Iterator<Item = u16> {
     // FIXED has fifteen names.
     let first = u16::try_from(names::FIXED.len()).unwrap_or(u16::MAX);
@@ -156,7 +159,7 @@ fn content_type(media_type: &str, draft: &mut Draft<'_>) {
     draft.header(names::CONTENT_TYPE, value);
 }
 
-/// The configured headers; `value` makes a column's header value.
+/// Writes the configured headers. `value` makes the value of one from its column.
 fn extra_headers(
     row: &Row<'_, '_>,
     draft: &mut Draft<'_>,
@@ -175,7 +178,7 @@ fn text_header(cell: Cell<'_, '_>, draft: &mut Draft<'_>) -> Result<Span, Poison
     Ok(draft.put_text(text.as_deref()))
 }
 
-/// A column's text with booleans as `true` and `false`, as CloudEvents and Connect write them.
+/// A column's text. Booleans are `true` and `false`, as CloudEvents and Connect write them.
 fn attribute_text<'a>(cell: Cell<'_, 'a>) -> Result<Option<Text<'a>>, Poison> {
     let text = cell.text().map_err(|poison| poison.with_reason(PoisonReason::HeaderInvalid))?;
     Ok(match text {
@@ -197,7 +200,8 @@ fn bare_payload(payload: &Payload<'_>, draft: &mut Draft<'_>) -> Span {
     }
 }
 
-/// Writes the payload as a JSON value: a document spliced in unchanged, text as a string, bytes as a base64 string.
+/// Writes the payload as a JSON value: a document spliced in unchanged, text as a string, bytes as
+/// a base64 string.
 fn json_payload(payload: &Payload<'_>, out: &mut Vec<u8>) {
     match payload {
         Payload::Null => out.extend_from_slice(b"null"),

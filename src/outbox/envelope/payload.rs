@@ -1,4 +1,5 @@
-//! The payload alone: a document's text as Postgres prints it, text as it is, bytes raw; NULL is a tombstone.
+//! The payload alone: a document's text as Postgres prints it, text as it is, bytes raw; NULL is a
+//! tombstone.
 
 use super::{Content, attribute_headers, bare_payload, content_type, extra_headers, text_header};
 use crate::outbox::{draft::Draft, poison::Poison};

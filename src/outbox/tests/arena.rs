@@ -1,4 +1,4 @@
-//! The arena: memory is kept, and rows can be cut off at any place.
+//! The arena keeps its memory, and rows can be cut off at any place.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Literal bytes for the seed's envelope, the payload envelope and the router's, and each way to be poison.
+//! Literal bytes for the seed's envelope, the payload envelope and the router's, and each way to be
+//! poison.
 
 use super::*;
 use crate::{Code, outbox::PoisonReason, pgoutput::Type};
