@@ -18,8 +18,8 @@ pub enum PublishFailure {
     Aborted(Error),
     /// It was not committed, and the rows themselves are the cause.
     Rejected {
-        /// Indexes in the batch, ascending. If `certain`, the broker refused each of them; if not,
-        /// at least one of them.
+        /// Indexes in the batch, ascending. If `certain`, each was refused on its own; if not, at
+        /// least one of them is at fault.
         rows: Vec<usize>,
         /// [`Code::RowTooLarge`] or [`Code::RowInvalid`].
         error: Error,

@@ -204,7 +204,8 @@ impl Reading {
     fn wait_stable(&self) -> Result<()> {
         let mut pause = Duration::from_millis(1);
         loop {
-            // A question asked in time is waited for, so that the error names the true cause.
+            // The reading waits for the answer to a question that it asked in time, so that the
+            // error names the true cause.
             let (_, stable) = watermarks(&self.committed, &self.topic, self.deadline + GRACE)?;
             if stable >= self.high {
                 return Ok(());

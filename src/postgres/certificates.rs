@@ -22,7 +22,8 @@ use x509_cert::{
     },
 };
 
-/// What of the certificate is checked. That the server holds its key is checked always: channel binding rests on it.
+/// What of the certificate is checked. It is always checked that the server holds the certificate's
+/// key: channel binding rests on that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
     /// prefer, require
@@ -63,8 +64,9 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        // A self-signed server certificate is its own root, and what many a Postgres has. webpki refuses it as a "CA
-        // used as end entity"; it is trusted by name here, byte for byte, as OpenSSL does.
+        // Many a Postgres has a self-signed certificate, which is its own root. webpki refuses it
+        // as a "CA used as end entity". If it is among the trusted ones, byte for byte, it is
+        // trusted here, as OpenSSL does.
         if self.trusted.iter().any(|root| root == end_entity) {
             return check_dates(end_entity, now);
         }
@@ -109,7 +111,8 @@ impl ServerCertVerifier for Verifier {
         if ParsedCertificate::try_from(certificate).is_ok() {
             return verify_tls13_signature(message, certificate, signature, &self.algorithms);
         }
-        // webpki reads no version 1 certificate, which is what `openssl x509 -req` makes without an extension file.
+        // webpki does not read version 1 certificates, and `openssl x509 -req` makes those when it
+        // gets no extension file.
         let key = decode(certificate)?.tbs_certificate.subject_public_key_info.to_der();
         let key = key.map_err(|_| CertificateError::BadEncoding)?;
         verify_tls13_signature_with_raw_key(message, &key.into(), signature, &self.algorithms)
@@ -135,8 +138,8 @@ fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Er
     Ok(())
 }
 
-/// By the alternative names; as in libpq by the common name where there are none at all (the certificate that the
-/// PostgreSQL manual shows how to make is such a one).
+/// Checks the host's name against the alternative names. Where there are none at all, the common
+/// name counts, as in libpq (the PostgreSQL manual shows how to make such a certificate).
 fn check_name(end_entity: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
     let outcome = ParsedCertificate::try_from(end_entity).and_then(|parsed| verify_server_name(&parsed, name));
     match outcome {
@@ -161,7 +164,7 @@ fn common_name(certificate: &Certificate) -> Option<String> {
     String::from_utf8(common.value.value().to_vec()).ok()
 }
 
-/// Whether `pattern` names `host`; a leading `*.` stands for one label.
+/// Whether `pattern` names `host`. A leading `*.` stands for one label.
 fn matches(pattern: &str, host: &str) -> bool {
     let rest = pattern.strip_prefix("*.").zip(host.split_once('.'));
     match rest {

@@ -21,31 +21,33 @@ use crate::{Code, Error, Lsn, Result};
 
 /// A connection in replication mode, between commands.
 ///
-/// Every command has a bound (the source's `statement` timeout); one that was cut off, by that or by dropping its
-/// future, leaves the connection unusable, and later commands say so.
+/// Every command has a bound (the source's `statement` timeout). A command that is cut off, by that
+/// bound or by dropping its future, leaves the connection unusable. Later commands then fail and
+/// say so.
 pub struct ReplicationClient {
     wire: Wire,
     greeting: Greeting,
     bound: Duration,
-    /// An answer is still owed.
+    /// The server still owes an answer.
     busy: bool,
 }
 
 /// How to create a slot.
 #[derive(Debug, Clone)]
 pub struct CreateSlot {
-    /// Export the snapshot of the consistent point. It lives until the next command on this connection, or its end.
+    /// Export the snapshot of the consistent point. The snapshot lives until the next command on
+    /// this connection, or until the connection ends.
     pub(crate) export_snapshot: bool,
     /// Synchronise the slot to standbys (Postgres 17+).
     pub(crate) failover: bool,
-    /// Longest wait for one running transaction: creating a slot waits for all of them (rule 15).
+    /// Longest wait for one running transaction. Creating a slot waits for all of them (rule 15).
     pub(crate) lock_timeout: Duration,
 }
 
 /// A slot that was just created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedSlot {
-    /// Streaming from here misses nothing that the snapshot does not show.
+    /// A stream from here brings everything that the snapshot does not show.
     pub(crate) consistent_point: Lsn,
     /// For `SET TRANSACTION SNAPSHOT`.
     pub(crate) snapshot: Option<String>,
@@ -79,7 +81,8 @@ impl ReplicationClient {
         self.greeting.server_version
     }
 
-    /// Runs SQL and returns the rows of all its statements as text. (Bytes that are not UTF-8 are replaced.)
+    /// Runs SQL and returns the rows of all its statements as text. (Bytes that are not UTF-8 are
+    /// replaced.)
     pub(crate) async fn simple_query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap_or_else(|error| lossy(error.as_bytes()));
         let rows = self.command(sql, self.bound).await?;
@@ -101,7 +104,7 @@ impl ReplicationClient {
         identity().ok_or_else(|| malformed("IDENTIFY_SYSTEM"))
     }
 
-    /// Where the timelines before `timeline` ended, oldest first; none before timeline 1.
+    /// Where the timelines before `timeline` ended, oldest first. There is none before timeline 1.
     pub(crate) async fn timeline_history(&mut self, timeline: u32) -> Result<Vec<TimelineSwitch>> {
         if timeline <= 1 {
             return Ok(Vec::new());
@@ -113,9 +116,10 @@ impl ReplicationClient {
 
     /// Creates a logical slot for pgoutput.
     ///
-    /// A running transaction that outlives `lock_timeout` fails it with SQLSTATE 55P03, and no slot is left; a name
-    /// that is taken with 42710; no free slot with `postgres-exhausted`. When our own bound (the lock timeout and one
-    /// statement timeout) or a broken connection ends the wait, the slot may come to be all the same.
+    /// It fails with SQLSTATE 55P03 when a running transaction outlives `lock_timeout`, and then
+    /// leaves no slot. It fails with 42710 when the name is taken, and with `postgres-exhausted`
+    /// when no slot is free. When our own bound (the lock timeout and one statement timeout) or a
+    /// broken connection ends the wait, the server may still create the slot.
     pub(crate) async fn create_slot(&mut self, name: &str, options: &CreateSlot) -> Result<CreatedSlot> {
         let lock_ms = options.lock_timeout.as_millis();
         self.command(&format!("SET lock_timeout = {lock_ms}"), self.bound).await?;
@@ -132,11 +136,12 @@ impl ReplicationClient {
         })
     }
 
-    /// Takes the slot (it is the mutex: rule 1) and streams from it.
+    /// Takes the slot, which is the mutex (rule 1), and streams from it.
     ///
-    /// With `start` 0/0 the server resumes at the slot's own confirmed position; a smaller `start` than that is
-    /// forwarded to it without a word. Fails with `slot-in-use`, `slot-missing`, `slot-lost`, `wal-level`,
-    /// `postgres-denied`. A missing publication shows only later, in the stream, as `publication-missing`.
+    /// With `start` 0/0 the server resumes at the slot's own confirmed position. It moves a smaller
+    /// `start` forward to that position and reports nothing. Fails with `slot-in-use`,
+    /// `slot-missing`, `slot-lost`, `wal-level`, `postgres-denied`. A missing publication shows
+    /// only later, in the stream, as `publication-missing`.
     pub(crate) async fn start_replication(
         mut self,
         slot: &str,
@@ -188,7 +193,7 @@ impl ReplicationClient {
                 b'D' => rows.push(data_row(frame.body).ok_or_else(|| malformed(verb))?),
                 b'E' => {
                     let error = ServerError::parse(frame.body);
-                    // After FATAL nothing follows.
+                    // Nothing follows FATAL.
                     if error.severity == "FATAL" || error.severity == "PANIC" {
                         return Err(error.during(verb));
                     }
@@ -198,9 +203,10 @@ impl ReplicationClient {
                     self.busy = false;
                     return failure.map_or(Ok(Some(rows)), |error: ServerError| Err(error.during(verb)));
                 }
-                // CopyBothResponse: `busy` stays, for the connection belongs to the stream now.
+                // CopyBothResponse: the connection belongs to the stream now, so `busy` stays.
                 b'W' => return Ok(None),
-                // RowDescription, CommandComplete, EmptyQueryResponse, NoticeResponse, ParameterStatus
+                // RowDescription, CommandComplete, EmptyQueryResponse, NoticeResponse,
+                // ParameterStatus
                 b'T' | b'C' | b'I' | b'N' | b'S' => {}
                 tag => return Err(unexpected(tag, &format!("in answer to {verb}"))),
             }
@@ -241,14 +247,14 @@ fn create_slot_command(name: &str, options: &CreateSlot, version: u32) -> Result
 }
 
 fn start_command(slot: &str, publication: &str, start: Lsn) -> String {
-    // publication_names is a list of identifiers inside a string. Protocol 1: whole transactions, in commit order
-    // (rule 20).
+    // publication_names is a list of identifiers inside a string. Protocol 1: whole transactions,
+    // in commit order (rule 20).
     let publications = quoted(&escape_identifier(publication));
     let slot = escape_identifier(slot);
     format!("START_REPLICATION SLOT {slot} LOGICAL {start} (proto_version '1', publication_names {publications})")
 }
 
-/// The replication grammar knows no `E''` strings: only quotes are doubled.
+/// Doubles quotes and nothing else, since the replication grammar knows no `E''` strings.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

@@ -1,4 +1,5 @@
-//! One door for every session: each host in turn, TLS as `sslmode` says, then the kind of session asked for.
+//! One door for every session. It tries each host in turn, does TLS as `sslmode` says, and opens
+//! the kind of session asked for.
 
 use tokio::time::timeout;
 
@@ -22,19 +23,21 @@ pub(super) trait Session: Sized {
 impl ConnectOptions {
     /// Opens a connection that can stream a slot.
     ///
-    /// Fails with `postgres-unreachable`, `postgres-auth-failed`, `postgres-tls-failed`, `postgres-exhausted` (no
-    /// walsender left), `postgres-denied` (no REPLICATION attribute) or `postgres-unavailable`.
+    /// Fails with `postgres-unreachable`, `postgres-auth-failed`, `postgres-tls-failed`,
+    /// `postgres-exhausted` (no walsender left), `postgres-denied` (no REPLICATION attribute) or
+    /// `postgres-unavailable`.
     pub(crate) async fn replication(&self) -> Result<ReplicationClient> {
         self.connect("").await
     }
 
-    /// Opens an ordinary SQL session; its application name is `outboxd <purpose>`. Fails as [`Self::replication`].
+    /// Opens an ordinary SQL session; its application name is `outboxd <purpose>`. Fails as
+    /// [`Self::replication`].
     pub async fn sql(&self, purpose: &str) -> Result<SqlSession> {
         self.connect(purpose).await
     }
 
-    /// The first host that will do. As in libpq, a refused login ends the search: the next host would refuse it too,
-    /// or is not the one meant.
+    /// Connects to the first host that will do. As in libpq, a refused login ends the search: the
+    /// next host would refuse it, too, or is not the one that was meant.
     async fn connect<S: Session>(&self, purpose: &str) -> Result<S> {
         let mut failures: Vec<Error> = Vec::new();
         for host in &self.hosts {
@@ -44,7 +47,7 @@ impl ConnectOptions {
                 Err(error) => failures.push(error),
             }
         }
-        // The last of several; the others are in its text.
+        // Of several errors the last is returned, with the others in its text.
         let Some(last) = failures.pop() else { return Err(Error::new(Code::Internal, "no host to connect to")) };
         if failures.is_empty() {
             return Err(last);
@@ -56,7 +59,8 @@ impl ConnectOptions {
     async fn connect_to<S: Session>(&self, host: &Host, purpose: &str) -> Result<S> {
         let first = self.attempt(host, purpose, self.tls.mode).await;
         let mut session: S = match first {
-            // As in libpq: `prefer` takes plain text where encryption fails or is not let in by pg_hba.conf.
+            // As in libpq, `prefer` takes plain text where encryption fails or pg_hba.conf does not
+            // let it in.
             Err(error) if self.tls.mode == SslMode::Prefer && tls::may_fall_back(&error) => {
                 match self.attempt(host, purpose, SslMode::Disable).await {
                     Ok(session) => session,

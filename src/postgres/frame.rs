@@ -1,4 +1,5 @@
-//! Bytes from the socket to whole messages. No I/O but one poll of a reader; knows tags and lengths, nothing else.
+//! From the bytes of the socket to whole messages. It polls a reader and does no other I/O. It
+//! knows tags and lengths, nothing else.
 //!
 //! Page: "Message Formats" (a tag byte, then an Int32 length that counts itself, then the body).
 
@@ -16,7 +17,8 @@ use crate::{Code, Error, Result};
 const HEADER: usize = 5;
 /// One read takes up to this much.
 const BASE: usize = 256 * 1024;
-/// A buffer that grew for a large message is kept up to this size, so that a run of such messages does not allocate.
+/// A buffer that grew for a large message keeps up to this size, so that a run of such messages
+/// does not allocate.
 const KEEP: usize = 1024 * 1024;
 
 /// One message, borrowed from the buffer.
@@ -30,8 +32,8 @@ pub(super) struct Frame<'a> {
 
 /// The receive buffer: `bytes[start..end]` is received and not yet taken.
 ///
-/// It grows for a message larger than itself as that message's bytes arrive, never at the word of a length field, and
-/// never past `limit`.
+/// For a message larger than itself it grows as that message's bytes arrive. It never grows because
+/// a length field says so, and never past `limit`.
 #[derive(Debug)]
 pub(super) struct FrameBuffer {
     bytes: Vec<u8>,
@@ -46,7 +48,7 @@ impl FrameBuffer {
         Self { bytes: vec![0; BASE], start: 0, end: 0, limit }
     }
 
-    /// From here on messages up to `limit` bytes are taken.
+    /// From now on the buffer takes messages of up to `limit` bytes.
     pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
@@ -56,7 +58,7 @@ impl FrameBuffer {
         self.end - self.start
     }
 
-    /// Size of the message at the front, header included, once its header is here.
+    /// Size of the message at the front, including its header, once its header is here.
     fn front(&self) -> Result<Option<usize>> {
         let Some(&[_, a, b, c, d]) = self.bytes[self.start..self.end].first_chunk::<HEADER>() else { return Ok(None) };
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
@@ -91,9 +93,10 @@ impl FrameBuffer {
         Ok(Some(Frame { tag: frame[0], body: &frame[HEADER..] }))
     }
 
-    /// Reads until a whole message is here, and then whatever else is there without waiting, up to the buffer's end.
+    /// Reads until a whole message is here. Then it reads what else has arrived, without waiting,
+    /// up to the buffer's end.
     ///
-    /// Cancel-safe: bytes are counted in the moment they are read.
+    /// It is cancel-safe: it counts bytes in the moment that it reads them.
     pub(super) fn poll_fill(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
@@ -104,17 +107,20 @@ impl FrameBuffer {
         }
         loop {
             match self.poll_more(reader, cx)? {
-                // One read of TLS returns one record; take what else has arrived, so that a batch is a batch.
+                // One read of TLS returns one record. Reading on takes what else has arrived, so
+                // that a batch gets as many messages as there are.
                 Poll::Ready(true) => {}
                 Poll::Ready(false) | Poll::Pending if self.is_ready()? => return Poll::Ready(Ok(())),
-                // A full buffer without a whole message has been made larger: go on reading.
+                // The buffer was full without a whole message and has been made larger, so reading
+                // goes on.
                 Poll::Ready(false) => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
     }
 
-    /// One read into the free part of the buffer; `false` when there is no room left behind whole messages.
+    /// One read into the free part of the buffer. `false` when there is no room left behind whole
+    /// messages.
     pub(super) fn poll_more(
         &mut self,
         reader: &mut (impl AsyncRead + Unpin),
@@ -134,7 +140,8 @@ impl FrameBuffer {
                 self.end += read;
                 Poll::Ready(Ok(true))
             }
-            // Whole messages come before the news that nothing follows them (the reason is often among them).
+            // The caller gets whole messages before it learns that nothing follows them. The reason
+            // is often among them.
             Poll::Ready(_) if ready => Poll::Ready(Ok(false)),
             Poll::Ready(Ok(())) => {
                 Poll::Ready(Err(Error::new(Code::PostgresUnavailable, "the server closed the connection")))
@@ -143,8 +150,8 @@ impl FrameBuffer {
         }
     }
 
-    /// Room for the rest of the message at the front: move it forward, grow for it, or give back what an earlier one
-    /// needed.
+    /// Makes room for the rest of the message at the front. It moves the message forward, grows for
+    /// it, or gives back what an earlier one needed.
     fn make_room(&mut self) -> Result<()> {
         let have = self.buffered();
         let need = self.front()?.unwrap_or(HEADER);
@@ -158,7 +165,7 @@ impl FrameBuffer {
         self.start = 0;
         self.end = have;
         if self.end == self.bytes.len() {
-            // Twice what has arrived, so that a length field alone costs nothing (G6).
+            // The buffer gets twice what has arrived, so a length field alone costs nothing (G6).
             self.bytes.resize((have * 2).min(need.max(BASE)), 0);
         }
         Ok(())

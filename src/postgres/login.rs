@@ -1,4 +1,5 @@
-//! From an open byte stream to a session that is ready for commands: start-up packet and authentication.
+//! From an open byte stream to a session that is ready for commands: start-up packet and
+//! authentication.
 //!
 //! Pages: "Message Flow" (Start-up), "SASL Authentication".
 
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{Code, Error, Result, config::Secret};
 
-/// No message before authentication is longer; a stranger that answers cannot make us hold more.
+/// No message before authentication is longer. So a stranger that answers cannot make us hold more.
 const STARTUP_LIMIT: usize = 64 * 1024;
 
 /// What the server tells about a new session.
@@ -147,12 +148,13 @@ async fn scram(wire: &mut Wire, options: &ConnectOptions, mechanisms: &[String])
     let Asked::SaslFinal(outcome) = asked(wire).await? else {
         return Err(unexpected(b'R', "instead of a SCRAM outcome"));
     };
-    // The server has to prove that it knows the password too.
+    // The server has to prove that it knows the password, too.
     exchange.finish(&outcome).map_err(failed)
 }
 
-/// The strongest mechanism that both sides can do. "Unrequested" tells a server that could have bound that we could
-/// too, so that it notices someone between us who took SCRAM-SHA-256-PLUS off the list.
+/// The strongest mechanism that both sides can do. "Unrequested" tells the server that we could
+/// have bound. A server that could, too, then notices that somebody between us took
+/// SCRAM-SHA-256-PLUS off the list.
 fn scram_mechanism(
     transport: &Transport,
     options: &ConnectOptions,

@@ -5,7 +5,8 @@ use std::time::Duration;
 pub(super) use crate::config::url::{ChannelBinding, Host, Keepalive, Roots, SslMode, TlsOptions};
 use crate::config::{PostgresUrl, Secret, Source};
 
-/// Everything needed to open a connection: hosts, login, TLS, timeouts. Its `Debug` shows no password.
+/// Everything needed to open a connection: hosts, login, TLS, timeouts. Its `Debug` shows no
+/// password.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     pub(super) hosts: Vec<Host>,
@@ -38,7 +39,8 @@ impl ConnectOptions {
         }
     }
 
-    /// What the URL alone says. An attempt at one address may take 10 s, a statement 30 s, and a message 1 GiB.
+    /// What the URL alone says. An attempt at one address may take 10 s, a statement 30 s, and a
+    /// message 1 GiB.
     #[must_use]
     pub fn to(url: &PostgresUrl) -> Self {
         Self {
@@ -58,7 +60,8 @@ impl ConnectOptions {
         }
     }
 
-    /// The same for somebody who waits for the answer: neither an attempt nor a statement takes longer than `bound`.
+    /// The same for a caller that waits for the answer: neither an attempt nor a statement takes
+    /// longer than `bound`.
     #[must_use]
     pub(crate) fn within(mut self, bound: Duration) -> Self {
         self.connect_timeout = self.connect_timeout.min(bound);
@@ -78,8 +81,8 @@ impl ConnectOptions {
         &self.user
     }
 
-    /// Run-time parameters that make text output, and what else we stand on, the same whatever the role's or the database's
-    /// own settings are.
+    /// Run-time parameters for what outboxd relies on, such as the text output of values. With them
+    /// it is the same whatever the role's or the database's own settings are.
     pub(super) fn session_parameters(&self) -> [(&'static str, String); 8] {
         let fixed = |value: &str| value.to_owned();
         [
@@ -88,9 +91,10 @@ impl ConnectOptions {
             ("IntervalStyle", fixed("postgres")),
             ("extra_float_digits", fixed("3")),
             ("bytea_output", fixed("hex")),
-            // Postgres 18 says only in a warning that it goes on without the publication.
+            // When the publication is missing, Postgres 18 goes on without it and says so only in a
+            // warning.
             ("client_min_messages", fixed("warning")),
-            // A session of ours rests for as long as nothing happens.
+            // Our sessions idle for as long as nothing happens.
             ("idle_session_timeout", fixed("0")),
             ("statement_timeout", self.statement_timeout.as_millis().to_string()),
         ]

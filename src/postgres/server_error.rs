@@ -1,4 +1,4 @@
-//! What the server reports (ErrorResponse, NoticeResponse), and which of our codes it is.
+//! What the server reports (ErrorResponse, NoticeResponse), and which of our codes that is.
 //!
 //! Pages: "Error and Notice Message Fields", "PostgreSQL Error Codes".
 
@@ -7,10 +7,11 @@ use std::{error::Error as StdError, fmt};
 use super::transport::is_tls;
 use crate::{Code, Error};
 
-/// An error or notice as the server sent it. It is the cause of the [`Error`] made from it; see [`server_error`].
+/// An error or notice as the server sent it. It is the cause of the [`Error`] made from it; see
+/// [`server_error`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServerError {
-    /// `ERROR`, `FATAL`, `PANIC`, or for a notice `WARNING`, `NOTICE`, …; never translated.
+    /// `ERROR`, `FATAL`, `PANIC`, or for a notice `WARNING`, `NOTICE`, …. It is never translated.
     pub(crate) severity: String,
     /// Five characters.
     pub(crate) sqlstate: String,
@@ -22,7 +23,7 @@ pub struct ServerError {
     pub(crate) hint: Option<String>,
     /// Where in a plugin or function it happened.
     pub(crate) context: Option<String>,
-    /// The C function that reported it: unlike `message` never translated.
+    /// The C function that reported it. Unlike `message` it is never translated.
     pub(crate) routine: Option<String>,
 }
 
@@ -42,14 +43,16 @@ impl fmt::Display for ServerError {
 impl StdError for ServerError {}
 
 impl ServerError {
-    /// Reads the body of an ErrorResponse or NoticeResponse; what is missing or cut off stays empty.
+    /// Reads the body of an ErrorResponse or NoticeResponse. What is missing or cut off stays
+    /// empty.
     pub(super) fn parse(mut body: &[u8]) -> Self {
         let mut error = Self::default();
         while let Some((&field, rest)) = body.split_first().filter(|(field, _)| **field != 0) {
             let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
             let text = String::from_utf8_lossy(&rest[..end]).into_owned();
             match field {
-                // Severity translated (S) and as it is (V, from 9.6 on, always after S).
+                // S is the severity translated, V the severity as it is. V is there from 9.6 on,
+                // always after S.
                 b'S' | b'V' => error.severity = text,
                 b'C' => error.sqlstate = text,
                 b'M' => error.message = text,
@@ -79,7 +82,7 @@ impl ServerError {
             "55006" => Code::SlotInUse,
             "42704" if routine.contains("ReplicationSlot") => Code::SlotMissing,
             "42704" if routine.to_lowercase().contains("publication") => Code::PublicationMissing,
-            // The parameter's name stands in every translation.
+            // Every translation has the parameter's name.
             "55000" if self.message.contains("wal_level") => Code::WalLevel,
             "55000" if self.says_slot_invalidated(routine) => Code::SlotLost,
             "58P01" if routine == "WalSndSegmentOpen" || self.message.contains("WAL segment") => Code::SlotLost,
@@ -89,8 +92,10 @@ impl ServerError {
         }
     }
 
-    /// 13–15 "cannot read from logical replication slot", 16–17 "can no longer get changes from replication slot",
-    /// 18 "can no longer access replication slot" (there in ReplicationSlotAcquire, which reports nothing else as 55000).
+    /// Whether the server says that a slot is invalidated. 13–15 say "cannot read from logical
+    /// replication slot", 16–17 "can no longer get changes from replication slot", 18 "can no
+    /// longer access replication slot" (in ReplicationSlotAcquire, which reports nothing else as
+    /// 55000).
     fn says_slot_invalidated(&self, routine: &str) -> bool {
         routine == "ReplicationSlotAcquire"
             || self.message.starts_with("can no longer ")
@@ -98,7 +103,7 @@ impl ServerError {
             || self.detail.as_ref().is_some_and(|detail| detail.contains("has been invalidated"))
     }
 
-    /// The error that `context` ran into: its code from the SQLSTATE, this as its cause.
+    /// The error that `context` ran into. Its code comes from the SQLSTATE, and this is its cause.
     pub(super) fn during(self, context: impl Into<String>) -> Error {
         Error::new(self.code(), context).because(self)
     }
@@ -130,10 +135,10 @@ pub fn sqlstate(error: &Error) -> Option<&str> {
     server_error(error).map(|server| server.sqlstate.as_str())
 }
 
-/// Maps an error of an SQL session; `context` says what was being done, and to what.
+/// Maps an error of an SQL session. `context` says what was being done, and to what.
 ///
-/// What the server reported becomes a [`ServerError`] as the cause; a broken or closed connection is
-/// `postgres-unavailable`.
+/// What the server reported becomes a [`ServerError`] as the cause. A broken or closed connection
+/// is `postgres-unavailable`.
 #[must_use]
 #[expect(clippy::needless_pass_by_value, reason = "called as map_err(|error| sql_error(context, error))")]
 pub fn sql_error(context: &str, error: tokio_postgres::Error) -> Error {
@@ -142,7 +147,8 @@ pub fn sql_error(context: &str, error: tokio_postgres::Error) -> Error {
     }
     let text = error.to_string();
     let io = error.source().and_then(<dyn StdError>::downcast_ref::<std::io::Error>);
-    // The library keeps its kinds to itself; its texts are the only door. A SCRAM failure has an io::Error inside.
+    // The library does not show its kinds of error, so only its texts tell them apart. A SCRAM
+    // failure has an `io::Error` inside.
     let code = if text.starts_with("authentication error") || text.starts_with("invalid configuration") {
         Code::PostgresAuthFailed
     } else if io.is_some_and(is_tls) {
@@ -155,7 +161,8 @@ pub fn sql_error(context: &str, error: tokio_postgres::Error) -> Error {
     Error::new(code, context).because(text_of(&error))
 }
 
-/// The library's text with its causes: its own error is no cause of ours, since it may hold the rows of a query.
+/// The library's text with its causes. The library's error itself does not become a cause of ours,
+/// since it may hold the rows of a query.
 fn text_of(error: &tokio_postgres::Error) -> String {
     let text = error.to_string();
     match error.source().map(ToString::to_string) {

@@ -26,15 +26,15 @@ use crate::{Code, Error, Result};
 /// How long a session that was dropped may take to finish what it was doing and say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// An ordinary session; derefs to [`Client`]. Dropping it closes it.
+/// An ordinary session, which derefs to [`Client`]. Dropping it closes it.
 #[derive(Debug)]
 pub struct SqlSession {
     client: Client,
-    /// `None` while it lives; closed when this end is dropped.
+    /// `None` while the session lives. Dropping this end closes the session.
     ended: watch::Receiver<Option<Ending>>,
 }
 
-/// Why the server ended a session; an [`Error`] is made of it for each who asks.
+/// Why the server ended a session. Each caller that asks gets an [`Error`] made of it.
 #[derive(Debug, Clone)]
 enum Ending {
     Server(ServerError),
@@ -50,8 +50,8 @@ impl Deref for SqlSession {
 }
 
 impl SqlSession {
-    /// Waits until the session has ended and says why: `postgres-unavailable` when the server stops (57P01) or the
-    /// connection breaks. Cancel-safe.
+    /// Waits until the session has ended and says why: `postgres-unavailable` when the server stops
+    /// (57P01) or the connection breaks. Cancel-safe.
     pub(crate) async fn closed(&self) -> Error {
         let mut ended = self.ended.clone();
         let ending = ended.wait_for(Option::is_some).await.ok().and_then(|ending| ending.clone());
@@ -73,7 +73,8 @@ impl Session for SqlSession {
             let mut connection = pin!(connection);
             let outcome = tokio::select! {
                 outcome = &mut connection => outcome,
-                // Dropped: the connection finishes by itself, unless the server keeps it waiting.
+                // The session was dropped. The connection finishes by itself, unless the server
+                // keeps it waiting.
                 () = end.closed() => return drop(timeout(FAREWELL, connection).await),
             };
             drop(end.send(Some(ending(outcome))));
@@ -103,8 +104,8 @@ fn ending(outcome: Result<(), tokio_postgres::Error>) -> Ending {
 
 fn configuration(options: &ConnectOptions, purpose: &str) -> Config {
     let mut config = Config::new();
-    // The transport is open and secured by now. "Direct" TLS is the way to hand it over as a TLS stream, and with it
-    // what SCRAM binds itself to; the library then sends no SSLRequest of its own.
+    // The transport is open and secured by now. With "direct" TLS the library takes it as a TLS
+    // stream, together with what SCRAM binds itself to, and sends no SSLRequest of its own.
     config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
     config.channel_binding(match options.channel_binding {
         options::ChannelBinding::Disable => TheirBinding::Disable,
@@ -116,7 +117,8 @@ fn configuration(options: &ConnectOptions, purpose: &str) -> Config {
     if let Some(password) = &options.password {
         config.password(password.expose());
     }
-    // The library has no other way to set parameters; none of these values holds a space. Ours come last and win.
+    // The library has no other way to set parameters. None of these values holds a space. Ours come
+    // last and win.
     let mut parameters = options.options.clone().unwrap_or_default();
     for (name, value) in options.session_parameters() {
         parameters.push_str(&format!(" -c {name}={value}"));

@@ -24,16 +24,16 @@ pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 pub(crate) struct StandbyStatus {
     /// Received.
     pub(crate) written: Lsn,
-    /// Safe with us: the server may forget log before this (rule 7).
+    /// What is safe with us. The server may forget the log before this (rule 7).
     pub(crate) flushed: Lsn,
-    /// As `flushed` for a logical consumer; shown in pg_stat_replication.
+    /// The same as `flushed` for a logical consumer. pg_stat_replication shows it.
     pub(crate) applied: Lsn,
-    /// The server shall answer with a keepalive at once.
+    /// Asks the server to answer with a keepalive at once.
     pub(crate) reply_requested: bool,
 }
 
 impl StandbyStatus {
-    /// The same position three times over, no answer wanted.
+    /// The same position three times. It asks for no answer.
     #[must_use]
     pub(crate) fn at(position: Lsn) -> Self {
         Self { written: position, flushed: position, applied: position, reply_requested: false }
@@ -63,10 +63,11 @@ fn postgres_clock(time: SystemTime) -> i64 {
     since_1970.saturating_sub(POSTGRES_EPOCH_US)
 }
 
-/// The writing half of a replication stream; it needs nothing of the reading half.
+/// The writing half of a replication stream. It needs nothing of the reading half.
 ///
-/// Cancel-safe: a future dropped in the middle of a message leaves the rest of it here, and the next call sends that
-/// first. A status of which no byte has left is replaced by a newer one, so no more than two are ever held.
+/// It is cancel-safe. A future that is dropped in the middle of a message leaves the rest of the
+/// message here, and the next call sends that first. A newer status replaces one of which no byte
+/// has left, so it never holds more than two.
 pub(super) struct StatusSender {
     pub(super) writer: WriteHalf<Transport>,
     unsent: BytesMut,
@@ -79,7 +80,7 @@ impl StatusSender {
 
     /// Sends one update. Fails with `postgres-unavailable` when the connection is gone.
     ///
-    /// Waits only if the server does not read, so bound it where that matters.
+    /// It waits only if the server does not read. The caller bounds it where that matters.
     pub(super) async fn send_status(&mut self, status: StandbyStatus) -> Result<()> {
         replace_unsent(&mut self.unsent, status, SystemTime::now());
         self.flush().await
@@ -98,13 +99,14 @@ impl StatusSender {
         self.writer.flush().await.map_err(failed)
     }
 
-    /// Ends the stream and the session: CopyDone, Terminate, then nothing more. Gives up at `bound`.
+    /// Ends the stream and the session: CopyDone, Terminate, then nothing more. Gives up at
+    /// `bound`.
     pub(super) async fn close(mut self, bound: Duration) -> Result<()> {
         frontend::copy_done(&mut self.unsent);
         frontend::terminate(&mut self.unsent);
         let end = async {
             self.flush().await?;
-            // The server may have been faster to hang up.
+            // The server may have hung up already.
             drop(self.writer.shutdown().await);
             Ok(())
         };
@@ -114,7 +116,8 @@ impl StatusSender {
     }
 }
 
-/// Keeps the tail of a message that has begun to leave, drops the one that has not, appends the new one.
+/// Keeps the tail of a message that has begun to leave, drops a message that has not, and appends
+/// the new one.
 fn replace_unsent(unsent: &mut BytesMut, status: StandbyStatus, now: SystemTime) {
     unsent.truncate(unsent.len() % STATUS_BYTES);
     status.encode(now, unsent);
@@ -160,7 +163,7 @@ mod tests {
             replace_unsent(&mut unsent, second, now);
             replace_unsent(&mut unsent, third, now);
             let whole = encoded(first);
-            // Wholly unsent is wholly replaced.
+            // A message of which nothing was sent is replaced as a whole.
             let tail = if sent == 0 { &[] } else { &whole[sent..] };
             assert_eq!(unsent[..], [tail, &encoded(third)].concat(), "{sent} bytes had left");
         }

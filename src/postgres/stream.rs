@@ -24,24 +24,24 @@ const CLOSE_BOUND: Duration = Duration::from_secs(2);
 /// One message of the stream, borrowed from the receive buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum StreamMessage<'a> {
-    /// A piece of the output plugin's.
+    /// One message of the output plugin.
     XLogData {
-        /// Where in the log it comes from; 0/0 for messages that have no place there.
+        /// Where in the log it comes from. 0/0 for messages that have no place there.
         wal_start: Lsn,
         /// The same again for a logical slot.
         wal_end: Lsn,
-        /// The server's clock when it was sent, microseconds since 2000-01-01.
+        /// The server's clock when it was sent, in microseconds since 2000-01-01.
         clock: i64,
         /// One pgoutput message.
         data: &'a [u8],
     },
     /// A sign of life, and how far the server has decoded.
     Keepalive {
-        /// Everything before it that concerns us has been sent.
+        /// The server has sent everything before it that concerns us.
         wal_end: Lsn,
-        /// The server's clock when it was sent, microseconds since 2000-01-01.
+        /// The server's clock when it was sent, in microseconds since 2000-01-01.
         clock: i64,
-        /// Answer at once: the server is about to stop, or about to give us up.
+        /// Asks for an answer at once, since the server is about to stop or to give us up.
         reply_requested: bool,
     },
     /// A warning or notice, such as Postgres 18's "skipped loading publication".
@@ -69,13 +69,14 @@ impl ReplicationReader {
             b'd' => copy_data(frame.body).map(Some),
             b'N' => Ok(Some(StreamMessage::Notice(Box::new(ServerError::parse(frame.body))))),
             b'E' => Err(ServerError::parse(frame.body).during("streaming")),
-            // CopyDone; CommandComplete alone is how a stopping server says that it has sent everything.
+            // CopyDone, or CommandComplete alone, with which a stopping server says that it has
+            // sent everything.
             b'c' | b'C' => Err(Error::new(Code::PostgresUnavailable, "the server ended the stream")),
             tag => Err(unexpected(tag, "in the stream")),
         }
     }
 
-    /// Reads on and throws away until the server hangs up.
+    /// Reads and throws away until the server hangs up.
     async fn drain(&mut self) {
         while self.fill().await.is_ok() {
             while let Ok(Some(_)) = self.frames.next() {}
@@ -127,7 +128,8 @@ fn three_numbers(bytes: &[u8]) -> Option<(u64, u64, i64, &[u8])> {
 /// }
 /// ```
 ///
-/// Dropping it hangs up without a word; the server then finds out at its next write and lets the slot go.
+/// Dropping it hangs up without a goodbye. The server finds out at its next write and lets the slot
+/// go.
 pub(crate) struct ReplicationStream {
     reader: ReplicationReader,
     sender: StatusSender,
@@ -139,18 +141,20 @@ impl ReplicationStream {
         Self { reader: ReplicationReader { reader, frames: wire.frames }, sender: StatusSender::new(writer) }
     }
 
-    /// Waits until at least one whole message is buffered, then takes whatever else has arrived. Cancel-safe.
+    /// Waits until at least one whole message is buffered, then takes whatever else has arrived.
+    /// Cancel-safe.
     ///
-    /// Returns at once while messages are left, so the loop is: `fill`, then [`Self::next_message`] until `None`.
-    /// Fails with `postgres-unavailable` when the connection ends, `postgres-protocol` for a message above the bound.
+    /// It returns at once while messages are left. So the loop is `fill`, then
+    /// [`Self::next_message`] until `None`. Fails with `postgres-unavailable` when the connection
+    /// ends, `postgres-protocol` for a message above the bound.
     pub(crate) async fn fill(&mut self) -> Result<()> {
         self.reader.fill().await
     }
 
-    /// The next buffered message, `None` when another [`Self::fill`] is needed. Does no I/O.
+    /// The next buffered message, or `None` when another [`Self::fill`] is needed. It does no I/O.
     ///
-    /// Fails with what the server reports: `postgres-unavailable` when it stops (57P01) or ends the stream,
-    /// `publication-missing`, `slot-lost` and the others that [`ServerError::code`] knows.
+    /// Fails with what the server reports: `postgres-unavailable` when it stops (57P01) or ends the
+    /// stream, `publication-missing`, `slot-lost` and the others that [`ServerError::code`] knows.
     pub(crate) fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
         self.reader.next_message()
     }
@@ -160,12 +164,13 @@ impl ReplicationStream {
         self.sender.send_status(status).await
     }
 
-    /// Ends the stream and waits, at most 2 s, until the server has hung up: by then it has let the slot go.
+    /// Ends the stream and waits, at most 2 s, until the server has hung up. By then the server has
+    /// let the slot go.
     ///
     /// An error means only that the server may hold the slot a little longer.
     pub(crate) async fn close(self) -> Result<()> {
         let Self { mut reader, sender } = self;
-        // Both at once: a server that is busy writing reads nothing until we read.
+        // Both run at once: a server that is busy writing reads nothing until we read.
         let end = async { tokio::join!(sender.close(CLOSE_BOUND), reader.drain()).0 };
         timeout(CLOSE_BOUND, end)
             .await

@@ -7,9 +7,9 @@ use crate::{Code, Error, Lsn, Result};
 /// What IDENTIFY_SYSTEM tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SystemIdentity {
-    /// Made by initdb and kept by every copy of the cluster.
+    /// initdb makes it, and every copy of the cluster keeps it.
     pub(crate) system_id: String,
-    /// Raised by every promotion.
+    /// Every promotion raises it.
     pub(crate) timeline: u32,
     /// The end of the log on the server's disk.
     pub(crate) flushed: Lsn,
@@ -20,11 +20,11 @@ pub(crate) struct SystemIdentity {
 pub(crate) struct TimelineSwitch {
     /// The timeline that ended.
     pub(crate) timeline: u32,
-    /// Where it ended: log from here on belongs to the next one.
+    /// Where it ended. The log from here on belongs to the next timeline.
     pub(crate) switchpoint: Lsn,
 }
 
-/// Reads a history file: `timeline switchpoint reason` a line, `#` begins a comment.
+/// Reads a history file. Each line is `timeline switchpoint reason`, and `#` begins a comment.
 pub(super) fn parse_history(text: &str) -> Result<Vec<TimelineSwitch>> {
     text.lines()
         .map(|line| line.split('#').next().unwrap_or_default())

@@ -1,6 +1,7 @@
 //! TLS over a connected socket, with libpq's meanings of `sslmode`.
 //!
-//! Pages: "Message Flow" (SSL Session Encryption), libpq's "SSL Support"; RFC 5929 section 4 (tls-server-end-point).
+//! Pages: "Message Flow" (SSL Session Encryption), libpq's "SSL Support"; RFC 5929 section 4
+//! (tls-server-end-point).
 
 use std::{error::Error as _, path::Path, sync::Arc};
 
@@ -45,18 +46,19 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 pub(super) async fn secure(mut stream: TcpStream, host: &str, options: &TlsOptions) -> Result<Transport> {
     let failed = |cause| lost("asking for TLS", cause);
     stream.write_all(&SSL_REQUEST).await.map_err(failed)?;
-    // One byte and no more: what a stranger slips in before the handshake must not be taken for the server's.
+    // This reads one byte and no more. Otherwise what a stranger slips in before the handshake
+    // would pass for the server's.
     match stream.read_u8().await.map_err(failed)? {
         b'S' => {}
         b'N' if options.mode == SslMode::Prefer => {
             return Ok(Transport { stream: Stream::Tcp(stream), endpoint: None });
         }
         b'N' => return Err(refused("the server does not offer TLS, which sslmode demands")),
-        // An ErrorResponse here comes from nobody we know; its text is not shown.
+        // An ErrorResponse here comes from nobody we know, so its text is not shown.
         _ => return Err(refused("the server answered the request for TLS with something else")),
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|cause| refused("the host's name").because(cause))?;
-    // The files are read each time: certificates are renewed while the daemon runs.
+    // This reads the files each time, since certificates are renewed while the daemon runs.
     let connector = TlsConnector::from(Arc::new(configuration(options)?));
     let stream =
         connector.connect(name, stream).await.map_err(|cause| refused("the TLS handshake failed").because(cause))?;
@@ -64,7 +66,8 @@ pub(super) async fn secure(mut stream: TcpStream, host: &str, options: &TlsOptio
     Ok(Transport { stream: Stream::Tls(Box::new(stream)), endpoint })
 }
 
-/// Whether `prefer` goes on in plain text: the handshake failed, or pg_hba.conf does not let encrypted sessions in.
+/// Whether `prefer` goes on in plain text. It does when the handshake failed, or when pg_hba.conf
+/// does not let encrypted sessions in.
 pub(super) fn may_fall_back(error: &Error) -> bool {
     let handshake = error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
     error.code() == Code::PostgresTlsFailed && handshake || sqlstate(error) == Some("28000")
@@ -96,12 +99,14 @@ fn configuration(options: &TlsOptions) -> Result<ClientConfig> {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => builder.with_client_cert_resolver(Arc::new(identity(certificate, key)?)),
     };
-    // As libpq from 17 on: a server of another protocol cannot be mistaken for Postgres. Older servers ignore it.
+    // libpq does this from 17 on. With it nobody mistakes a server of another protocol for
+    // Postgres. Older servers ignore it.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok(config)
 }
 
-/// Our own certificate. Taken as it is: the check of it is the server's, and webpki refuses version 1.
+/// Our own certificate. It is not checked here: the server checks it, and webpki would refuse
+/// version 1.
 fn identity(certificate: &Path, key: &Path) -> Result<SingleCertAndKey> {
     let failed = |cause: rustls::Error| refused("sslcert and sslkey").because(cause);
     let chain = certificates("sslcert", certificate)?;
@@ -145,8 +150,9 @@ fn unreadable(what: &str, path: &Path, cause: pem::Error) -> Error {
     refused(&format!("{what} {}", path.display())).because(cause.to_string())
 }
 
-/// The hash of the server's certificate by its signature's own hash, where SHA-1 is raised to SHA-256. Signatures
-/// without one (Ed25519, RSASSA-PSS with parameters) have no defined binding, and SCRAM goes without.
+/// The hash of the server's certificate. Its signature names the hash function, and SHA-256 takes
+/// the place of SHA-1. Signatures that name none (Ed25519, RSASSA-PSS with parameters) have no
+/// defined binding, and SCRAM goes without.
 fn endpoint(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     match Certificate::from_der(certificate).ok()?.signature_algorithm.oid {
         SHA_1_WITH_RSA_ENCRYPTION | SHA_256_WITH_RSA_ENCRYPTION | ECDSA_WITH_SHA_256 => {

@@ -30,7 +30,7 @@ pub(super) enum Stream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-/// The error about a connection that broke: TLS says its own reasons in the same way.
+/// The error about a connection that broke. TLS reports its own reasons in the same way.
 pub(super) fn lost(doing: &str, cause: io::Error) -> Error {
     let code = if is_tls(&cause) { Code::PostgresTlsFailed } else { Code::PostgresUnavailable };
     Error::new(code, doing).because(cause)
@@ -41,7 +41,8 @@ pub(super) fn is_tls(error: &io::Error) -> bool {
     error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
 }
 
-/// Opens a plain stream to one host, trying each of its addresses within the bound for one attempt.
+/// Opens a plain stream to one host. It tries each of the host's addresses within the bound for one
+/// attempt.
 pub(super) async fn dial(host: &Host, options: &ConnectOptions) -> Result<Stream> {
     let unreachable = |cause: io::Error| Error::new(Code::PostgresUnreachable, host.to_string()).because(cause);
     let bound = options.connect_timeout;
@@ -71,7 +72,7 @@ fn late(what: &str, host: &Host) -> Error {
     Error::new(Code::PostgresUnreachable, format!("{host}: {what} took too long"))
 }
 
-/// Small messages leave at once; a peer that is gone without a word is noticed (fault 67).
+/// Lets small messages leave at once, and notices a peer that is gone without a goodbye (fault 67).
 fn prepare(stream: &TcpStream, keepalive: Option<Keepalive>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some(keepalive) = keepalive else { return Ok(()) };

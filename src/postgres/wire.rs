@@ -1,4 +1,4 @@
-//! One connection spoken message by message: frames in, encoded messages out.
+//! One connection, message by message: frames in, encoded messages out.
 
 use std::future::poll_fn;
 

@@ -1,9 +1,11 @@
-//! The rows that were unpublished when the slot was made, read in the slot's own snapshot (rule 14).
+//! The rows that were unpublished when the slot was made, read in the slot's own snapshot (rule
+//! 14).
 //!
-//! In: an ordinary session, the name of the snapshot that creating the slot exported, and the source's tables. Out:
-//! chunks of rows, of all tables of the source merged in one order, each value as the text that pgoutput would send
-//! for it. What must hold: the snapshot is imported before the replication session does anything else (the export
-//! ends with its next command), and memory is bounded by one chunk: the cursor's rows stay in the server.
+//! In: an ordinary session, the name of the snapshot that creating the slot exported, and the
+//! source's tables. Out: chunks of rows. The rows of all tables of the source come in one order,
+//! and each value is the text that pgoutput would send for it. What must hold: the snapshot is
+//! imported before the replication session does anything else (the export ends with its next
+//! command). Memory is bounded by one chunk, since the cursor's rows stay in the server.
 //!
 //! [`output`](super::output) tells how a value becomes the text that pgoutput would send.
 
@@ -58,18 +60,20 @@ pub struct BackfillQuery {
 pub struct BackfillRow {
     /// Index of its table in configuration order.
     pub table: u16,
-    /// The values of the columns of that table's [`TableInfo::relation_schema`], in its order: the text that pgoutput
-    /// would send. In a SQL_ASCII database it need not be UTF-8, which is the row's own poison.
+    /// The values of the columns of that table's [`TableInfo::relation_schema`], in its order, as
+    /// the text that pgoutput would send. In a SQL_ASCII database the text need not be UTF-8. Such
+    /// a row is poison.
     pub columns: Vec<Option<Box<[u8]>>>,
 }
 
 impl BackfillQuery {
-    /// The query that reads the unpublished rows of `tables` in one order. `filters` are the publication's row filters,
-    /// one for each table: what the stream leaves out, the backfill leaves out too.
+    /// The query that reads the unpublished rows of `tables` in one order. `filters` are the
+    /// publication's row filters, one for each table. The backfill leaves out what the stream
+    /// leaves out.
     ///
     /// # Errors
-    /// [`Code::ColumnInvalid`] when a table lacks the mark column or the column to order by, or when the columns to
-    /// order by have types that cannot be compared across the tables.
+    /// [`Code::ColumnInvalid`] when a table lacks the mark column or the column to order by, or
+    /// when the columns to order by have types that cannot be compared across the tables.
     pub fn new(tables: &[TableInfo], filters: &[Option<String>], source: &Source, order: &Order) -> Result<Self> {
         let keys = order_keys(tables, &source.mapping.columns.created_at, order)?;
         let mut parts = Vec::with_capacity(tables.len());
@@ -79,7 +83,8 @@ impl BackfillQuery {
         }
         let places: Vec<_> =
             keys.iter().enumerate().map(|(at, key)| format!("outboxd_k{} {}", at + 1, key.direction)).collect();
-        // The table breaks ties between tables; within one the ctid has already.
+        // The table's number breaks ties between tables. Within one table the ctid has broken them
+        // already.
         let sql = format!("SELECT i, v FROM (\n{}\n) o ORDER BY {}, i", parts.join("\nUNION ALL\n"), places.join(", "));
         Ok(Self { sql })
     }
@@ -91,23 +96,24 @@ impl BackfillQuery {
     }
 }
 
-/// An open backfill: a cursor in a transaction that sees the slot's snapshot. The transaction ends with the session,
-/// or with [`BackfillCursor::finish`].
+/// An open backfill: a cursor in a transaction that sees the slot's snapshot. The transaction ends
+/// with the session, or with [`BackfillCursor::finish`].
 #[derive(Debug)]
 pub struct BackfillCursor<'a> {
     client: &'a Client,
 }
 
 impl<'a> BackfillCursor<'a> {
-    /// Begins the transaction and imports the snapshot. Until this has returned, the session that exported it must stay
-    /// as it is; afterwards it may start to stream.
+    /// Begins the transaction and imports the snapshot. The session that exported it must do
+    /// nothing until this has returned. After that it may start to stream.
     ///
     /// # Errors
     /// What the server says, for example that the snapshot is gone.
     pub async fn import_snapshot(client: &Client, snapshot: &str) -> Result<()> {
-        // Row security must fail a backfill, not hide rows from it. The whole result is wanted, not its first tenth.
-        // While a chunk travels to Kafka this transaction idles, the sort may well outlast a statement_timeout, and the
-        // whole a transaction_timeout (Postgres 17).
+        // Row security must fail a backfill, not hide rows from it. The planner must plan for the
+        // whole result, not for its first tenth. This transaction idles while a chunk travels to
+        // Kafka. The sort may well outlast a statement_timeout, and the whole backfill a
+        // transaction_timeout (Postgres 17).
         let sql = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};
              SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
@@ -118,14 +124,15 @@ impl<'a> BackfillCursor<'a> {
         client.batch_execute(&sql).await.map_err(|error| failed("import the snapshot of the slot", error))
     }
 
-    /// Opens the cursor over the unpublished rows of a source, on the session of [`BackfillCursor::import_snapshot`].
+    /// Opens the cursor over the unpublished rows of a source, on the session of
+    /// [`BackfillCursor::import_snapshot`].
     ///
     /// # Errors
     /// As [`BackfillQuery::new`], and what the server says, for example that a right is missing.
     pub async fn open(client: &'a Client, tables: &[TableInfo], source: &Source) -> Result<Self> {
         let tracked = server::server(client).await?.track_commit_timestamp;
         let order = Order::choose(source.backfill_order_by.as_deref(), tracked);
-        // In the same snapshot: the filters are those with which the slot begins.
+        // This reads in the same snapshot, so the filters are those with which the slot begins.
         let publication = publications::publication(client, &source.publication).await?;
         let filter = |table: &TableInfo| match publication.as_ref().map(|publication| publication.membership(table)) {
             Some(Membership::Listed(listed)) => listed.row_filter.clone(),
@@ -138,7 +145,7 @@ impl<'a> BackfillCursor<'a> {
         Ok(Self { client })
     }
 
-    /// The next rows; fewer than `limit` mean the end.
+    /// The next rows. Fewer than `limit` mean the end.
     ///
     /// # Errors
     /// What the server says.
@@ -149,7 +156,7 @@ impl<'a> BackfillCursor<'a> {
         rows.iter().map(backfill_row).collect()
     }
 
-    /// Ends the transaction; the snapshot is let go.
+    /// Ends the transaction, which lets the snapshot go.
     ///
     /// # Errors
     /// Only what a broken session brings.
@@ -180,7 +187,7 @@ fn backfill_row(row: &Row) -> Result<BackfillRow> {
 
 /// One key of the order: an expression over the row `t`, the same for all tables.
 struct Key {
-    /// Where NULL comes; empty for the server's default.
+    /// Where NULL comes. Empty for the server's default.
     direction: &'static str,
     expression: KeyExpression,
 }
@@ -192,7 +199,8 @@ enum KeyExpression {
     Text(&'static str),
 }
 
-/// The keys of the order, most significant first. Only what all tables have can order them together.
+/// The keys of the order, most significant first. Only a column that all tables have can order them
+/// together.
 fn order_keys(tables: &[TableInfo], created_at: &str, order: &Order) -> Result<Vec<Key>> {
     let mut keys = Vec::new();
     match order {
@@ -206,7 +214,8 @@ fn order_keys(tables: &[TableInfo], created_at: &str, order: &Order) -> Result<V
             })?;
             keys.push(Key { direction: "NULLS FIRST", expression: KeyExpression::Column(name.clone(), cast) });
         }
-        // Transactions from before the setting was turned on have none: they are the oldest.
+        // Transactions from before somebody turned the setting on have no commit time. They are the
+        // oldest.
         Order::CommitTimestamp => {
             let commit = KeyExpression::Text("pg_xact_commit_timestamp(t.xmin)");
             keys.push(Key { direction: "NULLS FIRST", expression: commit });
@@ -219,16 +228,16 @@ fn order_keys(tables: &[TableInfo], created_at: &str, order: &Order) -> Result<V
     {
         keys.push(Key { direction: "", expression: KeyExpression::Column(created_at.to_owned(), cast) });
     }
-    // Counted back from now, since the numbers of transactions wrap round; frozen ones come first. Type cid has no
-    // order of its own. The ctid alone would repeat between partitions.
+    // `age` counts back from now, since the numbers of transactions wrap round. Frozen ones come
+    // first. The type cid has no order of its own. The ctid alone would repeat between partitions.
     for expression in ["-age(t.xmin)::int8", "t.cmin::text::int8", "t.tableoid", "t.ctid"] {
         keys.push(Key { direction: "", expression: KeyExpression::Text(expression) });
     }
     Ok(keys)
 }
 
-/// How to compare a column across tables: `Some(None)` as it is, since all have one type (then an index can serve);
-/// `Some(Some(type))` after a cast; `None` not at all.
+/// How to compare a column across tables. `Some(None)`: as it is, since all tables have one type
+/// (then an index can serve). `Some(Some(type))`: after a cast. `None`: it cannot be compared.
 #[allow(clippy::option_option)]
 fn common_type(tables: &[TableInfo], column: &str) -> Option<Option<&'static str>> {
     let mut types = tables.iter().filter_map(|table| table.column(column)).map(|column| column.base_type_oid);
@@ -261,8 +270,9 @@ fn condition(table: &TableInfo, row_filter: Option<&str>, source: &Source) -> Re
     Ok(if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") })
 }
 
-/// The part of one table: sorted on its own by the plain rows, so that large values stay out of the sort (they are
-/// fetched from TOAST only when a row is output) and the parts are merged.
+/// The part of one table, sorted on its own by the plain rows. So large values stay out of the sort
+/// (the server fetches them from TOAST only when it outputs a row), and the server merges the
+/// parts.
 fn table_sql(index: usize, table: &TableInfo, condition: &str, keys: &[Key]) -> String {
     let values: Vec<_> = table.published_columns().map(|column| text_sql("s", column)).collect();
     let numbered = || (1..).zip(keys);

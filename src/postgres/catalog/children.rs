@@ -1,8 +1,9 @@
-//! Children by INHERITS, which are no partitions.
+//! Children by INHERITS, which are not partitions.
 //!
-//! A query of a table reads their rows too, but the stream never sends them under its name, not even when the
-//! publication has them: they would be passed over silently. So backfill and marks leave them alone (`ONLY`), as the
-//! stream does, and a table that has children is refused.
+//! A query of a table reads its children's rows, too. The stream never sends them under the table's
+//! name, not even when the publication has them, so nobody would notice that they are passed over.
+//! Therefore backfill and marks leave them alone (`ONLY`), as the stream does, and `check` and the
+//! start refuse a table that has children.
 
 use tokio_postgres::Client;
 
@@ -10,7 +11,8 @@ use super::{TableInfo, TableKind, failed};
 use crate::{Code, Error, Result};
 
 impl TableInfo {
-    /// The table without its children, for SQL. The rows of a partitioned table are all in its partitions.
+    /// The table without its children, for SQL. The rows of a partitioned table are all in its
+    /// partitions.
     #[must_use]
     pub(crate) fn sql_only(&self) -> String {
         match self.kind {
@@ -20,7 +22,7 @@ impl TableInfo {
     }
 }
 
-// The parent of a partition is always a partitioned table, which can have no other children.
+// The parent of a partition is always a partitioned table. Such a table can have no other children.
 const CHILDREN: &str = "
 SELECT p.oid::regclass::text, string_agg(c.oid::regclass::text, ', ' ORDER BY c.oid)
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent

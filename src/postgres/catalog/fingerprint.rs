@@ -1,18 +1,19 @@
-//! The fingerprint of a publication: what must not change behind our back. It is kept in the position record, so rows
-//! that the server passed over while a table was out of the publication are never silently missed (rule 4, G4).
+//! The fingerprint of a publication: everything in it that must not change while a source streams.
+//! The position record keeps it. So a start notices that the server may have passed rows over while
+//! a table was out of the publication (rule 4, G4).
 
 use serde::{Deserialize, Serialize};
 
 use super::{PublicationInfo, TableInfo, publications::Membership};
 
-/// What a publication sends of a source's tables. Names are there for a person to read and make no difference, since a
-/// renamed table loses nothing.
+/// What a publication sends of a source's tables. Names are there for a person to read. They make
+/// no difference, since a renamed table loses nothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {
     /// `pg_publication.oid`.
     #[serde(rename = "pub")]
     publication: u32,
-    /// `xmin` of its row. Positions of old have none.
+    /// `xmin` of its row. Positions of older versions have none.
     #[serde(rename = "xmin", skip_serializing_if = "Option::is_none", default)]
     version: Option<String>,
     /// `insert, update`.
@@ -30,15 +31,15 @@ pub(crate) struct Fingerprint {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct TablePrint {
     oid: u32,
-    /// For the words alone; positions of old have none.
+    /// For messages only. Positions of older versions have none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     name: String,
     #[serde(flatten)]
     by: By,
 }
 
-/// How the table comes to be in the publication. The numbers are the oids of the catalog's rows: dropped and added
-/// again is another row.
+/// How the table comes to be in the publication. The numbers are the oids of the catalog's rows. A
+/// table that was dropped and added again has another row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 enum By {
@@ -67,8 +68,8 @@ impl TablePrint {
 }
 
 impl Fingerprint {
-    /// The fingerprint of `publication` for the tables of a source, whatever their order. Other tables of the
-    /// publication do not count: their rows are not ours to lose.
+    /// The fingerprint of `publication` for the tables of a source, whatever their order. Other
+    /// tables of the publication do not count, since the source does not read their rows.
     #[must_use]
     pub(crate) fn of(publication: &PublicationInfo, tables: &[TableInfo]) -> Self {
         let print = |table: &TableInfo| TablePrint {
@@ -105,7 +106,7 @@ impl Fingerprint {
         Some(then.tables.iter().map(|table| table.oid).collect())
     }
 
-    /// What is different in `now`, in words; empty when nothing is.
+    /// What is different in `now`, in words. Empty when nothing is.
     #[must_use]
     pub(crate) fn differences(&self, now: &Self) -> Vec<String> {
         let mut found = Vec::new();
@@ -166,7 +167,7 @@ fn table_differences(was: &TablePrint, now: &TablePrint, recreated: bool, found:
                     list(columns_now)
                 ));
             }
-            // Said once for the whole publication when that was made again.
+            // A publication that was made again is reported once, not for each table.
             if row != row_now && !recreated {
                 found.push(format!("table {name} was dropped from the publication and added again"));
             }

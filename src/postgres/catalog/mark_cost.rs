@@ -1,7 +1,8 @@
-//! What a mark by UPDATE costs on a table of this shape, and what marks have cost so far.
+//! What a mark by UPDATE costs on a table, and what marks have cost so far.
 //!
-//! A heap-only (HOT) update writes a copy of the row into the same page and no index. It needs room in that page, and
-//! no index (but BRIN, since Postgres 16) over a column that changes; a column in an index's WHERE counts.
+//! A heap-only (HOT) update writes a copy of the row into the same page and no index. It needs room
+//! in that page. No index (but BRIN, since Postgres 16) may cover a column that changes, not even
+//! in its WHERE.
 
 use tokio_postgres::Client;
 
@@ -16,8 +17,8 @@ const ROOM_FOR_A_COPY: u8 = 50;
 pub struct MarkCost {
     /// Indexes that keep every mark from being HOT.
     pub covering: Vec<String>,
-    /// Index entries that a mark writes which is not HOT; partial indexes are not counted, nor are BRIN indexes where
-    /// they count for nothing.
+    /// Index entries that a mark writes when it is not HOT. Partial indexes do not count. Neither
+    /// do BRIN indexes where they do not prevent HOT.
     pub entries: usize,
     /// The largest `fillfactor` of the table, or of its partitions.
     pub fillfactor: u8,
@@ -41,7 +42,8 @@ impl MarkCost {
     }
 }
 
-// The rows of a partitioned table are in its leaves, and so are its storage parameters and statistics.
+// The rows of a partitioned table are in its leaves, and so are its storage parameters and
+// statistics.
 const STORAGE: &str = "
 SELECT coalesce(max(coalesce((SELECT option_value::int4 FROM pg_options_to_table(c.reloptions)
                               WHERE option_name = 'fillfactor'), 100)), 100),

@@ -15,11 +15,13 @@ use crate::{
     config::{Columns, Mark, Source},
 };
 
-/// The statement that marks rows of one table, with one parameter: an array of [`Id`]s. `None` when nothing is marked.
-/// A row that is gone, or is marked already, is simply not among the affected rows: it counts as marked.
+/// The statement that marks rows of one table. Its one parameter is an array of [`Id`]s. `None`
+/// with `mark = "none"`. A row that is gone or already marked is not among the affected rows. It
+/// counts as marked.
 ///
 /// # Errors
-/// [`Code::ColumnInvalid`] when the id or the mark column is missing or the mark column is no point in time.
+/// [`Code::ColumnInvalid`] when the id or the mark column is missing, or when the mark column does
+/// not hold a point in time.
 pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Option<String>> {
     let id = table.needed_column(&columns.id)?;
     let name = table.sql_only();
@@ -27,7 +29,8 @@ pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Opti
     let chosen = if id.base_type_oid == Type::UUID.oid() {
         format!("{column} = ANY ($1::uuid[])")
     } else {
-        // Through text: the ids come from the stream as text, and each type reads its own output back.
+        // The ids come from the stream as text, and each type reads its own output back. So the
+        // parameter is text.
         format!("{column} = ANY ($1::text[]::{}[])", id.cast_name)
     };
     match mark {
@@ -37,17 +40,20 @@ pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Opti
             let column = table.needed_column(&columns.published_at)?;
             let now = mark_value(table, column)?;
             let mark = quote_ident(&column.name);
-            // Not `IS NULL`: an index over the unpublished rows (the seed's has just that WHERE) would look cheaper than
-            // the id's while there are few, and every row of a later backlog would be compared with every id.
+            // The condition is not `IS NULL`. With that, an index over the unpublished rows (the
+            // seed's index has just that WHERE) would look cheaper than the id's while there are
+            // few of them. Then the server would compare every row of a later backlog with every
+            // id.
             Ok(Some(format!("UPDATE {name} SET {mark} = {now} WHERE {chosen} AND num_nulls({mark}) = 1")))
         }
     }
 }
 
-/// "Now" in the type of the mark column; a timestamp without zone gets UTC whatever the session's TimeZone.
+/// "Now" in the type of the mark column. A timestamp without zone gets UTC whatever the session's
+/// TimeZone is.
 ///
 /// # Errors
-/// [`Code::ColumnInvalid`] when the type is no point in time.
+/// [`Code::ColumnInvalid`] when the type does not hold a point in time.
 pub(crate) fn mark_value(table: &TableInfo, column: &ColumnInfo) -> Result<&'static str> {
     match Type::from_oid(column.base_type_oid) {
         Some(Type::TIMESTAMPTZ) => Ok("now()"),
@@ -72,8 +78,8 @@ pub struct MarkStatement {
 }
 
 impl MarkStatement {
-    /// Sets up a session for marking, and prepares the statement of each table in configuration order. None at all with
-    /// `mark = "none"`.
+    /// Sets up a session for marking, and prepares the statement of each table in configuration
+    /// order. With `mark = "none"` there are no statements.
     ///
     /// # Errors
     /// As [`mark_sql`], and what the server says, for example that a right is missing.
@@ -98,15 +104,15 @@ impl MarkStatement {
         &self.table
     }
 
-    /// The statement; its one parameter is an array of [`Id`]s.
+    /// The statement. Its one parameter is an array of [`Id`]s.
     #[must_use]
     pub fn prepared(&self) -> &Statement {
         &self.prepared
     }
 }
 
-/// The id of a row as the stream tells it, in text. A uuid is sent in binary: for the server to read 36 characters costs a
-/// good part of what it costs to find the row.
+/// The id of a row as the stream tells it, in text. A uuid travels in binary: if the server had to
+/// read 36 characters, that would cost a good part of what it costs to find the row.
 #[derive(Debug, Clone, Copy)]
 pub struct Id<'a>(pub &'a str);
 

@@ -12,8 +12,8 @@
 //!
 //! Nothing here knows Kafka or decides anything: `check`, `setup` and `relay` do.
 //!
-//! Every query works on Postgres 15 to 18. A column that only later majors have is read through
-//! `to_jsonb(row)`, where an absent key is simply null.
+//! Every query works on Postgres 15 to 18. It reads a column that only later majors have through
+//! `to_jsonb(row)`, where an absent key is null.
 
 pub mod backfill;
 pub mod children;

@@ -1,4 +1,5 @@
-//! The numbers behind the metrics that only Postgres knows: the slot's lag and what waits in the tables.
+//! The numbers behind the metrics that only Postgres knows: the slot's lag and what waits in the
+//! tables.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::{
     config::{Columns, Mark},
 };
 
-/// Unpublished rows are counted up to this many: a count must not read a whole backlog every few seconds.
+/// The count of unpublished rows stops at this many: it must not read a whole backlog every few
+/// seconds.
 pub(crate) const COUNT_LIMIT: u32 = 1_000_000;
 
 /// What the monitor saw.
@@ -21,7 +23,7 @@ pub(crate) const COUNT_LIMIT: u32 = 1_000_000;
 pub struct Reading {
     /// `None` when there is no such slot.
     pub slot: Option<SlotReading>,
-    /// `None` with `mark = "none"`, where the table does not tell, and when counting took too long.
+    /// `None` when counting took too long, and with `mark = "none"`, where the table does not tell.
     pub backlog: Option<Backlog>,
 }
 
@@ -34,7 +36,7 @@ pub struct SlotReading {
     pub confirmed_flush: Option<Lsn>,
     /// Bytes of log after what we confirmed.
     pub lag_bytes: u64,
-    /// Bytes of log that the slot keeps from removal.
+    /// Bytes of log that the server keeps for the slot.
     pub retained_bytes: u64,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
@@ -47,11 +49,12 @@ pub struct SlotReading {
 pub struct Backlog {
     /// Unpublished rows, at most [`COUNT_LIMIT`] for each table.
     pub rows: u64,
-    /// Age of the oldest one by its creation time; `None` when there is none, or no usable creation time.
+    /// Age of the oldest one by its creation time. `None` when there is no such row, or no usable
+    /// creation time.
     pub oldest: Option<Duration>,
 }
 
-/// The monitor of one source: its statements, built once.
+/// The monitor of one source. It builds its statements once.
 #[derive(Debug, Clone)]
 pub struct Monitor {
     slot: String,
@@ -79,13 +82,13 @@ impl Monitor {
         &self.slot
     }
 
-    /// Reads everything in one round trip. Counting is bounded by the session's statement_timeout; when it takes
-    /// longer, the slot's numbers are still given.
+    /// Reads everything in one round trip. The session's statement_timeout bounds the counting.
+    /// When that takes longer, the reading still has the slot's numbers.
     ///
     /// # Errors
     /// What a broken session or a missing privilege brings.
     pub async fn read(&self, client: &Client) -> Result<Reading> {
-        // Both are sent before either is answered.
+        // Both queries go out before either is answered.
         let slot = self.read_slot(client);
         let backlog = self.read_backlog(client);
         let (slot, backlog) = tokio::join!(slot, backlog);
@@ -129,8 +132,8 @@ impl Monitor {
     }
 }
 
-/// The count of one table's unpublished rows and the age in seconds of the oldest. Rows of a child by INHERITS are
-/// counted: that they wait for ever is to be seen.
+/// The count of one table's unpublished rows and the age in seconds of the oldest. It counts the
+/// rows of a child by INHERITS, so that somebody sees that they wait for ever.
 fn count_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Option<String> {
     let unpublished = match mark {
         Mark::None => return None,
@@ -145,7 +148,7 @@ fn count_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Option<String>
     ))
 }
 
-/// The age in seconds of the smallest `created_at`; a timestamp without zone is UTC (design, Records).
+/// The age in seconds of the smallest `created_at`; a timestamp without zone is UTC.
 fn age_sql(table: &TableInfo, created_at: &str) -> Option<String> {
     let column = table.column(created_at)?;
     let oldest = format!("min({})", quote_ident(&column.name));

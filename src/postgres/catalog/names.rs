@@ -1,16 +1,16 @@
-//! Names and texts inside SQL. A statement that cannot take its names as parameters (DDL, FROM, grants) is built with
-//! these two functions and nothing else.
+//! Names and texts inside SQL. These functions alone put names into a statement that cannot take
+//! them as parameters (DDL, FROM, grants).
 
 use crate::config::TableName;
 
-/// `name` as an SQL identifier: always quoted, so that a reserved word or an upper-case letter needs no thought.
-/// Source: PostgreSQL documentation, "Identifiers and Key Words".
+/// `name` as an SQL identifier. It is always quoted, so reserved words and upper-case letters need
+/// no care. Source: PostgreSQL documentation, "Identifiers and Key Words".
 #[must_use]
 pub(crate) fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// `text` as an SQL string constant that means the same whatever `standard_conforming_strings` says.
+/// `text` as an SQL string constant. It means the same whatever `standard_conforming_strings` says.
 /// Source: PostgreSQL documentation, "String Constants with C-Style Escapes".
 #[must_use]
 pub(crate) fn quote_literal(text: &str) -> String {
@@ -24,7 +24,7 @@ pub(crate) fn quote_qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", quote_ident(schema), quote_ident(name))
 }
 
-/// A configured table as SQL, quoted; without a schema the session's search_path decides.
+/// A configured table as SQL, quoted. Without a schema the session's search_path decides.
 #[must_use]
 pub(crate) fn quote_table(table: &TableName) -> String {
     table.schema.as_ref().map_or_else(|| quote_ident(&table.name), |schema| quote_qualified(schema, &table.name))

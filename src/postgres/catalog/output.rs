@@ -2,23 +2,24 @@
 //! this expression, so that a row gives the same text from a query as from the stream.
 //!
 //! pgoutput calls the output function of the column's type, and `format('%s', …)` calls the same
-//! one. A cast to text does not: `bool` would give `true` for `t`, and `character(n)` would lose its
-//! padding. What an output function writes also depends on `DateStyle`, `TimeZone`,
-//! `IntervalStyle`, `bytea_output` and `extra_float_digits`; `ConnectOptions` sets these to the same
-//! values for replication sessions and for ordinary ones.
+//! one. A cast to text does not: `bool` would give `true` for `t`, and `character(n)` would lose
+//! its padding. What an output function writes also depends on `DateStyle`, `TimeZone`,
+//! `IntervalStyle`, `bytea_output` and `extra_float_digits`; `ConnectOptions` sets these to the
+//! same values for replication sessions and for ordinary ones.
 
 use tokio_postgres::types::Type;
 
 use super::{ColumnInfo, names::quote_ident};
 
-/// The text of `column` in the row that the query calls `row`; NULL for NULL.
+/// The text of `column` in the row that the query calls `row`. NULL gives NULL.
 pub(crate) fn text_sql(row: &str, column: &ColumnInfo) -> String {
     let name = column_sql(row, &column.name);
     match Type::from_oid(column.base_type_oid) {
-        // The output function of these two gives the value itself, and so does the cast, which costs nothing.
+        // The output function of these two types gives the value itself. So does the cast, which
+        // costs nothing.
         Some(Type::TEXT | Type::VARCHAR) => format!("{name}::text"),
-        // `format` gives the empty text for NULL. `IS NULL` is no test for that: it is true also of a composite value
-        // whose fields are all NULL.
+        // `format` gives the empty text for NULL. `IS NULL` is no test for that, since it is also
+        // true of a composite value whose fields are all NULL.
         _ => format!("CASE WHEN num_nulls({name}) = 0 THEN format('%s', {name}) END"),
     }
 }

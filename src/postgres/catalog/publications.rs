@@ -8,17 +8,19 @@ use crate::Result;
 /// A publication as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicationInfo {
-    /// `pg_publication.oid`: another one means that the publication was dropped and made again.
+    /// `pg_publication.oid`. Another one means that the publication was dropped and made again.
     pub oid: u32,
-    /// `xmin` of its row: another one means that its options, owner or name were altered, and perhaps altered back.
+    /// `xmin` of its row. Another one means that its options, owner or name were altered, and
+    /// perhaps altered back.
     pub version: String,
     /// Its name.
     pub name: String,
     /// Owning role.
     pub owner: String,
-    /// INSERT is published; ours needs it.
+    /// INSERT is published. A source needs it.
     pub insert: bool,
-    /// UPDATE is published; ours should not (rule 11): every mark would travel back through the stream.
+    /// UPDATE is published. That should not be so (rule 11): every mark would travel back through
+    /// the stream.
     pub update: bool,
     /// DELETE is published.
     pub delete: bool,
@@ -50,8 +52,8 @@ pub struct PublishedSchema {
 pub struct PublishedTable {
     /// `pg_class.oid`.
     pub table_oid: u32,
-    /// `pg_publication_rel.oid`: another one means that the table was dropped from the publication and added again,
-    /// and rows in between were not sent.
+    /// `pg_publication_rel.oid`. Another one means that the table was dropped from the publication
+    /// and added again, so the server did not send the rows in between.
     pub rel_row_oid: u32,
     /// Its schema.
     pub schema: String,
@@ -83,8 +85,9 @@ impl PublicationInfo {
         if self.all_tables {
             return Membership::AllTables;
         }
-        // A table that is listed and in a listed schema is published without its row filter and column list
-        // (PostgreSQL documentation, "CREATE PUBLICATION"; the server refuses such a column list).
+        // The server publishes a table that is listed and in a listed schema without its row filter
+        // and column list (PostgreSQL documentation, "CREATE PUBLICATION"; the server refuses such
+        // a column list).
         if let Some(schema) = self.schemas.iter().find(|schema| schema.name == table.schema) {
             return Membership::InSchema(schema);
         }

@@ -16,13 +16,14 @@ pub struct ServerInfo {
     pub version_text: String,
     /// A standby.
     pub in_recovery: bool,
-    /// When the postmaster started: a different value after a reconnect means that the server was restarted.
+    /// When the postmaster started. A different value after a reconnect means that the server has
+    /// restarted.
     pub started: SystemTime,
     /// `current_database()`.
     pub database: String,
     /// `server_encoding`.
     pub encoding: String,
-    /// `wal_level`; decoding needs `logical`.
+    /// `wal_level`. Decoding needs `logical`.
     pub wal_level: String,
     /// `max_replication_slots`.
     pub max_replication_slots: i32,
@@ -34,7 +35,7 @@ pub struct ServerInfo {
     pub wal_senders: i64,
     /// `track_commit_timestamp`.
     pub track_commit_timestamp: bool,
-    /// `synchronous_commit` of this session; the marker sets its own.
+    /// `synchronous_commit` of this session. The marker sets its own.
     pub synchronous_commit: String,
     /// `max_slot_wal_keep_size` in megabytes; -1 is no limit.
     pub max_slot_wal_keep_mb: i64,
@@ -42,9 +43,9 @@ pub struct ServerInfo {
     pub idle_slot_timeout: Option<String>,
     /// `synchronized_standby_slots` (Postgres 17); `None` before, or when it is empty.
     pub synchronized_standby_slots: Option<String>,
-    /// `synchronous_standby_names`; often empty.
+    /// `synchronous_standby_names`. It is often empty.
     pub synchronous_standby_names: String,
-    /// `wal_sender_timeout` as this role has it; zero is none.
+    /// `wal_sender_timeout` as this role has it. Zero is none.
     pub wal_sender_timeout: Duration,
     /// The role that we are.
     pub role: RoleInfo,
@@ -76,9 +77,10 @@ impl ServerInfo {
         self.version % 10_000
     }
 
-    /// Whether `synchronous_standby_names` matches the daemon's walsender, whose application_name is `outboxd`. Postgres
-    /// would take it for a synchronous standby, a logical one too: commits wait for our confirmation, which waits for
-    /// marks, which see a row only when its commit has returned.
+    /// Whether `synchronous_standby_names` matches the daemon's walsender, whose application_name
+    /// is `outboxd`. Postgres would then take it for a synchronous standby, though it is a logical
+    /// one. Commits would wait for our confirmation, and that waits for marks. But a mark sees a
+    /// row only when the row's commit has returned.
     #[must_use]
     pub(crate) fn may_wait_for_us(&self) -> bool {
         let mut names = self.synchronous_standby_names.split([',', '(', ')', ' ']).map(|name| name.trim_matches('"'));
@@ -102,7 +104,7 @@ SELECT current_setting('server_version_num')::int4, current_setting('server_vers
        current_setting('synchronous_standby_names')
 FROM pg_roles r WHERE r.rolname = current_user";
 
-/// The server, its settings and the role of this session, in one round trip.
+/// Reads the server, its settings and the role of this session, in one round trip.
 ///
 /// # Errors
 /// Only what a broken session brings: every role may ask this.
@@ -148,8 +150,9 @@ pub async fn postmaster_start_time(client: &Client) -> Result<SystemTime> {
     Ok(row.get(0))
 }
 
-/// The end of what the server has safely on disk: flushed on a primary, replayed on a standby (which decodes no
-/// further than that). A position beyond it belongs to another history.
+/// The end of what the server has safely on disk. On a primary that is what it has flushed, on a
+/// standby what it has replayed (a standby decodes no further). A position beyond it belongs to
+/// another history.
 ///
 /// # Errors
 /// Only what a broken session brings.
@@ -160,7 +163,8 @@ pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
     Ok(Lsn(row.get::<_, PgLsn>(0).into()))
 }
 
-/// The end of what the server has written, flushed or not; on a standby what it has received.
+/// The end of what the server has written, flushed or not. On a standby it is the end of what it
+/// has received.
 ///
 /// # Errors
 /// Only what a broken session brings.

@@ -1,5 +1,5 @@
-//! Replication slots as SQL sees them. Creating one is the replication session's business, since only that exports a
-//! snapshot; reading and dropping are ours.
+//! Replication slots as SQL sees them. This module reads and drops them. The replication session
+//! creates them, since only that session exports a snapshot.
 
 use std::time::Duration;
 
@@ -20,27 +20,27 @@ pub struct SlotInfo {
     pub plugin: Option<String>,
     /// Database; `None` for a physical slot.
     pub database: Option<String>,
-    /// Dies with its session.
+    /// The slot ends with its session.
     pub temporary: bool,
     /// Somebody streams from it.
     pub active: bool,
-    /// The process that does.
+    /// The process that streams from it.
     pub active_pid: Option<i32>,
-    /// The oldest WAL that it keeps; `None` when it keeps none (never used, or lost).
+    /// The oldest WAL that it keeps. `None` when it keeps none (never used, or lost).
     pub restart_lsn: Option<Lsn>,
-    /// What its consumer has confirmed; on a slot never used its consistent point. Zero while a slot is being made and
-    /// for a physical one.
+    /// What its consumer has confirmed. On a slot that nobody has used it is the consistent point.
+    /// It is zero while a slot is being made, and for a physical slot.
     pub confirmed_flush: Lsn,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
-    /// Why the server invalidated it: `wal_removed`, `rows_removed`, `wal_level_insufficient`, `idle_timeout`
-    /// (Postgres 17); `conflict` where Postgres 16 only says that there was one.
+    /// Why the server invalidated it: `wal_removed`, `rows_removed`, `wal_level_insufficient`,
+    /// `idle_timeout` (Postgres 17); `conflict` where Postgres 16 only says that there was one.
     pub invalidation_reason: Option<String>,
-    /// Is carried to the standbys (Postgres 17).
+    /// The server carries it to the standbys (Postgres 17).
     pub failover: bool,
-    /// Is a copy that a standby keeps of its primary's slot (Postgres 17).
+    /// It is the copy that a standby keeps of its primary's slot (Postgres 17).
     pub synced: bool,
-    /// Decodes prepared transactions at PREPARE; ours must not.
+    /// It decodes prepared transactions at PREPARE. A source's slot must not.
     pub two_phase: bool,
 }
 
@@ -95,10 +95,11 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotInfo>> {
     Ok(row.as_ref().map(SlotInfo::from_row))
 }
 
-/// How long [`drop_slot`] waits for a walsender whose client has gone to notice it.
+/// How long [`drop_slot`] waits until a walsender notices that its client has gone.
 const DROP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Drops the slot; one that does not exist counts as dropped. While somebody streams from it, tries again for 10 s.
+/// Drops the slot. One that does not exist counts as dropped. While somebody streams from it, this
+/// tries again for 10 s.
 ///
 /// # Errors
 /// [`Code::SlotInUse`] when it is still in use then; what the server says otherwise.

@@ -9,7 +9,8 @@ use crate::{
 /// An outbox table as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableInfo {
-    /// `pg_class.oid`; with `publish_via_partition_root` also the id in pgoutput's Relation message.
+    /// `pg_class.oid`. With `publish_via_partition_root` it is also the id in pgoutput's Relation
+    /// message.
     pub oid: u32,
     /// Where it was found.
     pub schema: String,
@@ -17,17 +18,18 @@ pub struct TableInfo {
     pub name: String,
     /// Ordinary or partitioned.
     pub kind: TableKind,
-    /// Its rows are in the WAL; an unlogged or temporary table can be in no publication.
+    /// Its rows are in the WAL. An unlogged or temporary table cannot be in a publication.
     pub logged: bool,
-    /// Owning role: only this one (or a superuser) may put the table into a publication.
+    /// Owning role. Only this one (or a superuser) may put the table into a publication.
     pub owner: String,
-    /// Live columns in attribute order, generated ones too.
+    /// Live columns in attribute order, including generated ones.
     pub columns: Vec<ColumnInfo>,
     /// Every index.
     pub indexes: Vec<IndexInfo>,
-    /// Enabled row triggers that fire for UPDATE or DELETE, so when a row is marked: (name, events).
+    /// Enabled row triggers that fire for UPDATE or DELETE, and so for a mark, each as `name
+    /// (events)`.
     pub marking_triggers: Vec<String>,
-    /// The partition key uses an expression; the columns in it are flagged like the others.
+    /// The partition key uses an expression. The columns in it are flagged like the others.
     pub partition_expression: bool,
 }
 
@@ -53,7 +55,8 @@ pub struct ColumnInfo {
     pub type_modifier: i32,
     /// The type as a person writes it, with its modifier: `character varying(100)`.
     pub type_name: String,
-    /// The type as a cast needs it, without modifier: a cast to `character(4)` would cut the value silently.
+    /// The type as a cast needs it, without modifier. A cast to `character(4)` would cut a value
+    /// and say nothing.
     pub cast_name: String,
     /// The type beneath all domains; else `type_oid`.
     pub base_type_oid: u32,
@@ -61,7 +64,7 @@ pub struct ColumnInfo {
     pub not_null: bool,
     /// Has a default or is an identity column.
     pub has_default: bool,
-    /// GENERATED ALWAYS AS: pgoutput leaves it out (Postgres 18 can be told otherwise).
+    /// GENERATED ALWAYS AS. pgoutput leaves it out (Postgres 18 can be told otherwise).
     pub generated: bool,
     /// Part of the partition key at any level of the tree.
     pub part_of_partition_key: bool,
@@ -82,8 +85,9 @@ pub struct IndexInfo {
     pub(crate) partial: bool,
     /// Key columns by name; `None` where the key is an expression.
     pub(crate) key: Vec<Option<String>>,
-    /// Every column that the index depends on: key, INCLUDE, expressions and WHERE. An UPDATE of any of them cannot be
-    /// heap-only. BRIN indexes, which do not prevent it since Postgres 16, stand here with no column.
+    /// Every column that the index depends on: key, INCLUDE, expressions and WHERE. An UPDATE of
+    /// any of them cannot be heap-only. BRIN indexes, which do not prevent it since Postgres 16,
+    /// stand here with no column.
     pub(crate) depends_on: Vec<String>,
 }
 
@@ -92,8 +96,8 @@ pub struct IndexInfo {
 pub enum IdUniqueness {
     /// A unique index on the id column alone, by this name.
     Unique(String),
-    /// The table is partitioned and a unique index covers the id with partition key columns: the server cannot
-    /// promise more there.
+    /// The table is partitioned, and a unique index covers the id together with partition key
+    /// columns. The server cannot promise more there.
     WithPartitionKey(String),
     /// None.
     None,
@@ -163,8 +167,9 @@ impl TableInfo {
         self.columns.iter().filter(|column| !column.generated)
     }
 
-    /// The table as pgoutput's Relation message would show it, for rows that come from the backfill: without generated
-    /// columns, which pgoutput leaves out, and with the type beneath each domain, which it tells in a Type message.
+    /// The table as pgoutput's Relation message would show it, for rows that come from the
+    /// backfill. It has no generated columns, which pgoutput leaves out. It has the type beneath
+    /// each domain, which pgoutput tells in a Type message.
     #[must_use]
     pub fn relation_schema(&self) -> RelationSchema {
         let schema = |column: &ColumnInfo| ColumnSchema {

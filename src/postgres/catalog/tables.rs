@@ -40,9 +40,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass($1)";
 
-// A partition may itself be partitioned, by other columns: the key of every level counts. That a column depends on
-// its own table as a whole is how the catalog records it, for the columns of an expression too (StorePartitionKey in
-// catalog/heap.c).
+// A partition may itself be partitioned, by other columns, so the key of every level counts. The
+// catalog records a key as columns that depend on their own table as a whole. It does so for the
+// columns of an expression, too (StorePartitionKey in catalog/heap.c).
 const COLUMNS: &str = "
 SELECT a.attname::text, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod),
        format_type(a.atttypid, -1),
@@ -77,12 +77,12 @@ SELECT c.relname::text, i.indisunique, i.indisprimary, i.indisvalid AND i.indimm
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
 WHERE i.indrelid = $1 ORDER BY NOT i.indisprimary, c.relname";
 
-/// The table, or `None` where there is no relation of that name. A name without schema is looked up along the
-/// session's search_path, as `regclass` does.
+/// The table, or `None` where there is no relation of that name. A name without schema is searched
+/// along the session's search_path, as `regclass` does.
 ///
 /// # Errors
-/// [`Code::TableMissing`] when the name is a view, a sequence or the like; [`Code::PostgresDenied`] when the role
-/// may not look into the schema.
+/// [`Code::TableMissing`] when the name is a view, a sequence or the like; [`Code::PostgresDenied`]
+/// when the role may not look into the schema.
 pub async fn find_table(client: &Client, table: &TableName) -> Result<Option<TableInfo>> {
     let shown = display_table(table);
     let what = format!("look up the table {shown}");
@@ -137,8 +137,9 @@ pub async fn resolve_all(client: &Client, source: &Source) -> Result<Vec<TableIn
     Ok(found)
 }
 
-/// The tables of a source as their names stand now: one that stands under another name keeps its oid, and one whose name
-/// stands for another table has that one's. Of what has no name any more nothing is changed.
+/// The tables of a source as they are now. A table that was renamed keeps its oid and gets its new
+/// name. Where a configured name now belongs to another table, that table's oid takes its place. An
+/// entry that is neither there by name nor by oid stays as it was.
 ///
 /// # Errors
 /// Only what a broken session brings.
@@ -161,7 +162,7 @@ ORDER BY t.place";
     Ok(now)
 }
 
-/// Oids of all partitions and ancestors of the tables, the tables themselves not among them.
+/// Oids of all partitions and ancestors of the tables, without the tables themselves.
 ///
 /// # Errors
 /// Only what a broken session brings.
@@ -180,7 +181,7 @@ pub(crate) async fn relatives(client: &Client, tables: &[TableInfo]) -> Result<H
     Ok(rows.iter().map(|row| row.get(0)).filter(|oid| !oids.contains(oid)).collect())
 }
 
-/// What `role` may do with a table; `mark` is the column that is set when a row is published.
+/// What `role` may do with a table. `mark` is the column that is set when a row is published.
 ///
 /// # Errors
 /// [`Code::PostgresQueryFailed`] when there is no such role.
