@@ -10,10 +10,10 @@ use std::{fmt, num::ParseIntError, str::FromStr};
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// `InvalidXLogRecPtr`, which the server reads as "nothing".
+    /// `InvalidXLogRecPtr`, which the server takes for "nothing".
     pub const ZERO: Self = Self(0);
 
-    /// Bytes of log between `earlier` and `self`; 0 when `earlier` is not earlier.
+    /// Bytes of log between `earlier` and `self`. 0 when `earlier` is not earlier.
     #[must_use]
     pub fn bytes_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

@@ -65,8 +65,8 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         // Many a Postgres has a self-signed certificate, which is its own root. webpki refuses it
-        // as a "CA used as end entity". If it is among the trusted ones, byte for byte, it is
-        // trusted here, as OpenSSL does.
+        // as a "CA used as end entity". Here it passes if one of the trusted certificates equals it
+        // byte for byte, as with OpenSSL.
         if self.trusted.iter().any(|root| root == end_entity) {
             return check_dates(end_entity, now);
         }

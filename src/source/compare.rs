@@ -1,5 +1,6 @@
-//! Does the server that answers still hold the history whose rows were published? Asked at every START_REPLICATION, as
-//! a reconnect may reach a promoted standby or a restored copy (rules 4 and 18). Whatever differs halts the source.
+//! Does the server that answers still hold the history whose rows were published? The start asks
+//! this before every START_REPLICATION, since a reconnect may reach a promoted standby or a
+//! restored copy (rules 4 and 18). Any difference halts the source.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -7,16 +8,16 @@ use serde_json::Value;
 use super::position::Position;
 use crate::{Code, Error, Lsn, postgres::catalog::Fingerprint};
 
-/// What the server says of itself and of the slot, read while the slot is ours.
+/// What the server says of itself and of the slot.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// From IDENTIFY_SYSTEM.
     pub system_id: String,
     /// From IDENTIFY_SYSTEM.
     pub timeline: u32,
-    /// Flushed end of its log.
+    /// The flushed end of its log.
     pub flushed: Lsn,
-    /// From TIMELINE_HISTORY: each earlier timeline and where it was left.
+    /// From TIMELINE_HISTORY: each earlier timeline and where it ended.
     pub switches: Vec<(u32, Lsn)>,
     /// The slot's `confirmed_flush_lsn`.
     pub confirmed_flush: Lsn,
@@ -27,7 +28,8 @@ pub struct Server {
 /// Compares what was published with the server at hand.
 ///
 /// # Errors
-/// One of the halting codes `system-changed`, `history-diverged`, `slot-ahead`, `publication-changed`.
+/// One of the halting codes `system-changed`, `history-diverged`, `slot-ahead`,
+/// `publication-changed`.
 pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
     let history = &position.history;
     let reached = reached(position);
@@ -48,8 +50,8 @@ pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
     require_same_publication(&position.publication, &server.publication)
 }
 
-/// Rule 4: the server forwards silently past what a client asks for, so a slot ahead of the position would lose rows
-/// unseen.
+/// Rule 4: a server begins at the slot's own position when a client asks for an earlier one, and
+/// says nothing. So rows would be lost unseen if the slot were ahead of the position.
 ///
 /// # Errors
 /// [`Code::SlotAhead`].
@@ -64,14 +66,16 @@ pub(crate) fn require_slot_behind(position: &Position, confirmed_flush: Lsn) -> 
     ))
 }
 
-/// What the server's log must reach at least. Of a split transaction the commit record was there when its first rows were
-/// published, so the log goes beyond its start; a server without it would be waited for until its log has grown that far.
+/// What the server's log must reach at least. When the first rows of a split transaction were
+/// published, its commit record was there. So the log goes beyond the start of that record. Without
+/// this check a source would wait until another server's log has grown that far.
 fn reached(position: &Position) -> Lsn {
     let split = position.progress.split.as_ref().map(|split| Lsn(split.final_lsn.0.saturating_add(1)));
     position.progress.lsn.max(split.unwrap_or(Lsn::ZERO))
 }
 
-/// Compares two fingerprints of the publication: what it no longer sends would be passed over in silence.
+/// Compares two fingerprints of the publication. Nobody would notice what a changed publication no
+/// longer sends.
 ///
 /// # Errors
 /// `publication-changed`, with what is different.
@@ -84,7 +88,7 @@ pub fn require_same_publication(then: &Value, now: &Value) -> Result<(), Error> 
         _ if now.is_null() => vec!["the publication does not exist any more".to_owned()],
         _ => vec![format!("it was {then} and is now {now}")],
     };
-    // Two texts may differ and mean the same.
+    // Two fingerprints may differ as texts and mean the same.
     if different.is_empty() { Ok(()) } else { Err(Error::new(Code::PublicationChanged, different.join("; "))) }
 }
 

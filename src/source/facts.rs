@@ -1,4 +1,5 @@
-//! What there is of a source on both servers, as a command sees it: nothing is taken, fenced or changed.
+//! What there is of a source on both servers, as a command sees it. Looking takes, fences and
+//! changes nothing.
 //!
 //! ```text
 //!   1  the slot           Postgres
@@ -6,10 +7,11 @@
 //!   3  the server         Postgres: system, timelines, end of the log, publication, unmarked rows
 //! ```
 //!
-//! A command holds neither slot nor lock while it looks, so the order counts. The slot comes before the position: a
-//! daemon that goes on meanwhile writes its position before it confirms, so it can only seem to be ahead. The end of
-//! the log comes after the position, or a daemon that goes on would seem to have published what is not in the log. The
-//! start does it the other way round, position and then slot, because it has the slot in hand (`relay/start`).
+//! A command holds neither slot nor lock while it looks, so the order counts. It reads the slot
+//! before the position. A daemon that goes on meanwhile writes its position before it confirms, so
+//! only the position can seem to be ahead. It reads the end of the log after the position.
+//! Otherwise a daemon that goes on would seem to have published what is not in the log. The start
+//! reads the position first and the slot after it, because it has the slot in hand (`relay/start`).
 //!
 //! Each side has a `Result` of its own: `outboxd status` has to answer when one of them is down.
 
@@ -34,7 +36,7 @@ use crate::{
     },
 };
 
-/// Past the bounds of the libraries, whose own errors say more than ours.
+/// How much later than the libraries this module gives up. Their own errors say more than ours.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Both sides of a source, each as far as it answered.
@@ -59,7 +61,7 @@ pub(crate) struct PostgresSide {
     pub(crate) end: Lsn,
     /// The history, the publication and the tables, as a start would see them.
     pub(crate) history: Result<ServerSide>,
-    /// Unmarked rows; `None` where the tables do not tell, or could not be found.
+    /// Unmarked rows. `None` where the tables do not tell, or could not be found.
     pub(crate) backlog: Result<Option<Backlog>>,
 }
 
@@ -87,7 +89,7 @@ pub struct Facts {
     pub database: String,
     /// Oids of the source's tables.
     pub tables: Vec<u32>,
-    /// Unmarked rows, counted up to a million for each table; `None` where the tables do not tell.
+    /// Unmarked rows, counted up to a million for each table. `None` where the tables do not tell.
     pub unmarked: Option<u64>,
 }
 
@@ -98,7 +100,7 @@ impl Facts {
         self.published.position()
     }
 
-    /// A position that begins the stream of the server at hand at `begins`.
+    /// A position with which the stream of the server at hand begins at `begins`.
     #[must_use]
     pub(crate) fn streaming_at(&self, begins: Lsn, source: &Source) -> Position {
         let history = History {
@@ -113,7 +115,7 @@ impl Facts {
 }
 
 impl Sides {
-    /// All of it.
+    /// Both sides as one.
     ///
     /// # Errors
     /// The first thing that could not be learned.
@@ -140,7 +142,7 @@ pub(crate) struct Look<'a> {
     pub(crate) kafka: &'a Kafka,
     /// How to reach its Postgres.
     pub(crate) connect: &'a ConnectOptions,
-    /// Bound of each question to one of the servers.
+    /// Longest wait for each answer of one of the servers.
     pub(crate) patience: Duration,
 }
 
@@ -153,7 +155,7 @@ impl Look<'_> {
         }
     }
 
-    /// Looks at both sides. `sql` is a session of the caller's, or why there is none.
+    /// Looks at both sides. `sql` is a session of the caller's, or the reason why there is none.
     pub(crate) async fn through(&self, sql: Result<&SqlSession>) -> Sides {
         let slot = async {
             let sql = sql?;
@@ -192,7 +194,8 @@ impl Look<'_> {
         Ok(PostgresSide { database: about.database, in_recovery: about.in_recovery, slot, end, history, backlog })
     }
 
-    /// The server as the start compares it. Only a replication connection tells the history of the timelines.
+    /// The server as the start compares it. Only a replication connection tells the history of the
+    /// timelines.
     async fn server(&self, sql: &SqlSession, tables: &[TableInfo], confirmed_flush: Lsn) -> Result<Server> {
         let mut client = self.connect.replication().await?;
         let system = client.identify_system().await?;

@@ -1,4 +1,5 @@
-//! Who may touch a source: the advisory lock that every set-up and every recovery holds, and the slot that a daemon holds.
+//! Who may touch a source: the advisory lock that every set-up and every recovery holds, and the
+//! slot that a daemon holds.
 
 use std::time::Duration;
 
@@ -12,12 +13,13 @@ use crate::{
     },
 };
 
-/// How often, and at what distance, [`take`] and [`slot_at_rest`] try.
+/// How often [`take`] and [`slot_at_rest`] try, and how long they wait in between.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
-/// Holds off everybody else who would set up or take the source, as long as the session lives; false when somebody
-/// does already. Creating a slot does not hold it, so the slot cannot serve for this.
+/// Takes the lock that keeps everybody else from setting up or taking the source. The session holds
+/// it as long as it lives. False when another session holds it. The slot cannot serve as this lock,
+/// since creating a slot does not hold it.
 ///
 /// # Errors
 /// Only what a broken session brings.
@@ -29,8 +31,8 @@ pub(crate) async fn try_take(client: &Client, source: &str) -> Result<bool> {
     Ok(row.get(0))
 }
 
-/// The same, with a few seconds of patience: a daemon that has just ended may hold the lock for the moment that its
-/// server takes to notice.
+/// The same, with a few seconds of patience. The lock of a daemon that has just ended stays until
+/// the server has noticed.
 ///
 /// # Errors
 /// Only what a broken session brings.
@@ -44,7 +46,8 @@ pub(crate) async fn take(client: &Client, source: &str) -> Result<bool> {
     try_take(client, source).await
 }
 
-/// The slot, once nobody streams from it; with the same patience, after which it is given as it is.
+/// The slot, once nobody streams from it. It waits with the same patience, and then gives the slot
+/// as it is.
 ///
 /// # Errors
 /// Only what a broken session brings.

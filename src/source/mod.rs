@@ -1,4 +1,5 @@
-//! A source, as both servers know it: what was published, who may touch it, and whether the two still belong together.
+//! A source, as both servers know it: what was published, who may touch it, and whether the two
+//! still belong together.
 //!
 //! ```text
 //!   Kafka: position topic ─▶ newest ──┐
@@ -8,12 +9,13 @@
 //!   lock, producers, takeover: who may set it up, publish for it, or write its position
 //! ```
 //!
-//! It knows both servers, and no command and no stream: the start of a daemon, `setup`, `recover`, `status` and a table
-//! that joins all stand on it. The start reads the position first and the slot after it, with the slot in hand; commands
-//! hold nothing and read the slot first (`facts.rs` says why).
+//! It knows both servers, and no command and no stream. The start of a daemon, `setup`, `recover`,
+//! `status` and a table that joins all stand on it. The start reads the position first and the slot
+//! after it, with the slot in hand. Commands hold nothing and read the slot first (`facts.rs` says
+//! why).
 //!
-//! What must hold: nothing here changes a server, but for `lock`, which takes an advisory lock, and `producers` and
-//! `takeover`, which fence whoever published before and write what they are given.
+//! What must hold: nothing here changes a server, with three exceptions. `lock` takes an advisory
+//! lock. `producers` and `takeover` fence whoever published before, and write what they are given.
 
 pub mod compare;
 pub mod facts;

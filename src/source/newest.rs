@@ -1,8 +1,9 @@
-//! The newest position of a source: the one way in which anybody reads it.
+//! The newest position of a source. Everybody reads it through this module.
 //!
-//! The start reads the position with the slot in hand and every predecessor fenced, and then asks whether the slot
-//! exists. A command holds nothing: it reads the slot first and the position after it, so that a daemon that goes on in
-//! between can only seem to be ahead. Both read through `read`, and both keep their own order on purpose.
+//! The start reads the position with the slot in hand and every predecessor fenced, and then asks
+//! whether the slot exists. A command holds nothing. It reads the slot first and the position after
+//! it, so the position of a daemon that goes on in between can only seem to be ahead. Both read
+//! through `read`, and both keep their own order on purpose.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::{
     kafka::position_topic::{self, Succession},
 };
 
-/// Longest wait for open transactions of others on the position topic: Kafka aborts them after their timeout.
+/// Longest wait for open transactions of others on the position topic. Kafka aborts them after
+/// their time-out.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The same where a person waits for the answer.
@@ -24,7 +26,7 @@ pub(crate) const PATIENCE_OF_A_PERSON: Duration = Duration::from_secs(15);
 pub enum Published {
     /// There is no position.
     Nothing,
-    /// There is a record that is no position; the text says why.
+    /// There is a record that is not a position. The text says why.
     Unreadable(String),
     /// The newest position.
     Known(Box<Position>),
@@ -33,10 +35,11 @@ pub enum Published {
 /// How the positions of one source have to follow each other in the topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Belief {
-    /// A position that goes back is an error (rule 2), and a late one of an unfenced producer is passed over.
+    /// A position that goes back is an error (rule 2), and a late one of an unfenced producer is
+    /// passed over.
     Strict,
-    /// The last one in the topic counts, whatever it says. `setup` reads like this: whether the order may be is for `run`
-    /// to judge.
+    /// The last one in the topic counts, whatever it says. `setup` reads like this, since `run`
+    /// judges the order.
     Credulous,
 }
 
@@ -50,7 +53,7 @@ impl Published {
         }
     }
 
-    /// The position, where an unreadable one is an error.
+    /// The position. An unreadable one is an error.
     ///
     /// # Errors
     /// [`Code::PositionInvalid`].
@@ -63,7 +66,7 @@ impl Published {
     }
 }
 
-/// Reads the newest position of `source`. A missing topic holds none.
+/// Reads the newest position of `source`. A missing topic counts as one without a position.
 ///
 /// # Errors
 /// As [`position_topic::read`].

@@ -1,4 +1,5 @@
-//! The position: the last record of every Kafka transaction, and thereby the single truth of what was published.
+//! The position. It is the last record of every Kafka transaction, and so the single truth of what
+//! was published.
 //!
 //! It lives in a compacted topic of one partition, keyed by the source's name, as a JSON object:
 //!
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Lsn;
 
-/// The format of the record; a reader refuses a greater one.
+/// The format of the record. A reader refuses a greater version.
 const VERSION: u32 = 1;
 
 /// What was published of one source, and from which history.
@@ -32,19 +33,21 @@ pub struct Position {
     pub progress: Progress,
     /// Where the stream came from.
     pub history: History,
-    /// The fingerprint of the publication, compared as it is.
+    /// The fingerprint of the publication.
     pub publication: serde_json::Value,
-    /// Written with `delivery = "at-least-once"`: by a producer that nothing fences, so perhaps late.
+    /// It was written with `delivery = "at-least-once"`. Nothing fences such a producer, so the
+    /// position may be late.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unfenced: bool,
     /// In phase `backfill`: the rows of the last chunk, whose marks may still be owed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chunk: Vec<RowId>,
-    /// Before `streaming`: the row that was marked last of an earlier chunk. On a server that does not show its mark the
-    /// marks were lost, and with them what tells the rows that are published from those that are not.
+    /// Before `streaming`: the last row that was marked of an earlier chunk. A server that does not
+    /// show its mark has lost the marks. Then nothing tells the published rows from the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marked: Option<RowId>,
-    /// A person wrote this position with `outboxd recover`; the daemon's own positions after it do not say so.
+    /// A person wrote this position with `outboxd recover`. The daemon's own positions after it do
+    /// not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovered: Option<Recovered>,
 }
@@ -58,10 +61,10 @@ pub struct Recovered {
     pub(crate) time: String,
     /// `user@host`, as far as the environment tells.
     pub(crate) by: String,
-    /// The code of the halt; none where a person insisted without one.
+    /// The code of the halt. None where a person insisted without a halt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) code: Option<String>,
-    /// Phase of the position before; none where there was no readable one.
+    /// Phase of the position before. None where there was no readable one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) phase: Option<Phase>,
     /// Its LSN.
@@ -86,7 +89,7 @@ impl fmt::Display for Recovered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// The slot is about to be made: nothing was published through it.
+    /// The slot is about to be made. Nothing was published through it.
     Creating,
     /// Rows from before the slot are being published from its snapshot.
     Backfill,
@@ -97,7 +100,8 @@ pub enum Phase {
 /// How far the stream was published.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// End of the last published transaction, or a later LSN up to which there was nothing to publish.
+    /// End of the last published transaction, or a later LSN up to which there was nothing to
+    /// publish.
     pub lsn: Lsn,
     /// The last transaction that was published, apart from any idle LSN.
     pub commit: Option<CommitId>,
@@ -106,7 +110,7 @@ pub struct Progress {
     pub split: Option<Split>,
 }
 
-/// One Postgres transaction, well enough known to be told from any other.
+/// What tells one Postgres transaction from any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitId {
     /// `Commit.end_lsn`.
@@ -120,11 +124,12 @@ pub struct CommitId {
 /// A transaction of which only the first rows are published. All of it must match on resume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
-    /// `Begin.final_lsn`; the end is not known before its Commit.
+    /// `Begin.final_lsn`. The end is not known before the transaction's Commit.
     pub(crate) final_lsn: Lsn,
     /// Its transaction id.
     pub(crate) xid: u32,
-    /// Insert messages up to and with the last published one, counted before any filtering.
+    /// Number of Insert messages up to the last published one and including it, counted before any
+    /// filtering.
     pub(crate) rows: u64,
     /// Event id of that last row.
     pub(crate) event_id: String,
@@ -146,7 +151,7 @@ pub struct History {
 /// A row of one of the source's tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowId {
-    /// Oid of its table: the order of `tables` may be another one when the position is read.
+    /// Oid of its table. The order of `tables` may have changed when somebody reads the position.
     pub table: u32,
     /// Text of the id column.
     pub id: String,
@@ -155,10 +160,10 @@ pub struct RowId {
 /// The record is not a position that this version can read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidPosition {
-    /// Not the JSON that the module's documentation shows.
+    /// It is not the JSON that the module's documentation shows.
     #[error("not a position record")]
     Malformed(#[from] serde_json::Error),
-    /// Written by a later outboxd.
+    /// A later outboxd has written it.
     #[error("position record of version {0}; this outboxd reads up to {VERSION}")]
     Version(u32),
 }
@@ -180,8 +185,8 @@ impl Position {
         }
     }
 
-    /// A position of phase `creating`: nothing was published through the slot that is to come, so there is no history to
-    /// compare.
+    /// A position of phase `creating`. Nothing was published through the slot that is to come, so
+    /// there is no history to compare.
     #[must_use]
     pub fn creating(slot: &str, publication: serde_json::Value) -> Self {
         let history =
@@ -207,15 +212,16 @@ impl Position {
 
     /// Whether `newer`, found behind `self` in the topic, goes back on it (rule 2).
     ///
-    /// Only within one slot's life: a new slot begins anew, and so does what a person set.
+    /// This holds only within one slot's life. A new slot begins anew, and so does a position that
+    /// a person has set.
     #[must_use]
     pub fn regresses_to(&self, newer: &Self) -> bool {
         self.precedes_in_the_topic_only(newer) && !self.unfenced && !newer.unfenced
     }
 
-    /// Whether `newer`, found behind `self` in the topic, is to be passed over: with at-least-once a predecessor whose
-    /// session ended may write its last position after its successor's first ones. Each of them is true, so the greatest
-    /// one holds.
+    /// Whether a reader passes over `newer`, found behind `self` in the topic. With at-least-once a
+    /// predecessor whose session has ended may write its last position after its successor's first
+    /// ones. Each of them is true, so the greatest one holds.
     #[must_use]
     pub(crate) fn outlives(&self, newer: &Self) -> bool {
         self.precedes_in_the_topic_only(newer) && (self.unfenced || newer.unfenced)

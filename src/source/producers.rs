@@ -1,4 +1,5 @@
-//! The right to publish for a source: its transactional ids, taken at every start.
+//! The right to publish for a source. It consists of the source's transactional ids, and every
+//! start takes them.
 
 use std::{
     sync::{
@@ -16,28 +17,31 @@ use crate::{
     outbox::Records,
 };
 
-/// Transactional ids of a source: `outboxd-<source>-0` to `-2`. All are initialised at every start, whatever number is
-/// in use, so that a successor fences a predecessor that used more of them. Three take turns: one commits while the
-/// next one sends, and by the time that the first has its turn again the broker has written its markers, which it would
-/// otherwise be told to wait for (CONCURRENT_TRANSACTIONS, asked again every 20 ms).
+/// Transactional ids of a source: `outboxd-<source>-0` to `-2`. Every start initialises all of
+/// them, whatever number is in use. So a successor fences a predecessor that used more of them.
+/// Three take turns: one commits while the next one sends. When the first has its turn again, the
+/// broker has written its markers. With fewer producers the broker would tell it to wait for them
+/// (CONCURRENT_TRANSACTIONS, asked again every 20 ms).
 pub(crate) const PRODUCERS: usize = 3;
 
-/// Bound of `init_transactions`: the broker may have to abort a predecessor's transaction first.
+/// Bound of `init_transactions`. The broker may have to abort a predecessor's transaction first.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The fenced-off right to publish for a source.
 pub(crate) struct Producers {
-    /// In the order of their turns; never empty.
+    /// In the order of their turns. It is never empty.
     pub(crate) turns: Vec<Producer>,
-    /// Ends whatever they do.
+    /// Setting it ends whatever they do.
     pub(crate) cancel: Arc<AtomicBool>,
 }
 
 impl Producers {
-    /// Creates and initialises all producers of the source; whoever published for it before is fenced from here on.
+    /// Creates and initialises all producers of the source. From then on whoever published for it
+    /// before is fenced.
     ///
     /// # Errors
-    /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer instance fenced us.
+    /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer
+    /// instance fenced us.
     pub(crate) async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
         let (kafka, source) = (kafka.clone(), source.to_owned());
         let cancel = Arc::new(AtomicBool::new(false));
@@ -67,7 +71,7 @@ impl Producers {
                 .collect::<Result<Vec<_>>>()
         })?;
         if kafka.delivery == Delivery::AtLeastOnce {
-            // They were initialised to fence, and would cost threads and memory.
+            // The others were initialised only to fence, and would cost threads and memory.
             producers = vec![Producer::create(kafka, &format!("outboxd-{source}"), batching, Arc::clone(&cancel))?];
         }
         Ok(Self { turns: producers, cancel })
@@ -76,7 +80,8 @@ impl Producers {
     /// Publishes one batch during set-up, and waits for it.
     ///
     /// # Errors
-    /// The transaction failed, is unknown, or a newer instance fenced us; the records come back with the reason.
+    /// The transaction failed, nobody knows whether it was committed, or a newer instance fenced
+    /// us. The records come back with the reason.
     pub(crate) async fn publish(
         mut self,
         records: Records,
@@ -103,8 +108,9 @@ impl Producers {
     }
 }
 
-/// Tells a blocking call to end when nobody waits for it any more: the thread goes on without us, and a start that was
-/// given up would fence, half a minute later, the one that followed it.
+/// Tells a blocking call to end when nobody waits for it any more. Its thread goes on by itself.
+/// Without this, a start that was given up could fence the start that followed it, half a minute
+/// later.
 struct CancelOnDrop(Option<Arc<AtomicBool>>);
 
 impl CancelOnDrop {
@@ -126,7 +132,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// A batch that was not published, or not known to be.
+/// A batch that was not published, or of which nobody knows whether it was.
 pub(crate) struct Unpublished {
     /// Its records, some of which may be to blame.
     pub(crate) records: Records,

@@ -1,4 +1,4 @@
-//! The publication as it is now, to be compared with the one through which rows were published.
+//! The publication as it is now, for comparing with the one through which rows were published.
 
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -8,10 +8,12 @@ use crate::{
     postgres::catalog::{Fingerprint, TableInfo, children::refuse_children, publications},
 };
 
-/// The fingerprint of the publication for these tables; null when there is no such publication.
+/// The fingerprint of the publication for these tables. It is null when there is no such
+/// publication.
 ///
 /// # Errors
-/// A table has children, whose rows no publication would send under its name; the catalog cannot be read.
+/// A table has children, whose rows no publication would send under its name. Or the catalog cannot
+/// be read.
 pub async fn fingerprint(client: &Client, publication: &str, tables: &[TableInfo]) -> Result<Value> {
     refuse_children(client, tables).await?;
     let Some(publication) = publications::publication(client, publication).await? else { return Ok(Value::Null) };
@@ -19,8 +21,9 @@ pub async fn fingerprint(client: &Client, publication: &str, tables: &[TableInfo
     serde_json::to_value(print).map_err(|error| Error::new(Code::Internal, "a fingerprint").because(error))
 }
 
-/// A publication that the stream no longer finds was there when its rows were published, and rows that were committed
-/// without it cannot be decoded even when it is made again: that is for a person to mend.
+/// The error of a publication that the stream no longer finds. It was there when rows were
+/// published. The server cannot decode rows that were committed without it, even when it is made
+/// again. So a person has to act.
 pub(crate) fn is_gone(error: Error) -> Error {
     match error.code() {
         Code::PublicationMissing => Error::new(Code::PublicationChanged, "the publication was dropped").because(error),

@@ -1,4 +1,5 @@
-//! A source in good order, for tests: published up to 100 on system 7, in a log that ends at 500.
+//! A source in good order, for tests. It is published up to 100 on system 7, in a log that ends at
+//! 500.
 
 use super::{
     compare::Server,

@@ -1,7 +1,8 @@
-//! Where a source stands: one answer for `outboxd status`, for `/status` of a daemon, and for its page.
+//! Where a source stands. `outboxd status` and a daemon's `/status` and page give the same answer.
 //!
-//! A command asks both servers and knows nothing of a daemon; a daemon says of itself what it does, and what it has seen
-//! of the servers. What is `None` could not be learned, or there is none; `problems` says which.
+//! A command asks both servers and knows nothing of a daemon. A daemon says what it does itself,
+//! and what it has seen of the servers. `None` means that something is not there or could not be
+//! learned; `problems` says which.
 
 use std::time::SystemTime;
 
@@ -27,7 +28,7 @@ pub(crate) enum SourceState {
     Backfill,
     /// Publishing what is committed.
     Streaming,
-    /// Waiting to try again after an error that heals.
+    /// Waiting to try again after an error that can heal by itself.
     Retrying,
     /// Stopped until a person has acted.
     Halted,
@@ -51,7 +52,7 @@ impl SourceState {
         }
     }
 
-    /// Rule 33: ready means that committed rows are being published.
+    /// Rule 33: a source is ready while it publishes committed rows.
     #[must_use]
     pub(crate) fn is_ready(self) -> bool {
         self == Self::Streaming
@@ -72,15 +73,17 @@ pub(crate) struct Standing {
     pub(crate) position: Option<Lsn>,
     /// The end of the server's log.
     pub(crate) server: Option<Lsn>,
-    /// Bytes of log between the two; without a position, after what the slot was confirmed up to.
+    /// Bytes of log between the two. Without a position they count from what the slot has
+    /// confirmed.
     pub(crate) lag_bytes: Option<u64>,
-    /// Age in seconds of the oldest unpublished row; 0 without one. A command cannot tell with `mark = "none"`.
+    /// Age in seconds of the oldest unpublished row. 0 when there is none. A command cannot tell
+    /// with `mark = "none"`.
     pub(crate) lag_seconds: Option<f64>,
     /// Unpublished rows, counted up to a million for each table. `None` with `mark = "none"`.
     pub(crate) unpublished_rows: Option<u64>,
     /// The replication slot, where there is one.
     pub(crate) slot: Option<SlotStanding>,
-    /// The last `outboxd recover`, where no position was written since.
+    /// The last `outboxd recover`, if no position was written since.
     pub(crate) recovered: Option<Recovered>,
     /// What could not be learned, and what would halt the daemon.
     pub(crate) problems: Vec<Problem>,
@@ -114,13 +117,13 @@ pub(crate) struct LastError {
 pub(crate) struct SlotStanding {
     /// Its name.
     pub(crate) name: String,
-    /// Somebody streams from it: a daemon leads.
+    /// Somebody streams from it, so a daemon leads.
     pub(crate) active: bool,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub(crate) wal_status: Option<String>,
     /// What the daemon has confirmed.
     pub(crate) confirmed_flush: Lsn,
-    /// Bytes of log that it keeps on the server.
+    /// Bytes of log that the server keeps for it.
     pub(crate) retained_bytes: Option<u64>,
 }
 
@@ -158,7 +161,7 @@ impl SlotStanding {
 }
 
 impl Standing {
-    /// What the daemon that answers does; `None` where a command asked.
+    /// What the daemon that answers does. `None` where a command asked.
     #[must_use]
     pub(crate) fn state(&self) -> Option<SourceState> {
         self.daemon.as_ref().map(|daemon| daemon.state)

@@ -1,4 +1,5 @@
-//! Taking a source's right to publish away from every daemon, to set its position by hand: what `recover` stands on.
+//! Takes a source's right to publish away from every daemon, so that `recover` can set its position
+//! by hand.
 
 use std::sync::Arc;
 
@@ -21,12 +22,14 @@ pub(crate) struct Takeover {
 }
 
 impl Takeover {
-    /// Fences every daemon of the source. One that starts from here on fences us in turn, before it reads the position.
+    /// Fences every daemon of the source. A daemon that starts after this fences us in turn, before
+    /// it reads the position.
     ///
     /// # Errors
     /// Kafka cannot be reached, or refuses the credentials or the transactional ids.
     pub(crate) async fn fence(source: &Source, kafka: &Kafka) -> Result<Self> {
-        // Also where records are delivered at least once: only a transactional producer can be fenced.
+        // This holds also where records are delivered at least once: only a transactional producer
+        // can be fenced.
         let kafka = Kafka { delivery: Delivery::ExactlyOnce, ..kafka.clone() };
         let producers = Producers::fence(&kafka, &source.name, Batching::default()).await?;
         Ok(Self { producers, topic: Arc::from(kafka.position_topic.as_str()), key: Arc::from(source.name.as_str()) })
@@ -35,7 +38,7 @@ impl Takeover {
     /// Writes the position, in a transaction of its own.
     ///
     /// # Errors
-    /// It was not written, or nobody knows; or a daemon fenced us.
+    /// It was not written, nobody knows whether it was, or a daemon fenced us.
     pub(crate) async fn write(self, position: &Position) -> Result<Self> {
         let Self { producers, topic, key } = self;
         let bytes = PositionBytes { topic: Arc::clone(&topic), key: Arc::clone(&key), value: position.encode() };

@@ -1,5 +1,5 @@
-//! Would a start halt, and with what? The one place that judges what both sides hold, for the start itself, for
-//! `status` and `recover`, and for the set-up.
+//! Would a start halt, and with what? This is the one place that judges what both sides hold. The
+//! start itself, `status`, `recover` and the set-up ask it.
 //!
 //! | position | slot | verdict |
 //! |---|---|---|
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Code, Error, Lsn, Result, postgres::catalog::SlotInfo};
 
-/// What a verdict is given on.
+/// What a verdict rests on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Evidence<'a> {
     /// The slot's name.
@@ -31,16 +31,17 @@ pub(crate) struct Evidence<'a> {
     pub(crate) server: Option<&'a Server>,
 }
 
-/// What an interrupted backfill, which `run` takes up by itself, is to the one who asks.
+/// What an interrupted backfill means to the caller. `run` takes it up by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interrupted {
-    /// The start, and all who ask what it would do: it goes on.
+    /// The backfill goes on. So say the start and everybody who asks what it would do.
     GoesOn,
-    /// `setup`: it never makes the slot of a source for which rows were published.
+    /// The backfill needs its slot. So says `setup`, which never makes the slot of a source for
+    /// which rows were published.
     NeedsItsSlot,
 }
 
-/// What a start would halt for, as far as it shows before anything is streamed.
+/// What a start would halt for, as far as that shows before the stream begins.
 pub(crate) fn verdict(evidence: Evidence<'_>) -> Option<Error> {
     judge(evidence).err()
 }

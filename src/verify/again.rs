@@ -1,5 +1,6 @@
-//! The second look: what seemed wrong may only have been under way, or a little later than the snapshot. Rows are asked for
-//! again by their ids, and the topics are read on, until nothing is left or the time is up.
+//! The second look. What seemed wrong may only have been under way, or a little later than the
+//! snapshot. This module asks for rows again by their ids and reads on in the topics, until nothing
+//! is left or the time is up.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,7 +28,7 @@ pub(super) struct Again<'a> {
     pub(super) subject: &'a Subject,
     pub(super) sources: &'a [OpenSource<'a>],
     pub(super) cluster: &'a Cluster,
-    /// As they were left by the first reading.
+    /// As the first reading left them.
     pub(super) topics: Vec<TopicToRead>,
     pub(super) numbers: TopicNumbers,
     pub(super) candidates: Candidates,
@@ -42,7 +43,8 @@ struct Late {
 }
 
 impl Again<'_> {
-    /// Looks until nothing is left or `wait` has passed, at least once, and counts what is left.
+    /// Looks at least once, and until nothing is left or `wait` has passed. Then it counts what is
+    /// left.
     ///
     /// # Errors
     /// What reading rows or records brings.
@@ -66,7 +68,7 @@ impl Again<'_> {
         Ok(self.reports)
     }
 
-    /// Rows that are marked or gone by now, and rows of records that seemed to have none.
+    /// Finds rows that are marked or gone by now, and rows of records that seemed to have none.
     async fn rows(&mut self, deadline: Instant) -> Result<()> {
         for (number, source) in (0_u16..).zip(self.sources) {
             for table in (0_u16..).take(source.tables.len()) {
@@ -101,7 +103,7 @@ impl Again<'_> {
         Ok(())
     }
 
-    /// The record has a row after all; those that followed it repeat it.
+    /// The record has a row after all. The records that followed it repeat it.
     fn is_known(&mut self, key: &MatchKey) {
         let Some(Unknown { source, first, more }) = self.candidates.unknown.remove(key) else { return };
         let Some(report) = self.reports.get_mut(usize::from(source)) else { return };
@@ -173,8 +175,8 @@ impl Awaited {
     }
 }
 
-/// Open transactions do not matter here, since the ends are where a reader can read; a leader that has just taken over may
-/// know less for a moment.
+/// The deadline of the second reading. Open transactions do not matter there, since the ends are
+/// where a reader can read. Only a leader that has just taken over may know less for a moment.
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }

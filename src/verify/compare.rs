@@ -1,7 +1,9 @@
-//! Rows against records, as they come out of the sorter: each group has one id and one topic, its rows first.
+//! Rows against records, as they come out of the sorter. Each group has one id and one topic, and
+//! its rows come first.
 //!
-//! What is wrong for good is counted here (duplicates). What may only be under way (missing, unmarked, unknown) becomes a
-//! candidate, to be looked at again; what order there was goes on into the second sorter.
+//! This module counts what is wrong for good (duplicates). What may only be under way (missing,
+//! unmarked, unknown) becomes a candidate for a second look. The order of the records goes on into
+//! the second sorter.
 
 use std::collections::HashMap;
 
@@ -17,7 +19,7 @@ use crate::{Code, Error, Result, config::Mark};
 /// The id and the topic of a group.
 pub(super) type MatchKey = Box<[u8]>;
 
-/// What a candidate takes in memory, roughly: its key, itself, its place in the map.
+/// What a candidate takes in memory, roughly, with its key and its place in the map.
 const CANDIDATE_BYTES: usize = 200;
 
 /// What looks wrong and may only be under way.
@@ -30,7 +32,7 @@ pub(super) struct Candidates {
     pub(super) unmarked: HashMap<MatchKey, Unmarked>,
     /// Records without a row.
     pub(super) unknown: HashMap<MatchKey, Unknown>,
-    /// How many were counted at once because there were too many.
+    /// How many were counted without a second look because there were too many.
     pub(super) left_out: u64,
 }
 
@@ -96,7 +98,7 @@ struct Comparison<'s> {
     subject: &'s Subject,
     out: Compared,
     key: Vec<u8>,
-    /// The group's rows: one, unless tables share ids and topics.
+    /// The group's rows. There is one, unless tables share ids and topics.
     rows: Vec<RowEntry>,
     records: usize,
     first: Option<RecordEntry>,
@@ -184,7 +186,7 @@ impl Comparison<'_> {
             } else if record.dead {
                 self.dead_lettered(source, None, record);
             } else {
-                // Of its row only the time is left, to the millisecond.
+                // The record has kept only the time of its row, to the millisecond.
                 let value = record.created.map(|ms| order_value(ms.saturating_mul(1000)));
                 self.judge_order(record, source, None, value)?;
             }
@@ -251,7 +253,7 @@ impl Comparison<'_> {
     }
 
     fn report(&mut self, source: u16) -> &mut Report {
-        // Every source has a report; entries are written with numbers of sources that there are.
+        // Every source has a report, and every entry has the number of a source.
         &mut self.out.reports[usize::from(source)]
     }
 }
@@ -279,7 +281,6 @@ fn count_unmarked(subject: &Subject, reports: &mut [Report], key: &[u8], unmarke
     });
 }
 
-/// Also for records that the second look found no row for.
 fn count_unknown(subject: &Subject, reports: &mut [Report], key: &[u8], unknown: &Unknown) {
     let id = entry::split_match(key).id;
     let Some(report) = reports.get_mut(usize::from(unknown.source)) else { return };

@@ -1,4 +1,4 @@
-//! Rows and records as byte strings whose order puts together what belongs together.
+//! Rows and records as byte strings. Their order puts together what belongs together.
 //!
 //! ```text
 //!   match:  id ─ topic ─ 0 = row ────── source, table, flags, order value
@@ -6,17 +6,18 @@
 //!   order:  topic ─ partition ─ hash of the key ─ scope ─ offset ─ order value, source, table, id
 //! ```
 //!
-//! The topic of a match is the one that a row is meant for: a dead letter says it in a header, so it meets its row. Ids of
-//! two sources that count from 1 do not meet, as their topics differ.
+//! The topic of a match is the one that a row is meant for. A dead letter says it in a header, so
+//! it meets its row. Ids of two sources that both count from 1 do not meet, as their topics differ.
 
 use sha2::{Digest, Sha256};
 
 use super::id;
 
-/// The topic of a dead letter that does not say where it was meant for, and of a row whose topic is NULL.
+/// The topic of a dead letter that does not say where it was meant for, and of a row whose topic is
+/// NULL.
 pub(super) const NO_TOPIC: u32 = u32::MAX;
 
-/// What rows are ordered by: any type becomes a number of the same order.
+/// What rows are ordered by. A value of any type becomes a number that keeps its order.
 pub(super) type OrderValue = u128;
 
 /// An [`OrderValue`] of a signed number.
@@ -48,7 +49,7 @@ pub(super) struct RowEntry {
     /// Index among the source's tables.
     pub(super) table: u16,
     pub(super) marked: bool,
-    /// A record of it is right, and none is as well: the row has no creation time, and `--since` is asked for.
+    /// The row may have a record or not: it has no creation time, and `--since` is asked for.
     pub(super) optional: bool,
     pub(super) order: Option<OrderValue>,
 }
@@ -61,11 +62,11 @@ pub(super) struct RecordEntry {
     pub(super) dead: bool,
     /// Its time is the row's creation time, in milliseconds since the Unix epoch.
     pub(super) created: Option<i64>,
-    /// Of the key; `None` is Kafka's null, which has no order.
+    /// The hash of its key. `None` is Kafka's null, which has no order.
     pub(super) key: Option<KeyHash>,
 }
 
-/// Keys can be long and are only compared.
+/// Stands for a key. Keys can be long, and the audit only compares them.
 pub(super) type KeyHash = [u8; 16];
 
 /// The hash of a record's key.
@@ -121,7 +122,7 @@ impl RecordEntry {
     }
 }
 
-/// How many bytes of a match entry are what rows and records are matched by: the id and the topic.
+/// How many bytes of a match entry hold its id and its topic.
 pub(super) fn match_length(entry: &[u8]) -> Option<usize> {
     let length = id::length(entry)? + 4;
     (entry.len() > length).then_some(length)
@@ -133,7 +134,7 @@ pub(super) fn split_match(key: &[u8]) -> EventKey<'_> {
     EventKey { id, meant_for: topic.first_chunk().map_or(NO_TOPIC, |bytes| u32::from_be_bytes(*bytes)) }
 }
 
-/// Reads what follows the id and the topic; `None` when the bytes are not ours.
+/// Reads what follows the id and the topic. `None` when the bytes are not ours.
 pub(super) fn read(rest: &[u8]) -> Option<Entry> {
     let mut bytes = Bytes(rest);
     Some(match bytes.take::<1>()? {
@@ -154,7 +155,7 @@ pub(super) fn read(rest: &[u8]) -> Option<Entry> {
     })
 }
 
-/// A record whose place among those of its key is judged.
+/// A record whose place among the records of its key is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OrderEntry<'a> {
     pub(super) place: Place,
@@ -168,7 +169,7 @@ pub(super) struct OrderEntry<'a> {
     pub(super) id: &'a [u8],
 }
 
-/// Bytes of an order entry within which values are compared.
+/// Bytes at the front of an order entry. Values of entries that share them are compared.
 pub(super) const ORDER_GROUP: usize = 4 + 4 + 16 + 4;
 
 impl<'a> OrderEntry<'a> {
@@ -181,12 +182,12 @@ impl<'a> OrderEntry<'a> {
         out.extend_from_slice(&self.place.offset.to_be_bytes());
         out.extend_from_slice(&self.value.to_be_bytes());
         out.extend_from_slice(&self.source.to_be_bytes());
-        // A source has fewer tables.
+        // A source has fewer than `u16::MAX` tables.
         out.extend_from_slice(&self.table.unwrap_or(u16::MAX).to_be_bytes());
         out.extend_from_slice(self.id);
     }
 
-    /// Reads an entry; `None` when the bytes are not ours.
+    /// Reads an entry. `None` when the bytes are not ours.
     pub(super) fn read(entry: &'a [u8]) -> Option<Self> {
         let mut bytes = Bytes(entry);
         let (topic, partition) = (u32::from_be_bytes(bytes.take()?), u32::from_be_bytes(bytes.take()?));

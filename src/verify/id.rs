@@ -1,5 +1,5 @@
-//! An event id as bytes that sort, tell where they end, and read back as text. Nothing is hashed, so two ids are never
-//! taken for one.
+//! An event id as bytes that sort, tell where they end, and read back as text. They are no hash, so
+//! two ids never pass for one.
 
 use uuid::Uuid;
 
@@ -14,8 +14,8 @@ pub(super) fn put_uuid(id: [u8; 16], out: &mut Vec<u8>) {
     out.extend_from_slice(&id);
 }
 
-/// Appends an id that came as text. A uuid in the form in which Postgres prints it becomes the same bytes as with
-/// [`put_uuid`]: a header holds text, whatever the column's type.
+/// Appends an id that came as text. A uuid in the form in which Postgres prints it becomes the same
+/// bytes as with [`put_uuid`], since a header holds text whatever the column's type is.
 pub(super) fn put_text(id: &[u8], out: &mut Vec<u8>) {
     if let Some(uuid) = canonical_uuid(id) {
         return put_uuid(uuid, out);
@@ -30,7 +30,7 @@ pub(super) fn put_text(id: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(id);
 }
 
-/// How many of these bytes are the id that they begin with; `None` when they are cut short.
+/// The length of the id that these bytes begin with. `None` when they are cut short.
 pub(super) fn length(bytes: &[u8]) -> Option<usize> {
     let length = match *bytes.first()? {
         UUID => 17,
@@ -50,7 +50,7 @@ pub(super) fn text(id: &[u8]) -> String {
     }
 }
 
-/// The bytes of a uuid in lower case with hyphens; any other writing is another text.
+/// The bytes of a uuid in lower case with hyphens. Any other writing counts as another text.
 fn canonical_uuid(text: &[u8]) -> Option<[u8; 16]> {
     if text.len() != 36 {
         return None;

@@ -1,4 +1,5 @@
-//! Table against topic, as `outboxd verify` audits it: nothing missing, nothing twice, in order, marked, nothing unknown.
+//! Table against topic, as `outboxd verify` audits it: nothing missing, nothing twice, in order,
+//! marked, nothing unknown.
 //!
 //! ```text
 //!   Postgres: one snapshot of the tables ── rows ──┐ sorter, by id and topic       ┌▶ duplicated, dead-lettered
@@ -7,12 +8,15 @@
 //! ```
 //!
 //! What must hold:
-//! - nothing is changed on either side: no slot, no transactional id, no committed offset, a read-only transaction;
-//! - memory is bounded whatever the number of rows: it grows with the number of topics alone;
-//! - no false alarm on a live system. The ends of the topics are taken just after the snapshot, and what seems missing,
-//!   unmarked or unknown then is looked at again: the rows by their ids, the topics further on (`again`).
+//! - an audit changes nothing on either side: it uses no slot and no transactional id, commits no
+//!   offset, and reads in a read-only transaction;
+//! - memory is bounded whatever the number of rows: it grows only with the number of topics;
+//! - a live system raises no false alarm. The audit takes the ends of the topics just after the
+//!   snapshot. It looks again at what seems missing, unmarked or unknown then: at rows by their
+//!   ids, at topics by reading on (`again`).
 //!
-//! `sort`, `entry`, `compare`, `order`, `plan`, `routes` and `query` know neither server; `rows`, `records` and `again` do.
+//! `sort`, `entry`, `compare`, `order`, `plan`, `routes` and `query` know neither server; `rows`,
+//! `records` and `again` do.
 
 mod again;
 pub(crate) mod compare;
@@ -59,10 +63,11 @@ use crate::{
     postgres::catalog::TableInfo,
 };
 
-/// Records without an event id that are named, of each topic.
+/// How many records without an event id the report names, for each topic.
 const NAMELESS_NAMED: usize = 5;
 
-/// Partitions whose ends are asked for before it is known which of them matter.
+/// Up to this number of partitions the audit asks for all ends before it knows which of them
+/// matter.
 const EARLY_ENDS: usize = 500;
 
 /// What is asked for.
@@ -74,11 +79,11 @@ pub(crate) struct Options {
     pub(crate) topics: Vec<String>,
     /// Only rows and records from then on, in milliseconds since the Unix epoch.
     pub(crate) since: Option<i64>,
-    /// How long what is under way is waited for.
+    /// How long the audit waits for what is under way.
     pub(crate) wait: Duration,
     /// Judge order by this column, strictly.
     pub(crate) order_by: Option<String>,
-    /// Without such a column: an inversion of creation times is no difference up to this.
+    /// Without such a column, an inversion of creation times up to this is no difference.
     pub(crate) order_tolerance: Duration,
     /// Where sorted runs go.
     pub(crate) temp_dir: PathBuf,
@@ -89,11 +94,12 @@ pub(crate) struct Options {
 /// Compares what the tables hold with what a `read_committed` consumer sees.
 ///
 /// # Errors
-/// [`Code::ConfigInvalid`] for what cannot be asked of these sources; [`Code::TempDirUnusable`]; what an unreachable server or
-/// a missing right brings. A difference is no error: the outcome tells.
+/// [`Code::ConfigInvalid`] for what cannot be asked of these sources; [`Code::TempDirUnusable`];
+/// what an unreachable server or a missing right brings. A difference is not an error: the outcome
+/// tells it.
 pub(crate) async fn audit(config: &Config, options: &Options, progress: &Progress) -> Result<Outcome> {
     let (chosen, others) = choose(config, options)?;
-    // Before anything long: a full disk is found later, a wrong directory now.
+    // This comes before anything that takes long: a full disk shows later, a wrong directory now.
     tempfile::tempfile_in(&options.temp_dir).map_err(disk)?;
     let cluster = Cluster::open(&config.kafka, options.since)?;
     let sources = open_sources(&chosen, options).await?;
@@ -169,7 +175,7 @@ struct ReadRecords {
     numbers: TopicNumbers,
     topics: Vec<TopicToRead>,
     notes: Vec<String>,
-    /// Topics that begin later than with their first record.
+    /// Topics that no longer have their first record.
     trimmed: Vec<String>,
 }
 
@@ -213,7 +219,7 @@ impl Audit<'_> {
         Ok(Outcome::of(reports))
     }
 
-    /// Half of the memory: two sorters live at a time.
+    /// A sorter with half of the memory, since two sorters live at a time.
     fn sorter(&self) -> Sorter {
         Sorter::new(self.options.memory / 2, &self.options.temp_dir)
     }
@@ -232,8 +238,9 @@ impl Audit<'_> {
         self.sources.iter().map(rules).collect()
     }
 
-    /// The ends of all topics that may matter, right after the snapshots: what is younger is of no concern. Where that would
-    /// be very many, they are asked for when the rows have told which matter.
+    /// The ends of all topics that may matter, right after the snapshots. Younger records are of no
+    /// concern. Where there would be very many ends, the audit asks for them when the rows have
+    /// told which topics matter.
     async fn ends(&self, existing: &BTreeMap<String, Vec<i32>>) -> Result<HashMap<String, Vec<Span>>> {
         let ours = |name: &&String| {
             !name.starts_with("__")
@@ -248,7 +255,7 @@ impl Audit<'_> {
         self.cluster.spans(wanted.into_iter().map(owned).collect()).await
     }
 
-    /// Reads all rows; the topics that each source's rows are meant for.
+    /// Reads all rows, and gives the topics that each source's rows are meant for.
     async fn scan(&self, numbers: &mut TopicNumbers, sorter: &mut Sorter) -> Result<Vec<BTreeSet<u32>>> {
         let mut routed = Vec::new();
         for source in &self.sources {
@@ -311,7 +318,7 @@ impl Audit<'_> {
         Ok(done)
     }
 
-    /// What to know when reading the numbers.
+    /// Notes what a person should know when reading the numbers.
     fn explain(&self, reports: &mut [Report], trimmed: &[String], left_out: u64) {
         for (report, open) in reports.iter_mut().zip(&self.sources) {
             let created = &open.config.mapping.columns.created_at;
@@ -358,7 +365,7 @@ impl Sink {
     }
 }
 
-/// Records without an event id are nobody's, where that is judged at all.
+/// Counts records without an event id as unknown, where unknown records are judged at all.
 fn count_nameless(subject: &Subject, reports: &mut [Report], nameless: &HashMap<u32, Nameless>) {
     for Nameless { count, first } in nameless.values() {
         let Some(record) = first.first() else { continue };

@@ -1,5 +1,5 @@
-//! The order of the records of one key: entries come by topic, partition, key and offset, so one value is kept at a time
-//! however many keys there are.
+//! The order of the records of one key. Entries come by topic, partition, key and offset, so one
+//! value is kept at a time however many keys there are.
 
 use super::{
     disk,
@@ -17,7 +17,7 @@ struct Greatest {
     place: Place,
 }
 
-/// Counts the records that stand behind one with a greater value.
+/// Counts the records that lie behind one with a greater value.
 ///
 /// # Errors
 /// The disk.

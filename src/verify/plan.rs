@@ -1,4 +1,5 @@
-//! Which topics are read, and what is judged in each. Pure: the rows' topics and the cluster's come in.
+//! Which topics are read, and what is judged in each. It is pure: the rows' topics and the
+//! cluster's come in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use crate::{
     outbox::FALLBACK_TOPIC,
 };
 
-/// What is there.
+/// What the plan is made from.
 pub(super) struct Setting<'a> {
     /// The sources that are audited.
     pub(super) chosen: &'a [&'a Source],
@@ -22,7 +23,7 @@ pub(super) struct Setting<'a> {
     pub(super) routed: &'a [BTreeSet<u32>],
     /// Every topic of the cluster.
     pub(super) existing: &'a BTreeMap<String, Vec<i32>>,
-    /// Topics that were named: also those that no row is meant for any more.
+    /// Topics that a person named. No row needs to be meant for them any more.
     pub(super) named: &'a [String],
 }
 
@@ -33,13 +34,14 @@ pub(super) struct Plan {
     pub(super) rules: Vec<TopicRules>,
     /// Without spans.
     pub(super) read: Vec<TopicToRead>,
-    /// For each chosen source, what to know.
+    /// For each chosen source, notes for the report.
     pub(super) notes: Vec<Vec<String>>,
     /// For each chosen source, whether there is a topic in which unknown records are seen.
     pub(super) judges_unknown: Vec<bool>,
 }
 
-/// Topics of which a source's rows may have made records, as far as the configuration alone tells.
+/// Whether the sources' rows may have made records in this topic, as far as the configuration alone
+/// tells.
 pub(super) fn may_be_read(sources: &[&Source], topic: &str) -> bool {
     let dead = |source: &&Source| source.mapping.dead_letter_topic.can_make(topic);
     topic == FALLBACK_TOPIC
@@ -47,7 +49,6 @@ pub(super) fn may_be_read(sources: &[&Source], topic: &str) -> bool {
         || sources.iter().filter(|source| source.on_poison == OnPoison::DeadLetter).any(dead)
 }
 
-/// Decides.
 pub(super) fn plan(setting: &Setting<'_>, topics: &mut TopicNumbers) -> Plan {
     let mut plan = Plan::default();
     let mut seen = BTreeSet::new();
@@ -108,8 +109,8 @@ impl Setting<'_> {
     }
 }
 
-/// Where the source's rows go, as far as there are rows or a person says so. Whatever else the template could make may be
-/// another service's.
+/// The topics that the source's rows are meant for, and those that a person named. Other topics
+/// that the template could make may be another service's.
 fn main_topics(setting: &Setting<'_>, number: usize, topics: &mut TopicNumbers) -> BTreeMap<String, u32> {
     let mut mains = BTreeMap::new();
     let Some(source) = setting.chosen.get(number) else { return mains };
@@ -143,7 +144,8 @@ fn strangers(setting: &Setting<'_>, source: &Source, topic: &str, notes: &mut Ve
     if deletes || source.mark == Mark::Delete { Strangers::Gone } else { Strangers::Unknown }
 }
 
-/// To whom a record of this topic counts without its row: the first source that writes there, or the one that deletes.
+/// The source to which a record of this topic counts without its row. It is the first source that
+/// writes there, or the one that deletes.
 fn owner(setting: &Setting<'_>, first: u16, topic: &str, strangers: Strangers) -> u16 {
     let deletes = |source: &&Source| source.mark == Mark::Delete && source.mapping.topic.can_make(topic);
     let found = if strangers == Strangers::Gone { setting.chosen.iter().position(deletes) } else { None };
@@ -164,12 +166,13 @@ fn dead_topics(setting: &Setting<'_>, source: &Source, mains: &BTreeMap<String, 
         Mark::Delete => Strangers::Gone,
         Mark::Update | Mark::None => Strangers::Unknown,
     };
-    // A row whose topic has no name has an empty one there.
+    // For a row whose topic has no name, `{topic}` is empty.
     let named: Option<BTreeSet<String>> =
         mains.keys().map(String::as_str).chain([""]).map(|main| template.constant_for(main)).collect();
     let mut found: Vec<(String, Strangers)> = match named {
         Some(named) => named.into_iter().map(|name| (name, own)).collect(),
-        // The columns of rows decide: whatever fits may hold letters of ours, and of others.
+        // The columns of rows decide. So any topic that fits may hold dead letters of ours and of
+        // others.
         None => {
             let fits = setting.existing.keys().filter(|name| template.can_make(name));
             fits.map(|name| (name.clone(), Strangers::Elsewhere)).collect()

@@ -1,4 +1,4 @@
-//! How far an audit is, on standard error when that is a terminal.
+//! Shows how far an audit is, on standard error when that is a terminal.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -9,13 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    /// A bar where somebody looks.
+    /// A bar when standard error is a terminal.
     #[must_use]
     pub(crate) fn on_terminal() -> Self {
         Self(std::io::stderr().is_terminal().then(ProgressBar::new_spinner))
     }
 
-    /// A step of about this many rows or records; 0 when that is not known.
+    /// Begins a step of about this many rows or records. 0 means that nobody knows how many.
     pub(super) fn begin(&self, what: &str, total: u64) {
         let Some(bar) = &self.0 else { return };
         let template = if total == 0 {
@@ -32,14 +32,14 @@ impl Progress {
         bar.enable_steady_tick(Duration::from_millis(100));
     }
 
-    /// More of it is done.
+    /// More of the step is done.
     pub(super) fn add(&self, count: u64) {
         if let Some(bar) = &self.0 {
             bar.inc(count);
         }
     }
 
-    /// Nothing of it stays on the screen.
+    /// Removes the bar from the screen.
     pub(super) fn end(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();

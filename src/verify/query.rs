@@ -1,4 +1,5 @@
-//! The SQL that reads rows: of each the id, the topic that it is meant for, what it is ordered by, and its mark.
+//! The SQL that reads rows. It reads each row's id, the topic that it is meant for, what it is
+//! ordered by, and its mark.
 
 use tokio_postgres::{
     Row,
@@ -55,7 +56,7 @@ pub(super) struct Shape<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OrderColumn {
     Number,
-    /// Microseconds, or milliseconds alone where records will be compared with it.
+    /// Microseconds. Where records will be compared with it, it is cut to milliseconds.
     Time,
     Date,
     Uuid,
@@ -68,11 +69,12 @@ pub(super) struct ReadRow {
 }
 
 impl RowQuery {
-    /// The query of table number `table` of source number `source`; `row_filter` is the publication's.
+    /// The query of table number `table` of source number `source`. `row_filter` is the
+    /// publication's.
     ///
     /// # Errors
-    /// [`Code::ColumnInvalid`] when a column is missing; [`Code::ConfigInvalid`] when it cannot be ordered by, or cannot be
-    /// compared with `--since`.
+    /// [`Code::ColumnInvalid`] when a column is missing; [`Code::ConfigInvalid`] when rows cannot
+    /// be ordered by it, or `--since` cannot be compared with it.
     pub(super) fn new(
         source: u16,
         table: u16,
@@ -123,23 +125,24 @@ impl RowQuery {
         format!("{} WHERE {} AND {}", self.select, self.filter, self.chosen)
     }
 
-    /// The text by which a row of this table is asked for; `None` when no row of it can have such an id.
+    /// The text by which the query asks for a row of this table. `None` when no row of it can have
+    /// such an id.
     pub(super) fn askable(&self, id: &[u8]) -> Option<String> {
         let text = id::text(id);
         let number = || text.parse::<i64>().ok().filter(|number| number.to_string() == text);
         let askable = match self.id {
-            // Its first byte says that it is one.
+            // Seventeen bytes, the first of which says that this is a uuid.
             Type::UUID => id.len() == 17 && uuid::Uuid::try_parse(&text).is_ok(),
             Type::INT8 => number().is_some(),
             Type::INT4 => number().is_some_and(|number| i32::try_from(number).is_ok()),
             Type::INT2 => number().is_some_and(|number| i16::try_from(number).is_ok()),
-            // A zero byte cannot be sent in a text.
+            // A text with a zero byte cannot be sent.
             _ => !text.contains('\0'),
         };
         askable.then_some(text)
     }
 
-    /// Reads a row, its id into `id`.
+    /// Reads a row and writes its id into `id`.
     pub(super) fn read(&self, row: &Row, topics: &mut TopicNumbers, id: &mut Vec<u8>) -> ReadRow {
         let raw = |column| row.get::<_, Option<Raw<'_>>>(column).map(|raw| raw.0);
         id.clear();
@@ -195,7 +198,7 @@ impl OrderColumn {
         Some(order_value(match self {
             Self::Time => {
                 let micros = number.saturating_add(EPOCH);
-                // Rows that are deleted leave only records behind, whose time has milliseconds.
+                // A deleted row leaves only its record behind, whose time has milliseconds.
                 if mark == Mark::Delete { micros.div_euclid(1000).saturating_mul(1000) } else { micros }
             }
             Self::Number | Self::Date | Self::Uuid => number,
@@ -203,7 +206,8 @@ impl OrderColumn {
     }
 }
 
-/// The text that pgoutput would send. A uuid comes as itself: its binary form is shorter than its text.
+/// The text that pgoutput would send. A uuid stays a uuid, since its binary form is shorter than
+/// its text.
 fn id_sql(id: &ColumnInfo) -> String {
     let name = column_sql("t", &id.name);
     match Type::from_oid(id.base_type_oid) {
@@ -216,10 +220,10 @@ fn template_sql(info: &TableInfo, source: &Source) -> Result<String> {
     let part = |part: &TemplatePart| match part {
         TemplatePart::Text(text) => Ok(quote_literal(text)),
         TemplatePart::Column(name) => Ok(format!("({})", text_sql("t", info.needed_column(name)?))),
-        // A topic's template has no such part; a row that it could apply to would have no topic.
+        // The template of a topic never has this part.
         TemplatePart::Topic => Ok("NULL::text".to_owned()),
     };
-    // One NULL makes the whole NULL: such a row has no topic.
+    // One NULL makes the whole NULL. Such a row has no topic.
     Ok(source.mapping.topic.parts().iter().map(part).collect::<Result<Vec<_>>>()?.join(" || "))
 }
 
@@ -229,7 +233,7 @@ fn chosen_sql(id: &ColumnInfo) -> String {
         Some(Type::UUID | Type::INT2 | Type::INT4 | Type::INT8 | Type::TEXT | Type::VARCHAR) => {
             format!("{name} = ANY ($1::text[]::{}[])", id.cast_name)
         }
-        // Whatever else: no index serves, but no text is refused either.
+        // For all other types no index serves, but the server refuses no text either.
         _ => format!("({}) = ANY ($1::text[])", text_sql("t", id)),
     }
 }

@@ -1,4 +1,4 @@
-//! Reading records: which topics, from where to where, and what of a record is kept.
+//! Reads records: which topics, from where to where, and what is kept of a record.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,7 +30,7 @@ pub(super) struct TopicToRead {
     pub(super) dead: bool,
     /// The header `id` may be the event id, as in the records of Debezium's Event Router.
     pub(super) router: bool,
-    /// What is still to be read: `first` moves on.
+    /// What is still to be read. Each reading moves `first` on.
     pub(super) spans: Vec<Span>,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Cluster {
 /// A record and what it is matched by.
 #[derive(Clone, Copy)]
 pub(super) struct Match<'k> {
-    /// Id and topic; without an id nothing.
+    /// Id and topic. `None` when the record has no id.
     pub(super) key: Option<&'k [u8]>,
     pub(super) record: RecordEntry,
 }
@@ -90,7 +90,7 @@ impl Cluster {
         blocking(spans).await
     }
 
-    /// Where the records of the wanted time begin.
+    /// Moves the spans to where the records of the wanted time begin.
     pub(super) async fn skip_old(&self, mut topic: TopicToRead) -> Result<TopicToRead> {
         let Some(since) = self.since.filter(|_| !topic.spans.is_empty()) else { return Ok(topic) };
         let reader = self.reader.clone();
@@ -101,7 +101,8 @@ impl Cluster {
         blocking(skip).await
     }
 
-    /// Reads the topic's spans to their ends and moves them on. Open transactions are waited for until the deadline.
+    /// Reads the topic's spans to their ends and moves them on. It waits for open transactions
+    /// until the deadline.
     pub(super) async fn read<S: Send + 'static>(
         &self,
         mut reading: Reading<S>,
@@ -138,7 +139,8 @@ impl Cluster {
         blocking(read).await
     }
 
-    /// Moves the ends to where a reader can read now: what came since the last reading.
+    /// Moves the ends to where a reader can read now. The spans then hold what came since the last
+    /// reading.
     pub(super) async fn move_ends(&self, mut topic: TopicToRead) -> Result<TopicToRead> {
         let reader = self.reader.clone();
         let ends = move || {
@@ -151,7 +153,8 @@ impl Cluster {
         blocking(ends).await
     }
 
-    /// Waits until what is below the ends is committed or aborted. Where it is not in time, the end is moved back.
+    /// Waits until everything below the ends is committed or aborted. Where that takes too long, it
+    /// moves the end back.
     fn wait_stable(&self, topic: &mut TopicToRead, deadline: Instant) -> Result<Vec<Held>> {
         loop {
             let stable = self.reader.stable_ends(&topic.name, &topic.spans)?;
@@ -188,7 +191,7 @@ fn entry_of(seen: &Seen<'_>, topic: &TopicToRead) -> RecordEntry {
     }
 }
 
-/// Writes what a record is matched by; false when it has no id.
+/// Writes what a record is matched by. False when the record has no id.
 fn write_key(seen: &Seen<'_>, topic: &TopicToRead, numbers: &mut TopicNumbers, key: &mut Vec<u8>) -> bool {
     let id = seen.header("event_id").or_else(|| if topic.router { seen.header("id") } else { None });
     let Some(event_id) = id else { return false };

@@ -1,10 +1,10 @@
-//! What was found, counted for each source, with the first offenders by name.
+//! What the audit found, counted for each source. The first offenders have names.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Offenders of one kind that are named; the rest is counted.
+/// How many offenders of one kind the report names. The others are only counted.
 const NAMED: usize = 5;
 
 /// What an audit found.
@@ -16,7 +16,7 @@ pub(crate) struct Outcome {
     pub(crate) sources: Vec<Report>,
 }
 
-/// What was found of one source. A number that is `None` could not be judged; `notes` say why.
+/// What was found of one source. A number that is `None` could not be judged, and `notes` say why.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Report {
     /// Its name.
@@ -25,7 +25,7 @@ pub(crate) struct Report {
     pub(crate) clean: bool,
     /// Rows that were looked at.
     pub(crate) rows: u64,
-    /// Records that were looked at, dead letters among them.
+    /// Records that were looked at, including dead letters.
     pub(crate) records: u64,
     /// Rows without a record.
     pub(crate) missing: u64,
@@ -33,17 +33,18 @@ pub(crate) struct Report {
     pub(crate) duplicated: u64,
     /// Records behind a later one of their key.
     pub(crate) out_of_order: u64,
-    /// The same where the two are so near that their transactions may have been concurrent; no difference.
+    /// The same, where the two are so near that their transactions may have been concurrent. It is
+    /// no difference.
     pub(crate) inversions_within_tolerance: u64,
     /// Rows with a record that are not marked (or, with `mark = "delete"`, still there).
     pub(crate) unmarked: Option<u64>,
     /// Records whose row is not there.
     pub(crate) unknown: Option<u64>,
-    /// Rows that are in a dead-letter topic; no difference.
+    /// Rows that are in a dead-letter topic. That is no difference.
     pub(crate) dead_lettered: u64,
     /// The first of each kind.
     pub(crate) offenders: Vec<Offender>,
-    /// What could not be judged, and what to know when reading the numbers.
+    /// What could not be judged, and what a person should know when reading the numbers.
     pub(crate) notes: Vec<String>,
 }
 
@@ -61,7 +62,7 @@ pub(crate) enum Kind {
     Unmarked,
     /// A record whose row is not there.
     Unknown,
-    /// A row in a dead-letter topic; no difference.
+    /// A row in a dead-letter topic. That is no difference.
     DeadLettered,
 }
 
@@ -70,11 +71,12 @@ pub(crate) enum Kind {
 pub(crate) struct Offender {
     /// What it is.
     pub(crate) kind: Kind,
-    /// `schema.table` of the row; `None` where there is no row.
+    /// `schema.table` of the row. `None` where there is no row.
     pub(crate) table: Option<String>,
-    /// The event id; `None` for a record without one.
+    /// The event id. `None` for a record without one.
     pub(crate) id: Option<String>,
-    /// `topic-partition@offset` of the record; for a missing row the topic that it is meant for.
+    /// `topic-partition@offset` of the record. For a missing row it is the topic that the row is
+    /// meant for.
     pub(crate) place: Option<String>,
     /// The record that it repeats, or behind which it should not be.
     pub(crate) after: Option<String>,
@@ -96,7 +98,7 @@ impl Report {
         }
     }
 
-    /// Says something once.
+    /// Adds a note, unless it is there already.
     pub(super) fn note(&mut self, note: String) {
         if !self.notes.contains(&note) {
             self.notes.push(note);
@@ -114,7 +116,7 @@ impl Outcome {
     pub(super) fn of(mut sources: Vec<Report>) -> Self {
         for report in &mut sources {
             report.clean = report.differences() == 0;
-            // A stable order for people and for scripts: by kind, then as found.
+            // People and scripts get a stable order: by kind, then as found.
             report.offenders.sort_by_key(|offender| offender.kind as u8);
         }
         Self { clean: sources.iter().all(|report| report.clean), sources }

@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 
-/// Numbers for the names of topics. Memory grows with the number of topics, not with that of rows.
+/// Memory grows with the number of topics, not with that of rows.
 #[derive(Debug, Default)]
 pub(super) struct TopicNumbers {
     names: Vec<String>,
     numbers: HashMap<String, u32>,
-    /// Rows come in runs of one topic.
+    /// The last number that was asked for: rows come in runs of one topic.
     last: u32,
 }
 
 impl TopicNumbers {
-    /// The number of this name, a new one if need be.
+    /// The number of this name. A new name gets a new number.
     pub(super) fn number(&mut self, name: &str) -> u32 {
         if self.names.get(self.last as usize).is_some_and(|last| last == name) {
             return self.last;

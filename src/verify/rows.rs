@@ -1,4 +1,4 @@
-//! Reading rows: all of a source in one snapshot, and some of them again.
+//! Reads rows: all rows of a source in one snapshot, and some of them again.
 
 use std::time::Instant;
 
@@ -52,8 +52,9 @@ impl<'c> OpenSource<'c> {
     pub(super) async fn open(number: u16, shape: Shape<'c>) -> Result<Self> {
         let config = shape.source;
         let session = ConnectOptions::of(config).sql("verify").await?;
-        // Row security must fail an audit, not hide rows from it. The whole result is wanted, not its first tenth, and it
-        // may take longer than a statement of the daemon's.
+        // Row security must fail an audit, not hide rows from it. The planner must plan for the
+        // whole result, not for its first tenth. Reading it may take longer than a statement of the
+        // daemon's.
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
              SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1; SET LOCAL statement_timeout = 0;
@@ -66,7 +67,7 @@ impl<'c> OpenSource<'c> {
         let publication = publications::publication(&session, &config.publication).await?;
         let mut queries = Vec::with_capacity(tables.len());
         for (table, info) in (0..).zip(&tables) {
-            // What the stream leaves out is not expected.
+            // The audit does not expect what the stream leaves out.
             let filter = match publication.as_ref().map(|publication| publication.membership(info)) {
                 Some(Membership::Listed(listed)) => listed.row_filter.as_deref(),
                 _ => None,
@@ -76,7 +77,7 @@ impl<'c> OpenSource<'c> {
         Ok(Self { config, tables, queries, session })
     }
 
-    /// About how many rows there are, from the planner's statistics.
+    /// About how many rows there are, by the planner's statistics.
     pub(super) async fn estimate(&self) -> u64 {
         let oids: Vec<u32> = self.tables.iter().map(|table| table.oid).collect();
         let sql = "SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::int8 FROM pg_class c WHERE c.oid = ANY ($1)";
@@ -84,7 +85,8 @@ impl<'c> OpenSource<'c> {
         counted.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs())
     }
 
-    /// Gives every row of the snapshot to the sorter. The topics that they are meant for have their numbers then.
+    /// Gives every row of the snapshot to the sorter. After this, the topics that the rows are
+    /// meant for have numbers.
     pub(super) async fn scan(
         &self,
         topics: &mut TopicNumbers,
@@ -118,7 +120,7 @@ impl<'c> OpenSource<'c> {
         Ok(())
     }
 
-    /// Lets the snapshot go: it keeps the server from cleaning up.
+    /// Lets the snapshot go, since it keeps the server from cleaning up.
     pub(super) async fn end_snapshot(&self) -> Result<()> {
         self.session.batch_execute("COMMIT").await.map_err(failed("end the snapshot"))
     }

@@ -1,4 +1,5 @@
-//! Sorting more than fits into memory: entries are byte strings, their order is the order of their bytes.
+//! Sorts more than fits into memory. Entries are byte strings, and their order is the order of
+//! their bytes.
 //!
 //! ```text
 //!   push ─▶ arena, up to the limit ─▶ sorted run ─▶ one unlinked file ─┐
@@ -6,8 +7,8 @@
 //!                                     sorted run ─▶ the same file     ─┘
 //! ```
 //!
-//! What crates.io has sorts values that it serializes, and pulls them from an iterator; our entries are bytes already and
-//! come from two sides.
+//! The crates for this sort values that they serialize, and pull them from an iterator. Our entries
+//! are bytes already and come from two sides.
 
 use std::{
     cmp::Ordering,
@@ -22,7 +23,8 @@ use std::{
 const READ_BYTES_MIN: usize = 4 << 10;
 const READ_BYTES_MAX: usize = 256 << 10;
 
-/// Where an entry lies in the arena. The prefix decides most comparisons without a look there.
+/// Where an entry lies in the arena. The prefix decides most comparisons without a look into the
+/// arena.
 #[derive(Debug, Clone, Copy)]
 struct EntryAt {
     prefix: u64,
@@ -44,9 +46,9 @@ pub(super) struct Sorter {
 }
 
 impl Sorter {
-    /// A sorter that holds `memory` bytes at most and lays runs into a file in `directory`.
+    /// A sorter that holds at most `memory` bytes and writes runs into a file in `directory`.
     pub(super) fn new(memory: usize, directory: &Path) -> Self {
-        // An entry has about 60 bytes, where it lies 16. Offsets in the arena have four bytes.
+        // An entry has about 60 bytes, an `EntryAt` 16. Offsets in the arena have four bytes.
         let arena_limit = (memory / 5 * 4).clamp(1, 2 << 30);
         let entry_limit = (memory / 5 / size_of::<EntryAt>()).max(1);
         Self {
@@ -70,7 +72,8 @@ impl Sorter {
             self.spill()?;
         }
         if self.arena.capacity() == 0 {
-            // At once, so that growing never holds twice as much; the kernel gives pages when they are touched.
+            // This reserves everything at once, because growing would hold twice as much for a
+            // moment. The kernel gives pages only when they are touched.
             self.arena.reserve_exact(self.arena_limit);
             self.entries.reserve_exact(self.entry_limit);
         }
@@ -88,7 +91,7 @@ impl Sorter {
         !self.runs.is_empty()
     }
 
-    /// No more entries; they come back in order.
+    /// Ends the input. The entries come back in order.
     ///
     /// # Errors
     /// The file cannot be written or read.
@@ -139,7 +142,8 @@ impl EntryAt {
     }
 }
 
-/// The first eight bytes as a number; a shorter entry goes on with zeros, and the bytes themselves break the tie.
+/// The first eight bytes as a number. A shorter entry is filled up with zeros, and the bytes
+/// themselves break the tie.
 fn prefix(entry: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     let length = entry.len().min(8);
@@ -160,7 +164,7 @@ enum Source {
 }
 
 impl Sorted {
-    /// The next entry, until the call after it.
+    /// The next entry. It lives until the next call.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -175,7 +179,7 @@ impl Sorted {
     }
 }
 
-/// The runs, and a heap of those that have an entry: the least is on top.
+/// The runs, and a heap of those that have an entry. The least entry is on top.
 #[derive(Debug)]
 struct Merge {
     file: File,
@@ -188,11 +192,11 @@ struct Merge {
 /// One run being read.
 #[derive(Debug)]
 struct Run {
-    /// What of the file is still to be read.
+    /// What is still to be read of the file.
     at: u64,
     end: u64,
     buffer: Vec<u8>,
-    /// What of the buffer is still to be given out, its first entry's bytes first.
+    /// What is still to be given out of the buffer. The bytes of its first entry come first.
     from: usize,
     length: usize,
     read: usize,
@@ -256,7 +260,7 @@ impl Run {
         &self.buffer[self.from..self.from + self.length]
     }
 
-    /// Goes to the next entry; false at the end.
+    /// Goes to the next entry. False at the end.
     fn advance(&mut self, file: &File) -> io::Result<bool> {
         self.from += self.length;
         self.length = 0;
@@ -274,7 +278,7 @@ impl Run {
         Ok(true)
     }
 
-    /// Makes the next `wanted` bytes lie in the buffer; false when the run has no more.
+    /// Makes the next `wanted` bytes lie in the buffer. False when the run has no more.
     fn fill(&mut self, wanted: usize, file: &File) -> io::Result<bool> {
         if self.read - self.from >= wanted {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! What is audited, by number: sources, their tables, topics; and what is judged of each.
+//! What is audited, by number: sources, their tables, and topics. And what is judged of each.
 
 use super::{
     entry::{NO_TOPIC, Place, RecordEntry, RowEntry},
@@ -12,8 +12,8 @@ use crate::config::Mark;
 pub(super) struct Subject {
     pub(super) sources: Vec<SourceRules>,
     pub(super) topics: Vec<TopicRules>,
-    /// Only rows and records from a moment on are looked at. Then a record without a creation time cannot be called
-    /// unknown: its row may be older.
+    /// The audit looks only at rows and records from a moment on. Then it cannot call a record
+    /// without a creation time unknown: its row may be older.
     pub(super) since: bool,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct SourceRules {
     /// `schema.table` each.
     pub(super) tables: Vec<String>,
     pub(super) mark: Mark,
-    /// Values are of a column whose meaning may differ between tables.
+    /// The values are of a column whose meaning may differ between tables.
     pub(super) order_by_table: bool,
     /// An inversion is no difference up to this.
     pub(super) tolerance: u128,
@@ -34,7 +34,8 @@ pub(super) struct SourceRules {
 #[derive(Debug)]
 pub(super) struct TopicRules {
     pub(super) name: String,
-    /// The source to which records count whose row is not there; `None` for a topic that is only meant.
+    /// The source to which records count whose row is not there. `None` for a topic that nobody
+    /// writes to and rows are only meant for.
     pub(super) owner: Option<u16>,
     pub(super) strangers: Strangers,
 }
@@ -52,14 +53,15 @@ pub(super) struct Stranger {
 pub(super) enum Strangers {
     /// A difference.
     Unknown,
-    /// As it should be: published rows are deleted.
+    /// All is well: published rows are deleted.
     Gone,
-    /// Perhaps somebody else's: passed over.
+    /// It may be somebody else's, so the audit passes over it.
     Elsewhere,
 }
 
 impl Subject {
-    /// What a record is whose row is not there, and the source to which it counts; `None`: passed over.
+    /// What a record is whose row is not there, and the source to which it counts. `None` when the
+    /// audit passes over it.
     pub(super) fn stranger(&self, record: &RecordEntry) -> Option<Stranger> {
         let rules = self.topics.get(record.place.topic as usize)?;
         let undated = self.since && record.created.is_none();
@@ -86,7 +88,7 @@ impl Subject {
         format!("{name}-{partition}@{offset}")
     }
 
-    /// The name of the topic that a row is meant for; `None` when a column of the template is NULL.
+    /// The name of the topic that a row is meant for. `None` when a column of the template is NULL.
     pub(super) fn topic(&self, topic: u32) -> Option<String> {
         if topic == NO_TOPIC { None } else { self.topics.get(topic as usize).map(|topic| topic.name.clone()) }
     }

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::config::Mark;
 
-/// One source with two tables, one topic of its own, one that is somebody else's too, and a dead-letter topic.
+/// One source with two tables, one topic of its own, one that is somebody else's, too, and a
+/// dead-letter topic.
 fn subject(mark: Mark, tolerance: u128) -> Subject {
     let tables = vec!["public.a".to_owned(), "public.b".to_owned()];
     let source = SourceRules { name: "order".into(), tables, mark, order_by_table: false, tolerance };
@@ -90,7 +91,8 @@ fn naive(rows: &[Row], records: &[Record], tolerance: i64) -> [u64; 7] {
     let mut counts = [0; 7];
     let mut seen: HashMap<(Vec<u8>, u32), usize> = HashMap::new();
     let mut greatest: HashMap<(u32, u8), i64> = HashMap::new();
-    // The first of a group is the one that lies first: in the lower topic, then at the lower offset.
+    // The first of a group is the one that lies first: in the lower topic, then at the lower
+    // offset.
     let (dead, alive): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|record| record.dead);
     for record in alive.into_iter().chain(dead) {
         let key = (event_id(record.id), record.topic);
@@ -109,7 +111,8 @@ fn naive(rows: &[Row], records: &[Record], tolerance: i64) -> [u64; 7] {
     for (key, found) in &by_id {
         let seen = seen.get(key).copied().unwrap_or(0);
         counts[0] += found.len().saturating_sub(seen) as u64;
-        // Rows of one id are equal in these tests, so it does not matter which of them has the record.
+        // Rows of one id are equal in these tests, so it does not matter which of them has the
+        // record.
         counts[4] += found.iter().take(seen).filter(|row| !row.marked).count().min(1) as u64;
     }
     let mut judged: HashMap<(Vec<u8>, u32), usize> = HashMap::new();
@@ -146,7 +149,7 @@ fn counts(compared: &Compared) -> [u64; 7] {
 }
 
 prop_compose! {
-    /// At most one row of an id and topic: twins are another test's.
+    /// At most one row of an id and topic. Another test has twins.
     fn rows()(drawn in prop::collection::vec((0..40_u8, 0..2_u32, any::<bool>(), -50..50_i64), 0..60)) -> Vec<Row> {
         let mut seen = std::collections::HashSet::new();
         let row = |(id, topic, marked, created)| Row { id, topic, marked, created };

@@ -2,8 +2,8 @@
 //!
 //! A query of a table reads its children's rows, too. The stream never sends them under the table's
 //! name, not even when the publication has them, so nobody would notice that they are passed over.
-//! Therefore backfill and marks leave them alone (`ONLY`), as the stream does, and `check` and the
-//! start refuse a table that has children.
+//! Therefore backfill and marks leave them alone (`ONLY`), as the stream does, and outboxd refuses
+//! a table that has children.
 
 use tokio_postgres::Client;
 
