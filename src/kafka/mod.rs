@@ -2,10 +2,10 @@
 //! back at the next start.
 //!
 //! ```text
-//!   outbox::Records ─┐
-//!                    ├─▶ producer ── one transaction: records, then the position ──▶ topics, outboxd.positions
-//!   position ────────┘                                                                        │
-//!   position ◀────────────────────────── position_topic::read ◀───────────────────────────────┘
+//!   outbox::Records ─┐             one transaction:
+//!                    ├─▶ producer ── records, then the position ──▶ topics, outboxd.positions
+//!   position ────────┘                                                       │
+//!   position ◀─────────────── position_topic::read ◀─────────────────────────┘
 //! ```
 //!
 //! What must hold:

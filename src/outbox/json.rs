@@ -43,7 +43,7 @@ pub(super) fn string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Bytes that [`base64`] takes at once.
+/// Bytes that [`base64()`] takes at once.
 pub(super) const BASE64_PIECE: usize = 48;
 
 /// Appends at most [`BASE64_PIECE`] bytes as base64 (standard alphabet, padded). The caller writes

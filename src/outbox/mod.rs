@@ -1,12 +1,12 @@
 //! From a row of an outbox table to a Kafka record. Pure: no socket, no clock, no thread.
 //!
 //! ```text
-//!   Relation ──▶ Encoder::bind ──▶ Binding: which column is the id, the payload, a part of the topic …
-//!                                     │
-//!   Insert's Tuple ──▶ Row ──▶ Event ─┴─▶ topic, key, envelope, headers ──▶ Draft ──▶ Records (one arena per batch)
-//!                       │ mark column set: passed over                        │
-//!                       └ cannot become a record: Poison ◀────────────────────┘ nothing left behind
-//!                            └─▶ encode_dead_letter
+//!   Relation ─▶ Encoder::bind ─▶ Binding: which column is the id, the payload, a part of the topic
+//!                                   │
+//!   Insert's Tuple ─▶ Row ─▶ Event ─┴─▶ topic, key, envelope, headers ─▶ Draft ─▶ Records
+//!                      │ mark column set: passed over                      │     (a batch's arena)
+//!                      └ cannot become a record: Poison ◀──────────────────┘ nothing left behind
+//!                           └─▶ encode_dead_letter
 //! ```
 //!
 //! What must hold:

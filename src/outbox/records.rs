@@ -2,10 +2,12 @@
 //! reads its ids from it.
 //!
 //! ```text
-//!   rows     [ start │ key │ value │ id │ topic │ … ][ start │ … ]…     one descriptor for each row
-//!   headers  [ name │ value ][ name │ value ]…                          those of row 0, of row 1, …
-//!   bytes    ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓          one buffer; spans are relative to a row's start
+//!   rows     [ start │ key │ value │ id │ topic │ … ][ start │ … ]…  one descriptor for each row
+//!   headers  [ name │ value ][ name │ value ]…                       of row 0, of row 1, …
+//!   bytes    ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓  one buffer
 //! ```
+//!
+//! A span counts from the start of its row.
 //!
 //! A batch is one arena. [`Records::clear`] keeps its memory for the next batch, so in the steady
 //! state nothing is allocated for a row. Spans may overlap: the id, the header `event_id` and often

@@ -2,12 +2,12 @@
 //! borrowed views out.
 //!
 //! ```text
-//!   one XLogData payload                       Message<'a>, borrowing from the payload
-//!   ┌───┬───────────────────────┐   decode    Begin ─ Relation ─ Insert ─ Insert ─ … ─ Commit
-//!   │tag│ fields, big endian    │ ──────────▶        (Origin, Type, Update, Delete, Truncate, Logical)
+//!   one XLogData payload                    Message<'a>, borrowing from the payload
+//!   ┌───┬───────────────────────┐  decode   Begin ─ Relation ─ Insert ─ Insert ─ … ─ Commit
+//!   │tag│ fields, big endian    │ ────────▶     (Origin, Type, Update, Delete, Truncate, Logical)
 //!   └───┴───────────────────────┘
 //!
-//!   one row of the backfill ── TupleWriter ──▶ the bytes of a Tuple<'a>
+//!   one row of the backfill ─▶ TupleWriter ─▶ the bytes of a Tuple<'a>
 //! ```
 //!
 //! What must hold:

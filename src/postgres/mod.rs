@@ -1,9 +1,10 @@
 //! Postgres: the wire, and in [`catalog`] what is asked and written in SQL.
 //!
 //! ```text
-//!   URL ─▶ ConnectOptions ─┬─ replication() ─▶ ReplicationClient ─ start_replication() ─▶ ReplicationStream
-//!                          │                     slots, identity, history                  messages in, statuses out
-//!                          └─ sql(purpose) ──▶ SqlSession (tokio_postgres::Client)
+//!   URL ─▶ ConnectOptions ─┬─ replication() ──▶ ReplicationClient: slots, identity, history
+//!                          │                       └─ start_replication() ──▶ ReplicationStream:
+//!                          │                                          messages in, statuses out
+//!                          └─ sql(purpose) ───▶ SqlSession (tokio_postgres::Client)
 //! ```
 //!
 //! **In**: a connection URL and a password; commands; standby statuses. **Out**: what the server

@@ -7,7 +7,8 @@
 //! {"version":1,"phase":"streaming","lsn":"0/1957AB8",
 //!  "commit":{"end_lsn":"0/1957AB8","xid":761,"time":1763929800123456},
 //!  "split":{"final_lsn":"0/1957C00","xid":762,"rows":10000,"event_id":"0190…"},
-//!  "history":{"system_id":"7444…","timeline":1,"slot":"outboxd_order","consistent_point":"0/1956000"},
+//!  "history":{"system_id":"7444…","timeline":1,"slot":"outboxd_order",
+//!             "consistent_point":"0/1956000"},
 //!  "publication":{…},"chunk":[]}
 //! ```
 //!

@@ -1,8 +1,8 @@
 //! Rows and records as byte strings. Their order puts together what belongs together.
 //!
 //! ```text
-//!   match:  id ─ topic ─ 0 = row ────── source, table, flags, order value
-//!                      └ 1 = record ─── topic where it lies, partition, offset, flags, time, hash of the key
+//!   match:  id ─ topic ─ 0 = row ───── source, table, flags, order value
+//!                      └ 1 = record ── place (topic, partition, offset), flags, time, key's hash
 //!   order:  topic ─ partition ─ hash of the key ─ scope ─ offset ─ order value, source, table, id
 //! ```
 //!

@@ -2,9 +2,13 @@
 //! marked, nothing unknown.
 //!
 //! ```text
-//!   Postgres: one snapshot of the tables ── rows ──┐ sorter, by id and topic       ┌▶ duplicated, dead-lettered
-//!                                                  ├▶ memory, then one file ─merge─┼▶ missing, unmarked, unknown ─ again ─▶ counted
-//!   Kafka: the topics, read_committed ── records ──┘                               └▶ sorter, by key ─▶ out of order
+//!   Postgres: tables ── rows of one snapshot ──┐
+//!                                              ├▶ sorter, by id and topic ─▶ merge
+//!   Kafka: topics ── read_committed records ───┘                               │
+//!      ┌───────────────────────────────────────────────────────────────────────┘
+//!      ├▶ duplicated, dead-lettered ─────────────────────▶ counted
+//!      ├▶ missing, unmarked, unknown ─▶ a second look ───▶ counted
+//!      └▶ sorter, by key ─▶ out of order ────────────────▶ counted
 //! ```
 //!
 //! What must hold:

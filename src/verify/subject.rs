@@ -1,4 +1,4 @@
-//! What is audited, by number: sources, their tables, and topics. And what is judged of each.
+//! What is audited, by number: sources, their tables, and topics; and what is judged of each.
 
 use super::{
     entry::{NO_TOPIC, Place, RecordEntry, RowEntry},
@@ -34,8 +34,8 @@ pub(super) struct SourceRules {
 #[derive(Debug)]
 pub(super) struct TopicRules {
     pub(super) name: String,
-    /// The source to which records count whose row is not there. `None` for a topic that nobody
-    /// writes to and rows are only meant for.
+    /// The source to which records count whose row is not there. `None` for a topic without such a
+    /// source.
     pub(super) owner: Option<u16>,
     pub(super) strangers: Strangers,
 }

@@ -3,15 +3,16 @@
 //!
 //! | envelope | value | headers |
 //! |---|---|---|
-//! | `event` | `{"event_id":…,"event_type":…,"timestamp":…,"data":…}` | the always-headers, extras |
-//! | `payload` | the payload alone; NULL is a tombstone | the always-headers, extras |
-//! | `cloudevents` | the payload alone; NULL is a tombstone | `ce_…`, content-type, the other always-headers, extras |
-//! | `cloudevents-structured` | one JSON object | content-type, the other always-headers, extras |
+//! | `event` | one JSON object: `event_id`, `event_type`, `timestamp`, `data` | always, extras |
+//! | `payload` | the payload alone; NULL is a tombstone | always, extras |
+//! | `cloudevents` | the payload alone; NULL is a tombstone | `ce_…`, always, extras |
+//! | `cloudevents-structured` | one JSON object: the event | always, extras |
 //! | `debezium` | the payload alone | `id`, extras |
 //!
 //! The always-headers are `event_id`, `event_type`, `aggregate_type`, `aggregate_id` and
-//! `content-type`, in this order. NULL in the column is null in the header. Extras are the
-//! configured (header, column) pairs, in configuration order.
+//! `content-type`, in this order; with both envelopes of CloudEvents `content-type` comes first.
+//! NULL in the column is null in the header. Extras are the configured (header, column) pairs, in
+//! configuration order.
 
 mod cloudevents;
 mod debezium;
