@@ -77,7 +77,7 @@ pub(super) fn code_of(code: Kafka, otherwise: Code) -> Code {
     }
 }
 
-/// The code when the fault is the row's own. `InvalidTimestamp` is, because
+/// The code when the fault is the row's own. `InvalidTimestamp` is such a fault:
 /// `message.timestamp.after.max.ms` is one hour by default.
 pub(super) fn row_fault(code: Kafka) -> Option<Code> {
     match code {

@@ -18,8 +18,8 @@
 //! - reading the position ends when it has seen everything below the high watermark, never at a
 //!   time-out (rule 2).
 //!
-//! librdkafka blocks. [`Producer`] and `topic_reader` block, too, and belong on threads of their
-//! own. Everything else here is async and puts its waiting on tokio's blocking threads.
+//! librdkafka blocks. [`Producer`] and `topic_reader` block, too, and belong on blocking threads.
+//! Everything else here is async and puts its waiting on such threads itself.
 
 mod batch;
 pub(crate) mod broker;

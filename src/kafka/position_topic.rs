@@ -36,8 +36,8 @@ const CONFIGS: &[(&str, &str)] = &[
     ("min.cleanable.dirty.ratio", "0.1"),
     ("max.compaction.lag.ms", "3600000"),
     ("delete.retention.ms", "86400000"),
-    // With their own time on it, the brokers do not refuse a position from a clock that is an hour
-    // ahead of theirs. Nothing reads a position's time.
+    // The brokers put their own time on a position. So they do not refuse one from a clock that is
+    // an hour ahead of theirs. Nothing reads that time.
     ("message.timestamp.type", "LogAppendTime"),
 ];
 

@@ -40,7 +40,6 @@ const FETCH: [(&str, &str); 2] = [("queued.max.messages.kbytes", "8192"), ("fetc
 /// Records of one partition: from `first` up to, not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
-    /// The partition.
     pub(crate) partition: i32,
     /// Offset of the first.
     pub(crate) first: i64,
@@ -48,24 +47,29 @@ pub(crate) struct Span {
     pub(crate) end: i64,
 }
 
+/// A partition that is being read.
+struct OpenPartition {
+    /// Offset after the last record that is wanted.
+    end: i64,
+    /// When librdkafka reported the partition's end.
+    reported: Option<Instant>,
+}
+
 /// A record as it lies in its topic.
 #[derive(Debug)]
 pub(crate) struct Seen<'a>(&'a BorrowedMessage<'a>);
 
 impl Seen<'_> {
-    /// Its partition.
     #[must_use]
     pub(crate) fn partition(&self) -> i32 {
         self.0.partition()
     }
 
-    /// Its offset.
     #[must_use]
     pub(crate) fn offset(&self) -> i64 {
         self.0.offset()
     }
 
-    /// Its key.
     #[must_use]
     pub(crate) fn key(&self) -> Option<&[u8]> {
         self.0.key()
@@ -186,11 +190,10 @@ impl TopicReader {
         let what = || format!("reading topic {topic}");
         let failed = |error: KafkaError| self.failed(&self.committed, what(), &error);
         let mut assignment = TopicPartitionList::new();
-        // For each partition where it ends, and when librdkafka reported its end.
-        let mut open: BTreeMap<i32, (i64, Option<Instant>)> = BTreeMap::new();
+        let mut open: BTreeMap<i32, OpenPartition> = BTreeMap::new();
         for span in spans {
             assignment.add_partition_offset(topic, span.partition, Offset::Offset(span.first)).map_err(failed)?;
-            open.insert(span.partition, (span.end, None));
+            open.insert(span.partition, OpenPartition { end: span.end, reported: None });
         }
         self.committed.assign(&assignment).map_err(failed)?;
         let mut heard = Instant::now();
@@ -199,10 +202,10 @@ impl TopicReader {
             match self.committed.poll(POLL) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    let Some((end, reported)) = open.get_mut(&message.partition()) else { continue };
+                    let Some(partition) = open.get_mut(&message.partition()) else { continue };
                     // It was not the end for good.
-                    *reported = None;
-                    let end = *end;
+                    partition.reported = None;
+                    let end = partition.end;
                     if message.offset() < end {
                         each(&Seen(&message))?;
                     }
@@ -211,8 +214,8 @@ impl TopicReader {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    if let Some((_, reported)) = open.get_mut(&partition) {
-                        *reported = Some(Instant::now());
+                    if let Some(partition) = open.get_mut(&partition) {
+                        partition.reported = Some(Instant::now());
                     }
                     self.close_passed(topic, &mut open);
                 }
@@ -228,12 +231,12 @@ impl TopicReader {
 
     /// Closes the partitions whose place is past their end; control records move the place, too. A
     /// partition that has reported its end and stays where it is holds nothing more before our end.
-    fn close_passed(&self, topic: &str, open: &mut BTreeMap<i32, (i64, Option<Instant>)>) {
+    fn close_passed(&self, topic: &str, open: &mut BTreeMap<i32, OpenPartition>) {
         let Ok(positions) = self.committed.position() else { return };
-        open.retain(|&partition, &mut (end, reported)| {
-            let next = positions.find_partition(topic, partition).and_then(|place| place.offset().to_raw());
-            let passed = next.is_some_and(|next| next >= end);
-            !passed && reported.is_none_or(|at| at.elapsed() < SETTLED)
+        open.retain(|&number, partition| {
+            let next = positions.find_partition(topic, number).and_then(|place| place.offset().to_raw());
+            let passed = next.is_some_and(|next| next >= partition.end);
+            !passed && partition.reported.is_none_or(|at| at.elapsed() < SETTLED)
         });
     }
 

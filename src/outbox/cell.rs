@@ -244,7 +244,6 @@ impl<'a> Cell<'_, 'a> {
 }
 
 impl Bytes<'_> {
-    /// Appends the bytes.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::Raw(bytes) => out.extend_from_slice(bytes),

@@ -17,7 +17,6 @@ macro_rules! reasons {
             #[cfg(test)]
             pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The reason as it is printed.
             #[must_use]
             pub(crate) fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $code,)* }
@@ -74,7 +73,6 @@ pub struct Poison {
 }
 
 impl Poison {
-    /// A verdict on one row.
     pub(crate) fn new(reason: PoisonReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }

@@ -63,7 +63,6 @@ pub(super) struct Row {
     pub(super) id: Span,
     /// `None`: the row is to be marked, not published.
     pub(super) topic: Option<u32>,
-    /// Index into `header_names`.
     pub(super) names: u16,
     pub(super) table: u16,
 }
@@ -186,7 +185,6 @@ impl Records {
         self.rows.len()
     }
 
-    /// Whether there are no rows.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
@@ -199,7 +197,6 @@ impl Records {
         self.bytes.len()
     }
 
-    /// Row number `index`.
     #[must_use]
     pub(crate) fn get(&self, index: usize) -> Option<RecordRef<'_>> {
         let row = self.rows.get(index)?;

@@ -14,16 +14,10 @@ pub enum DecodeError {
     },
     /// The message goes on after its last field.
     #[error("the message goes on for {extra} bytes after its last field")]
-    TrailingBytes {
-        /// How many.
-        extra: usize,
-    },
+    TrailingBytes { extra: usize },
     /// A message of a kind that protocol version 1 does not have.
     #[error("no message of protocol version 1 starts with byte {tag:#04x}")]
-    UnknownTag {
-        /// The first byte.
-        tag: u8,
-    },
+    UnknownTag { tag: u8 },
     /// A field has a value that its format does not allow.
     #[error("{field} at byte {at} has a value that the protocol does not allow")]
     InvalidField {

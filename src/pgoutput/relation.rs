@@ -5,11 +5,9 @@ use super::read::{DecodeError, Reader};
 /// `R`: the shape of a table, borrowed from the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Relation<'a> {
-    /// Oid of the table.
     pub(crate) oid: u32,
     /// Schema; empty for `pg_catalog`.
     pub(crate) schema: &'a str,
-    /// Table.
     pub(crate) name: &'a str,
     /// `relreplident`: `d`efault, `n`othing, `f`ull or `i`ndex.
     pub(crate) replica_identity: u8,
@@ -19,7 +17,6 @@ pub struct Relation<'a> {
 /// One column of a [`Relation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RelationColumn<'a> {
-    /// Name.
     pub(crate) name: &'a str,
     /// Oid of the type. For a column of a domain it is that of the domain, not of the type under
     /// it.

@@ -29,7 +29,6 @@ pub enum OldRow<'a> {
 /// `U`: a changed row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Update<'a> {
-    /// Oid of the table.
     pub(crate) relation: u32,
     /// What is told of the row before.
     pub(crate) old: OldRow<'a>,
@@ -40,7 +39,6 @@ pub struct Update<'a> {
 /// `D`: a deleted row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delete<'a> {
-    /// Oid of the table.
     pub(crate) relation: u32,
     /// What is told of the row. A decoded message never has [`OldRow::None`].
     pub(crate) old: OldRow<'a>,

@@ -11,7 +11,6 @@ pub struct Begin {
     pub(crate) final_lsn: Lsn,
     /// Commit time, microseconds since the Unix epoch.
     pub(crate) commit_time: i64,
-    /// Transaction id.
     pub(crate) xid: u32,
 }
 

@@ -69,7 +69,6 @@ impl<'a> Tuple<'a> {
         Ok(Self { values: &rest[..length], count })
     }
 
-    /// Number of values.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
         usize::from(self.count)

@@ -69,7 +69,6 @@ impl ConnectOptions {
         self
     }
 
-    /// The database that is connected to.
     #[must_use]
     pub(crate) fn database(&self) -> &str {
         &self.database

@@ -23,7 +23,6 @@ impl Wire {
         Self { transport, frames: FrameBuffer::new(limit) }
     }
 
-    /// Encodes one message and sends it.
     pub(super) async fn send(&mut self, encode: impl FnOnce(&mut BytesMut) -> std::io::Result<()>) -> Result<()> {
         let mut bytes = BytesMut::new();
         encode(&mut bytes).map_err(|cause| Error::new(Code::Internal, "encoding a message").because(cause))?;

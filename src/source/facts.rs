@@ -42,20 +42,15 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Both sides of a source, each as far as it answered.
 #[derive(Debug)]
 pub(crate) struct Sides {
-    /// What Postgres has.
     pub(crate) postgres: Result<PostgresSide>,
-    /// What Kafka has.
     pub(crate) kafka: Result<Published>,
 }
 
 /// What Postgres has of a source.
 #[derive(Debug)]
 pub(crate) struct PostgresSide {
-    /// The database that is connected to.
     pub(crate) database: String,
-    /// The server is a standby.
     pub(crate) in_recovery: bool,
-    /// The slot, if there is one.
     pub(crate) slot: Option<SlotInfo>,
     /// The end of the log, flushed or not.
     pub(crate) end: Lsn,
@@ -136,9 +131,7 @@ impl Sides {
 
 /// A look at a source.
 pub(crate) struct Look<'a> {
-    /// The source.
     pub(crate) source: &'a Source,
-    /// Its cluster.
     pub(crate) kafka: &'a Kafka,
     /// How to reach its Postgres.
     pub(crate) connect: &'a ConnectOptions,

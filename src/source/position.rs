@@ -56,7 +56,6 @@ pub struct Position {
 /// Who set a position by hand, and what it was before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovered {
-    /// The strategy that was chosen.
     pub(crate) strategy: String,
     /// When, RFC 3339.
     pub(crate) time: String,
@@ -116,7 +115,6 @@ pub struct Progress {
 pub struct CommitId {
     /// `Commit.end_lsn`.
     pub(crate) end_lsn: Lsn,
-    /// Its transaction id.
     pub(crate) xid: u32,
     /// Its commit time, microseconds since the Unix epoch.
     pub(crate) time: i64,
@@ -127,7 +125,6 @@ pub struct CommitId {
 pub struct Split {
     /// `Begin.final_lsn`. The end is not known before the transaction's Commit.
     pub(crate) final_lsn: Lsn,
-    /// Its transaction id.
     pub(crate) xid: u32,
     /// Number of Insert messages up to the last published one and including it, counted before any
     /// filtering.

@@ -136,7 +136,6 @@ impl Drop for CancelOnDrop {
 pub(crate) struct Unpublished {
     /// Its records, some of which may be to blame.
     pub(crate) records: Records,
-    /// What happened.
     pub(crate) failure: PublishFailure,
 }
 
@@ -145,7 +144,6 @@ pub(crate) struct Unpublished {
 pub(crate) struct PositionBytes {
     /// The position topic.
     pub(crate) topic: Arc<str>,
-    /// The source's name.
     pub(crate) key: Arc<str>,
     /// The encoded position.
     pub(crate) value: Vec<u8>,

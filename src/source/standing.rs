@@ -39,7 +39,6 @@ impl SourceState {
     pub(crate) const ALL: [Self; 6] =
         [Self::Starting, Self::Standby, Self::Backfill, Self::Streaming, Self::Retrying, Self::Halted];
 
-    /// The state as it is printed.
     #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -62,7 +61,6 @@ impl SourceState {
 /// Where one source stands.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Standing {
-    /// The source's name.
     pub(crate) source: String,
     /// What the daemon that answers does, and since when.
     #[serde(flatten)]
@@ -104,10 +102,8 @@ pub(crate) struct DaemonState {
 /// An error of a daemon, and when it came.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct LastError {
-    /// The error.
     #[serde(flatten)]
     pub(crate) problem: Problem,
-    /// When.
     #[serde(serialize_with = "rfc3339")]
     pub(crate) at: SystemTime,
 }
@@ -115,7 +111,6 @@ pub(crate) struct LastError {
 /// The replication slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct SlotStanding {
-    /// Its name.
     pub(crate) name: String,
     /// Somebody streams from it, so a daemon leads.
     pub(crate) active: bool,
@@ -132,7 +127,6 @@ pub(crate) struct SlotStanding {
 pub(crate) struct Problem {
     /// The stable code.
     pub(crate) code: &'static str,
-    /// What happened.
     pub(crate) message: String,
     /// The next step.
     pub(crate) hint: &'static str,

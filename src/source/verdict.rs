@@ -21,11 +21,8 @@ use crate::{Code, Error, Lsn, Result, postgres::catalog::SlotInfo};
 /// What a verdict rests on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Evidence<'a> {
-    /// The slot's name.
     pub(crate) name: &'a str,
-    /// The slot, if there is one.
     pub(crate) slot: Option<&'a SlotInfo>,
-    /// The position.
     pub(crate) published: &'a Published,
     /// The server, as far as it is known.
     pub(crate) server: Option<&'a Server>,

@@ -69,7 +69,6 @@ pub(super) struct RecordEntry {
 /// Stands for a key. Keys can be long, and the audit only compares them.
 pub(super) type KeyHash = [u8; 16];
 
-/// The hash of a record's key.
 pub(super) fn key_hash(key: &[u8]) -> KeyHash {
     let mut hash = [0; 16];
     hash.copy_from_slice(&Sha256::digest(key)[..16]);
@@ -173,7 +172,6 @@ pub(super) struct OrderEntry<'a> {
 pub(super) const ORDER_GROUP: usize = 4 + 4 + 16 + 4;
 
 impl<'a> OrderEntry<'a> {
-    /// Appends the entry.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.place.topic.to_be_bytes());
         out.extend_from_slice(&self.place.partition.to_be_bytes());

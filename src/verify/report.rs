@@ -19,7 +19,6 @@ pub(crate) struct Outcome {
 /// What was found of one source. A number that is `None` could not be judged, and `notes` say why.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Report {
-    /// Its name.
     pub(crate) source: String,
     /// Nothing is missing, duplicated, out of order, unmarked or unknown.
     pub(crate) clean: bool,
@@ -69,7 +68,6 @@ pub(crate) enum Kind {
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Offender {
-    /// What it is.
     pub(crate) kind: Kind,
     /// `schema.table` of the row. `None` where there is no row.
     pub(crate) table: Option<String>,

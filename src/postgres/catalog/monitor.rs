@@ -76,7 +76,6 @@ impl Monitor {
         Self { slot: slot.to_owned(), backlog }
     }
 
-    /// The slot's name.
     #[must_use]
     pub(crate) fn slot(&self) -> &str {
         &self.slot

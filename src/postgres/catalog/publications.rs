@@ -43,7 +43,6 @@ pub struct PublicationInfo {
 pub struct PublishedSchema {
     /// `pg_publication_namespace.oid`.
     pub(crate) row_oid: u32,
-    /// Its name.
     pub(crate) name: String,
 }
 

@@ -73,11 +73,9 @@ pub struct ColumnInfo {
 /// An index of an outbox table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexInfo {
-    /// Its name.
     pub(crate) name: String,
     /// UNIQUE (or the primary key).
     pub(crate) unique: bool,
-    /// The primary key.
     pub(crate) primary: bool,
     /// Valid and checked at once: neither half-built nor DEFERRABLE.
     pub(crate) usable: bool,
