@@ -88,7 +88,7 @@ impl Binding {
         let mut binder = Binder { relation, label, kind_of, columns: Vec::new() };
         let Columns { id, aggregate_type, aggregate_id, event_type, payload, created_at, published_at } =
             &mapping.columns;
-        // In the Event Router's table nothing reads a type, and by default there is no timestamp.
+        // The Event Router's envelope reads no type, and by default its table has no timestamp.
         let router = matches!(mapping.envelope, Envelope::Debezium(_));
         let id = binder.scalar(id, "columns.id")?;
         let payload = binder.payload(payload)?;

@@ -14,10 +14,16 @@ pub enum DecodeError {
     },
     /// The message goes on after its last field.
     #[error("the message goes on for {extra} bytes after its last field")]
-    TrailingBytes { extra: usize },
+    TrailingBytes {
+        /// How many.
+        extra: usize,
+    },
     /// A message of a kind that protocol version 1 does not have.
     #[error("no message of protocol version 1 starts with byte {tag:#04x}")]
-    UnknownTag { tag: u8 },
+    UnknownTag {
+        /// The first byte.
+        tag: u8,
+    },
     /// A field has a value that its format does not allow.
     #[error("{field} at byte {at} has a value that the protocol does not allow")]
     InvalidField {
