@@ -13,8 +13,6 @@ use clap::{Parser, Subcommand};
 
 use crate::{Class, Code, Error, Result, config::Flags, door};
 
-pub(crate) use run::Daemon;
-
 /// Carries the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
 #[derive(Parser)]
 #[command(

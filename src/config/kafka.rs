@@ -63,11 +63,11 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
 
 fn number(section: &mut Section, key: &str, most: u32) -> Result<u32> {
     // Within `most`, so within 32 bits.
-    section.count(key, 0, (0, most as usize)).map(|number| u32::try_from(number).unwrap_or(most))
+    section.count(key, 0, 0..=most as usize).map(|number| u32::try_from(number).unwrap_or(most))
 }
 
 fn timeout(section: &mut Section, key: &str, default: u64) -> Result<Duration> {
-    section.duration(key, Duration::from_secs(default), (Duration::from_secs(1), Duration::from_secs(86_400)))
+    section.duration(key, Duration::from_secs(default), Duration::from_secs(1)..=Duration::from_secs(86_400))
 }
 
 fn check_brokers(brokers: &str) -> Result<(), String> {

@@ -2,7 +2,7 @@
 //! variable. What reads a key says what it allows; what it refuses names the place, the key, what was found and what
 //! is allowed.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
 
 use crate::{Code, Error, Result};
 
@@ -185,31 +185,32 @@ impl Section {
     }
 
     /// A number within `range`.
-    pub(super) fn count(&mut self, key: &str, default: usize, (least, most): (usize, usize)) -> Result<usize> {
+    pub(super) fn count(&mut self, key: &str, default: usize, range: RangeInclusive<usize>) -> Result<usize> {
         let Some(item) = self.take(key) else { return Ok(default) };
         if let Value::Integer(number) = item.value
             && let Ok(number) = usize::try_from(number)
-            && (least..=most).contains(&number)
+            && range.contains(&number)
         {
             return Ok(number);
         }
+        let (least, most) = range.into_inner();
         Err(item.refuse(format!("found {}; allowed: a number from {least} to {most}", item.value.found())))
     }
 
     /// Bytes within `range`: a number, or a string with KiB, MiB or GiB.
-    pub(super) fn bytes(&mut self, key: &str, default: usize, (least, most): (usize, usize)) -> Result<usize> {
+    pub(super) fn bytes(&mut self, key: &str, default: usize, range: RangeInclusive<usize>) -> Result<usize> {
         let Some(item) = self.take(key) else { return Ok(default) };
         let bytes = match &item.value {
             Value::Integer(number) => usize::try_from(*number).ok(),
             Value::Text(text) => parse_bytes(text),
             _ => None,
         };
-        bytes.filter(|bytes| (least..=most).contains(bytes)).ok_or_else(|| {
+        bytes.filter(|bytes| range.contains(bytes)).ok_or_else(|| {
             item.refuse(format!(
                 "found {}; allowed: bytes, as a number or such as \"16MiB\", from {} to {}",
                 item.value.found(),
-                show_bytes(least),
-                show_bytes(most)
+                show_bytes(*range.start()),
+                show_bytes(*range.end())
             ))
         })
     }
@@ -219,19 +220,19 @@ impl Section {
         &mut self,
         key: &str,
         default: Duration,
-        (least, most): (Duration, Duration),
+        range: RangeInclusive<Duration>,
     ) -> Result<Duration> {
         let Some(item) = self.take(key) else { return Ok(default) };
         let duration = match &item.value {
             Value::Text(text) => humantime::parse_duration(text).ok(),
             _ => None,
         };
-        duration.filter(|duration| (least..=most).contains(duration)).ok_or_else(|| {
+        duration.filter(|duration| range.contains(duration)).ok_or_else(|| {
             item.refuse(format!(
                 "found {}; allowed: a duration such as \"5s\" or \"500ms\", from {} to {}",
                 item.value.found(),
-                show_duration(least),
-                show_duration(most)
+                show_duration(*range.start()),
+                show_duration(*range.end())
             ))
         })
     }

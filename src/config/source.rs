@@ -268,16 +268,16 @@ fn limits(mut section: Section) -> Result<Limits> {
     let place = section.origin.clone();
     let section = &mut section;
     let limits = Limits {
-        batch_rows: section.count("batch_rows", 10_000, (1, 1_000_000))?,
-        batch_bytes: section.bytes("batch_bytes", 16 << 20, (1 << 10, 1 << 30))?,
-        linger: section.duration("linger", Duration::ZERO, (Duration::ZERO, 10_000 * MS))?,
-        in_flight_bytes: section.bytes("in_flight_bytes", 32 << 20, (1 << 10, 64 << 30))?,
-        unmarked_rows: section.count("unmarked_rows", 100_000, (1, 100_000_000))?,
+        batch_rows: section.count("batch_rows", 10_000, 1..=1_000_000)?,
+        batch_bytes: section.bytes("batch_bytes", 16 << 20, 1 << 10..=1 << 30)?,
+        linger: section.duration("linger", Duration::ZERO, Duration::ZERO..=10_000 * MS)?,
+        in_flight_bytes: section.bytes("in_flight_bytes", 32 << 20, 1 << 10..=64 << 30)?,
+        unmarked_rows: section.count("unmarked_rows", 100_000, 1..=100_000_000)?,
         // The position carries the ids of a chunk, and has to fit a record of Kafka's default size.
-        backfill_chunk_rows: section.count("backfill_chunk_rows", 5_000, (1, 10_000))?,
-        marker_connections: section.count("marker_connections", 2, (1, 64))?,
+        backfill_chunk_rows: section.count("backfill_chunk_rows", 5_000, 1..=10_000)?,
+        marker_connections: section.count("marker_connections", 2, 1..=64)?,
         // Postgres itself sends no message beyond 1 GiB.
-        message_bytes: section.bytes("message_bytes", 1 << 30, (1 << 20, 1 << 30))?,
+        message_bytes: section.bytes("message_bytes", 1 << 30, 1 << 20..=1 << 30)?,
     };
     let refuse = |problem: String| Error::new(crate::Code::ConfigInvalid, format!("{place}: {problem}"));
     if limits.in_flight_bytes < limits.batch_bytes {
@@ -298,7 +298,7 @@ fn limits(mut section: Section) -> Result<Limits> {
 
 fn timeouts(mut section: Section) -> Result<Timeouts> {
     section.only(TIMEOUT_KEYS)?;
-    let mut seconds = |key: &str, default: u64| section.duration(key, Duration::from_secs(default), (100 * MS, HOUR));
+    let mut seconds = |key: &str, default: u64| section.duration(key, Duration::from_secs(default), 100 * MS..=HOUR);
     Ok(Timeouts {
         connect: seconds("connect", 10)?,
         statement: seconds("statement", 30)?,

@@ -16,7 +16,7 @@ pub mod facts;
 pub mod migrations;
 pub mod plan;
 
-pub(crate) use execute::{Outcome, Report};
+pub(crate) use execute::Outcome;
 pub use facts::{Facts, KafkaFacts};
 pub use plan::{Plan, SlotStep, SqlStep, Step};
 

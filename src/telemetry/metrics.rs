@@ -186,12 +186,6 @@ impl SourceMetrics {
         metrics
     }
 
-    /// The configured name of the source.
-    #[must_use]
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Records committed to `topic`. A lookup: keep the handle for as long as the topic stays the same.
     #[must_use]
     pub(crate) fn events_published(&self, topic: &str) -> IntCounter {
