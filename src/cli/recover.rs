@@ -51,11 +51,7 @@ pub(super) struct RecoverOptions {
 
 /// 0 when the source can be started again; nothing was changed when it was refused.
 pub(super) async fn recover(config: Config, options: RecoverOptions) -> Result<ExitCode> {
-    let Some(source) = config.sources.iter().find(|source| source.name == options.source) else {
-        let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-        let text = format!("there is no source {:?}; the configuration has {}", options.source, names.join(", "));
-        return Err(Error::new(Code::RecoverRefused, text));
-    };
+    let source = config.source(&options.source)?;
     let recovery = Recovery::begin(source, &config.kafka).await?;
     let plan = recovery.plan(options.strategy, options.force)?;
     let closed = |error| Error::new(Code::Internal, "standard output is closed").because(error);
@@ -94,4 +90,20 @@ pub(super) fn by() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_that_is_not_configured_is_a_configuration_error() {
+        let config = Config::of_names(&["order", "user"]);
+        let source = "ordr".to_owned();
+        let options = RecoverOptions { source, strategy: Strategy::RepublishUnmarked, yes: true, force: false };
+        assert_eq!(
+            recover(config, options).await.unwrap_err().to_string(),
+            "config-invalid: there is no source \"ordr\"; the configuration has order, user"
+        );
+    }
 }

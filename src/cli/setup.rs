@@ -88,20 +88,23 @@ pub(super) async fn setup(config: Config, options: SetupOptions) -> Result<ExitC
 
 /// The sources that are meant, with the tables that are to join.
 fn chosen(config: &Config, options: &SetupOptions) -> Result<Vec<Source>> {
-    let is_meant = |source: &&Source| options.source.as_ref().is_none_or(|name| *name == source.name);
-    let mut sources: Vec<_> = config.sources.iter().filter(is_meant).cloned().collect();
-    let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-    let refused = |text: String| Err(Error::new(Code::SetupRefused, text));
-    match (sources.as_mut_slice(), &options.source) {
-        ([], Some(name)) => refused(format!("there is no source {name:?}; the configuration has {}", names.join(", "))),
-        ([source], _) => {
+    let mut sources = match &options.source {
+        Some(name) => vec![config.source(name)?.clone()],
+        None => config.sources.clone(),
+    };
+    match sources.as_mut_slice() {
+        [source] => {
             let joining = options.add_tables.iter().filter(|table| !source.tables.contains(table)).cloned();
             let joining: Vec<_> = joining.collect();
             source.tables.extend(joining);
             Ok(sources)
         }
         _ if options.add_tables.is_empty() => Ok(sources),
-        _ => refused(format!("--add-table needs --source with one of {}", names.join(", "))),
+        sources => {
+            let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+            let text = format!("--add-table needs --source with one of {}", names.join(", "));
+            Err(Error::new(Code::SetupRefused, text))
+        }
     }
 }
 
@@ -112,4 +115,20 @@ fn print(source: &Source, outcome: &Outcome, out: &mut dyn Write) -> Result<()> 
 
 async fn set_up(source: &Source, kafka: &Kafka, request: &Request) -> Result<Outcome> {
     SetUp::new(source, kafka, request).carry_out().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_not_configured_is_a_configuration_error() {
+        let config = Config::of_names(&["order", "user"]);
+        let request = Request { dry_run: true, admin_url: None, tables_join: false, by: String::new() };
+        let options = SetupOptions { request, source: Some("ordr".to_owned()), add_tables: Vec::new() };
+        assert_eq!(
+            chosen(&config, &options).unwrap_err().to_string(),
+            "config-invalid: there is no source \"ordr\"; the configuration has order, user"
+        );
+    }
 }

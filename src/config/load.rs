@@ -58,6 +58,16 @@ impl Config {
         Ok(written)
     }
 
+    /// Sources of these names, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_names(names: &[&str]) -> Self {
+        let source = |name: &&str| {
+            format!("[[source]]\nname = {name:?}\nurl = \"postgres://u@db/shop\"\ntables = [\"order_outbox\"]\n")
+        };
+        let sources: String = names.iter().map(source).collect();
+        Self::from_text(&format!("{sources}[kafka]\nbrokers = \"k\"\n"), &Flags::default(), &|_| None).unwrap()
+    }
+
     /// A file's text with the flags over it, for tests.
     #[cfg(test)]
     pub(crate) fn from_text(text: &str, flags: &Flags, env: Lookup<'_>) -> Result<Self> {
@@ -179,25 +189,6 @@ fn log(mut section: Section) -> Result<Log> {
     let format = section
         .choice("format", &[("auto", None), ("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))])?;
     let level = section.text("level")?;
-    if let Some(item) = &level {
-        check_level(&item.value).map_err(|problem| item.refuse(problem))?;
-    }
-    Ok(Log {
-        format: format.and_then(|item| item.value),
-        level: level.map_or_else(|| "info".to_owned(), |item| item.value),
-    })
-}
-
-/// A word alone has to be a level: the filter itself would take `inof` for the name of a module, and be silent.
-fn check_level(filter: &str) -> Result<(), String> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let is_level = |word: &str| LEVELS.contains(&word.trim().to_ascii_lowercase().as_str());
-    let legal = |part: &str| match part.rsplit_once('=') {
-        Some((target, level)) => !target.trim().is_empty() && is_level(level),
-        None => is_level(part),
-    };
-    if filter.split(',').all(legal) && tracing_subscriber::EnvFilter::try_new(filter).is_ok() {
-        return Ok(());
-    }
-    Err(format!("found {filter:?}; allowed: {}, or a filter such as \"info,outboxd::relay=debug\"", LEVELS.join(", ")))
+    let level = level.map(|item| item.value.parse().map_err(|problem: String| item.refuse(problem))).transpose()?;
+    Ok(Log { format: format.and_then(|item| item.value), level: level.unwrap_or_default() })
 }

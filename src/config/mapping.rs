@@ -136,6 +136,24 @@ pub(super) fn check_cloudevents_source(source: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The names of the specification's own attributes, and of the payload in structured mode.
+const CORE_ATTRIBUTES: [&str; 8] =
+    ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"];
+
+/// The extension attribute that a configured header of CloudEvents stands for; `None` for a header
+/// that does not begin with `ce_`.
+///
+/// # Errors
+/// Why the rest of the header's name cannot name an extension.
+pub(crate) fn cloudevents_extension(header: &str) -> Result<Option<&str>, String> {
+    let Some(name) = header.strip_prefix("ce_") else { return Ok(None) };
+    let legal = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if !legal || CORE_ATTRIBUTES.contains(&name) {
+        return Err("an extension's name has only a-z and 0-9 and is not that of a core attribute".to_owned());
+    }
+    Ok(Some(name))
+}
+
 /// The options of Debezium's Outbox Event Router. There are none yet: records are those of the
 /// router's defaults with StringConverter. Converters, expansion and placements belong here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

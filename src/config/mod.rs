@@ -4,6 +4,7 @@
 mod document;
 mod flags;
 mod kafka;
+mod level;
 mod load;
 mod mapping;
 pub(crate) mod names;
@@ -18,10 +19,14 @@ pub(crate) mod url;
 use std::{net::SocketAddr, time::Duration};
 
 pub use flags::Flags;
+pub use level::LogFilter;
+pub(crate) use mapping::cloudevents_extension;
 pub use mapping::{CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Mapping};
 pub use template::Template;
 pub use template::TemplatePart;
 pub(crate) use url::PostgresUrl;
+
+use crate::{Code, Error, Result};
 
 /// Everything `run` needs, validated.
 #[derive(Debug, Clone)]
@@ -34,6 +39,20 @@ pub struct Config {
     pub http: Http,
     /// Logs.
     pub log: Log,
+}
+
+impl Config {
+    /// The source of this name.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`] when none has it; the message names those there are.
+    pub(crate) fn source(&self, name: &str) -> Result<&Source> {
+        self.sources.iter().find(|source| source.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.sources.iter().map(|source| source.name.as_str()).collect();
+            let text = format!("there is no source {name:?}; the configuration has {}", names.join(", "));
+            Error::new(Code::ConfigInvalid, text)
+        })
+    }
 }
 
 /// One outbox: a database, its tables, and where their rows go.
@@ -199,8 +218,8 @@ pub struct Http {
 pub struct Log {
     /// `None`: text on a terminal, JSON elsewhere.
     pub format: Option<LogFormat>,
-    /// `tracing` filter; `info`.
-    pub level: String,
+    /// Which lines are written; `info`.
+    pub level: LogFilter,
 }
 
 /// The form of a log line.

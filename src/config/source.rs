@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use super::{
     Backfill, CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Limits, Mapping, Mark, OnPoison, PostgresUrl,
-    Secret, Source, TableName, Template, Timeouts,
+    Secret, Source, TableName, Template, Timeouts, cloudevents_extension,
     mapping::check_cloudevents_source,
     names,
     section::{Item, Section, show_bytes},
@@ -127,6 +127,10 @@ fn connection(section: &mut Section, folder: &Path) -> Result<(PostgresUrl, Opti
     if let (Some(item), Some(_)) = (&written, &in_url) {
         return Err(twice(item, "the URL"));
     }
+    // The protocol's strings end at a zero byte. (The URL's parser has refused one already.)
+    if let Some(item) = written.as_ref().filter(|item| item.value.contains('\0')) {
+        return Err(item.refuse("found a zero byte; allowed: any other character"));
+    }
     let from_file = file.map(|item| password_file(&item, folder)).transpose()?;
     let password = written.map(|item| item.value).or(from_file).map(Secret::new).or(in_url);
     Ok((url, password))
@@ -139,6 +143,9 @@ fn password_file(item: &Item<String>, folder: &Path) -> Result<String> {
     let password = text.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
         return Err(item.refuse(format!("{} is empty; expected a password", path.display())));
+    }
+    if password.contains('\0') {
+        return Err(item.refuse(format!("{} holds a zero byte; expected a password", path.display())));
     }
     Ok(password.to_owned())
 }
@@ -175,16 +182,16 @@ fn marking(section: &mut Section) -> Result<(Mark, Backfill)> {
 fn mapping(section: &mut Section, around: &Around<'_>) -> Result<Mapping> {
     let columns = columns(section.table("columns", "[source.columns]")?)?;
     let default = Mapping::of_columns(columns);
-    let envelope = envelope(section)?;
+    let envelope = envelope(section)?.unwrap_or(default.envelope);
     let topic = |text: &str| Template::parse(text)?.checked_for_topics(around.position_topic);
     let dead_letter = |text: &str| Template::parse_dead_letter(text)?.checked_for_topics(around.position_topic);
     Ok(Mapping {
         topic: template(section, "topic", default.topic, topic)?,
         key: template(section, "key", default.key, Template::parse)?,
         dead_letter_topic: template(section, "dead_letter_topic", default.dead_letter_topic, dead_letter)?,
-        envelope: envelope.unwrap_or(default.envelope),
+        headers: headers(section.table("headers", "[source.headers]")?, &envelope)?,
+        envelope,
         columns: default.columns,
-        headers: headers(section.table("headers", "[source.headers]")?)?,
     })
 }
 
@@ -251,11 +258,15 @@ fn columns(mut section: Section) -> Result<Columns> {
     })
 }
 
-fn headers(section: Section) -> Result<Vec<(String, String)>> {
+fn headers(section: Section, envelope: &Envelope) -> Result<Vec<(String, String)>> {
+    let of_cloudevents = matches!(envelope, Envelope::CloudEvents(_));
     let mut headers = Vec::new();
     for (header, column) in section.all_texts()? {
         if OWN_HEADERS.contains(&header.as_str()) {
             return Err(column.refuse("every record carries this header already; allowed: any other name"));
+        }
+        if of_cloudevents {
+            cloudevents_extension(&header).map_err(|problem| column.refuse(problem))?;
         }
         names::column(&column.value).map_err(|problem| column.refuse(problem))?;
         headers.push((header, column.value));

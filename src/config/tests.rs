@@ -3,7 +3,7 @@
 mod sidecar;
 
 use super::*;
-use crate::{Class, Result};
+use crate::Class;
 
 /// The least that a file has to say, with a hole for more of `[[source]]` on line 5 and after it.
 fn source_with(more: &str) -> Result<Config> {
@@ -299,7 +299,7 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!(source.timeouts.shutdown, Duration::from_secs(20));
     assert_eq!(config.kafka.position_topic, "outboxd.positions");
     assert_eq!(config.http.listen, Some(SocketAddr::from(([127, 0, 0, 1], 9464))));
-    assert_eq!((config.log.format, config.log.level.as_str()), (None, "info"));
+    assert_eq!((config.log.format, &config.log.level), (None, &LogFilter::default()));
     assert_eq!(
         config.redacted(),
         [
@@ -316,6 +316,49 @@ fn default_templates_follow_renamed_columns_and_headers_keep_their_order() {
     let mapping = &config.sources[0].mapping;
     assert_eq!(mapping.topic.to_string(), "{kind}.events");
     assert_eq!(mapping.headers, [("z".to_owned(), "a".to_owned()), ("a".to_owned(), "b".to_owned())]);
+}
+
+#[test]
+fn a_header_that_is_no_extension_of_cloudevents_is_refused() {
+    let with = |header: &str, envelope: &str| {
+        source_with(&format!(
+            "headers.{header} = \"aggregate_id\"\nenvelope = \"{envelope}\"\ncloudevents_source = \"/orders\""
+        ))
+    };
+    for header in ["ce_", "ce_aggregate_type", "ce_Seq", "ce_id", "ce_data"] {
+        for envelope in ["cloudevents", "cloudevents-structured"] {
+            let expected = "an extension's name has only a-z and 0-9 and is not that of a core attribute";
+            refuses(
+                with(header, envelope),
+                &format!("config-invalid: outboxd.toml:5: {header} in [source.headers]: {expected}"),
+            );
+        }
+        assert!(with(header, "event").is_ok(), "{header} means nothing to the other envelopes");
+    }
+    assert!(with("ce_partitionkey", "cloudevents").is_ok());
+}
+
+/// The protocol ends a password at its first zero byte.
+#[test]
+fn a_zero_byte_in_a_password_is_refused_wherever_it_was_written() {
+    refuses(
+        source_with("password = \"hun\\u0000ter2\""),
+        "config-invalid: outboxd.toml:5: password in [[source]]: found a zero byte; allowed: any other character",
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pw");
+    std::fs::write(&file, "hun\0ter2\n").unwrap();
+    refuses(
+        source_with(&format!("password_file = {:?}", file.to_str().unwrap())),
+        &format!(
+            "config-invalid: outboxd.toml:5: password_file in [[source]]: {} holds a zero byte; expected a password",
+            file.display()
+        ),
+    );
+
+    let text = "[[source]]\nname = \"a\"\nurl = \"postgres://u:hun%00ter2@db/x\"\ntables = [\"o\"]\n[kafka]\nbrokers = \"k\"\n";
+    refuses(parse(text), "config-invalid: outboxd.toml:3: url in [[source]]: password holds a zero byte");
 }
 
 #[test]

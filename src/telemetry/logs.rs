@@ -15,7 +15,7 @@ use tracing::{
     field::{Field, Visit},
 };
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    Layer,
     fmt::{
         FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter,
         format::{JsonFields, Writer},
@@ -25,7 +25,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFilter, LogFormat};
 
 /// Sends the log of the whole process to standard error. Only the first call of a process has an effect.
 pub(crate) fn init(log: &Log) {
@@ -35,18 +35,16 @@ pub(crate) fn init(log: &Log) {
 }
 
 /// The same to any writer.
-fn subscriber<W>(level: &str, format: LogFormat, colours: bool, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(level: &LogFilter, format: LogFormat, colours: bool, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // The configuration has parsed it already.
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_timer(Rfc3339);
     let lines = match format {
         LogFormat::Json => lines.fmt_fields(JsonFields::new()).event_format(FlatJson).boxed(),
         LogFormat::Text => lines.with_ansi(colours).with_target(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter))
+    tracing_subscriber::registry().with(lines.with_filter(level.to_env_filter()))
 }
 
 /// UTC with microseconds.
@@ -151,7 +149,10 @@ mod tests {
     fn logged(level: &str, format: LogFormat, log: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        tracing::subscriber::with_default(subscriber(level, format, false, move || writer.clone()), log);
+        tracing::subscriber::with_default(
+            subscriber(&level.parse().unwrap(), format, false, move || writer.clone()),
+            log,
+        );
         String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
     }
 

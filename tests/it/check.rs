@@ -5,7 +5,7 @@ use std::time::Duration;
 use outboxd::{
     Config,
     check::{self, Finding, Verdict},
-    config::{Backfill, Delivery, Http, Kafka as KafkaConfig, Log, Mark, Source, Template},
+    config::{Backfill, Delivery, Http, Kafka as KafkaConfig, Log, LogFilter, Mark, Source, Template},
 };
 use testbed::{Kafka, Postgres, Version, unique};
 use tokio_postgres::Client;
@@ -47,7 +47,7 @@ impl Healthy {
             delivery_timeout: Duration::from_secs(30),
             options: Vec::new(),
         };
-        let log = Log { format: None, level: "info".to_owned() };
+        let log = Log { format: None, level: LogFilter::default() };
         Self { client, config: Config { sources: vec![source], kafka, http: Http { listen: None }, log } }
     }
 

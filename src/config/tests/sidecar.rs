@@ -71,6 +71,17 @@ fn what_a_sidecar_lacks_or_has_wrong_is_named_by_its_flag() {
 }
 
 #[test]
+fn a_zero_byte_in_the_variable_of_the_password_is_refused() {
+    let environment = |name: &str| (name == "OUTBOXD_PASSWORD").then(|| "hun\0ter2".to_owned());
+    let mut flags = sidecar();
+    flags.source.source_url = Some("postgres://u@db/shop".to_owned());
+    refuses(
+        Config::load_with(&flags, &environment),
+        "config-invalid: OUTBOXD_PASSWORD: found a zero byte; allowed: any other character",
+    );
+}
+
+#[test]
 fn flags_go_before_the_file() {
     let text = include_str!("../../../config/outboxd.toml");
     let flags = Flags {
@@ -83,6 +94,6 @@ fn flags_go_before_the_file() {
     };
     let config = Config::from_text(text, &flags, &environment).unwrap();
     assert_eq!(config.kafka.brokers, "other:9092");
-    assert_eq!((config.http.listen, config.log.level.as_str()), (None, "debug"));
+    assert_eq!((config.http.listen, config.log.level), (None, "debug".parse().unwrap()));
     assert_eq!(config.kafka.options[0].0, "client.id");
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Code, Error,
-    config::{CloudEvents, CloudEventsMode},
+    config::{CloudEvents, CloudEventsMode, cloudevents_extension},
     outbox::{
         binding::Row,
         cell::{Cell, Kind, Payload},
@@ -24,8 +24,6 @@ use crate::{
         records::Span,
     },
 };
-
-const CORE: [&str; 8] = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"];
 
 /// The options, and what follows from the configured headers.
 #[derive(Debug)]
@@ -43,17 +41,11 @@ impl Shape {
     pub(super) fn new(options: CloudEvents, headers: &[(String, String)]) -> Result<Self, Error> {
         let mut extensions = Vec::with_capacity(headers.len());
         for (header, _) in headers {
-            let Some(name) = header.strip_prefix("ce_") else {
-                extensions.push(None);
-                continue;
-            };
-            let legal = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-            if !legal || CORE.contains(&name) {
-                let allowed = "an extension's name has only a-z and 0-9 and is not that of a core attribute";
+            let name = cloudevents_extension(header).map_err(|allowed| {
                 let message = format!("header {header:?} cannot be an attribute of CloudEvents: {allowed}");
-                return Err(Error::new(Code::ConfigInvalid, message));
-            }
-            extensions.push(Some(Box::from(name)));
+                Error::new(Code::ConfigInvalid, message)
+            })?;
+            extensions.push(name.map(Box::from));
         }
         Ok(Self { options, extensions })
     }
