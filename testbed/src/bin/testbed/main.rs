@@ -14,6 +14,7 @@ mod bench;
 mod chaos;
 mod demo;
 mod host;
+mod sources;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -11,11 +11,11 @@ use testbed::{
 use tokio_postgres::Client;
 
 use super::{
-    source::{SOURCES, Source},
     stage::{PATIENCE, Stage},
     watch,
     writer::Written,
 };
+use crate::sources::{SOURCES, Source};
 
 /// How long after an election the ends of partitions may move still.
 const LEADERS_SETTLE: Duration = Duration::from_secs(5);

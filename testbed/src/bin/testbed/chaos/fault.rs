@@ -4,10 +4,8 @@ use std::{fmt, time::Duration};
 
 use testbed::proxy::Direction;
 
-use super::{
-    source::SOURCES,
-    stage::{BROKERS, DAEMONS},
-};
+use super::stage::{BROKERS, DAEMONS};
+use crate::sources::SOURCES;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,9 +12,9 @@ use tokio::time::sleep;
 use super::{
     fault::{Fault, Kind},
     kafka,
-    source::SOURCES,
     stage::{BROKERS, PATIENCE, Stage},
 };
+use crate::sources::SOURCES;
 
 const SIGTERM: i32 = 15;
 

@@ -8,7 +8,8 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 
-use super::{fault::Fault, source::SOURCES};
+use super::fault::Fault;
+use crate::sources::SOURCES;
 
 const SOON: Duration = Duration::from_secs(10);
 

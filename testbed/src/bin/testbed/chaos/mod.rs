@@ -17,7 +17,6 @@ mod kafka;
 mod pair;
 mod rain;
 mod report;
-mod source;
 mod stage;
 mod takeover;
 mod watch;

@@ -16,11 +16,10 @@ use super::{
     audit::Auditor,
     fault::Kind,
     rain::{Inflicted, Times},
-    source::SOURCES,
     stage::Stage,
     watch::AllSeen,
 };
-use crate::host::Host;
+use crate::{host::Host, sources::SOURCES};
 
 /// Says what happens, with the time, and keeps it.
 pub(crate) struct Timeline {

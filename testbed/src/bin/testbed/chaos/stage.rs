@@ -9,7 +9,8 @@ use std::{
 use anyhow::Result;
 use testbed::{Daemon, Kafka, Postgres, Proxy, Version};
 
-use super::{source::SOURCES, watch::wait_state};
+use super::watch::wait_state;
+use crate::sources::{SOURCES, Source};
 
 /// Instances of the daemon.
 pub(crate) const DAEMONS: usize = 3;
@@ -107,10 +108,22 @@ impl Stage {
 
 /// Kafka's bounds are shorter than the longest faults, so that commits become unknown and transactions time out.
 fn config(postgres: &str, brokers: &str) -> String {
-    let sources: String = SOURCES.iter().map(|source| source.config(postgres)).collect();
+    let sources: String = SOURCES.iter().map(|source| section(source, postgres)).collect();
     format!(
         "{sources}[kafka]\nbrokers = \"{brokers}\"\nposition_topic = \"outboxd.chaos.positions\"\n\
          transaction_timeout = \"10s\"\ndelivery_timeout = \"4s\"\n\n\
          [http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info,outboxd=debug\"\n"
+    )
+}
+
+/// The section of one source. All timeouts are short, so that much happens in little time. Batches are small, so that
+/// large transactions are split.
+fn section(source: &Source, postgres: &str) -> String {
+    let Source { name, database, table, .. } = source;
+    format!(
+        "[[source]]\nname = \"{name}\"\nurl = \"postgres://outboxd@{postgres}/{database}\"\ntables = [\"{table}\"]\n\
+         [source.limits]\nbatch_rows = 1000\n\
+         [source.timeouts]\nstatus = \"300ms\"\nconnect = \"3s\"\nstatement = \"10s\"\nlock = \"2s\"\n\
+         idle_advance = \"1s\"\nbackoff_max = \"2s\"\n\n"
     )
 }

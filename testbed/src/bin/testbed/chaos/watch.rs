@@ -10,7 +10,8 @@ use serde_json::Value;
 use testbed::Daemon;
 use tokio::task::JoinHandle;
 
-use super::{source::SOURCES, stage::Stage};
+use super::stage::Stage;
+use crate::sources::SOURCES;
 
 /// The state of each source; nothing while the daemon does not answer.
 pub(crate) async fn states(daemon: &Daemon) -> Vec<(String, String)> {

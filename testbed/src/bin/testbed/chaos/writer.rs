@@ -14,10 +14,8 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls, Transaction};
 use uuid::Uuid;
 
-use super::{
-    source::{SOURCES, Source},
-    stage::{PATIENCE, Stage},
-};
+use super::stage::{PATIENCE, Stage};
+use crate::sources::{SOURCES, Source};
 
 /// Sessions of each source, each with keys of its own: commit order between two sessions cannot be seen from outside.
 pub(crate) const WRITERS: usize = 2;

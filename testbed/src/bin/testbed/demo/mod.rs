@@ -22,10 +22,10 @@ use tokio_postgres::Client;
 use self::{
     screen::{Screen, Standing},
     servers::Servers,
-    shop::{SERVICES, Written},
+    shop::Written,
     watch::Consumer,
 };
-use crate::daemon_binary;
+use crate::{daemon_binary, sources::SOURCES};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -56,10 +56,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
     let servers = Servers::start().await?;
     screen.say(&servers.describe());
     let mut clients = Vec::new();
-    for service in &SERVICES {
-        clients.push(service.create(servers.postgres()).await?);
-        servers.kafka().create_topic(service.topic, 3, &[]).await?;
-        screen.say(&format!("{}: table {} → topic {}", service.database, service.table, service.topic));
+    for source in &SOURCES {
+        let client = source.create(servers.postgres()).await.with_context(|| {
+            format!("cannot create database {}; one that an earlier demo left must be dropped", source.database)
+        })?;
+        clients.push(client);
+        servers.kafka().create_topic(source.topic, 3, &[]).await?;
+        screen.say(&format!("{}: table {} → topic {}", source.database, source.table, source.topic));
     }
     let consumer = Consumer::start(&servers.kafka().brokers()).await?;
     let daemon = start_daemon(arguments.outboxd, &servers)?;
@@ -82,8 +85,10 @@ fn start_daemon(outboxd: Option<PathBuf>, servers: &Servers) -> Result<Daemon> {
     let mut builder = Daemon::builder(outboxd)?.args(&["run", "--config", &config.to_string_lossy()]);
     let address = builder.http_address();
     builder = builder.env("OUTBOXD_LISTEN", &address).env("KAFKA_BROKERS", &servers.kafka().brokers());
-    for service in &SERVICES {
-        builder = builder.env(service.variable, &servers.postgres().url(service.database));
+    for source in &SOURCES {
+        // As `config/demo.toml` names it.
+        let variable = format!("{}_DB", source.name.to_uppercase());
+        builder = builder.env(&variable, &servers.postgres().url(source.database));
     }
     builder.start()
 }
@@ -103,7 +108,7 @@ impl Demo {
     async fn play(&self, transactions: u64, rate: f64, kills: u64) -> Result<bool> {
         let started = Instant::now();
         self.wait("the daemon to stream", async || {
-            Ok(watch::lag(&self.daemon).await.is_some_and(|lag| lag.streaming == SERVICES.len()))
+            Ok(watch::lag(&self.daemon).await.is_some_and(|lag| lag.streaming == SOURCES.len()))
         })
         .await?;
         self.screen.say(&format!("outboxd streams from all three after {:.1} s", started.elapsed().as_secs_f64()));
@@ -181,7 +186,7 @@ impl Demo {
             {
                 lags.push(lag.seconds);
             }
-            let streaming = lag.is_some_and(|lag| lag.streaming == SERVICES.len());
+            let streaming = lag.is_some_and(|lag| lag.streaming == SOURCES.len());
             Ok(streaming && self.consumer.records() >= rows)
         })
         .await?;
@@ -214,11 +219,11 @@ impl Demo {
     async fn audit(&self) -> Result<bool> {
         let mut audits = Vec::new();
         self.screen.print(&format!("\nThe audit: tables against topics\n\n{}", heading()));
-        for (service, client) in SERVICES.iter().zip(&self.clients) {
+        for (source, client) in SOURCES.iter().zip(&self.clients) {
             let brokers = self.servers.kafka().brokers();
-            let expect = Expect::Tables(&[service.table]);
-            let audit = oracle::audit(client, expect, &brokers, &[service.topic]).await?;
-            self.screen.print(&line(service.table, &audit));
+            let expect = Expect::Tables(&[source.table]);
+            let audit = oracle::audit(client, expect, &brokers, &[source.topic]).await?;
+            self.screen.print(&line(source.table, &audit));
             audits.push(audit);
         }
         let total: Audit = audits.into_iter().sum();
@@ -238,8 +243,8 @@ impl Demo {
 
     async fn unmarked(&self) -> Result<i64> {
         let mut unmarked = 0;
-        for (service, client) in SERVICES.iter().zip(&self.clients) {
-            let query = format!("SELECT count(*) FROM {} WHERE published_at IS NULL", service.table);
+        for (source, client) in SOURCES.iter().zip(&self.clients) {
+            let query = format!("SELECT count(*) FROM {} WHERE published_at IS NULL", source.table);
             unmarked += client.query_one(&query, &[]).await?.get::<_, i64>(0);
         }
         Ok(unmarked)

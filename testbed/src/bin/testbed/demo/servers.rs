@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use testbed::{Kafka, Postgres, Version, reader};
 
-use super::shop::SERVICES;
+use crate::sources::SOURCES;
 
 /// Named in `config/demo.toml`.
 const POSITION_TOPIC: &str = "outboxd.demo.positions";
@@ -97,15 +97,15 @@ impl Servers {
     pub(crate) async fn clean_up(self) -> Result<()> {
         if let Server::Named(postgres) = &self.postgres {
             let client = postgres.client("postgres").await?;
-            for service in &SERVICES {
-                let slot = format!("outboxd_{}", service.source);
+            for source in &SOURCES {
+                let slot = format!("outboxd_{}", source.name);
                 client
                     .execute(
                         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1",
                         &[&slot],
                     )
                     .await?;
-                client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", service.database)).await?;
+                client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", source.database)).await?;
             }
         }
         if let Server::Named(kafka) = &self.kafka {
@@ -118,5 +118,5 @@ impl Servers {
 }
 
 fn topics() -> impl Iterator<Item = &'static str> {
-    SERVICES.iter().map(|service| service.topic).chain([POSITION_TOPIC])
+    SOURCES.iter().map(|source| source.topic).chain([POSITION_TOPIC])
 }

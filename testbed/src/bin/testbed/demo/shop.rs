@@ -1,5 +1,5 @@
-//! The three services of the migration guide: their databases, their events, and writers that live through the lives
-//! of users, orders and shipments, one transaction a step.
+//! The events of the three services, and writers that live through the lives of users, orders and
+//! shipments, one transaction a step.
 
 use std::{
     fmt::Write as _,
@@ -10,88 +10,33 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use testbed::Postgres;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_postgres::{Client, NoTls, Statement};
 use uuid::Uuid;
 
-/// One service: a database with one outbox, and the topic that its rows belong in.
-pub(crate) struct Service {
-    pub(crate) source: &'static str,
-    pub(crate) database: &'static str,
-    pub(crate) table: &'static str,
-    pub(crate) topic: &'static str,
-    /// The variable of `config/demo.toml` that holds the database's address.
-    pub(crate) variable: &'static str,
-    aggregate_type: &'static str,
-    schema: &'static str,
-    lives: &'static [Life],
-}
+use crate::sources::{SOURCES, Source};
 
 /// The steps of an aggregate; the events of a step are written in one transaction.
 type Life = &'static [&'static [&'static str]];
 
-pub(crate) const SERVICES: [Service; 3] = [
-    Service {
-        source: "user",
-        database: "user_service",
-        table: "user_outbox",
-        topic: "user.events",
-        variable: "USER_DB",
-        aggregate_type: "user",
-        schema: include_str!("../../../../../migrations/seed/user_outbox.sql"),
-        lives: &[
-            &[&["UserCreated", "AddressAdded"], &["AddressUpdated"]],
-            &[&["UserCreated"], &["AddressAdded"], &["UserDeleted"]],
-        ],
-    },
-    Service {
-        source: "order",
-        database: "order_service",
-        table: "order_outbox",
-        topic: "order.events",
-        variable: "ORDER_DB",
-        aggregate_type: "order",
-        schema: include_str!("../../../../../migrations/seed/order_outbox.sql"),
-        lives: &[
-            &[&["OrderCreated"], &["OrderConfirmed"], &["OrderCompleted"]],
-            &[&["OrderCreated"], &["OrderCancelled"]],
-            &[&["OrderCreated", "OrderConfirmed"], &["OrderCompleted"]],
-        ],
-    },
-    Service {
-        source: "logistics",
-        database: "logistics_service",
-        table: "logistics_outbox",
-        topic: "shipment.events",
-        variable: "LOGISTICS_DB",
-        aggregate_type: "shipment",
-        schema: include_str!("../../../../../migrations/seed/logistics_outbox.sql"),
-        lives: &[
-            &[&["ShipmentCreated"], &["ShipmentDispatched"], &["ShipmentDelivered"]],
-            &[&["ShipmentCreated"], &["DeliveryAttemptFailed"], &["DeliveryAttemptFailed", "ShipmentReturned"]],
-        ],
-    },
+/// The lives that an aggregate of each source can have, in the order of [`SOURCES`].
+const LIVES: [&[Life]; SOURCES.len()] = [
+    &[
+        &[&["UserCreated", "AddressAdded"], &["AddressUpdated"]],
+        &[&["UserCreated"], &["AddressAdded"], &["UserDeleted"]],
+    ],
+    &[
+        &[&["OrderCreated"], &["OrderConfirmed"], &["OrderCompleted"]],
+        &[&["OrderCreated"], &["OrderCancelled"]],
+        &[&["OrderCreated", "OrderConfirmed"], &["OrderCompleted"]],
+    ],
+    &[
+        &[&["ShipmentCreated"], &["ShipmentDispatched"], &["ShipmentDelivered"]],
+        &[&["ShipmentCreated"], &["DeliveryAttemptFailed"], &["DeliveryAttemptFailed", "ShipmentReturned"]],
+    ],
 ];
-
-impl Service {
-    /// Database and outbox, the latter word for word as the guide has it, and the publication, which the table's owner
-    /// makes: the daemon's role may not (`outboxd setup --admin-url` would do it too).
-    pub(crate) async fn create(&self, postgres: &Postgres) -> Result<Client> {
-        let hint =
-            || format!("cannot create database {}; one that an earlier demo left must be dropped", self.database);
-        postgres.create_database(self.database).await.with_context(hint)?;
-        let client = postgres.client(self.database).await?;
-        client.batch_execute(self.schema).await?;
-        let publication = format!(
-            "CREATE PUBLICATION outboxd_{} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
-            self.source, self.table
-        );
-        client.batch_execute(&publication).await?;
-        Ok(client)
-    }
-}
 
 /// What the writers have done so far.
 #[derive(Default)]
@@ -115,7 +60,7 @@ impl Written {
     }
 }
 
-/// Sessions of each service, with aggregates of their own: commit order between two sessions cannot be seen from outside.
+/// Sessions of each source, with aggregates of their own: commit order between two sessions cannot be seen from outside.
 const WRITERS: u64 = 2;
 
 /// Aggregates that a writer goes on with at a time.
@@ -132,17 +77,26 @@ pub(crate) fn open(
     written: &Arc<Written>,
 ) -> JoinSet<Result<()>> {
     let mut writers = JoinSet::new();
-    let count = SERVICES.len() as u64 * WRITERS;
+    let count = SOURCES.len() as u64 * WRITERS;
     let pause = Duration::from_secs_f64(count as f64 / per_second);
-    for (number, service) in (0..count).zip(SERVICES.iter().cycle()) {
-        let (url, written) = (postgres.superuser_url(service.database), Arc::clone(written));
+    for (number, (source, lives)) in (0..count).zip(SOURCES.iter().zip(LIVES).cycle()) {
+        let (url, written) = (postgres.superuser_url(source.database), Arc::clone(written));
         let share = transactions / count + u64::from(number < transactions % count);
-        writers.spawn(async move { write(service, &url, share, pause, &written).await });
+        let pace = Pace { share, pause };
+        writers.spawn(async move { write(source, lives, &url, pace, &written).await });
     }
     writers
 }
 
-async fn write(service: &'static Service, url: &str, share: u64, pause: Duration, written: &Written) -> Result<()> {
+/// What one writer commits.
+struct Pace {
+    /// Transactions in all.
+    share: u64,
+    /// From the beginning of one to that of the next.
+    pause: Duration,
+}
+
+async fn write(source: &Source, lives: &[Life], url: &str, pace: Pace, written: &Written) -> Result<()> {
     let (mut client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     let insert = client
@@ -150,22 +104,22 @@ async fn write(service: &'static Service, url: &str, share: u64, pause: Duration
             "INSERT INTO {} (aggregate_type, aggregate_id, event_type, payload)
              SELECT '{}', $1, event, payload::jsonb
              FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS e (event, payload, n) ORDER BY n",
-            service.table, service.aggregate_type
+            source.table, source.aggregate_type
         ))
         .await?;
-    let mut alive: Vec<Aggregate> = (0..ALIVE).map(|_| Aggregate::new(service)).collect();
-    let mut pace = tokio::time::interval(pause);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut alive: Vec<Aggregate> = (0..ALIVE).map(|_| Aggregate::new(lives)).collect();
+    let mut ticks = tokio::time::interval(pace.pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut done = 0;
-    while done < share {
-        pace.tick().await;
+    while done < pace.share {
+        ticks.tick().await;
         let aggregate = &mut alive[fastrand::usize(..ALIVE)];
         if !aggregate.step(&mut client, &insert, written).await? {
             continue;
         }
         done += 1;
         if aggregate.is_over() {
-            *aggregate = Aggregate::new(service);
+            *aggregate = Aggregate::new(lives);
         }
     }
     Ok(())
@@ -201,13 +155,13 @@ const PEOPLE: [Person; 4] = [
 ];
 
 impl Aggregate {
-    fn new(service: &Service) -> Self {
+    fn new(lives: &[Life]) -> Self {
         Self {
             id: Uuid::new_v4(),
             other: Uuid::new_v4(),
             number: fastrand::u32(100_000..1_000_000),
             person: &PEOPLE[fastrand::usize(..PEOPLE.len())],
-            life: service.lives[fastrand::usize(..service.lives.len())],
+            life: lives[fastrand::usize(..lives.len())],
             next: 0,
             seq: 0,
         }

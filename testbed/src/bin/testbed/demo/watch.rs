@@ -15,7 +15,7 @@ use testbed::{
     reader::{Follower, From, Record},
 };
 
-use super::shop::SERVICES;
+use crate::sources::SOURCES;
 
 /// A consumer of all topics, from the beginning, that lives through the broker's restart.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub(crate) struct Consumer {
 
 impl Consumer {
     pub(crate) async fn start(brokers: &str) -> Result<Self> {
-        let topics: Vec<&str> = SERVICES.iter().map(|service| service.topic).collect();
+        let topics: Vec<&str> = SOURCES.iter().map(|source| source.topic).collect();
         let mut follower = Follower::start(brokers, &topics, From::Beginning).await?;
         let consumer = Self { records: Arc::default(), first: Arc::default() };
         let seen = consumer.clone();

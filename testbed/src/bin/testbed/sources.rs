@@ -1,8 +1,11 @@
-//! The three services of the migration guide, each with its database, its outbox and its topic.
+//! The sources of the demo and of the chaos run: the three services of the migration guide, each with its database,
+//! its outbox and its topic.
 
 use anyhow::Result;
 use testbed::Postgres;
+use tokio_postgres::Client;
 
+/// One service: a database with one outbox, and the topic that its rows belong in.
 pub(crate) struct Source {
     pub(crate) name: &'static str,
     pub(crate) database: &'static str,
@@ -19,7 +22,7 @@ pub(crate) const SOURCES: [Source; 3] = [
         table: "user_outbox",
         topic: "user.events",
         aggregate_type: "user",
-        schema: include_str!("../../../../../migrations/seed/user_outbox.sql"),
+        schema: include_str!("../../../../migrations/seed/user_outbox.sql"),
     },
     Source {
         name: "order",
@@ -27,7 +30,7 @@ pub(crate) const SOURCES: [Source; 3] = [
         table: "order_outbox",
         topic: "order.events",
         aggregate_type: "order",
-        schema: include_str!("../../../../../migrations/seed/order_outbox.sql"),
+        schema: include_str!("../../../../migrations/seed/order_outbox.sql"),
     },
     Source {
         name: "logistics",
@@ -35,13 +38,15 @@ pub(crate) const SOURCES: [Source; 3] = [
         table: "logistics_outbox",
         topic: "shipment.events",
         aggregate_type: "shipment",
-        schema: include_str!("../../../../../migrations/seed/logistics_outbox.sql"),
+        schema: include_str!("../../../../migrations/seed/logistics_outbox.sql"),
     },
 ];
 
 impl Source {
-    /// Database, outbox and publication.
-    pub(crate) async fn create(&self, postgres: &Postgres) -> Result<()> {
+    /// Makes the database; the outbox, word for word as the guide has it; and the publication, which
+    /// the table's owner has to make: the daemon's role may not (`outboxd setup --admin-url` would do
+    /// it too). The session is the owner's.
+    pub(crate) async fn create(&self, postgres: &Postgres) -> Result<Client> {
         postgres.create_database(self.database).await?;
         let client = postgres.client(self.database).await?;
         client.batch_execute(self.schema).await?;
@@ -49,18 +54,7 @@ impl Source {
             "CREATE PUBLICATION outboxd_{} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
             self.name, self.table
         );
-        Ok(client.batch_execute(&publication).await?)
-    }
-
-    /// Its section of the configuration. All timeouts are short, so that much happens in little time. Batches are
-    /// small, so that large transactions are split.
-    pub(crate) fn config(&self, postgres: &str) -> String {
-        let Self { name, database, table, .. } = self;
-        format!(
-            "[[source]]\nname = \"{name}\"\nurl = \"postgres://outboxd@{postgres}/{database}\"\ntables = [\"{table}\"]\n\
-             [source.limits]\nbatch_rows = 1000\n\
-             [source.timeouts]\nstatus = \"300ms\"\nconnect = \"3s\"\nstatement = \"10s\"\nlock = \"2s\"\n\
-             idle_advance = \"1s\"\nbackoff_max = \"2s\"\n\n"
-        )
+        client.batch_execute(&publication).await?;
+        Ok(client)
     }
 }
