@@ -1,12 +1,14 @@
-//! The one door: what a person wrote becomes the configuration, with librdkafka's word on its own options, before any
-//! command touches a server. Whatever is wrong ends the command with exit code 2.
+//! The one door of all commands. It turns what a person wrote into the configuration, and
+//! librdkafka judges its own options, before any command touches a server. Whatever is wrong ends
+//! the command with exit code 2.
 
 use crate::{Config, Result, config::Flags, kafka};
 
 /// Reads the configuration that the flags name.
 ///
 /// # Errors
-/// Class [`Config`](crate::Class::Config); the message names the place, the key, what was found and what is allowed.
+/// Class [`Config`](crate::Class::Config). The message names the place, the key, what was found and
+/// what is allowed.
 pub(crate) fn open(flags: &Flags) -> Result<Config> {
     Config::load(flags, kafka::judge)
 }

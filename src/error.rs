@@ -1,25 +1,30 @@
-//! What can go wrong, as an operator meets it: a stable code, a class that says what the daemon does about it, the
-//! thing it is about, and the next step. `docs/errors.md` has a runbook section for each code; a test holds the two
-//! together.
+//! What can go wrong, as an operator sees it: a stable code, a class that says what the daemon does
+//! about it, the thing that it is about, and the next step. `docs/errors.md` has a section for each
+//! code, and a test holds the two together.
 
 use std::{error::Error as StdError, fmt};
 
 /// What the daemon does about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The arguments or the configuration are wrong: exit code 2, before anything is touched.
+    /// The arguments or the configuration are wrong. The command ends with exit code 2, before it
+    /// touches anything.
     Config,
-    /// It heals by itself or by a repair elsewhere: try again with backoff, for ever.
+    /// The problem ends by itself or by a repair elsewhere. The daemon tries again with backoff,
+    /// for ever.
     Retry,
-    /// What is in memory can no longer be trusted: new connections and producers, then resume from the position.
+    /// What is in memory can no longer be trusted. The daemon makes new connections and producers,
+    /// and resumes from the position.
     Rebuild,
-    /// Going on could lose or repeat rows: stop this source until a person has acted. Exit code 3.
+    /// Going on could lose or repeat rows. The daemon stops this source until a person has acted.
+    /// Exit code 3.
     Halt,
 }
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $class:ident, $hint:literal;)*) => {
-        /// The stable name of an error, kebab-case in logs, metrics, `/status` and `docs/errors.md`.
+        /// The stable name of an error, kebab-case in logs, metrics, `/status` and
+        /// `docs/errors.md`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Code { $($(#[doc = $doc])* $name,)* }
 
@@ -89,7 +94,8 @@ codes! {
     TableMissing = "table-missing", Retry, "create the table (`outboxd setup` can) or correct `tables`; outboxd keeps trying";
     /// A configured table has children by INHERITS, whose rows the stream does not send.
     TableInherited = "table-inherited", Retry, "take the children from the table (ALTER TABLE … NO INHERIT), and move their rows into it; outboxd keeps trying";
-    /// A configured table lacks a column that the mapping needs, or has it with a type that cannot serve.
+    /// A configured table lacks a column that the mapping needs, or has it with a type that cannot
+    /// serve.
     ColumnInvalid = "column-invalid", Retry, "add the column or map it under [source.columns]; outboxd keeps trying";
     /// The publication does not exist, and outboxd may not create it.
     PublicationMissing = "publication-missing", Retry, "run `outboxd setup`, or create the publication with publish = 'insert'";
@@ -101,7 +107,7 @@ codes! {
 
     /// Another session streams from the slot: another instance leads.
     SlotInUse = "slot-in-use", Retry, "another instance leads; this one stands by";
-    /// A slot exists no longer although rows were published through it.
+    /// A slot does not exist any more, although rows were published through it.
     SlotMissing = "slot-missing", Halt, "the slot was dropped: see the runbook, then `outboxd recover`";
     /// The server removed WAL that the slot still needed, or invalidated the slot.
     SlotLost = "slot-lost", Halt, "the server invalidated the slot (max_slot_wal_keep_size, idle_replication_slot_timeout): see the runbook, then `outboxd recover`";
@@ -162,23 +168,24 @@ pub struct Error {
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The result of anything that can go wrong for an operator.
+/// The result of anything that can end in an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error about what `message` says: what happened, and to what.
+    /// An error. `message` says what happened, and to what.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), cause: None }
     }
 
-    /// Keeps the library's error underneath.
+    /// Keeps the library's error as the cause.
     #[must_use]
     pub(crate) fn because(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.cause = Some(cause.into());
         self
     }
 
-    /// Says first to what it happened: `about: message`. Code and cause stay.
+    /// Puts the thing that it is about in front of the message, `about: message`. Code and cause
+    /// stay.
     #[must_use]
     pub(crate) fn about(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
@@ -210,7 +217,7 @@ impl Error {
         let mut cause: Option<&dyn StdError> = self.cause.as_deref().map(|cause| cause as &dyn StdError);
         while let Some(error) = cause {
             let line = error.to_string();
-            // Many libraries repeat their source in their own text.
+            // Many libraries repeat the text of their source in their own.
             if !text.ends_with(&line) {
                 text.push_str(": ");
                 text.push_str(&line);
@@ -255,7 +262,7 @@ mod tests {
         assert_eq!(error.class(), Class::Retry);
     }
 
-    /// The runbook's sections: the code of each, and its text.
+    /// The sections of the runbook: the code and the text of each.
     fn runbook() -> Vec<(&'static str, &'static str)> {
         let text = include_str!("../docs/errors.md");
         // The part after the codes has a heading of the first level.

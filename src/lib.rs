@@ -1,4 +1,5 @@
-//! `outboxd` carries the rows of a Postgres outbox table to Kafka: each exactly once, keyed, in commit order.
+//! `outboxd` carries the rows of a Postgres outbox table to Kafka: each exactly once, keyed, in
+//! commit order.
 //!
 //! # The way of one row
 //!
@@ -18,20 +19,24 @@
 //!   walsender ◀── standby status ◀────────────────────┘  flush = end of what is published and marked
 //! ```
 //!
-//! The position in Kafka is the truth of what was published; the slot's confirmed position only decides how much the
-//! server sends again. So nothing that this process keeps in memory has to survive it.
+//! The position in Kafka says what was published. The slot's confirmed position only decides how
+//! much the server sends again. So nothing that this process keeps in memory has to survive it.
 //!
 //! # Where to begin reading
 //!
 //! 1. [`relay::state`]: every rule about order, as a state machine without I/O.
-//! 2. [`relay::startup`]: the order of a start and of every rebuild, likewise pure; `relay/start/` carries it out.
-//! 3. [`relay::driver`]: what a session does when the machine asks for it; `relay/stream.rs` is the one task that does it.
-//! 4. `kafka/producer.rs`: one Kafka transaction, and what is known after each way in which it can fail.
+//! 2. [`relay::startup`]: the order of a start and of every rebuild. It is pure, too;
+//!    `relay/start/` carries it out.
+//! 3. [`relay::driver`]: what a session does when the machine asks for it. `relay/stream.rs` is the
+//!    one task that does it.
+//! 4. `kafka/producer.rs`: one Kafka transaction, and what is known after each way in which it can
+//!    fail.
 //!
 //! # The modules
 //!
-//! A test holds the last column to the code (`src/tests/imports.rs`): "pure" knows no socket, clock or thread, "no
-//! server" neither Postgres nor Kafka. No two modules of the table import each other, nor do two files of `relay`.
+//! A test holds the last column to the code (`src/tests/imports.rs`). "Pure" means no socket, clock
+//! or thread. "No server" means neither Postgres nor Kafka. No two modules of the table import each
+//! other, and no two files of `relay` do.
 //!
 //! | module | in → out | knows |
 //! |---|---|---|
@@ -58,7 +63,8 @@
 //! | [`telemetry`] | what happened → logs, metrics, where each source stands | no server |
 //! | [`http`] | `telemetry` → `/metrics`, `/livez`, `/readyz`, `/status` | no server |
 //!
-//! `docs/guarantees.md` says what is promised, `docs/architecture.md` why the parts are as they are.
+//! `docs/guarantees.md` says what is promised. `docs/architecture.md` says why the parts are as
+//! they are.
 
 #![allow(rustdoc::private_intra_doc_links, reason = "who reads the map of the modules reads the code, too")]
 

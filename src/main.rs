@@ -1,10 +1,10 @@
-//! Arguments to command to exit code, nothing else.
+//! Turns the arguments into a command and the command into an exit code, nothing else.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Measured against glibc's, mimalloc and tcmalloc: docs/performance.md.
+/// docs/performance.md compares it with glibc's allocator, mimalloc and tcmalloc.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -60,7 +60,7 @@ async fn topic(kafka: &Kafka, name: &str, findings: &mut Findings) {
     }
 }
 
-/// A transaction timeout above the brokers' is refused when the producer starts.
+/// When the producer starts, the brokers refuse a transaction timeout above theirs.
 async fn transaction_timeout(kafka: &Kafka, findings: &mut Findings) {
     const ABOUT: &str = "transaction timeout";
     let ours = kafka.transaction_timeout;

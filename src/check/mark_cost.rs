@@ -1,4 +1,5 @@
-//! What marks by UPDATE cost on a table of this shape. Never a failure: a slow mark is a mark.
+//! What marks by UPDATE cost on a table of this shape. The finding is never a failure: a slow mark
+//! is a mark.
 
 use super::Findings;
 use crate::postgres::catalog::{TableInfo, mark_cost::MarkCost};

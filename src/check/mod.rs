@@ -4,8 +4,8 @@
 //!   configuration, Postgres, Kafka ──▶ findings (server, tables, publication, slot, topics) ──▶ a table, or JSON
 //! ```
 //!
-//! Nothing is changed anywhere. What cannot be asked since something before it failed is left out: the failure before
-//! it is the one to repair first.
+//! A check changes nothing. It leaves out what it cannot ask because something before it failed:
+//! that failure has to be repaired first.
 
 mod kafka;
 mod mark_cost;
@@ -30,7 +30,7 @@ use crate::{
 pub enum Verdict {
     /// It holds.
     Ok,
-    /// It holds, but something is to be known.
+    /// It holds, but a person should know something.
     Warning,
     /// It does not hold.
     Failed,
@@ -66,7 +66,7 @@ pub struct Finding {
     pub hint: String,
 }
 
-/// What one look brought, whatever it was about.
+/// The result of one look.
 struct Found {
     verdict: Verdict,
     code: Option<Code>,
@@ -104,7 +104,7 @@ impl Findings {
         self.push(about, Found::new(Verdict::Ok, message));
     }
 
-    /// It holds, and something could be better.
+    /// Adds that a precondition holds, and that something could be better.
     fn note(&mut self, about: &str, message: impl Into<String>, hint: impl Into<String>) {
         self.push(about, Found { hint: hint.into(), ..Found::new(Verdict::Ok, message) });
     }
@@ -117,7 +117,7 @@ impl Findings {
         self.failed_with(about, code, message, code.hint());
     }
 
-    /// Failed, with a next step that fits better than the code's.
+    /// Adds a failure with a next step that fits better than the code's.
     fn failed_with(&mut self, about: &str, code: Code, message: impl Into<String>, hint: impl Into<String>) {
         let found = Found::new(Verdict::Failed, message);
         self.push(about, Found { code: Some(code), hint: hint.into(), ..found });
@@ -132,7 +132,7 @@ impl Findings {
         self.list.push(Finding { source: self.source.clone(), verdict, about, code, message, hint });
     }
 
-    /// One aligned line for each finding, the next step below where there is one.
+    /// Writes one aligned line for each finding, and its next step below, if it has one.
     ///
     /// # Errors
     /// `out` cannot be written to.
@@ -161,7 +161,7 @@ impl Findings {
         )
     }
 
-    /// The findings as a JSON array.
+    /// Writes the findings as a JSON array.
     ///
     /// # Errors
     /// `out` cannot be written to.
@@ -176,7 +176,7 @@ pub async fn check(config: &Config) -> Findings {
     let mut findings = Findings::default();
     for source in &config.sources {
         findings.source = Some(source.name.clone());
-        // A session that ends in mid-check is a finding like any other.
+        // A session that ends during the check is a finding like any other.
         if let Err(error) = postgres(source, config, &mut findings).await {
             findings.error("postgres", &error);
         }
@@ -217,7 +217,7 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
         if let Err(error) = catalog::children::refuse_children(&session, std::slice::from_ref(table)).await {
             findings.error(&format!("table {}", table.display_name()), &error);
         }
-        // Marks work without our knowing what they cost.
+        // An error here is no finding: marks work whether their cost is known or not.
         if let Some(column) = mark.filter(|column| table.column(column).is_some())
             && let Ok(cost) = catalog::mark_cost::mark_cost(&session, table, column).await
         {

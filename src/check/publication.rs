@@ -1,4 +1,4 @@
-//! The publication: does the server send our rows, and all of each?
+//! The publication: does the server send our rows, and every column of them?
 
 use super::{
     Findings,
@@ -50,7 +50,7 @@ pub(super) fn check(
         let hint = "ALTER PUBLICATION … SET (publish_via_partition_root = true)";
         findings.failed_with(&about, Code::PublicationMissing, text, hint);
     }
-    // A table that was not found may well be one of the others, renamed.
+    // A table that was not found may be one of the others under a new name.
     if tables.len() == source.tables.len() {
         others(&about, publication, tables, findings);
     }
@@ -101,7 +101,7 @@ fn listed_table(
     }
 }
 
-/// Tables that are decoded for nothing.
+/// Warns of tables that the server decodes for nothing.
 fn others(about: &str, publication: &PublicationInfo, tables: &[TableInfo], findings: &mut Findings) {
     let hint = "a publication of the outbox tables alone spares the server and the network";
     if publication.all_tables {

@@ -1,4 +1,4 @@
-//! The server as a whole, the role, and whether replication connections come through.
+//! The server as a whole, the role, and whether replication connections reach the server.
 
 use super::Findings;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Rule 16: before these minors ALTER PUBLICATION with open writers can lose rows.
+/// Rule 16: before these minor versions ALTER PUBLICATION with open writers can lose rows.
 const PUBLICATION_FIX: &[(u32, u32)] = &[(15, 13), (16, 9), (17, 5)];
 
 pub(super) fn check(server: &ServerInfo, source: &Source, slot: Option<&SlotInfo>, findings: &mut Findings) {
@@ -98,7 +98,7 @@ fn retention(server: &ServerInfo, findings: &mut Findings) {
     }
 }
 
-/// The server ends a stream from which it has not heard for so long.
+/// Compares `timeouts.status` with the time after which the server ends a silent stream.
 fn silence(server: &ServerInfo, source: &Source, findings: &mut Findings) {
     const ABOUT: &str = "wal_sender_timeout";
     let (patience, status) = (server.wal_sender_timeout, source.timeouts.status);
@@ -156,8 +156,8 @@ fn failover(server: &ServerInfo, findings: &mut Findings) {
     }
 }
 
-/// Replication connections have lines of their own in pg_hba.conf only for physical ones; but proxies and poolers let
-/// ordinary sessions through and these not.
+/// pg_hba.conf has lines of its own only for physical replication. But a proxy or a pooler may let
+/// ordinary sessions through and refuse a replication connection.
 pub(super) async fn check_replication(connect: &ConnectOptions, findings: &mut Findings) {
     let identity = async {
         let mut client = connect.replication().await?;

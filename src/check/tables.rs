@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// What decides whether rows can become records.
+/// What decides whether rows can become records, besides the table.
 #[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
     pub(super) source: &'a Source,
@@ -92,7 +92,7 @@ fn id(about: &str, table: &TableInfo, source: &Source, findings: &mut Findings) 
     never_without_id(about, table, source, findings);
 }
 
-/// A row without an id cannot be marked: as a dead letter it would be published again by every backfill.
+/// A row without an id cannot be marked. Every backfill would publish it again as a dead letter.
 fn never_without_id(about: &str, table: &TableInfo, source: &Source, findings: &mut Findings) {
     let id = &source.mapping.columns.id;
     if table.column(id).is_none_or(|column| column.not_null) {
@@ -145,7 +145,8 @@ fn mark_column(about: &str, table: &TableInfo, source: &Source, findings: &mut F
     findings.ok(about, format!("{} can be set", column.name));
 }
 
-/// A mark column whose rows are never unpublished: they would all be passed over.
+/// Judges a mark column in which every row looks published, so that outboxd would pass over all of
+/// them.
 fn never_null(column: &ColumnInfo) -> Option<(String, &'static str)> {
     let name = &column.name;
     if column.generated {
@@ -160,7 +161,7 @@ fn never_null(column: &ColumnInfo) -> Option<(String, &'static str)> {
     }
 }
 
-/// An UPDATE that moves a row to another partition arrives as an INSERT.
+/// Judges the partition keys: an UPDATE that moves a row to another partition arrives as an INSERT.
 fn partition_keys(about: &str, table: &TableInfo, source: &Source, findings: &mut Findings) {
     let columns = &source.mapping.columns;
     let key: Vec<&str> =
@@ -180,7 +181,7 @@ fn partition_keys(about: &str, table: &TableInfo, source: &Source, findings: &mu
     }
 }
 
-/// The order in which a backfill would read.
+/// Says in which order a backfill would read.
 pub(super) fn check_backfill(tables: &[TableInfo], source: &Source, tracked: bool, findings: &mut Findings) {
     const ABOUT: &str = "backfill";
     if source.backfill == Backfill::None {

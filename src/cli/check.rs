@@ -16,7 +16,7 @@ pub(super) struct CheckArgs {
     pub(super) json: bool,
 }
 
-/// 0 when nothing failed, 1 otherwise.
+/// The exit code is 0 when nothing failed, and 1 otherwise.
 pub(super) async fn check(config: Config, json: bool) -> Result<ExitCode> {
     let findings = check::check(&config).await;
     let mut out = io::stdout().lock();

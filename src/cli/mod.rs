@@ -1,4 +1,5 @@
-//! The command line: arguments → configuration → one command → exit code. One file for each command.
+//! The command line: arguments → configuration → one command → exit code. One file for each
+//! command.
 
 mod check;
 mod recover;
@@ -42,11 +43,13 @@ enum Command {
     #[command(after_help = "Examples:\n  outboxd setup --config /etc/outboxd/outboxd.toml --dry-run\n  \
                             outboxd setup --config /etc/outboxd/outboxd.toml --source order --add-table refund_outbox")]
     Setup(#[command(flatten)] setup::SetupArgs),
-    /// Show where each source stands: phase, position, lag, slot, unpublished rows. Works while no daemon runs.
+    /// Show where each source stands: phase, position, lag, slot, unpublished rows. Works while no
+    /// daemon runs.
     #[command(after_help = "Examples:\n  outboxd status --config /etc/outboxd/outboxd.toml\n  \
                             outboxd status --config /etc/outboxd/outboxd.toml --json")]
     Status(#[command(flatten)] status::StatusArgs),
-    /// Hold the tables against the topics: missing, duplicated, out of order, unmarked, unknown. Changes nothing.
+    /// Hold the tables against the topics: missing, duplicated, out of order, unmarked, unknown.
+    /// Changes nothing.
     #[command(after_help = "Examples:\n  outboxd verify --config /etc/outboxd/outboxd.toml\n  \
                             outboxd verify --config /etc/outboxd/outboxd.toml --since 24h --json\n\n\
                             Exit codes: 0 clean, 1 a difference, 2 bad arguments or configuration.")]
@@ -100,22 +103,23 @@ impl Cli {
     }
 }
 
-/// The runtime starts after the configuration has been found right, so that a wrong one costs no threads.
+/// Runs a command on a runtime. The caller has read the configuration before, so that a wrong one
+/// costs no threads.
 fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Internal, "cannot start threads").because(error))?;
     let outcome = runtime.block_on(command);
-    // A thread within a library's call must not hold up the end of the process.
+    // A thread that is inside a library's call must not delay the end of the process.
     runtime.shutdown_background();
     outcome
 }
 
-/// `error[code]: message`, and the next step on a line of its own.
+/// Shows `error[code]: message`, and the next step on a line of its own.
 fn explain(error: &Error) -> String {
     format!("error[{}]: {}\n  hint: {}", error.code(), error.detail(), error.hint())
 }
 
-/// The contract of the exit codes: 2 and 3 tell systemd not to start again.
+/// The exit codes are a contract: 2 and 3 tell systemd not to start the daemon again.
 fn exit_code(error: &Error) -> ExitCode {
     ExitCode::from(match error.class() {
         Class::Config => 2,

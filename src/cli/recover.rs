@@ -1,4 +1,5 @@
-//! `outboxd recover`: the way back from a halt. Says what may be lost or repeated, asks, and only then does it.
+//! `outboxd recover`: the way back from a halt. The command says what may be lost or repeated,
+//! asks, and acts only then.
 
 use std::{
     io::{self, BufRead, IsTerminal, Write},
@@ -27,8 +28,8 @@ pub(super) struct RecoverArgs {
     /// Do it without asking.
     #[arg(long)]
     yes: bool,
-    /// Also where nothing shows that would halt the source, as with a history that diverged on the same timeline. A source
-    /// from which a daemon streams is refused all the same.
+    /// Also where nothing shows that would halt the source, as with a history that diverged on the
+    /// same timeline. A source from which a daemon streams is refused all the same.
     #[arg(long)]
     force: bool,
 }
@@ -49,7 +50,8 @@ pub(super) struct RecoverOptions {
     force: bool,
 }
 
-/// 0 when the source can be started again; nothing was changed when it was refused.
+/// The exit code is 0 when the source can be started again. A command that is refused has changed
+/// nothing.
 pub(super) async fn recover(config: Config, options: RecoverOptions) -> Result<ExitCode> {
     let source = config.source(&options.source)?;
     let recovery = Recovery::begin(source, &config.kafka).await?;
@@ -59,7 +61,7 @@ pub(super) async fn recover(config: Config, options: RecoverOptions) -> Result<E
     if !options.yes {
         confirm(&source.name)?;
     }
-    // Who reads along may be gone; the recovery is not to end half-way for it.
+    // The reader of the output may be gone. The recovery must not end half-way because of that.
     let say = |step: &str| drop(writeln!(io::stdout(), "  {step}"));
     recovery.carry_out(&plan, by(), say).await?;
     writeln!(io::stdout(), "done: {}", what_next(&plan)).map_err(closed)?;
@@ -73,7 +75,7 @@ fn what_next(plan: &Plan) -> &'static str {
     }
 }
 
-/// On a terminal the name is typed, which nobody does by accident.
+/// On a terminal a person has to type the name of the source, which nobody does by accident.
 fn confirm(name: &str) -> Result<()> {
     let refused = |text: &str| Err(Error::new(Code::RecoverRefused, text));
     if !io::stdin().is_terminal() {

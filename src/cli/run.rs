@@ -1,7 +1,8 @@
 //! `outboxd run`: the daemon around the relay.
 //!
-//! Logs, metrics and the listener come first, then the relay; a signal tells the relay to drain; when it has ended the
-//! listener goes. Readiness turns false with the signal, while `/metrics` stays to the end.
+//! Logs, metrics and the listener start first, and then the relay. A signal tells the relay to
+//! drain. When the relay has ended, the listener ends. Readiness turns false at the signal, and
+//! `/metrics` answers to the end.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -20,10 +21,10 @@ use crate::{
     telemetry::{Metrics, logs},
 };
 
-/// How long a request that is under way at the end may take.
+/// How long a request may take that is under way when the relay has ended.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// How often systemd hears of us, unless its watchdog wants it oftener.
+/// How often systemd hears from the daemon, unless its watchdog asks for more.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// What the relay is given.
@@ -31,18 +32,19 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Daemon {
     /// The validated configuration.
     pub(crate) config: Config,
-    /// Every source is in it already, as `starting`.
+    /// Every source is registered already, as `starting`.
     pub(crate) metrics: Metrics,
-    /// Turns true once, when the daemon is to drain.
+    /// Turns true once, when the daemon has to drain.
     pub(crate) shutdown: watch::Receiver<bool>,
 }
 
-/// Ok: told to stop, everything drained. Err: no source is left that can go on; the first halt's error.
+/// `Ok`: the daemon was told to stop and has drained everything. `Err`: no source can go on; the
+/// error is that of the first halt.
 pub(super) async fn relay(daemon: Daemon) -> Result<()> {
     crate::relay::run(&daemon.config, &daemon.metrics, daemon.shutdown).await
 }
 
-/// Runs `relay` until it ends, and tells it of SIGTERM and SIGINT.
+/// Runs `relay` until it ends, and passes SIGTERM and SIGINT on to it.
 pub(super) async fn run<R, F>(config: Config, relay: R) -> Result<ExitCode>
 where
     R: FnOnce(Daemon) -> F,
@@ -61,7 +63,7 @@ where
     run_until(config, stop, relay).await
 }
 
-/// The same with any reason to stop, which says its name.
+/// Does the same with any reason to stop. `stop` gives the name of the reason.
 async fn run_until<R, F>(
     config: Config,
     stop: impl Future<Output = &'static str> + Send + 'static,
@@ -88,8 +90,8 @@ where
         // Nobody listens once the relay has ended.
         let _ = stopping.send(true);
     });
-    // Ready in systemd's sense: the daemon works. Whether rows flow is told by /readyz and by the status line; a
-    // standby that never streams must not be killed for it.
+    // systemd takes READY to mean that the daemon works. /readyz and the status line tell whether
+    // rows flow. systemd must not kill a standby because it never streams.
     notify(&[NotifyState::Ready]);
     let reporter = tokio::spawn(report(metrics.clone()));
 
@@ -111,14 +113,14 @@ where
     })
 }
 
-/// The HTTP listener's task; nothing with `listen = "off"`.
+/// The task of the HTTP listener; `None` with `listen = "off"`.
 struct Listener(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
 
 impl Listener {
     async fn start(config: &Config, metrics: &Metrics, stopping: &watch::Receiver<bool>) -> Result<Self> {
         let Some(address) = config.http.listen else { return Ok(Self(None)) };
         let listener = http::bind(address).await?;
-        // The port as the system gave it, where the configuration says 0.
+        // Where the configuration says port 0, the system has chosen one.
         let address = listener.local_addr().unwrap_or(address);
         info!(%address, "listening");
         let served = http::Served { metrics: metrics.clone(), stopping: stopping.clone() };
@@ -143,7 +145,8 @@ impl Listener {
     }
 }
 
-/// Keeps systemd's status line, and its watchdog where the unit sets one, for as long as no source is stuck.
+/// Updates systemd's status line. It also feeds the watchdog, where the unit sets one, as long as
+/// no source is stuck.
 async fn report(metrics: Metrics) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(STATUS_EVERY, |limit| STATUS_EVERY.min(limit / 2)).max(Duration::from_millis(100));
@@ -164,7 +167,7 @@ fn shown(state: Option<SourceState>) -> &'static str {
     state.map_or("unknown", SourceState::as_str)
 }
 
-/// Does nothing where systemd does not ask for it.
+/// Tells systemd. It does nothing where systemd did not ask for it.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd could not be told");

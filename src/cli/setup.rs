@@ -1,4 +1,4 @@
-//! `outboxd setup`: creates what is missing. Whatever exists already is left as it is.
+//! `outboxd setup` creates what is missing, and leaves whatever exists already as it is.
 
 use std::{
     io::{self, Write},
@@ -24,22 +24,24 @@ pub(super) struct SetupArgs {
     /// Print the SQL and the topics, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// A connection for what the daemon's own role may not do. Without it `setup` does what it may, and prints the SQL
-    /// for the rest.
+    /// A connection for what the daemon's own role may not do. Without it `setup` does what it may,
+    /// and prints the SQL for the rest.
     #[arg(long, env = "OUTBOXD_ADMIN_URL", value_name = "URL", hide_env_values = true)]
     admin_url: Option<String>,
     /// Only this source.
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// Let a table join a source that was published before; stop its daemons first. Publishes and marks what is committed,
-    /// and has the next `run` make the slot anew and backfill what is unmarked: nothing is lost or repeated.
+    /// Let a table join a source that was published before; stop its daemons first. Publishes and
+    /// marks what is committed, and has the next `run` make the slot anew and backfill what is
+    /// unmarked: nothing is lost or repeated.
     #[arg(long, value_name = "TABLE", value_delimiter = ',')]
     add_table: Vec<TableName>,
 }
 
 impl SetupArgs {
     /// # Errors
-    /// The administrator's URL does not make sense. (A parser of clap's would repeat it, and the password with it.)
+    /// [`Code::ConfigInvalid`] when the administrator's URL makes no sense. (The URL is no argument
+    /// that clap parses, since clap's message would repeat it with its password.)
     pub(super) fn options(&self) -> Result<SetupOptions> {
         let admin_url = self.admin_url.as_ref().filter(|url| !url.is_empty());
         let admin_url = admin_url.map(|url| url.parse::<PostgresUrl>()).transpose().map_err(|problem| {
@@ -50,23 +52,23 @@ impl SetupArgs {
     }
 }
 
-/// What is to be set up, and how.
+/// What to set up, and how.
 #[derive(Debug, Clone)]
 pub(super) struct SetupOptions {
     request: Request,
-    /// The one source that is meant.
+    /// Only this source.
     source: Option<String>,
-    /// Tables that are to join it.
+    /// Tables that have to join the source.
     add_tables: Vec<TableName>,
 }
 
-/// 0 when everything is there, 1 when something is left to do. A source that fails does not hold up the next one; the
-/// last failure is the command's.
+/// The exit code is 0 when everything is there, and 1 when something is left to do. A source that
+/// fails does not stop the next one. The last failure is the error of the command.
 pub(super) async fn setup(config: Config, options: SetupOptions) -> Result<ExitCode> {
     let mut complete = true;
     let mut failure = None;
     if !options.add_tables.is_empty() {
-        logs::init(&config.log); // What the relay says while it drains.
+        logs::init(&config.log); // The relay logs while it drains.
     }
     for source in &chosen(&config, &options)? {
         if let Some(previous) = failure.take() {
@@ -86,7 +88,7 @@ pub(super) async fn setup(config: Config, options: SetupOptions) -> Result<ExitC
     }
 }
 
-/// The sources that are meant, with the tables that are to join.
+/// The sources to set up, with the tables that have to join them.
 fn chosen(config: &Config, options: &SetupOptions) -> Result<Vec<Source>> {
     let mut sources = match &options.source {
         Some(name) => vec![config.source(name)?.clone()],

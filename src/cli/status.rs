@@ -1,4 +1,4 @@
-//! `outboxd status`: where each source stands, also while no daemon runs.
+//! `outboxd status` shows where each source stands, also while no daemon runs.
 
 use std::{
     io::{self, Write},
@@ -19,7 +19,7 @@ pub(super) struct StatusArgs {
     pub(super) json: bool,
 }
 
-/// Always 0: what could not be learned is part of the answer.
+/// The exit code is always 0: what the command could not learn is part of the answer.
 pub(super) async fn status(config: Config, json: bool) -> Result<ExitCode> {
     let mut tasks = Vec::new();
     for source in config.sources {

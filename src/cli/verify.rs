@@ -1,4 +1,4 @@
-//! `outboxd verify`: table against topic.
+//! `outboxd verify` compares tables with topics.
 
 use std::{
     io::{self, Write},
@@ -20,13 +20,15 @@ use crate::{
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     pub(super) flags: Flags,
-    /// Only this source. In topics that other sources may write to, unknown records are then not judged.
+    /// Only this source. In topics that other sources may write to, unknown records are then not
+    /// judged.
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     /// Also read this topic, where no row is meant for it any more; repeat it, or use commas.
     #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
     also_read: Vec<String>,
-    /// Only rows and records created from then on: a moment such as 2024-01-15T10:30:00Z, or an age such as 2h.
+    /// Only rows and records created from then on: a moment such as 2024-01-15T10:30:00Z, or an age
+    /// such as 2h.
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<SystemTime>,
     /// Print one JSON object.
@@ -35,7 +37,8 @@ pub(super) struct VerifyArgs {
     /// How long to wait for what is under way.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     wait: Duration,
-    /// Judge order strictly by this monotonic column [default: the source's backfill_order_by, else created_at].
+    /// Judge order strictly by this monotonic column [default: the source's backfill_order_by, else
+    /// created_at].
     #[arg(long, value_name = "COLUMN")]
     order_by: Option<String>,
     /// By created_at, an inversion up to this is no difference: transactions may overlap.
@@ -75,7 +78,7 @@ pub(super) struct Request {
     json: bool,
 }
 
-/// 0 when nothing differs, 1 otherwise.
+/// The exit code is 0 when nothing differs, and 1 otherwise.
 pub(super) async fn verify(config: Config, request: Request) -> Result<ExitCode> {
     let outcome = verify::audit(&config, &request.options, &Progress::on_terminal()).await?;
     let mut out = io::stdout().lock();
@@ -88,7 +91,7 @@ pub(super) async fn verify(config: Config, request: Request) -> Result<ExitCode>
     Ok(ExitCode::from(u8::from(!outcome.clean)))
 }
 
-/// A moment, or how long ago it was.
+/// Reads a moment, or how long ago it was.
 fn since(text: &str) -> std::result::Result<SystemTime, String> {
     if let Ok(moment) = humantime::parse_rfc3339_weak(text) {
         return Ok(moment);
@@ -98,7 +101,7 @@ fn since(text: &str) -> std::result::Result<SystemTime, String> {
     SystemTime::now().checked_sub(age).ok_or_else(expected)
 }
 
-/// `64MiB`, `500KiB`, `1GiB`, or bytes.
+/// Reads `64MiB`, `500KiB`, `1GiB`, or a number of bytes.
 fn bytes(text: &str) -> std::result::Result<usize, String> {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let unit = units.into_iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));

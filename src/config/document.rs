@@ -1,4 +1,5 @@
-//! TOML text to [`Section`]s, with the line of every key, and `${VARIABLE}` replaced in every string value.
+//! Turns TOML text into [`Section`]s. Every key keeps its line, and `${VARIABLE}` is replaced in
+//! every string value.
 
 use std::{ops::Range, path::Path, sync::Arc};
 
@@ -7,10 +8,10 @@ use toml::de::{DeTable, DeValue};
 use super::section::{Entry, Origin, Section, Value};
 use crate::{Code, Error, Result};
 
-/// Looks a variable of the environment up.
+/// Looks up a variable of the environment.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Reads a document. `path` is what messages call it.
+/// Reads a document. Messages call it `path`.
 pub(super) fn parse(path: &Path, text: &str, env: Lookup<'_>) -> Result<Section> {
     let document = Document { path: path.into(), text, env };
     let table = DeTable::parse(text).map_err(|error| {
@@ -39,7 +40,7 @@ impl Document<'_> {
 
     fn section(&self, title: String, line: usize, table: &DeTable<'_>) -> Result<Section> {
         let mut keys: Vec<_> = table.iter().collect();
-        // The map sorts by name; the order of the file decides the order of headers and of tables.
+        // The map sorts by name. Headers and tables have to keep the order of the file.
         keys.sort_by_key(|(key, _)| key.span().start);
         let mut section = Section::new(title, self.origin(line));
         for (key, value) in keys {
@@ -75,7 +76,7 @@ impl Document<'_> {
     }
 }
 
-/// Replaces `${VARIABLE}`; `$$` is a dollar sign, and so is a `$` before anything else.
+/// Replaces `${VARIABLE}`. `$$` is a dollar sign, and so is a `$` before any other character.
 fn interpolate(text: &str, env: Lookup<'_>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

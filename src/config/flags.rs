@@ -1,4 +1,5 @@
-//! Flags and their variables: a whole sidecar without a file, or what differs from the file.
+//! Flags and their variables. They describe a whole sidecar without a file, or override what a file
+//! says.
 
 use std::path::PathBuf;
 
@@ -7,8 +8,8 @@ use clap::Args;
 use super::section::{Entry, Origin, Section, Value};
 use crate::{Code, Error, Result};
 
-/// What may be given on the command line or in the environment. A flag goes before its variable, a variable before
-/// the file, the file before the default.
+/// What the command line or the environment may say. A flag wins over its variable, a variable over
+/// the file, and the file over the default.
 #[derive(Clone, Default, Args)]
 pub struct Flags {
     /// The configuration file.
@@ -128,7 +129,7 @@ impl SourceFlags {
         ]
     }
 
-    /// Refuses what would be passed over beside a file.
+    /// Refuses the flags of a source beside a file, which would have no effect there.
     pub(super) fn none_beside_a_file(&self) -> Result<()> {
         let given = self.texts().into_iter().find_map(|(_, flag, value)| present(value).map(|_| flag));
         let tables = self.tables.iter().any(|table| !table.is_empty()).then_some(TABLES);
@@ -138,7 +139,7 @@ impl SourceFlags {
         })
     }
 
-    /// `[[source]]`, as if it had been written in a file.
+    /// Makes the section `[[source]]` that a file would have had.
     pub(super) fn section(&self, password: Option<String>) -> Result<Section> {
         let mut section = Section::new("[[source]]", Origin::Flag(URL));
         for (key, flag, value) in self.texts() {
@@ -161,7 +162,7 @@ impl SourceFlags {
 }
 
 impl Flags {
-    /// Writes the flags of the process and of the cluster over what the file says.
+    /// Puts the flags of the process and of the cluster in place of what the file says.
     pub(super) fn overlay(&self, kafka: &mut Section, http: &mut Section, log: &mut Section) -> Result<()> {
         let over = |section: &mut Section, key, flag, value: &Option<String>| {
             if let Some(value) = present(value.as_ref()) {
@@ -188,7 +189,7 @@ impl Flags {
     }
 }
 
-/// A variable set to nothing is one that is not set.
+/// Takes an empty variable for one that is not set.
 pub(super) fn present(value: Option<&String>) -> Option<&String> {
     value.filter(|value| !value.is_empty())
 }
@@ -198,7 +199,7 @@ pub(super) fn missing(flag: &str) -> Error {
     Error::new(Code::ConfigInvalid, format!("{flag} is missing; without --config a source needs it"))
 }
 
-/// The flag for the brokers, where no file names them.
+/// The error for a sidecar that names no brokers.
 pub(super) fn missing_brokers() -> Error {
     missing(BROKERS)
 }

@@ -20,7 +20,8 @@ pub(super) const KEYS: &[&str] = &[
     "options",
 ];
 
-/// Says of a librdkafka option, by name and value, why it cannot be set under `[kafka.options]`.
+/// Takes the name and the value of a librdkafka option. The error says why `[kafka.options]` cannot
+/// hold it.
 pub(crate) type Judge = fn(&str, &str) -> std::result::Result<(), String>;
 
 /// Reads the cluster.
@@ -47,7 +48,8 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
         delivery_timeout: timeout(&mut section, "delivery_timeout", 30)?,
         options: read_options(options, judge)?,
     };
-    // Rule 25: a record that is still being sent when its transaction times out could end up in the next one.
+    // Rule 25: a record that is still being sent when its transaction times out could end up in the
+    // next transaction.
     if kafka.delivery_timeout >= kafka.transaction_timeout {
         return Err(Error::new(
             Code::ConfigInvalid,
@@ -62,7 +64,7 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
 }
 
 fn number(section: &mut Section, key: &str, most: u32) -> Result<u32> {
-    // Within `most`, so within 32 bits.
+    // `count` allows no more than `most`, so the number has 32 bits.
     section.count(key, 0, 0..=most as usize).map(|number| u32::try_from(number).unwrap_or(most))
 }
 

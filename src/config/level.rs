@@ -1,4 +1,4 @@
-//! What of the log is written: a level, and another level for some targets.
+//! Which lines of the log are written: a level, and other levels for some targets.
 
 use std::{fmt, str::FromStr};
 
@@ -7,8 +7,8 @@ use tracing_subscriber::filter::{Directive, EnvFilter};
 /// The levels by name, as messages list them.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// A filter of log lines, such as `info` or `info,outboxd::relay=debug`. Nothing can find it wrong
-/// once it is parsed.
+/// A filter of log lines, such as `info` or `info,outboxd::relay=debug`. Once it is parsed it
+/// cannot be wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter {
     first: Directive,
@@ -16,9 +16,9 @@ pub struct LogFilter {
 }
 
 impl LogFilter {
-    /// The same for `tracing`.
+    /// The filter in the form that `tracing` needs.
     pub(crate) fn to_env_filter(&self) -> EnvFilter {
-        // Of an empty text nothing but the default remains.
+        // An empty text leaves only the default directive.
         let first = EnvFilter::builder().with_default_directive(self.first.clone()).parse_lossy("");
         self.rest.iter().cloned().fold(first, EnvFilter::add_directive)
     }
@@ -40,13 +40,14 @@ impl FromStr for LogFilter {
         };
         let directive = |part: &str| names_a_level(part).then(|| part.parse().ok()).flatten();
         let mut directives = text.split(',').map(|part| directive(part).ok_or_else(wrong));
-        // A text has one part at least.
+        // `split` gives at least one part.
         let first = directives.next().ok_or_else(wrong)??;
         Ok(Self { first, rest: directives.collect::<Result<_, _>>()? })
     }
 }
 
-/// `tracing` itself takes the word `inof` for the name of a module, and would then be silent.
+/// `tracing` itself takes a word such as `inof` for the name of a module, and then logs nothing
+/// else.
 fn names_a_level(part: &str) -> bool {
     let is_level = |word: &str| LEVELS.contains(&word.trim().to_ascii_lowercase().as_str());
     match part.rsplit_once('=') {
@@ -55,7 +56,7 @@ fn names_a_level(part: &str) -> bool {
     }
 }
 
-/// As it could be written in the configuration.
+/// Shows the filter as the configuration could have it.
 impl fmt::Display for LogFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.first.fmt(f)?;

@@ -1,4 +1,4 @@
-//! The door: flags, variables and the file become the [`Config`], once.
+//! Reads flags, variables and the file into the [`Config`], once.
 
 use std::{
     collections::HashSet,
@@ -27,18 +27,18 @@ pub(super) const HTTP_KEYS: &[&str] = &["listen"];
 pub(super) const LOG_KEYS: &[&str] = &["format", "level"];
 
 impl Config {
-    /// Reads what the flags name, in the environment of this process; `judge` has the word on the options of
-    /// librdkafka, which is not known here.
+    /// Reads what the flags name, in the environment of this process. `judge` decides about the
+    /// options of librdkafka, since this module does not link it.
     ///
     /// # Errors
     ///
-    /// Class [`Config`](crate::Class::Config) for anything that cannot be read or does not make sense; the message
-    /// names the place, the key, what was found and what is allowed.
+    /// Class [`Config`](crate::Class::Config) for anything that cannot be read or does not make
+    /// sense. The message names the place, the key, what was found and what is allowed.
     pub(crate) fn load(flags: &Flags, judge: Judge) -> Result<Self> {
         Self::written(flags, &|name| std::env::var(name).ok())?.read(flags, judge)
     }
 
-    /// The same in a given environment.
+    /// Does the same in a given environment.
     #[cfg(test)]
     pub(crate) fn load_with(flags: &Flags, env: Lookup<'_>) -> Result<Self> {
         Self::written(flags, env)?.read(flags, crate::kafka::judge)
@@ -58,7 +58,7 @@ impl Config {
         Ok(written)
     }
 
-    /// Sources of these names, for tests.
+    /// A configuration with sources of these names.
     #[cfg(test)]
     pub(crate) fn of_names(names: &[&str]) -> Self {
         let source = |name: &&str| {
@@ -68,7 +68,7 @@ impl Config {
         Self::from_text(&format!("{sources}[kafka]\nbrokers = \"k\"\n"), &Flags::default(), &|_| None).unwrap()
     }
 
-    /// A file's text with the flags over it, for tests.
+    /// Reads a file's text, and puts the flags over it.
     #[cfg(test)]
     pub(crate) fn from_text(text: &str, flags: &Flags, env: Lookup<'_>) -> Result<Self> {
         Written::from_file(Path::new("outboxd.toml"), text, env)?.read(flags, crate::kafka::judge)
@@ -136,7 +136,8 @@ impl Written {
         for section in self.sources {
             let place = section.origin.clone();
             let source = source::read(section, &around)?;
-            // The name is the transactional.id and the key of the position: two of them would fence each other.
+            // The name makes the transactional.id and the key of the position. Two sources of one
+            // name would fence each other.
             if !names.insert(source.name.clone()) {
                 let text = format!("{place}: name in [[source]]: {:?} stands twice", source.name);
                 return Err(Error::new(Code::ConfigInvalid, text));
@@ -164,7 +165,7 @@ fn source_sections(item: Option<Item<Value>>, path: &Path) -> Result<Vec<Section
         _ => Err(item.refuse("expected [[source]] tables")),
     };
     let sections = entries.iter().map(section).collect::<Result<Vec<_>>>()?;
-    // Before anything is read, so that a misspelt key is not reported as a missing one.
+    // This comes before anything is read, so that no message calls a misspelt key a missing one.
     sections.iter().try_for_each(|section| section.only(source::KEYS))?;
     if sections.is_empty() {
         return Err(item.refuse("found an empty list; write [[source]] once for each database"));

@@ -2,7 +2,7 @@
 
 use super::template::{Template, TemplatePart};
 
-/// How a row becomes a record. [`Mapping::default`] is what a source has that configures none of it.
+/// How a row becomes a record. A source that configures nothing of it has [`Mapping::default`].
 #[derive(Debug, Clone)]
 pub struct Mapping {
     /// Topic template; `{aggregate_type}.events`.
@@ -13,14 +13,15 @@ pub struct Mapping {
     pub envelope: Envelope,
     /// Names of the columns.
     pub columns: Columns,
-    /// Extra headers: (header, column), in configuration order; none.
+    /// Extra headers as (header, column), in the order of the configuration; none by default.
     pub headers: Vec<(String, String)>,
-    /// Dead-letter topic template, `{topic}.dead-letter`; `{topic}` is the topic that the row was meant for.
+    /// Dead-letter topic template; `{topic}.dead-letter`. `{topic}` is the topic that the row was
+    /// meant for.
     pub dead_letter_topic: Template,
 }
 
 impl Mapping {
-    /// The defaults for a table with these columns: the templates follow the columns' names.
+    /// The defaults for a table with these columns. The templates use the columns' names.
     #[must_use]
     pub(crate) fn of_columns(columns: Columns) -> Self {
         let column = |name: &str| TemplatePart::Column(name.to_owned());
@@ -42,7 +43,7 @@ impl Default for Mapping {
     }
 }
 
-/// Column names of the outbox table; the defaults are the seed's.
+/// Column names of the outbox table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
     /// Event id; `id`.
@@ -57,7 +58,7 @@ pub struct Columns {
     pub(crate) payload: String,
     /// `created_at`.
     pub(crate) created_at: String,
-    /// The mark; `published_at`. Needed for `mark = "update"` alone.
+    /// The mark; `published_at`. Only `mark = "update"` needs it.
     pub(crate) published_at: String,
 }
 
@@ -75,10 +76,10 @@ impl Default for Columns {
     }
 }
 
-/// Shape of the record's value, and the options that this shape alone has.
+/// Shape of the record's value, with the options of that shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Envelope {
-    /// The seed's: event_id, event_type, timestamp, data.
+    /// A JSON object with event_id, event_type, timestamp and data.
     Event,
     /// The payload alone.
     Payload,
@@ -95,7 +96,7 @@ pub struct CloudEvents {
     source: String,
 }
 
-/// How an event of CloudEvents lies in a record.
+/// Where a record holds the parts of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloudEventsMode {
     /// The attributes are headers, the payload is the value.
@@ -108,20 +109,20 @@ impl CloudEvents {
     /// Events from `source`, a URI reference such as `/orders`.
     ///
     /// # Errors
-    /// What is wrong with `source`: an event without one is not valid.
+    /// Says what is wrong with `source`. An event without a source is not valid.
     pub fn new(mode: CloudEventsMode, source: impl Into<String>) -> Result<Self, String> {
         let source = source.into();
         check_cloudevents_source(&source)?;
         Ok(Self { mode, source })
     }
 
-    /// How the event lies in the record.
+    /// Where the record holds the parts of the event.
     #[must_use]
     pub(crate) fn mode(&self) -> CloudEventsMode {
         self.mode
     }
 
-    /// The attribute `source` of every event; never empty.
+    /// The attribute `source` of every event. It is never empty.
     #[must_use]
     pub(crate) fn source(&self) -> &str {
         &self.source
@@ -144,7 +145,7 @@ const CORE_ATTRIBUTES: [&str; 8] =
 /// that does not begin with `ce_`.
 ///
 /// # Errors
-/// Why the rest of the header's name cannot name an extension.
+/// Says why the rest of the header's name cannot name an extension.
 pub(crate) fn cloudevents_extension(header: &str) -> Result<Option<&str>, String> {
     let Some(name) = header.strip_prefix("ce_") else { return Ok(None) };
     let legal = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -155,7 +156,8 @@ pub(crate) fn cloudevents_extension(header: &str) -> Result<Option<&str>, String
 }
 
 /// The options of Debezium's Outbox Event Router. There are none yet: records are those of the
-/// router's defaults with StringConverter. Converters, expansion and placements belong here.
+/// router's defaults with StringConverter. Options for converters, expansion and placements belong
+/// here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Debezium {}

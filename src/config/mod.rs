@@ -1,5 +1,5 @@
-//! The configuration: the file as written (`file`), overlaid with flags and variables, becomes the configuration as
-//! validated, once, at the door. Nothing further in checks a string again.
+//! The configuration. `document` and `flags` hold what a person wrote, and `load` turns it into the
+//! validated [`Config`], once. No other module checks a string again.
 
 mod document;
 mod flags;
@@ -31,7 +31,7 @@ use crate::{Code, Error, Result};
 /// Everything `run` needs, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// One entry for each database; never empty; names are unique.
+    /// One entry for each database. The list is never empty, and the names are unique.
     pub sources: Vec<Source>,
     /// The cluster that all sources publish to.
     pub kafka: Kafka,
@@ -45,7 +45,7 @@ impl Config {
     /// The source of this name.
     ///
     /// # Errors
-    /// [`Code::ConfigInvalid`] when none has it; the message names those there are.
+    /// [`Code::ConfigInvalid`] when no source has the name. The message lists the names that exist.
     pub(crate) fn source(&self, name: &str) -> Result<&Source> {
         self.sources.iter().find(|source| source.name == name).ok_or_else(|| {
             let names: Vec<_> = self.sources.iter().map(|source| source.name.as_str()).collect();
@@ -58,21 +58,22 @@ impl Config {
 /// One outbox: a database, its tables, and where their rows go.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// `[a-z0-9_]`, 1 to 54 characters, so that slot `outboxd_<name>` is a legal Postgres name (63 bytes).
+    /// 1 to 54 characters of `[a-z0-9_]`, so that slot `outboxd_<name>` is a legal Postgres name
+    /// (63 bytes).
     pub name: String,
-    /// Where the database is and how to log in. As it is configured it holds no password: `password` does.
+    /// Where the database is and how to log in. The password is not here: `password` holds it.
     pub url: PostgresUrl,
     /// From the URL, `password_file` or an environment variable; never logged.
     pub password: Option<Secret>,
-    /// The outbox tables, in configuration order; never empty.
+    /// The outbox tables in the order of the configuration; at least one.
     pub tables: Vec<TableName>,
     /// Replication slot, default `outboxd_<name>`.
     pub slot: String,
     /// Publication, default `outboxd_<name>`.
     pub publication: String,
-    /// Create the slot as a failover slot (Postgres 17+).
+    /// Whether the slot is made as a failover slot (Postgres 17+).
     pub failover: bool,
-    /// `run` creates what is missing.
+    /// Whether `run` creates what is missing.
     pub auto_setup: bool,
     /// How a published row is marked.
     pub mark: Mark,
@@ -93,7 +94,7 @@ pub struct Source {
 /// A table as configured: `name` or `schema.name`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TableName {
-    /// `None`: found by the role's search_path.
+    /// `None`: the role's search_path finds the table.
     pub schema: Option<String>,
     /// The table.
     pub name: String,
@@ -123,16 +124,16 @@ pub enum Mark {
 pub enum Backfill {
     /// Unpublished rows are read from the slot's snapshot.
     Unpublished,
-    /// They are left.
+    /// Rows that were there before the slot are left as they are.
     None,
 }
 
 /// What happens to a row that cannot become a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnPoison {
-    /// The source halts at it.
+    /// The source halts at the row.
     Stop,
-    /// It goes to the dead-letter topic, and the stream goes on.
+    /// The row goes to the dead-letter topic, and the stream goes on.
     DeadLetter,
 }
 
@@ -151,7 +152,7 @@ pub struct Limits {
     pub unmarked_rows: usize,
     /// Rows of one backfill chunk; 5,000.
     pub backfill_chunk_rows: usize,
-    /// Connections that mark; 1.
+    /// Connections that mark; 2.
     pub marker_connections: usize,
     /// Largest protocol message taken from Postgres; 1 GiB.
     pub message_bytes: usize,
@@ -191,18 +192,18 @@ pub struct Kafka {
     pub topic_replication: u32,
     /// transaction.timeout.ms; 60 s.
     pub transaction_timeout: Duration,
-    /// delivery.timeout.ms, always below the transaction's (rule 25); 30 s.
+    /// delivery.timeout.ms; 30 s. It is always below the transaction's timeout (rule 25).
     pub delivery_timeout: Duration,
-    /// Passed to librdkafka, none of them a key that outboxd owns.
+    /// Options that are passed to librdkafka. None of them is one that outboxd sets itself.
     pub options: Vec<(String, Secret)>,
 }
 
 /// What a crash may do to a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// Kafka transactions: every row once.
+    /// Kafka transactions: every row becomes one record.
     ExactlyOnce,
-    /// Idempotent producer: every row at least once, lower latency.
+    /// Idempotent producer: every row becomes at least one record, with lower latency.
     AtLeastOnce,
 }
 
@@ -218,7 +219,7 @@ pub struct Http {
 pub struct Log {
     /// `None`: text on a terminal, JSON elsewhere.
     pub format: Option<LogFormat>,
-    /// Which lines are written; `info`.
+    /// Which lines are written; all from `info` up by default.
     pub level: LogFilter,
 }
 
@@ -227,7 +228,7 @@ pub struct Log {
 pub enum LogFormat {
     /// One JSON object a line.
     Json,
-    /// For a person.
+    /// Text for a person.
     Text,
 }
 
@@ -242,7 +243,7 @@ impl Secret {
         Self(value)
     }
 
-    /// The value, for the one place that sends it.
+    /// The value, for the place that sends it.
     #[must_use]
     pub(crate) fn expose(&self) -> &str {
         &self.0

@@ -1,5 +1,6 @@
-//! The names of the outside world, checked once: tables as in SQL, topics as in Kafka, slots as in Postgres.
-//! Every function says what is wrong; its caller knows where it was written.
+//! Checks the names of the outside world, once: tables as in SQL, topics as in Kafka, slots as in
+//! Postgres. Every function says what is wrong with the name. Its caller knows where the name was
+//! written.
 
 use super::TableName;
 
@@ -20,10 +21,11 @@ pub(crate) enum IllegalTopic {
     Characters,
 }
 
-/// `name`, `schema.name`, with quotes where SQL would want them.
+/// Reads `name` or `schema.name`, with quotes where SQL would want them.
 ///
-/// SQL folds an unquoted name to lower case, and a name with capitals written without quotes is more often meant as
-/// it stands; so it is refused, and nobody's table is looked for under another name.
+/// SQL folds an unquoted name to lower case. A person who writes capitals without quotes more often
+/// means them as they stand. So such a name is refused, and outboxd never looks for a table under
+/// another name.
 pub(super) fn table(text: &str) -> Result<TableName, String> {
     let (first, rest) = identifier(text.trim())?;
     let Some(rest) = rest.strip_prefix('.') else {
@@ -48,7 +50,7 @@ fn identifier(text: &str) -> Result<(String, &str), String> {
             let end = rest.find('"').ok_or_else(|| format!("found {text:?}; a double quote is not closed"))?;
             name.push_str(&rest[..end]);
             rest = &rest[end + 1..];
-            // Two quotes within quotes are one.
+            // Two quotes within quotes stand for one.
             let Some(after) = rest.strip_prefix('"') else { break };
             name.push('"');
             rest = after;
@@ -68,7 +70,7 @@ fn identifier(text: &str) -> Result<(String, &str), String> {
     column(name).map(|()| (name.to_owned(), rest))
 }
 
-/// The name of a column, taken verbatim.
+/// Checks the name of a column, which is taken verbatim.
 pub(super) fn column(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > IDENTIFIER_BYTES || name.contains('\0') {
         return Err(format!("found {name:?}; allowed: a name of 1 to {IDENTIFIER_BYTES} bytes"));
@@ -76,7 +78,7 @@ pub(super) fn column(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The name of a source: short enough that slot `outboxd_<name>` is legal.
+/// Checks the name of a source. It is short enough for slot `outboxd_<name>` to be legal.
 pub(super) fn source(name: &str) -> Result<(), String> {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if name.is_empty() || name.len() > 54 || !name.bytes().all(legal) {
@@ -85,13 +87,13 @@ pub(super) fn source(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A source name out of a database's.
+/// Makes the name of a source out of that of a database.
 pub(super) fn source_from_database(database: &str) -> String {
     let legal = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' };
     database.to_lowercase().chars().map(legal).take(54).collect()
 }
 
-/// `ReplicationSlotValidateName`.
+/// Checks as Postgres's `ReplicationSlotValidateName` does.
 pub(super) fn slot(name: &str) -> Result<(), String> {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if name.is_empty() || name.len() > IDENTIFIER_BYTES || !name.bytes().all(legal) {

@@ -1,6 +1,6 @@
-//! A table of keys as written, each with the place where it was written, whatever it came from: a file, a flag or a
-//! variable. What reads a key says what it allows; what it refuses names the place, the key, what was found and what
-//! is allowed.
+//! A table of keys as a person wrote them, each with its place in a file, a flag or a variable.
+//! Each function that reads a key says what it allows. An error names the place, the key, what was
+//! found and what is allowed.
 
 use std::{fmt, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{Code, Error, Result};
 /// Where something was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// A line of the file, from 1.
+    /// A line of the file, counted from 1.
     File(Arc<Path>, usize),
     /// A flag, with its variable.
     Flag(&'static str),
@@ -32,7 +32,8 @@ pub(super) enum Value {
     Bool(bool),
     List(Vec<Entry>),
     Table(Section),
-    /// What it is, and its text. No key takes a float or a date, but a librdkafka option may be written as a float.
+    /// The kind of value, and its text. No key takes a float or a date, but a person may write a
+    /// librdkafka option as a float.
     Other(&'static str, String),
 }
 
@@ -48,7 +49,7 @@ impl Value {
         }
     }
 
-    /// As messages show it. Only for keys that are no secrets.
+    /// The value as messages show it. It must not be called for a secret.
     fn found(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
@@ -72,7 +73,7 @@ pub(super) struct Entry {
 pub(super) struct Item<T> {
     pub(super) value: T,
     pub(super) origin: Origin,
-    /// `mark in [[source]]`, or nothing for a flag, whose name says it all.
+    /// For example `mark in [[source]]`. A flag has no label, since its name says enough.
     label: String,
 }
 
@@ -87,7 +88,7 @@ impl<T> Item<T> {
         Error::new(code, format!("{}: {}{separator}{problem}", self.origin, self.label))
     }
 
-    /// Names the place otherwise than by key and section.
+    /// Gives the place another name than key and section.
     pub(super) fn relabel(&mut self, label: &str) {
         self.label = label.to_owned();
     }
@@ -100,7 +101,7 @@ impl<T> Item<T> {
 /// A table as written.
 #[derive(Debug, Clone)]
 pub(super) struct Section {
-    /// As it is written in the file: `[kafka]`, `[[source]]`.
+    /// The title as the file has it: `[kafka]`, `[[source]]`.
     pub(super) title: String,
     /// Where it begins.
     pub(super) origin: Origin,
@@ -113,7 +114,7 @@ impl Section {
         Self { title: title.into(), origin, entries: Vec::new() }
     }
 
-    /// Writes a key, over one that is there.
+    /// Writes a key, in place of one that is there.
     pub(super) fn put(&mut self, key: &str, value: Value, origin: Origin) {
         self.entries.retain(|(name, _)| name != key);
         self.entries.push((key.to_owned(), Entry { value, origin }));
@@ -153,7 +154,8 @@ impl Section {
         Error::new(Code::ConfigInvalid, format!("{}: {} lacks the key {key:?}", self.origin, self.title))
     }
 
-    /// A string. A value of another kind is not repeated: it may be a password whose quotes were forgotten.
+    /// A string. The error does not repeat a value of another kind, which may be a password whose
+    /// quotes were forgotten.
     pub(super) fn text(&mut self, key: &str) -> Result<Option<Item<String>>> {
         let Some(mut item) = self.take(key) else { return Ok(None) };
         match std::mem::replace(&mut item.value, Value::Bool(false)) {
@@ -255,7 +257,7 @@ impl Section {
         Ok(Some(item.map(|_| texts)))
     }
 
-    /// A table under this one; empty where it is not written.
+    /// A table under this one. It is empty where nobody wrote it.
     pub(super) fn table(&mut self, key: &str, title: &str) -> Result<Section> {
         let Some(item) = self.take(key) else { return Ok(Section::new(title, self.origin.clone())) };
         match item.value {
@@ -264,7 +266,7 @@ impl Section {
         }
     }
 
-    /// What is left, each a string, in the order of the file.
+    /// The keys that are left, in the order of the file. Each has to be a string.
     pub(super) fn all_texts(mut self) -> Result<Vec<(String, Item<String>)>> {
         let keys: Vec<_> = self.entries.iter().map(|(key, _)| key.clone()).collect();
         let mut texts = Vec::with_capacity(keys.len());
@@ -280,7 +282,7 @@ impl Section {
 /// The known key that was most likely meant.
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|known| (strsim::damerau_levenshtein(key, known), *known));
-    // Past a third of its letters a key resembles another only by chance.
+    // A key that differs in more than a third of its letters resembles another only by chance.
     scored.min().filter(|(distance, near)| *distance <= 1.max(near.len().max(key.len()) / 3)).map(|(_, near)| near)
 }
 

@@ -1,4 +1,4 @@
-//! The configuration as it may be shown.
+//! The configuration as a log or a message may show it.
 
 use std::fmt;
 
@@ -36,7 +36,8 @@ fn line(source: &Source, kafka: &Kafka) -> String {
     )
 }
 
-/// As it is configured; for messages, not for SQL (a keyword would have to be quoted there).
+/// Shows the table as the configuration has it. This is for messages and not for SQL, where a
+/// keyword would need quotes.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(schema) = &self.schema {
@@ -46,7 +47,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// Quotes only where reading back needs it.
+/// Adds quotes only where the configuration would need them.
 fn quoted(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');

@@ -63,15 +63,15 @@ const OWN_HEADERS: [&str; 5] = ["event_id", "event_type", "aggregate_type", "agg
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a source is read with.
+/// What reading a source needs besides its section.
 pub(super) struct Around<'a> {
     /// Relative paths start here.
     pub(super) folder: &'a Path,
-    /// Rule 3: no row may be routed to it.
+    /// Rule 3: no row may go to this topic.
     pub(super) position_topic: &'a str,
 }
 
-/// Reads one source, whose keys are known to be of [`KEYS`].
+/// Reads one source. The caller has checked that its keys are of [`KEYS`].
 pub(super) fn read(mut section: Section, around: &Around<'_>) -> Result<Source> {
     let name = section.text("name")?.ok_or_else(|| section.lacks("name"))?;
     names::source(&name.value).map_err(|problem| name.refuse(problem))?;
@@ -127,7 +127,7 @@ fn connection(section: &mut Section, folder: &Path) -> Result<(PostgresUrl, Opti
     if let (Some(item), Some(_)) = (&written, &in_url) {
         return Err(twice(item, "the URL"));
     }
-    // The protocol's strings end at a zero byte. (The URL's parser has refused one already.)
+    // The protocol's strings end at a zero byte. The URL's parser refuses it, too.
     if let Some(item) = written.as_ref().filter(|item| item.value.contains('\0')) {
         return Err(item.refuse("found a zero byte; allowed: any other character"));
     }
@@ -171,7 +171,7 @@ fn marking(section: &mut Section) -> Result<(Mark, Backfill)> {
     let backfill = section.choice("backfill", &[("unpublished", Backfill::Unpublished), ("none", Backfill::None)])?;
     let chosen = backfill.as_ref().map_or(Backfill::Unpublished, |item| item.value);
     match mark {
-        // Without a mark nothing tells which rows of the table were published before.
+        // Without a mark nothing tells which rows of the table are published already.
         Some(mark) if mark.value == Mark::None && chosen == Backfill::Unpublished => Err(mark.refuse(
             "found \"none\" with backfill = \"unpublished\"; rows that are never marked cannot be told apart, so write backfill = \"none\" too",
         )),
@@ -195,7 +195,7 @@ fn mapping(section: &mut Section, around: &Around<'_>) -> Result<Mapping> {
     })
 }
 
-/// The envelopes by name. What each needs besides is read afterwards.
+/// The envelopes by name. Their options are read afterwards.
 #[derive(Clone, Copy)]
 enum EnvelopeName {
     Event,
@@ -204,8 +204,8 @@ enum EnvelopeName {
     Debezium,
 }
 
-/// The envelope with its options. An option of another envelope is checked and left alone, so that a variable may be
-/// set for all sources alike.
+/// Reads the envelope with its options. An option of another envelope is checked and then ignored,
+/// so that one variable may be set for all sources.
 fn envelope(section: &mut Section) -> Result<Option<Envelope>> {
     let name = section.choice(
         "envelope",
@@ -284,7 +284,8 @@ fn limits(mut section: Section) -> Result<Limits> {
         linger: section.duration("linger", Duration::ZERO, Duration::ZERO..=10_000 * MS)?,
         in_flight_bytes: section.bytes("in_flight_bytes", 32 << 20, 1 << 10..=64 << 30)?,
         unmarked_rows: section.count("unmarked_rows", 100_000, 1..=100_000_000)?,
-        // The position carries the ids of a chunk, and has to fit a record of Kafka's default size.
+        // The position carries the ids of a chunk, and it has to fit into a record of Kafka's
+        // default size.
         backfill_chunk_rows: section.count("backfill_chunk_rows", 5_000, 1..=10_000)?,
         marker_connections: section.count("marker_connections", 2, 1..=64)?,
         // Postgres itself sends no message beyond 1 GiB.

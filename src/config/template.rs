@@ -1,8 +1,9 @@
 //! Templates of topics and keys: `text {column} text`.
 //!
-//! Everything that follows from a template alone is here: how it is written and shown, which columns
-//! it reads, which name it gives when it reads none, and which names it can give at all. Binding its
-//! columns to those of a table is the work of `outbox`; turning it into SQL is the work of `verify`.
+//! Everything that follows from a template alone is here: how it is written and shown, which
+//! columns it reads, which name it gives when it reads none, and which names it can give at all.
+//! Binding its columns to those of a table is the work of `outbox`; turning it into SQL is the work
+//! of `verify`.
 
 use std::fmt;
 
@@ -11,14 +12,15 @@ use super::names::{topic, topic_character};
 /// `text {column} text {other}`, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    /// In order. Only a template of the tests is empty: [`Template::parse`] refuses that.
+    /// In order. Only a template that a test made is empty: [`Template::parse`] refuses an empty
+    /// text.
     parts: Vec<TemplatePart>,
 }
 
 /// A piece of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TemplatePart {
-    /// Taken as it is.
+    /// Literal text.
     Text(String),
     /// The text of the column with this name.
     Column(String),
@@ -27,10 +29,10 @@ pub enum TemplatePart {
 }
 
 impl Template {
-    /// Reads `text {column} text`; `{{` and `}}` are braces.
+    /// Reads `text {column} text`. `{{` and `}}` stand for braces.
     ///
     /// # Errors
-    /// What is wrong with `text`; the caller knows where it was written.
+    /// Says what is wrong with `text`. The caller knows where it was written.
     pub fn parse(text: &str) -> Result<Self, String> {
         parse(text, |column| TemplatePart::Column(column.to_owned()))
     }
@@ -56,7 +58,8 @@ impl Template {
         &self.parts
     }
 
-    /// The names of the columns that it reads, in order; a column that stands twice comes twice.
+    /// The names of the columns that the template reads, in order. A column that stands twice comes
+    /// twice.
     pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             TemplatePart::Column(name) => Some(name.as_str()),
@@ -64,7 +67,7 @@ impl Template {
         })
     }
 
-    /// The name that it gives for every row; `None` when the row or its topic decides.
+    /// The name that the template gives for every row; `None` when the row or its topic decides.
     pub(crate) fn constant(&self) -> Option<String> {
         self.rendered(None)
     }
@@ -92,7 +95,8 @@ impl Template {
         matches(&self.parts, name)
     }
 
-    /// The same template, if its own text is fit for a topic's name. Rule 3: it must not be the topic of the positions.
+    /// Returns the template if its own text can stand in a topic's name. Rule 3: that name must not
+    /// be the topic of the positions.
     pub(super) fn checked_for_topics(self, position_topic: &str) -> Result<Self, String> {
         if let [TemplatePart::Text(name)] = &self.parts[..] {
             topic(name)?;
@@ -114,7 +118,7 @@ impl Template {
     }
 }
 
-/// As it is written in the configuration.
+/// Shows the template as the configuration has it.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.parts.iter().try_for_each(|part| match part {

@@ -1,17 +1,17 @@
-//! What a person reads who wrote something wrong, literally; and what the defaults are.
+//! The literal messages for what a person wrote wrong, and the defaults.
 
 mod sidecar;
 
 use super::*;
 use crate::Class;
 
-/// The least that a file has to say, with a hole for more of `[[source]]` on line 5 and after it.
+/// Reads the smallest possible file, with `more` of `[[source]]` from line 5 on.
 fn source_with(more: &str) -> Result<Config> {
     let head = "[[source]]\nname = \"order\"\nurl = \"postgres://u@db/shop\"\ntables = [\"order_outbox\"]\n";
     parse(&format!("{head}{more}\n[kafka]\nbrokers = \"k:9092\"\n"))
 }
 
-/// The same with a hole on line 7, within `[kafka]`.
+/// Reads the same file with `more` of `[kafka]` from line 7 on.
 fn kafka_with(more: &str) -> Result<Config> {
     let head = "[[source]]\nname = \"order\"\nurl = \"postgres://u@db/shop\"\ntables = [\"order_outbox\"]\n";
     parse(&format!("{head}[kafka]\nbrokers = \"k:9092\"\n{more}\n"))
@@ -266,7 +266,7 @@ fn the_reference_file_says_the_defaults() {
     let reference = include_str!("../../config/outboxd.toml");
     let least = "[[source]]\nname = \"order\"\nurl = \"postgres://outboxd@db/order_service?sslmode=verify-full\"\n\
                  tables = [\"order_outbox\"]\n[kafka]\nbrokers = \"127.0.0.1:9092\"\n";
-    // Debug shows everything but secrets, and there are none.
+    // Debug shows everything except secrets, and these files have none.
     assert_eq!(format!("{:#?}", parse(reference).unwrap()), format!("{:#?}", parse(least).unwrap()));
 }
 

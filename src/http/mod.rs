@@ -1,7 +1,8 @@
-//! `/metrics`, `/livez`, `/readyz` and `/status`: what a scraper, an orchestrator and a person ask a running daemon.
+//! Serves `/metrics`, `/livez`, `/readyz` and `/status`, which a scraper, an orchestrator and a
+//! person ask of a running daemon.
 //!
-//! Rule 33: readiness follows the stream, not the process. An instance that stands by, retries or has halted is alive
-//! and not ready.
+//! Rule 33: readiness follows the stream, not the process. An instance that stands by, retries or
+//! has halted is alive and not ready.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,7 +18,8 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{Code, Error, Result, source::standing::SourceState, telemetry::Metrics};
 
-/// A source whose supervisor has not moved for this long is stuck. Longer than any pause of the backoff by default.
+/// A source is stuck when its supervisor has not moved for this time. By default every pause of the
+/// backoff is shorter.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// What is served.
@@ -25,7 +27,7 @@ pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Served {
     /// The metrics, and the state of each source.
     pub(crate) metrics: Metrics,
-    /// True once the daemon drains: it is not ready any more.
+    /// True once the daemon drains. It is not ready any more.
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
@@ -33,7 +35,7 @@ pub(crate) struct Served {
 ///
 /// # Errors
 ///
-/// [`Code::ConfigInvalid`]: the address is not this machine's, is taken, or may not be used.
+/// [`Code::ConfigInvalid`] when the address is not this machine's, is taken, or may not be used.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let text = format!(
@@ -43,7 +45,7 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Answers until `until` is done and the requests under way are answered.
+/// Answers until `until` is done and the requests that are under way are answered.
 ///
 /// # Errors
 ///
@@ -205,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn it_ends_when_told_to() {
         let server = start().await;
-        // An idle connection must not hold it up.
+        // An idle connection must not delay the end.
         let _idle = TcpStream::connect(server.address).await.unwrap();
         server.end.send(()).unwrap();
         tokio::time::timeout(Duration::from_secs(5), server.task).await.unwrap().unwrap().unwrap();

@@ -6,8 +6,8 @@
 //!   Kafka: the position topic, read_committed ─────────────────┘
 //! ```
 //!
-//! What must hold: nothing is changed, fenced or taken, so that it may be asked at any time beside a running daemon; and
-//! a side that cannot be reached takes only its own numbers away.
+//! What must hold: the command changes, fences and takes nothing, so a person may ask at any time
+//! while a daemon runs. When one side cannot be reached, only the numbers of that side are missing.
 
 mod table;
 
@@ -21,7 +21,7 @@ use crate::{
 
 pub(crate) use table::print;
 
-/// Bound of each side: a person waits for the answer.
+/// Longest wait for each side: a person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks Postgres and Kafka where the source stands.

@@ -1,4 +1,4 @@
-//! The table: one line for each source, its problems below it.
+//! The table: one line for each source, with its problems below.
 
 use std::{
     io::{self, Write},
@@ -9,7 +9,7 @@ use crate::source::{position::Phase, standing::Standing};
 
 const HEAD: [&str; 7] = ["SOURCE", "PHASE", "POSITION", "LAG", "OLDEST", "SLOT", "UNPUBLISHED"];
 
-/// Writes the table. What is not known is a dash.
+/// Writes the table. A dash stands for what is not known.
 ///
 /// # Errors
 /// `out` cannot be written to.
@@ -65,7 +65,7 @@ fn known(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Bytes as a person reads them: three digits are enough.
+/// Shows bytes for a person, with three digits.
 fn bytes(count: u64) -> String {
     let unit = |shift: u32, name: &str| {
         let tenths = (u128::from(count) * 10) >> shift;

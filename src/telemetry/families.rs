@@ -1,13 +1,14 @@
-//! The names of the metrics, what they mean, and their labels. A name here is a contract: dashboards and alerts are
-//! built on it.
+//! The names of the metrics, what they mean, and their labels. The names are a contract: dashboards
+//! and alerts use them.
 
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector};
 
-/// 1 ms to 60 s: a lone transaction takes a few milliseconds, a retry many seconds.
+/// The buckets reach from 1 ms to 60 s: a lone transaction takes a few milliseconds, and a retry
+/// many seconds.
 const LATENCY_BUCKETS: &[f64] =
     &[0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
 
-/// The families, before their `source` label is filled in.
+/// The families, whose `source` label is not filled in yet.
 #[derive(Debug)]
 pub(super) struct Families {
     pub(super) events_published: IntCounterVec,
@@ -111,8 +112,8 @@ impl Families {
 
 /// Registers a literal metric.
 pub(super) fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
-    // Names, labels and buckets are literals of this file, each registered once in a new registry: every test that
-    // makes a `Metrics` proves them.
+    // Names, labels and buckets are literals of this file, and each is registered once in a new
+    // registry. Every test that makes a `Metrics` proves that this works.
     #[expect(clippy::expect_used)]
     let collector = collector.expect("a literal metric is well formed");
     #[expect(clippy::expect_used)]

@@ -1,7 +1,9 @@
-//! Log lines on standard error: one JSON object a line for machines, text for a person at a terminal.
+//! Log lines on standard error: one JSON object a line for machines, text for a person at a
+//! terminal.
 //!
-//! In JSON every field of an event and of the spans around it stands at the top of the object, so that
-//! `{"level":"INFO","message":"…","source":"order","lsn":"16/B374D848"}` can be searched by any of them.
+//! In JSON every field of an event and of the spans around it stands at the top of the object. So a
+//! search can name any field of
+//! `{"level":"INFO","message":"…","source":"order","lsn":"16/B374D848"}`.
 
 use std::{
     fmt,
@@ -27,14 +29,15 @@ use tracing_subscriber::{
 
 use crate::config::{Log, LogFilter, LogFormat};
 
-/// Sends the log of the whole process to standard error. Only the first call of a process has an effect.
+/// Sends the log of the whole process to standard error. Only the first call in a process has an
+/// effect.
 pub(crate) fn init(log: &Log) {
     let terminal = io::stderr().is_terminal();
     let format = log.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let _ = tracing::subscriber::set_global_default(subscriber(&log.level, format, terminal, io::stderr));
 }
 
-/// The same to any writer.
+/// Writes the log to any writer.
 fn subscriber<W>(level: &LogFilter, format: LogFormat, colours: bool, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -56,7 +59,8 @@ impl FormatTime for Rfc3339 {
     }
 }
 
-/// One flat object for each event; an inner field goes before an outer one of the same name.
+/// One flat object for each event. A field of an inner span replaces that of an outer span with the
+/// same name.
 struct FlatJson;
 
 impl<S, N> FormatEvent<S, N> for FlatJson
@@ -79,7 +83,7 @@ where
             fields.remove(taken);
         }
 
-        // What a person looks for first stands first.
+        // These come first because a person looks for them first.
         let timestamp = humantime::format_rfc3339_micros(SystemTime::now());
         let (level, target) = (event.metadata().level(), event.metadata().target());
         write!(writer, r#"{{"timestamp":"{timestamp}","level":"{level}","message":{message}"#)?;

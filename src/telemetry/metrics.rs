@@ -1,7 +1,7 @@
 //! The Prometheus metrics as handles that the relay holds.
 //!
-//! Every series of a source exists, with 0, from the moment that the source is known; only the topics of
-//! `outboxd_events_published_total` appear as rows are routed to them.
+//! Every series of a source exists, with 0, as soon as the source is known. Only the topics of
+//! `outboxd_events_published_total` appear later, when rows go to them.
 
 use std::{
     collections::BTreeMap,
@@ -32,9 +32,9 @@ const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
 pub(crate) enum Outcome {
     /// Its records are visible.
     Committed,
-    /// Its records never will be.
+    /// Its records will never be visible.
     Aborted,
-    /// Only the position tells.
+    /// Only the position tells how it ended.
     Unknown,
 }
 
@@ -61,7 +61,8 @@ struct Inner {
     sources: Mutex<BTreeMap<String, SourceMetrics>>,
 }
 
-/// The metrics and the shown state of one source: handles that cost no lookup. Cloning shares them.
+/// The metrics and the shown state of one source, as handles that need no lookup. Cloning shares
+/// them.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceMetrics {
     /// Rows whose mark is durable.
@@ -72,17 +73,17 @@ pub(crate) struct SourceMetrics {
     pub(crate) dead_letters: IntCounter,
     /// Bytes of WAL between the server's end and the position.
     pub(crate) lag_bytes: IntGauge,
-    /// Age of the oldest committed, unpublished row in seconds; 0 when caught up.
+    /// Age of the oldest row that is committed and not published, in seconds; 0 when there is none.
     pub(crate) lag_seconds: Gauge,
     /// Rows committed and not published.
     pub(crate) unpublished_rows: IntGauge,
     /// WAL that the slot keeps on the server.
     pub(crate) slot_retained_bytes: IntGauge,
-    /// Postgres commit to Kafka commit, in seconds.
+    /// Time from the commit in Postgres to the commit in Kafka, in seconds.
     pub(crate) publish_latency: Histogram,
-    /// Kafka commit to durable mark, in seconds.
+    /// Time from the commit in Kafka to the durable mark, in seconds.
     pub(crate) mark_latency: Histogram,
-    /// Begin to commit of a Kafka transaction, in seconds.
+    /// Time from the begin of a Kafka transaction to its commit, in seconds.
     pub(crate) kafka_transaction_seconds: Histogram,
     /// Encoded records held in memory.
     pub(crate) in_flight_bytes: IntGauge,
@@ -96,7 +97,7 @@ pub(crate) struct SourceMetrics {
 }
 
 impl Metrics {
-    /// A registry with every family, the build and the process in it, and no source yet.
+    /// A registry that holds every family, the build and the process, and no source yet.
     #[must_use]
     pub(crate) fn new() -> Self {
         let registry = Registry::new();
@@ -111,7 +112,7 @@ impl Metrics {
         Self(Arc::new(Inner { registry, families, sources: Mutex::default() }))
     }
 
-    /// The handles of a source, made at the first call with its name.
+    /// The handles of a source. The first call with its name makes them.
     #[must_use]
     pub(crate) fn source(&self, name: &str) -> SourceMetrics {
         lock(&self.0.sources)
@@ -126,7 +127,7 @@ impl Metrics {
         lock(&self.0.sources).values().map(SourceMetrics::standing).collect()
     }
 
-    /// The sources that beat once and have not done so for `limit`, by name.
+    /// The names of the sources that did beat and have not done so for `limit`.
     #[must_use]
     pub(crate) fn stuck(&self, limit: Duration) -> Vec<String> {
         let now = Instant::now();
@@ -142,7 +143,7 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// When a family is inconsistent, which the tests rule out.
+    /// When a family is inconsistent. The tests show that none is.
     pub(crate) fn render(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.0.registry.gather())
     }
@@ -178,7 +179,7 @@ impl SourceMetrics {
             errors: families.errors.clone(),
             shown: Arc::new(Mutex::new(Shown::new())),
         };
-        // A wrong configuration ends the process before there is a source.
+        // An error in the configuration ends the process before there is a source.
         for code in Code::ALL.iter().filter(|code| code.class() != Class::Config) {
             let _ = metrics.errors.with_label_values(&[name, code.as_str()]);
         }
@@ -186,7 +187,8 @@ impl SourceMetrics {
         metrics
     }
 
-    /// Records committed to `topic`. A lookup: keep the handle for as long as the topic stays the same.
+    /// The counter of records committed to `topic`. This is a lookup: keep the handle as long as
+    /// the topic stays the same.
     #[must_use]
     pub(crate) fn events_published(&self, topic: &str) -> IntCounter {
         self.events_published.with_label_values(&[&*self.name, topic])
@@ -197,14 +199,15 @@ impl SourceMetrics {
         self.kafka_transactions[outcome as usize].inc();
     }
 
-    /// `wal_status` of the slot as `pg_replication_slots` shows it; anything else (no slot, NULL) leaves all at 0.
+    /// Shows the slot's `wal_status`, as `pg_replication_slots` has it. With anything else (no
+    /// slot, NULL) all series are 0.
     pub(crate) fn set_slot_wal_status(&self, status: &str) {
         for (name, gauge) in WAL_STATUSES.iter().zip(&self.slot_wal_status) {
             gauge.set(i64::from(*name == status));
         }
     }
 
-    /// What the source does from now on.
+    /// Shows what the source does from now on.
     pub(crate) fn set_state(&self, state: SourceState) {
         let mut shown = lock(&self.shown);
         shown.enter(state);
@@ -219,23 +222,23 @@ impl SourceMetrics {
         lock(&self.shown).fail(error);
     }
 
-    /// The published position.
+    /// Shows the published position.
     pub(crate) fn set_position(&self, position: Lsn) {
         lock(&self.shown).position = Some(position);
     }
 
-    /// The supervisor of the source is alive. From the first beat on, `/livez` fails when beats stop for a minute
-    /// while the source is not halted.
+    /// Notes that the supervisor of the source is alive. After the first beat `/livez` fails when
+    /// no beat comes for a minute, unless the source has halted.
     pub(crate) fn beat(&self) {
         lock(&self.shown).beat = Some(Instant::now());
     }
 
-    /// The slot as the monitor has just seen it, if there is one.
+    /// Shows the slot that the monitor has just seen, if there is one.
     pub(crate) fn set_slot(&self, seen: Option<SeenSlot>) {
         lock(&self.shown).slot = seen;
     }
 
-    /// The source at this moment.
+    /// Where the source stands at this moment.
     #[must_use]
     pub(crate) fn standing(&self) -> Standing {
         let shown = lock(&self.shown);
@@ -249,7 +252,8 @@ impl SourceMetrics {
     }
 }
 
-/// What is kept under these locks is whole after every statement, so a panic elsewhere does not spoil it.
+/// A panic in another thread does not spoil what these locks protect, since every statement leaves
+/// it whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -278,7 +282,7 @@ impl Collector for ProcessCollectorHandle {
 mod tests {
     use super::*;
 
-    /// The contract, design section 3.
+    /// The names are a contract: dashboards and alerts use them.
     const NAMES: &[&str] = &[
         "outboxd_build_info",
         "outboxd_dead_letters_total",

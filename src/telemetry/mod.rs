@@ -1,7 +1,7 @@
 //! What an operator sees of a running daemon: log lines, metrics, and the state of each source.
 //!
-//! In: the relay tells its [`SourceMetrics`] what happened. Out: `/metrics`, `/readyz` and `/status` read the same
-//! handles, so that they cannot disagree.
+//! The relay tells its [`SourceMetrics`] what happened. `/metrics`, `/readyz` and `/status` read
+//! the same handles, so they cannot disagree.
 
 mod families;
 pub(crate) mod logs;

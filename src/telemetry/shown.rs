@@ -1,4 +1,4 @@
-//! What a daemon shows of a source that no metric carries.
+//! What a daemon shows of a source besides the metrics.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// The slot, and the end of the server's log when it was looked at.
+/// The slot, and the end of the server's log at the time of that look.
 #[derive(Debug)]
 pub(crate) struct SeenSlot {
     /// The end of the log.
@@ -26,9 +26,9 @@ pub(super) struct Shown {
     pub(super) since: SystemTime,
     pub(super) position: Option<Lsn>,
     pub(super) last_error: Option<LastError>,
-    /// As it was last seen.
+    /// The slot as the monitor last saw it.
     pub(super) slot: Option<SeenSlot>,
-    /// `None` until the first beat: what never beats is not watched.
+    /// `None` until the first beat. A source that never beats is not watched.
     pub(super) beat: Option<Instant>,
 }
 
@@ -55,7 +55,7 @@ impl Shown {
         self.last_error = Some(LastError { problem: Problem::from(error), at: SystemTime::now() });
     }
 
-    /// The standing, but for what the metrics carry.
+    /// The standing, without the numbers that the metrics hold.
     pub(super) fn standing(&self, source: &str) -> Standing {
         let daemon = DaemonState { state: self.state, since: self.since, last_error: self.last_error.clone() };
         let halt = self.last_error.as_ref().filter(|_| self.state == SourceState::Halted);
@@ -74,7 +74,7 @@ impl Shown {
         }
     }
 
-    /// A halted source rests; any other has to beat.
+    /// Whether the source has not beaten for `limit`. A halted source does not have to beat.
     pub(super) fn is_stuck(&self, now: Instant, limit: Duration) -> bool {
         self.state != SourceState::Halted && self.beat.is_some_and(|beat| now.saturating_duration_since(beat) > limit)
     }

@@ -15,7 +15,7 @@ fn a_sidecar_needs_no_file() {
     let source = &config.sources[0];
     assert_eq!(source.name, "order_service");
     assert_eq!(source.url.to_string(), "postgres://u@db/Order-Service");
-    // What comes in a flag is taken as it is: the shell or the pod has replaced its variables already.
+    // A flag's text is taken as it is: the shell or the pod has replaced its variables already.
     assert_eq!(source.password.as_ref().unwrap().expose(), "pw$1");
     assert_eq!(source.tables.len(), 2);
     assert_eq!(config.kafka.brokers, "k:9092");

@@ -1,6 +1,8 @@
-//! A connection URL as a typed value: it is parsed once, where it is configured, and nothing after that can find it wrong.
+//! A connection URL as a typed value. The configuration parses it once, and after that it cannot be
+//! wrong.
 //!
-//! Page: "Connection URIs" and "Parameter Key Words" in "Database Connection Control Functions" (libpq).
+//! Page: "Connection URIs" and "Parameter Key Words" in "Database Connection Control Functions"
+//! (libpq).
 
 mod text;
 
@@ -9,7 +11,8 @@ use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 use self::text::{Result, UrlParts, invalid, port_number, split};
 use super::Secret;
 
-/// Where a database is and how to log in to it. Its `Display` is fit for a log, and its `Debug` shows no password.
+/// Where a database is and how to log in to it. A log may show its `Display`, and its `Debug` hides
+/// the password.
 #[derive(Debug, Clone)]
 pub struct PostgresUrl {
     /// As written, without the password.
@@ -25,13 +28,14 @@ pub struct PostgresUrl {
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) application_name: String,
     pub(crate) options: Option<String>,
-    /// Only a server that accepts writes will do.
+    /// Whether only a server that accepts writes will do.
     pub(crate) read_write: bool,
     pub(crate) connect_timeout: Option<Duration>,
 }
 
 impl PostgresUrl {
-    /// The database that is connected to: as in libpq, the user's name where the URL names none.
+    /// The database to connect to. As in libpq, it is the user's name where the URL names no
+    /// database.
     #[must_use]
     pub(crate) fn database(&self) -> &str {
         self.database.as_ref().unwrap_or(&self.user)
@@ -43,7 +47,8 @@ impl PostgresUrl {
     }
 }
 
-/// The error says what libpq would not understand, or what outboxd does not support, and shows no password.
+/// The error says what libpq would not understand or what outboxd does not support. It shows no
+/// password.
 impl FromStr for PostgresUrl {
     type Err = String;
 
@@ -90,11 +95,11 @@ impl fmt::Display for Host {
 pub(crate) struct TlsOptions {
     pub(crate) mode: SslMode,
     pub(crate) roots: Roots,
-    /// Certificate chain and key of ours, PEM files.
+    /// Our certificate chain and our key, as PEM files.
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// libpq's `sslmode`. `allow` is read as `prefer`: plain text first would gain nothing.
+/// libpq's `sslmode`. `allow` means `prefer` here: plain text first would gain nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SslMode {
     Disable,
@@ -105,7 +110,8 @@ pub(crate) enum SslMode {
     VerifyFull,
 }
 
-/// `sslrootcert`. Where libpq falls back to `~/.postgresql/root.crt`, a daemon takes the system's store.
+/// `sslrootcert`. Where libpq falls back to `~/.postgresql/root.crt`, outboxd takes the system's
+/// store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Roots {
     #[default]
@@ -127,12 +133,13 @@ pub(crate) struct Keepalive {
     pub(crate) idle: Duration,
     pub(crate) interval: Duration,
     pub(crate) count: u32,
-    /// Unacknowledged bytes break the connection after this long.
+    /// Bytes that the peer does not acknowledge break the connection after this time.
     pub(crate) user_timeout: Duration,
 }
 
 impl Default for Keepalive {
-    /// A dead peer is found within half a minute. (The kernel's own default is two hours.)
+    /// With these a dead peer is found within half a minute. (The kernel's own default is two
+    /// hours.)
     fn default() -> Self {
         let [idle, interval, user_timeout] = [10, 5, 30].map(Duration::from_secs);
         Self { idle, interval, count: 4, user_timeout }
@@ -232,12 +239,12 @@ impl Draft {
             _ => return invalid("sslcert and sslkey need each other"),
         };
         let (mode, roots) = match (self.sslrootcert.take(), self.sslmode) {
-            // As in libpq: the public authorities vouch for a name, never for less.
+            // As in libpq: the public authorities vouch for a server's name and for nothing less.
             (Some(root), None | Some(SslMode::VerifyFull)) if root == "system" => (SslMode::VerifyFull, Roots::System),
             (Some(root), Some(_)) if root == "system" => {
                 return invalid("sslrootcert=system needs sslmode=verify-full");
             }
-            // As in libpq: `require` with a root certificate at hand checks the chain.
+            // As in libpq: `require` with a root certificate checks the chain.
             (Some(root), Some(SslMode::Require)) => (SslMode::VerifyCa, Roots::File(root.into())),
             (Some(root), mode) => (mode.unwrap_or_default(), Roots::File(root.into())),
             (None, mode) => (mode.unwrap_or_default(), Roots::System),
@@ -272,7 +279,7 @@ fn number(name: &str, value: &str) -> Result<u64> {
     value.parse().map_err(|_| format!("{name} must be a number, 0 or more"))
 }
 
-/// As in libpq, zero is no bound of its own.
+/// As in libpq, zero sets no bound of its own.
 fn seconds_or_default(name: &str, value: &str) -> Result<Option<Duration>> {
     Ok(Some(Duration::from_secs(number(name, value)?)).filter(|bound| !bound.is_zero()))
 }

@@ -121,7 +121,8 @@ fn the_password_is_taken_out_wherever_libpq_allows_it() {
     );
 }
 
-/// libpq has a key's passphrase as a parameter; outboxd does not, so that none gets as far as the log.
+/// libpq has a parameter for the passphrase of a key. outboxd has none, so that no passphrase gets
+/// into the log.
 #[test]
 fn the_passphrase_of_a_key_is_refused_and_not_shown() {
     let text = refused("postgres://u@db/x?sslcert=c&sslkey=a&sslpassword=hunter2");

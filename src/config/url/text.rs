@@ -1,4 +1,5 @@
-//! libpq's URL form, taken apart: pure text, no meaning yet. Errors never show what could be a password.
+//! Takes libpq's URL form apart: pure text, no meaning yet. Errors never show what could be a
+//! password.
 //!
 //! Page: "Connection URIs" in "Database Connection Control Functions".
 
@@ -12,7 +13,7 @@ pub(super) struct UrlParts {
     /// Host and port; the host may be empty.
     pub(super) hosts: Vec<(String, Option<u16>)>,
     pub(super) database: Option<String>,
-    /// In order; names are known to be plain words.
+    /// In order. The names are plain words.
     pub(super) params: Vec<(String, String)>,
     /// The URL as it was written, without the password.
     pub(super) shown: String,
@@ -68,7 +69,7 @@ fn parameter(pair: &str) -> Result<(String, String)> {
     let Some((name, value)) = pair.split_once('=') else {
         return invalid("a parameter after the ? has no value (expected key=value)");
     };
-    // Anything else may be the tail of a password that holds an & or a ?.
+    // Any other name may be the tail of a password that holds an & or a ?.
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
         return invalid("a parameter after the ? has no valid name (is a special character not percent-encoded?)");
     }
@@ -90,7 +91,8 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>)> {
     Ok((decode(host, "host")?, port_number(port)?))
 }
 
-/// `None` for the empty text. The text itself is not shown: in a URL cut wrongly it is a part of the password.
+/// The port; `None` for the empty text. The error does not show the text, which is a part of the
+/// password where the URL was cut at the wrong place.
 pub(super) fn port_number(text: &str) -> Result<Option<u16>> {
     if text.is_empty() {
         return Ok(None);
@@ -120,7 +122,7 @@ fn decode(text: &str, what: &str) -> Result<String> {
     Ok(decoded.into_owned())
 }
 
-/// An error, in one word.
+/// Makes an error out of its text.
 pub(super) fn invalid<T>(text: impl Into<String>) -> Result<T> {
     Err(text.into())
 }
