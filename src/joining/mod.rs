@@ -1,4 +1,5 @@
-//! What joins: a source its slot, and a table a source that streams already. `outboxd setup` is this.
+//! Carries out `outboxd setup`. A source gets its slot, or a table joins a source that streams
+//! already.
 //!
 //! ```text
 //!   setup ──▶ what is missing in Postgres and Kafka, made
@@ -6,8 +7,8 @@
 //!     └─ --add-table ────────────▶ table.rs: the source drained by the daemon's own relay, then begun anew
 //! ```
 //!
-//! Besides `run` this is the only place that relays, so it stands above both `setup` and `relay`, which do not know each
-//! other's business.
+//! Besides `run` only this module uses the relay. So it stands above both `setup` and `relay`,
+//! which do not know each other.
 
 mod table;
 
@@ -30,17 +31,17 @@ use crate::{
 /// What a person asked of `setup`.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
-    /// Say what would be done, and change nothing.
+    /// Only say what would be done, and change nothing.
     pub(crate) dry_run: bool,
-    /// A connection for what the daemon's own role may not do; the URL holds its password.
+    /// A connection for what the daemon's own role may not do. The URL holds its password.
     pub(crate) admin_url: Option<PostgresUrl>,
-    /// Tables of the source join it: it was published before, without them.
+    /// Tables of the source join it. The source was published before, without them.
     pub(crate) tables_join: bool,
     /// Who asks, `user@host`.
     pub(crate) by: String,
 }
 
-/// One source that is set up.
+/// The set-up of one source.
 pub(crate) struct SetUp<'a> {
     source: &'a Source,
     kafka: &'a Kafka,
@@ -49,15 +50,16 @@ pub(crate) struct SetUp<'a> {
 }
 
 impl<'a> SetUp<'a> {
-    /// Nothing is opened yet.
+    /// Opens no connection yet.
     pub(crate) fn new(source: &'a Source, kafka: &'a Kafka, request: &'a Request) -> Self {
         Self { source, kafka, request, own: ConnectOptions::of(source) }
     }
 
-    /// Makes what is missing, or says it.
+    /// Makes what is missing, or says what that is.
     ///
     /// # Errors
-    /// Whatever stands in the way; what was made until then stays, and the same request goes on from there.
+    /// Whatever stands in the way. What was made until then stays, and the same request goes on
+    /// from there.
     pub(crate) async fn carry_out(&self) -> Result<Outcome> {
         if self.request.tables_join {
             let joining = Joining::begin(self.source, self.kafka).await?;
@@ -72,7 +74,8 @@ impl<'a> SetUp<'a> {
         self.make().await
     }
 
-    /// Makes what is missing of a source whose tables all stand in its slot's stream, or that has no slot yet.
+    /// Makes what is missing of a source that has no slot yet, or whose slot already sends all its
+    /// tables.
     async fn make(&self) -> Result<Outcome> {
         let session = self.session().await?;
         let facts = self.facts(&session).await?;
@@ -87,7 +90,7 @@ impl<'a> SetUp<'a> {
         if !lock::try_take(&session, &self.source.name).await? {
             return Err(Error::new(Code::SlotInUse, "another instance is setting the source up"));
         }
-        // Once more, now that nobody else makes anything.
+        // Read the facts once more: under the lock nobody else makes anything.
         let plan = Plan::new(&self.facts(&session).await?, &topics, self.source, self.kafka)?;
         let mut outcome = execute::execute(&session, plan, self.source, self.kafka).await?;
         if let Some(slot) = outcome.slot.take() {
@@ -99,7 +102,7 @@ impl<'a> SetUp<'a> {
         Ok(outcome)
     }
 
-    /// Makes what the tables need that join, and has the next `run` begin with a new slot.
+    /// Makes what the joining tables need. The next `run` begins with a new slot.
     async fn join(&self, joining: Joining<'_>, stage: Stage) -> Result<Outcome> {
         let source = self.source;
         let session = self.session().await?;
@@ -136,10 +139,11 @@ impl<'a> SetUp<'a> {
         Ok(outcome)
     }
 
-    /// As if there were no slot: it is dropped before anything is decoded through the publication as it will be.
+    /// Plans as if there were no slot. The old slot is dropped before anything is decoded through
+    /// the changed publication.
     async fn plan_of_join(&self, session: &SqlSession) -> Result<Plan> {
         let facts = setup::Facts { slot_exists: false, ..self.facts(session).await? };
-        // Whatever the position says, `creating` is written before the slot is dropped.
+        // The position does not matter here: `creating` replaces it before the slot is dropped.
         let topics = KafkaFacts { position: None, ..facts::read_topics(self.kafka, self.source).await? };
         Plan::new(&facts, &topics, self.source, self.kafka)
     }
@@ -148,7 +152,8 @@ impl<'a> SetUp<'a> {
         facts::read(session, self.source, self.own.user()).await
     }
 
-    /// The session that makes things: the administrator's where there is one, which must lead to the source's database.
+    /// The session that makes things. It is the administrator's where a URL is given, which must
+    /// lead to the source's database.
     async fn session(&self) -> Result<SqlSession> {
         let Some(admin) = &self.request.admin_url else { return self.own.sql("setup").await };
         let admin = ConnectOptions::to(admin);

@@ -8,14 +8,15 @@
 //! ```
 //!
 //! What must hold, and why it does:
-//! - nothing is repeated: before `creating` is written, everything that is published is marked. The slot is confirmed
-//!   only behind what is published *and* marked (rule 7), so the position's last commit must not lie beyond it;
-//! - nothing is lost: what is unmarked then is unpublished, whether it was committed before or after, and the snapshot of
-//!   the new slot shows it;
-//! - the publication changes while no slot of ours decodes (rule 16): what the old slot had to send is published, and
-//!   the new one is made only when every transaction that is open has ended;
-//! - killed between any two steps, the same command goes on. Until `creating` is written a daemon with the old `tables`
-//!   goes on too, and from then on one with the new ones.
+//! - nothing is repeated: before `creating` is written, everything that is published is marked. The
+//!   slot is confirmed only up to what is published *and* marked (rule 7), so the position's last
+//!   commit must not lie beyond the slot's confirmed position;
+//! - nothing is lost: a row that is unmarked then is unpublished, whether it was committed before
+//!   or after. The snapshot of the new slot shows it;
+//! - the publication changes while no slot of ours decodes (rule 16). What the old slot had to send
+//!   is published by then. The new slot is made only when every open transaction has ended;
+//! - after a kill between any two steps, the same command goes on. Before `creating` is written, a
+//!   daemon with the old `tables` can go on, too. After that, a daemon with the new ones can.
 
 use tokio_postgres::Client;
 
@@ -39,39 +40,39 @@ use crate::{
     },
 };
 
-/// How often it is drained again where something is owed a mark still: a transaction of many batches was just being
-/// published when the drain ended.
+/// `quiesce` gives up after this many drains that leave rows unmarked. A drain leaves some when it
+/// ends while a transaction of many batches is being published.
 const DRAINS: u32 = 5;
 
-/// How far a source is that tables are to join.
+/// How far the source is that the tables have to join.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// It has every table already, or was never set up: the ordinary set-up is all there is to do.
+    /// It has every table already, or was never set up. The ordinary set-up is enough.
     Ordinary,
-    /// It streams these tables; the others are to join.
+    /// It streams the tables of `old`, and the others have to join.
     Streams {
         /// The source with the tables that are published.
         old: Box<Source>,
-        /// Those that join, `schema.name` or `name`.
+        /// The tables that join, as `schema.name` or `name`.
         joining: Vec<String>,
     },
-    /// Its slot is about to be made anew: everything that was published is marked.
+    /// The next `run` makes its slot anew. Everything that was published is marked.
     Creating,
 }
 
-/// Tables joining a source.
+/// Tables that join a source, with the source's lock once it is taken.
 pub(super) struct Joining<'a> {
-    /// With the tables that join.
+    /// The source with the joining tables in it.
     source: &'a Source,
     kafka: &'a Kafka,
     sql: SqlSession,
 }
 
 impl<'a> Joining<'a> {
-    /// Connects; changes nothing.
+    /// Connects, and changes nothing.
     ///
     /// # Errors
-    /// [`Code::SetupRefused`] where the tables do not tell what is published; whatever keeps us from looking.
+    /// [`Code::SetupRefused`] where the tables do not tell what is published; any failure to look.
     pub(super) async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
         require_exact(source)?;
         let sql = ConnectOptions::of(source).sql("setup").await?;
@@ -79,11 +80,11 @@ impl<'a> Joining<'a> {
         Ok(Self { source, kafka, sql })
     }
 
-    /// Looks how far the source is; changes nothing.
+    /// Looks how far the source is, and changes nothing.
     ///
     /// # Errors
-    /// [`Code::SlotInUse`] beside a running daemon, [`Code::SetupRefused`] in the middle of a backfill or where a table
-    /// would leave; the codes with which a start would halt.
+    /// [`Code::SlotInUse`] beside a running daemon; [`Code::SetupRefused`] in the middle of a
+    /// backfill, or when a table would leave; the codes with which a start would halt.
     pub(super) async fn look(&self) -> Result<Stage> {
         let slot = lock::slot_at_rest(&self.sql, &self.source.slot).await?;
         require_free(slot.as_ref(), self.source)?;
@@ -100,8 +101,9 @@ impl<'a> Joining<'a> {
         }
     }
 
-    /// Takes the source's lock, which keeps every other set-up and recovery away as long as this lives, and has Kafka
-    /// abort what a killed daemon left open: it would hide the position for as long as a transaction may take.
+    /// Takes the source's lock, which keeps every other set-up and recovery away as long as this
+    /// value lives. Then it makes Kafka abort a transaction that a killed daemon left open, which
+    /// would hide the position until it times out.
     ///
     /// # Errors
     /// [`Code::SlotInUse`] when somebody has the lock or the slot.
@@ -113,10 +115,10 @@ impl<'a> Joining<'a> {
         Takeover::fence(self.source, self.kafka).await.map(drop)
     }
 
-    /// Gives the lock back: there is nothing to do here.
+    /// Gives the lock back when there is nothing to do.
     ///
     /// # Errors
-    /// Only what a broken session brings.
+    /// Only the error of a broken session.
     pub(super) async fn release(self) -> Result<()> {
         lock::give_back(&self.sql, &self.source.name).await
     }
@@ -124,8 +126,8 @@ impl<'a> Joining<'a> {
     /// Publishes and marks what was committed so far, then fences every daemon.
     ///
     /// # Errors
-    /// What halts the source; [`Code::SlotInUse`] when a daemon was started; [`Code::SetupRefused`] when marks are owed
-    /// still after several drains.
+    /// What halts the source; [`Code::SlotInUse`] when a daemon was started; [`Code::SetupRefused`]
+    /// when rows are still unmarked after several drains.
     pub(super) async fn quiesce(&self, stage: &Stage) -> Result<Takeover> {
         for _ in 0..DRAINS {
             if let Stage::Streams { old, .. } = stage {
@@ -135,7 +137,8 @@ impl<'a> Joining<'a> {
             }
             position_topic::ensure(self.kafka).await?;
             let takeover = Takeover::fence(self.source, self.kafka).await?;
-            // Every daemon is fenced: what is read now stays so until one starts, which fences us first.
+            // Every daemon is fenced, so what we read now does not change until a daemon starts.
+            // That daemon would fence us first.
             let slot = lock::slot_at_rest(&self.sql, &self.source.slot).await?;
             require_free(slot.as_ref(), self.source)?;
             let confirmed = slot.map_or(Lsn::ZERO, |slot| slot.confirmed_flush);
@@ -150,10 +153,12 @@ impl<'a> Joining<'a> {
         ))
     }
 
-    /// Writes the position `creating`, and drops the slot. Everything that the new slot needs is there.
+    /// Writes the position `creating`, and drops the slot. Everything that the new slot needs
+    /// exists already.
     ///
     /// # Errors
-    /// [`Code::KafkaFenced`] when a daemon was started meanwhile; whatever stands in the way. The same command goes on.
+    /// [`Code::KafkaFenced`] when a daemon was started in the meantime; whatever else stands in the
+    /// way. The same command goes on from there.
     pub(super) async fn start_anew(self, takeover: Takeover, recovered: Recovered) -> Result<()> {
         let tables = tables::resolve_all(&self.sql, self.source).await?;
         let publication = fingerprint(&self.sql, &self.source.publication, &tables).await?;
@@ -174,7 +179,8 @@ impl<'a> Joining<'a> {
         newest::read(self.kafka, &self.source.name, Belief::Strict, newest::PATIENCE).await?.readable()
     }
 
-    /// Tells the tables that are published, which the position knows by oid, from those that are to join.
+    /// Separates the published tables, which the position knows by oid, from those that have to
+    /// join.
     async fn who_joins(&self, position: &Position) -> Result<Stage> {
         let unreadable = || refused("the position does not tell which tables are published: start the source anew");
         let published = Fingerprint::table_oids_of_json(&position.publication).ok_or_else(unreadable)?;
@@ -208,7 +214,8 @@ fn refused(text: impl Into<String>) -> Error {
     Error::new(Code::SetupRefused, text)
 }
 
-/// The new slot begins later than the old one ends, and only the marks tell which of the rows in between are published.
+/// The new slot begins later than the old one ends. Only the marks tell which of the rows in
+/// between are published.
 fn require_exact(source: &Source) -> Result<()> {
     if source.mark != Mark::None && source.backfill == Backfill::Unpublished {
         return Ok(());
@@ -227,7 +234,7 @@ fn require_free(slot: Option<&SlotInfo>, source: &Source) -> Result<()> {
     require_kept(&source.slot, slot)
 }
 
-/// What may be published and not marked, with the slot confirmed up to `confirmed`.
+/// Says what may be published and not marked when the slot is confirmed up to `confirmed`.
 fn owed(position: &Position, confirmed: Lsn) -> Option<String> {
     if position.phase != Phase::Streaming {
         return None;
@@ -251,7 +258,7 @@ mod tests {
         let commit = CommitId { end_lsn: Lsn(100), xid: 7, time: 0 };
         let progress = Progress { lsn: Lsn(200), commit: Some(commit), split: None };
         let mut position = Position::new(Phase::Streaming, progress, history, serde_json::Value::Null);
-        // The idle LSN of 200 says nothing of marks.
+        // The idle LSN of 200 says nothing about marks.
         assert_eq!(owed(&position, Lsn(100)), None);
         assert!(owed(&position, Lsn(99)).is_some());
         position.progress.split = Some(Split { final_lsn: Lsn(300), xid: 8, rows: 2, event_id: "e".into() });

@@ -1,4 +1,4 @@
-//! The ways back from a halt, each chosen by a person who was told before what it may lose or repeat.
+//! The ways back from a halt. A person chooses one, after hearing what it may lose or repeat.
 //!
 //! ```text
 //!   lock ─▶ facts: position, slot, server ─▶ plan (pure): why the source halts, what is lost or repeated, what to write
@@ -8,10 +8,12 @@
 //! ```
 //!
 //! What must hold:
-//! - a source from which a session streams, or that would start without a halt, is not touched;
-//! - nothing is changed before a person has agreed, and nothing if anything changed meanwhile;
-//! - the position is written before the slot is touched: killed between any two steps, the source is in phase `creating`
-//!   (the next `run`, or the same `recover`, goes on from there) or as it was.
+//! - it does not touch a source from which a session streams, or that would start without a halt;
+//! - it changes nothing before a person has agreed, and nothing if anything changed in the
+//!   meantime;
+//! - it writes the position before it touches the slot. After a kill between any two steps, the
+//!   source is as it was, or in phase `creating`. The next `run`, or the same `recover`, goes on
+//!   from `creating`.
 
 pub(crate) mod plan;
 
@@ -33,7 +35,7 @@ use crate::{
 
 pub use plan::{Next, Plan, Strategy};
 
-/// A recovery under way: holds the source's advisory lock as long as it lives.
+/// A recovery that is under way. It holds the source's advisory lock as long as it lives.
 pub(crate) struct Recovery<'a> {
     source: &'a Source,
     kafka: &'a Kafka,
@@ -43,10 +45,11 @@ pub(crate) struct Recovery<'a> {
 }
 
 impl<'a> Recovery<'a> {
-    /// Takes the lock and looks at everything; changes nothing.
+    /// Takes the lock and looks at everything. It changes nothing.
     ///
     /// # Errors
-    /// [`Code::RecoverRefused`] when somebody else sets the source up or recovers it; whatever keeps us from looking.
+    /// [`Code::RecoverRefused`] when somebody else sets the source up or recovers it; any failure
+    /// to look.
     pub(crate) async fn begin(source: &'a Source, kafka: &'a Kafka) -> Result<Self> {
         let connect = ConnectOptions::of(source);
         let sql = connect.sql("recover").await?;
@@ -69,11 +72,11 @@ impl<'a> Recovery<'a> {
         Plan::new(&self.facts, self.source, strategy, force)
     }
 
-    /// Does it, and says each step before it is taken.
+    /// Carries the plan out, and says each step before it takes it.
     ///
     /// # Errors
-    /// [`Code::RecoverRefused`] when anything is no longer as it was when the plan was made; whatever else stands in the
-    /// way. Both leave the source as the module says.
+    /// [`Code::RecoverRefused`] when anything has changed since the plan was made; whatever else
+    /// stands in the way. Both leave the source as the module's documentation says.
     pub(crate) async fn carry_out(self, plan: &Plan, by: String, say: impl Fn(&str)) -> Result<()> {
         say("fencing every daemon of the source");
         position_topic::ensure(self.kafka).await?;
@@ -108,7 +111,8 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Every daemon is fenced by now: what is read here stays so until one starts, which fences us first.
+    /// Every daemon is fenced by now, so what we read here does not change until a daemon starts.
+    /// That daemon would fence us first.
     async fn require_unchanged(&self) -> Result<()> {
         let (source, kafka, connect) = (self.source, self.kafka, &self.connect);
         let look = Look { source, kafka, connect, patience: newest::PATIENCE };

@@ -1,4 +1,4 @@
-//! From what there is to what a strategy writes, and what it may lose or repeat. Pure.
+//! Turns what there is into what a strategy writes, and what it may lose or repeat. Pure.
 
 use std::{
     io::{self, Write},
@@ -20,9 +20,11 @@ use crate::{
 /// A way back, chosen by a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Strategy {
-    /// A new slot, and a backfill of every row that is still unmarked: loses no unmarked row, may repeat some.
+    /// A new slot, and a backfill of every row that is still unmarked: loses no unmarked row, may
+    /// repeat some.
     RepublishUnmarked,
-    /// Go on from where the slot stands: may lose what the slot has passed, or repeat what it sends again.
+    /// Go on from where the slot stands: may lose what the slot has passed, or repeat what it sends
+    /// again.
     FromSlot,
     /// A new slot that begins now: loses everything that is not published yet.
     FromNow,
@@ -40,37 +42,39 @@ impl Strategy {
     }
 }
 
-/// What happens to the slot once the position is written.
+/// What happens to the slot after the position is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// It stays.
     KeepSlot,
-    /// It is dropped; the next `run` makes a new one, and the backfill.
+    /// It is dropped. The next `run` makes a new one, and backfills.
     DropSlot,
-    /// It is dropped and made anew, and a position `streaming` is written at its consistent point.
+    /// It is dropped and made anew. Then a position `streaming` is written at its consistent point.
     NewSlot,
 }
 
-/// What is to be done, and what that means.
+/// What to do, and what that means.
 #[derive(Debug)]
 pub struct Plan {
-    /// Why a start would halt; none where a person insists.
+    /// Why a start would halt; `None` where nothing shows and a person insists.
     pub halt: Option<Error>,
     /// The strategy.
     pub strategy: Strategy,
-    /// What may be lost or repeated, and what is done, one sentence each.
+    /// What is done, and what may be lost or repeated, one sentence each.
     pub says: Vec<String>,
-    /// The position to be written first.
+    /// The position that is written first.
     pub position: Position,
-    /// The slot's fate.
+    /// What happens to the slot after that.
     pub next: Next,
 }
 
 impl Plan {
-    /// The plan of `strategy`. With `force` also for a source that would start without a halt.
+    /// The plan of `strategy`. With `force` there is one also for a source that would start without
+    /// a halt.
     ///
     /// # Errors
-    /// [`Code::RecoverRefused`]: somebody streams, nothing is wrong, or the strategy does not fit the source.
+    /// [`Code::RecoverRefused`] when somebody streams, nothing is wrong, or the strategy does not
+    /// fit the source.
     pub(crate) fn new(facts: &Facts, source: &Source, strategy: Strategy, force: bool) -> Result<Self> {
         if let Some(slot) = &facts.slot {
             require_ours(slot, facts, source)?;
@@ -122,7 +126,7 @@ fn refused(text: impl Into<String>) -> Error {
     Error::new(Code::RecoverRefused, text)
 }
 
-/// A slot that somebody uses, or that is not an outbox's, is not ours to touch.
+/// Refuses a slot that a session uses, or that outboxd cannot have made for this source.
 fn require_ours(slot: &SlotInfo, facts: &Facts, source: &Source) -> Result<()> {
     let name = &source.slot;
     if slot.active {
@@ -131,7 +135,7 @@ fn require_ours(slot: &SlotInfo, facts: &Facts, source: &Source) -> Result<()> {
     let ours = slot.plugin.as_deref() == Some("pgoutput")
         && slot.database.as_deref() == Some(facts.database.as_str())
         && !slot.temporary
-        // A standby that was promoted says so still of the slots that it had from its primary.
+        // A standby that was promoted still calls the slots of its old primary synced.
         && !(slot.synced && facts.in_recovery);
     if ours {
         Ok(())
@@ -159,12 +163,13 @@ fn republish(facts: &Facts, source: &Source) -> Result<Way> {
         return Err(refused(text));
     }
     let mut position = Position::creating(&source.slot, facts.server.publication.clone());
-    // The marks of an interrupted backfill's last chunk are owed still, and the next start does them first.
+    // The last chunk of an interrupted backfill may be unmarked. The next start marks it first.
     if let Some(before) = facts.position().filter(|before| before.phase == Phase::Backfill)
         && before.chunk.iter().all(|row| facts.tables.contains(&row.table))
     {
         position = before.clone();
-        // A server that lost that mark halts at it; here a person has decided to publish what is unmarked.
+        // A server that lost that mark would halt at it. But a person has decided to publish what
+        // is unmarked.
         position.marked = None;
     }
     let rows = unmarked(facts);
@@ -201,7 +206,8 @@ fn from_slot(facts: &Facts, source: &Source, halt: Option<Code>) -> Result<Way> 
     }
     let stands = slot.confirmed_flush;
     let mut says = vec![format!("goes on from {stands}, where slot {} was confirmed", source.slot)];
-    // Of another history the LSNs mean nothing here; and where a person insists, nobody knows what is wrong.
+    // LSNs of another history mean nothing here. And where a person insists, nobody knows what is
+    // wrong.
     let comparable = matches!(halt, Some(Code::SlotAhead | Code::PublicationChanged));
     let published = facts.position().filter(|_| comparable).map(|before| before.progress.lsn);
     says.push(match published {
@@ -230,7 +236,7 @@ fn from_slot(facts: &Facts, source: &Source, halt: Option<Code>) -> Result<Way> 
     Ok(Way { position: facts.streaming_at(stands, source), next: Next::KeepSlot, says })
 }
 
-/// The part of a split transaction that is published and that a slot at `stands` sends again.
+/// Names the part of a split transaction that is published and that a slot at `stands` sends again.
 fn published_part(facts: &Facts, stands: Lsn) -> Option<String> {
     let split = facts.position()?.progress.split.as_ref().filter(|split| stands <= split.final_lsn)?;
     Some(format!("the first {} rows of transaction {} at {}", split.rows, split.xid, split.final_lsn))
@@ -249,8 +255,9 @@ fn from_now(facts: &Facts, source: &Source) -> Result<Way> {
     Ok(Way { position, next: Next::NewSlot, says })
 }
 
-/// The old position with the publication of today, where that is all that differs: what the slot sends again is then
-/// known to be published. Not within a split transaction, whose rows are counted through the old publication.
+/// The old position with the publication of today, where nothing else differs: then what the slot
+/// sends again is known to be published. A split transaction has no such position, since its rows
+/// were counted through the old publication.
 fn unharmed_but_for_the_publication(facts: &Facts, source: &Source) -> Option<Position> {
     let before = facts.position().filter(|before| before.phase == Phase::Streaming)?;
     let mut position = before.clone();

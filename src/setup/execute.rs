@@ -1,4 +1,4 @@
-//! Carrying out a plan, or printing it.
+//! Carries out a plan, or prints it.
 
 use std::io::{self, Write};
 
@@ -15,9 +15,9 @@ use crate::{
 /// What became of a plan.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// One line each, in order.
+    /// One report for each thing, in order.
     pub(crate) reports: Vec<Report>,
-    /// The slot is to be made by whoever called: everything before it is there.
+    /// The slot that the caller has to make. Everything that must come before it is there.
     pub(crate) slot: Option<SlotStep>,
     /// What a person should know.
     pub(crate) notes: Vec<String>,
@@ -26,18 +26,18 @@ pub(crate) struct Outcome {
 /// What became of one thing.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// It was there.
+    /// It was there already.
     Present(String),
-    /// It was made.
+    /// This run has made it.
     Made(String),
-    /// A dry run: it would be made, by these statements.
+    /// A dry run: these statements would make it.
     Would(Step),
-    /// A person has to make it; the reason is why we could not.
+    /// A person has to make it. The text says why this run could not.
     Left(Step, String),
 }
 
 impl Outcome {
-    /// A plan that is only shown.
+    /// The outcome of a plan that is only shown.
     #[must_use]
     pub(crate) fn dry(plan: Plan) -> Self {
         let mut reports: Vec<_> = plan.present.into_iter().map(Report::Present).collect();
@@ -45,13 +45,14 @@ impl Outcome {
         Self { reports, slot: None, notes: plan.notes }
     }
 
-    /// Something is left for a person.
+    /// Whether something is left for a person.
     #[must_use]
     pub(crate) fn is_incomplete(&self) -> bool {
         self.reports.iter().any(|report| matches!(report, Report::Left(..)))
     }
 
-    /// Writes one line for each thing, with the SQL below what is not made, then the notes.
+    /// Writes one line for each thing, with the SQL below a thing that is not made. The notes come
+    /// last.
     ///
     /// # Errors
     /// `out` cannot be written to.
@@ -83,11 +84,11 @@ fn print_sql(step: &Step, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes what the plan names, on this session and this cluster. What the session's role may not do, and what depends
-/// on that, is left; anything else that fails ends it.
+/// Makes what the plan names, on this session and this cluster. It leaves what the session's role
+/// may not do, and what depends on that. Any other failure ends it.
 ///
 /// # Errors
-/// Whatever is neither a missing right nor the consequence of one.
+/// Any failure that is neither a missing right nor the consequence of one.
 pub(crate) async fn execute(client: &Client, plan: Plan, source: &Source, kafka: &Kafka) -> Result<Outcome> {
     let mut outcome = Outcome { notes: plan.notes, ..Outcome::default() };
     outcome.reports.extend(plan.present.into_iter().map(Report::Present));
@@ -115,20 +116,21 @@ pub(crate) async fn execute(client: &Client, plan: Plan, source: &Source, kafka:
     Ok(outcome)
 }
 
-/// Whether a person has to do it: a right is missing, or what was left before is.
+/// Whether a person has to make it: a right is missing, or something that was left before.
 fn is_left(error: &Error, already: bool) -> bool {
     match error.code() {
         Code::PostgresDenied | Code::KafkaDenied => true,
-        // 42704: a role that was left; 3F000: a schema.
+        // 42704 is a missing role that was left, 3F000 a missing schema.
         Code::TableMissing | Code::PublicationMissing => already,
         _ => already && matches!(sqlstate(error), Some("42704" | "3F000")),
     }
 }
 
-/// Runs the statements of one step, all or none, waiting for no lock longer than the source allows.
+/// Runs the statements of one step, all or none. It waits for a lock no longer than the source
+/// allows.
 ///
 /// # Errors
-/// What the server says.
+/// The error of the server.
 pub(crate) async fn run_sql(client: &Client, step: &SqlStep, source: &Source) -> Result<()> {
     let lock = i32::try_from(source.timeouts.lock.as_millis()).unwrap_or(i32::MAX).max(1);
     // Several statements in one simple query are one transaction.

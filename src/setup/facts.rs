@@ -1,4 +1,5 @@
-//! What there is already: read in SQL and from Kafka, judged in [`plan`](super::plan).
+//! What there is already. This module reads it in SQL and from Kafka, and [`plan`](super::plan)
+//! judges it.
 
 use tokio_postgres::Client;
 
@@ -38,32 +39,32 @@ pub struct Facts {
 pub struct Role {
     /// Its name.
     pub(crate) name: String,
-    /// `None`: it does not exist.
+    /// `None`: the role does not exist.
     pub(crate) rights: Option<RoleRights>,
 }
 
 /// What a role may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RoleRights {
-    /// LOGIN and REPLICATION, or a superuser.
+    /// The role has LOGIN and REPLICATION, or is a superuser.
     pub(crate) replication: bool,
-    /// CONNECT on the database.
+    /// The role has CONNECT on the database.
     pub(crate) connect: bool,
 }
 
 /// A table of the source.
 #[derive(Debug, Clone)]
 pub enum TableFact {
-    /// It is there; the rights are those of the daemon's role, `None` when that does not exist.
+    /// It exists. The rights are those of the daemon's role; `None` when there is no such role.
     Found(Box<TableInfo>, Option<TablePrivileges>),
-    /// It is not.
+    /// It does not exist.
     Missing(MissingTable),
 }
 
 /// Where a missing table would be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingTable {
-    /// Configured, or the first of the search_path.
+    /// The configured schema, or the first one of the search_path.
     pub(crate) schema: String,
     /// Its name.
     pub(crate) name: String,
@@ -111,10 +112,11 @@ pub struct KafkaFacts {
     pub position: Option<Box<Position>>,
 }
 
-/// Reads what there is of `source`, for the daemon's `role`, through any session in its database.
+/// Reads what there is of `source` for the daemon's `role`. Any session in the source's database
+/// will do.
 ///
 /// # Errors
-/// What a broken session or a missing right brings.
+/// The error of a broken session or of a missing right.
 pub async fn read(client: &Client, source: &Source, role: &str) -> Result<Facts> {
     const ROLE: &str = "
 SELECT r.rolsuper OR (r.rolreplication AND r.rolcanlogin), has_database_privilege(r.oid, current_database(), 'CONNECT')
@@ -169,7 +171,7 @@ pub(crate) fn constant_topics(source: &Source) -> Vec<String> {
     names
 }
 
-/// Which of the source's constant topics and of the position topic are there.
+/// Reads whether the source's constant topics and the position topic are there.
 ///
 /// # Errors
 /// As [`topics::describe`].

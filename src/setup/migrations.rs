@@ -1,4 +1,4 @@
-//! The SQL of `migrations/`, embedded, by the names that stand in the files.
+//! The SQL of `migrations/`, embedded in the binary. The files name each statement.
 
 use crate::{Code, Error, Result};
 
@@ -13,7 +13,8 @@ pub const SEED_TABLES: &[(&str, &str)] = &[
     ("logistics_outbox", include_str!("../../migrations/seed/logistics_outbox.sql")),
 ];
 
-/// The statement of that name, with each `{{word}}` replaced by its value, which must be SQL already (quoted names).
+/// The statement of that name, with each `{{word}}` replaced by its value. A value must be SQL
+/// already, for example a quoted name.
 ///
 /// # Errors
 /// [`Code::Internal`] when there is no such statement, or a word has no value.
@@ -24,7 +25,7 @@ pub fn statement(name: &str, words: &[(&str, &str)]) -> Result<String> {
         .ok_or_else(|| Error::new(Code::Internal, format!("there is no migration statement {name}")))?;
     let mut sql = String::with_capacity(template.len());
     let mut rest = template;
-    // Once from left to right: a value that happens to hold braces is not looked into.
+    // This goes once from left to right, so nothing is replaced inside a value that holds braces.
     while let Some((before, after)) = rest.split_once("{{") {
         let (word, after) = after
             .split_once("}}")

@@ -1,4 +1,4 @@
-//! Creating what is missing, for `outboxd setup` and for `run` with `auto_setup`.
+//! Creates what is missing, for `outboxd setup` and for `run` with `auto_setup`.
 //!
 //! ```text
 //!   Postgres, Kafka ──▶ facts: what there is ──▶ plan: typed steps, in order (pure) ──▶ execute: make them, say it
@@ -7,9 +7,10 @@
 //! ```
 //!
 //! What must hold:
-//! - nothing that exists is changed or dropped, and running it again does nothing;
-//! - the publication comes before the slot (rule 13), and a slot through which rows were published is never made again;
-//! - what the role at hand may not do is not an accident: its SQL is given to a person.
+//! - it changes and drops nothing that exists, and a second run does nothing;
+//! - it makes the publication before the slot (rule 13), and it never makes a slot again through
+//!   which rows were published;
+//! - when the session's role lacks a right, that is no failure: a person gets the SQL.
 
 pub mod execute;
 pub mod facts;
@@ -26,12 +27,12 @@ use crate::{
     postgres::{SqlSession, catalog::server},
 };
 
-/// Makes what is missing of the source's tables, rights and publication, as far as the session's role may; for `run`.
-/// With `auto_setup` off nothing is made.
+/// Makes what is missing of the source's tables, rights and publication, as far as the session's
+/// role may do it. This is for `run`. With `auto_setup` off it makes nothing.
 ///
 /// # Errors
-/// What is missing and cannot be made: [`Code::TableMissing`], [`Code::PublicationMissing`], [`Code::PostgresDenied`];
-/// the message holds the SQL.
+/// What is missing and cannot be made: [`Code::TableMissing`], [`Code::PublicationMissing`],
+/// [`Code::PostgresDenied`]. The message holds the SQL.
 pub async fn ensure(sql: &SqlSession, source: &Source) -> Result<()> {
     let role = server::server(sql).await?.role.name;
     let plan = Plan::for_postgres(&facts::read(sql, source, &role).await?, source)?;
@@ -49,7 +50,7 @@ pub async fn ensure(sql: &SqlSession, source: &Source) -> Result<()> {
     Ok(())
 }
 
-/// What is missing, with the SQL that makes it.
+/// The error for what is missing, with the SQL that makes it.
 fn missing(step: &SqlStep, denied: Option<Error>) -> Error {
     let code = match step.what.split(' ').next() {
         Some("table") => Code::TableMissing,

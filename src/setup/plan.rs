@@ -1,6 +1,7 @@
-//! From what there is to what is to be done: typed steps in order, each with its SQL or its topic. Pure.
+//! Turns what there is into what to do: typed steps in order, each with its SQL or its topic. Pure.
 //!
-//! The order is that of dependence: role, table, rights, publication, and only then the slot (rule 13), then topics.
+//! Each step depends on those before it: role, table, rights, publication, then the slot (rule 13),
+//! then topics.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ use crate::{
     source::verdict::{Interrupted, require_pair},
 };
 
-/// What is to be done for one source.
+/// What to do for one source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// What is there already, in words.
@@ -27,12 +28,13 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
-/// One thing to be made.
+/// One thing to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// SQL, all statements or none.
+    /// SQL statements; all of them run, or none.
     Sql(SqlStep),
-    /// The slot, and a position in phase `streaming` at its consistent point. Only with `backfill = "none"`.
+    /// The slot, and a position in phase `streaming` at its consistent point. Only a source with
+    /// `backfill = "none"` has this step.
     Slot(SlotStep),
     /// The compacted topic of the positions.
     PositionTopic(String),
@@ -49,17 +51,17 @@ pub struct SqlStep {
     pub sql: Vec<String>,
 }
 
-/// The slot to be made, on a replication session of the daemon's own role.
+/// The slot to make, on a replication session of the daemon's own role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotStep {
     /// Its name.
     pub(crate) slot: String,
-    /// As a failover slot.
+    /// Whether it is a failover slot.
     pub(crate) failover: bool,
 }
 
 impl Step {
-    /// What it makes.
+    /// What the step makes.
     #[must_use]
     pub fn what(&self) -> String {
         match self {
@@ -83,9 +85,9 @@ impl Plan {
     /// The plan for `source`.
     ///
     /// # Errors
-    /// [`Code::SlotMissing`] when rows were published through a slot that is gone: `setup` never makes that again.
-    /// [`Code::PublicationChanged`] when a table is not in the publication while there is a slot: rows may have been
-    /// passed over.
+    /// [`Code::SlotMissing`] when rows were published through a slot that is gone: `setup` never
+    /// makes such a slot again. [`Code::PublicationChanged`] when there is a slot and the
+    /// publication lacks a table: the slot may have passed over rows.
     pub fn new(facts: &Facts, topics: &KafkaFacts, source: &Source, kafka: &Kafka) -> Result<Self> {
         let mut plan = Self::for_postgres(facts, source)?;
         plan.slot(facts, topics, source)?;
@@ -163,7 +165,7 @@ impl Plan {
                 Mark::None => ("", true),
             };
             let usage = ("grant-usage", has.is_some_and(|has| has.usage));
-            // Streaming takes no right on the table; backfill, marks and metrics read it.
+            // The stream needs no right on the table. Backfill, marks and metrics read the table.
             let select = ("grant-select", source.mark == Mark::None || has.is_some_and(|has| has.select));
             let missing = [usage, select, mark].into_iter().filter(|(_, granted)| !granted);
             let sql = missing.map(|(name, _)| filled(name, &words)).collect::<Result<Vec<_>>>()?;
@@ -271,7 +273,7 @@ fn filled(name: &str, words: &[(&str, String)]) -> Result<String> {
 fn create_table(missing: &MissingTable, table: &TableFact, source: &Source) -> Result<Vec<String>> {
     let columns = &source.mapping.columns;
     let more: String = more_columns(source).iter().map(|name| format!(",\n    {} text", quote_ident(name))).collect();
-    // Postgres cuts names at 63 bytes; the index is looked up by nobody.
+    // Postgres cuts names at 63 bytes. Nobody looks the index up by its name.
     let index: String = format!("idx_{}_unpublished", missing.name).chars().take(60).collect();
     let words = [
         ("schema", table.sql_schema()),
@@ -297,7 +299,7 @@ fn create_table(missing: &MissingTable, table: &TableFact, source: &Source) -> R
     Ok(sql)
 }
 
-/// Columns that templates, headers or the backfill's order name beyond the outbox's own.
+/// Columns that templates, headers or the backfill's order name, besides the outbox's own.
 fn more_columns(source: &Source) -> BTreeSet<String> {
     let mapping = &source.mapping;
     let templates = [&mapping.topic, &mapping.key, &mapping.dead_letter_topic];

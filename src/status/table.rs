@@ -65,7 +65,7 @@ fn known(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Shows bytes for a person, with three digits.
+/// Shows bytes for a person, with one decimal at most.
 fn bytes(count: u64) -> String {
     let unit = |shift: u32, name: &str| {
         let tenths = (u128::from(count) * 10) >> shift;

@@ -1,4 +1,5 @@
-//! The table of modules in `lib.rs`, and the order of the rooms, held to the `use` lines and paths of the code.
+//! Compares the table of modules in `lib.rs`, and the order of the folders, with the `use` lines
+//! and paths of the code.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use super::modules::{ModulePath, Source};
 
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// The table of `lib.rs`: each module with what it is said to know.
+/// The table of `lib.rs`: each module with what the table says that it knows.
 fn table() -> BTreeMap<String, String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     let mut table = BTreeMap::new();
@@ -102,7 +103,7 @@ fn the_relay_is_used_by_run_and_by_what_joins_alone() {
         .paths()
         .filter(|path| path.first().is_some_and(|room| room != "relay"))
         .filter(|path| source.imports(path).iter().any(|to| to.first().is_some_and(|room| room == "relay")))
-        // Of the commands each is a user of its own.
+        // Each command counts as a user of its own.
         .map(|path| path[..path.len().min(if path[0] == "cli" { 2 } else { 1 })].join("::"))
         .collect();
     assert_eq!(users, ["cli::run", "joining"].map(str::to_owned).into());
@@ -144,7 +145,7 @@ struct Forbidden {
 }
 
 impl Forbidden {
-    /// What of it a module names.
+    /// The forbidden words that a module names.
     fn among(&self, source: &Source, path: &ModulePath) -> Vec<String> {
         let rooms = source.imports(path).into_iter().map(|to| to.join("::"));
         let crates = source.crates(path).into_iter();

@@ -1,4 +1,4 @@
-//! Tests of the repository itself: what its files say of each other.
+//! Tests of the repository itself: they compare what its files say about each other.
 
 mod imports;
 mod modules;

@@ -1,4 +1,4 @@
-//! The source as a graph: its modules, and which of them names which other.
+//! The source code as a graph: its modules, and which module names which other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// `relay::state::queue` as its names; the crate itself is empty.
+/// The path `relay::state::queue` as its three names. The path of the crate itself is empty.
 pub(super) type ModulePath = Vec<String>;
 
 /// All modules of `src/` that the binary is built from.
@@ -22,9 +22,9 @@ pub(super) struct Source {
 /// One file.
 #[derive(Default)]
 struct Module {
-    /// Names that are brought in from elsewhere: the name here, and the path as written.
+    /// Names that a `use` brings in: the name in this module, and the path as written.
     brought: BTreeMap<String, Vec<String>>,
-    /// Every path that the file names, but for what it only re-exports.
+    /// Every path that the file names, without those that it only re-exports.
     named: BTreeSet<Vec<String>>,
 }
 
@@ -55,13 +55,13 @@ impl Source {
         self.modules.insert(path, reader.module);
     }
 
-    /// The modules that hold the items which `from` names.
+    /// The modules that define the items which `from` names.
     pub(super) fn imports(&self, from: &ModulePath) -> BTreeSet<ModulePath> {
         let named = self.modules[from].named.iter();
         named.filter_map(|path| self.resolve(from, path, 0)).filter(|to| to != from).collect()
     }
 
-    /// Other crates that the module names: the first name of each path that leads to none of ours.
+    /// The paths in the module that lead to no module of ours, and so to other crates.
     pub(super) fn crates(&self, from: &ModulePath) -> BTreeSet<String> {
         let named = self.modules[from].named.iter();
         named.filter(|path| self.resolve(from, path, 0).is_none()).map(|path| path.join("::")).collect()
@@ -72,7 +72,8 @@ impl Source {
         self.modules.keys()
     }
 
-    /// The module in which the item is defined that `path` means in `from`; `None` where it is none of ours.
+    /// The module that defines the item which `path` means in `from`; `None` where it is not one of
+    /// ours.
     fn resolve(&self, from: &ModulePath, path: &[String], depth: usize) -> Option<ModulePath> {
         assert!(depth < 32, "{path:?} in {from:?} leads in a circle");
         let (first, rest) = path.split_first()?;
@@ -120,7 +121,7 @@ fn place(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
     if file.exists() { (file, own) } else { (own.join("mod.rs"), own) }
 }
 
-/// Collects what one file names, tests left out.
+/// Collects what one file names, without its tests.
 #[derive(Default)]
 struct Reader {
     module: Module,
@@ -150,7 +151,7 @@ impl<'ast> Visit<'ast> for Reader {
         let mut paths = Vec::new();
         leaves(&item.tree, &mut Vec::new(), &mut paths);
         for (name, path) in paths {
-            // A re-export makes no use of what it passes on.
+            // A re-export does not use what it passes on.
             if matches!(item.vis, syn::Visibility::Inherited) {
                 self.module.named.insert(path.clone());
             }

@@ -1,4 +1,5 @@
-//! Holds `docs/rules.md` to the repository: each rule that a file cites stands there, and what stands there exists.
+//! Compares `docs/rules.md` with the repository. The page has each rule that a file cites, and the
+//! files and tests that the page names exist.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Whose files may cite a rule by its number.
+/// Files and folders that may cite a rule by its number.
 const CITING: &[&str] = &[
     "src",
     "tests",
@@ -21,10 +22,10 @@ const CITING: &[&str] = &[
     "CHANGELOG.md",
 ];
 
-/// What each rule says of itself, in this order.
+/// The parts of each rule, in this order.
 const PARTS: &[&str] = &["**Why.**", "**Source.**", "**Kept in.**", "**Tests.**"];
 
-/// Numbers that stand in this file as examples of a citation are none, so it is not read.
+/// This file is not read, since its citations are only examples.
 const THIS_FILE: &str = "src/tests/rules.rs";
 
 fn root() -> PathBuf {
@@ -35,7 +36,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All text files under `path`, or `path` itself; what a fuzzer or a benchmark keeps is no text of ours.
+/// Finds all text files under `path`, or `path` itself. It skips what a fuzzer or a benchmark
+/// keeps.
 fn files(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {
         let skipped = ["target", "corpus", "results", "baseline", "profile", "seed"];
@@ -59,7 +61,7 @@ fn words(text: &str) -> Vec<&str> {
     text.split_whitespace().filter(|word| !marks.contains(word)).collect()
 }
 
-/// The number at the beginning of a word such as `7:`, `4's` or `24).`, and what stands behind it.
+/// The number at the beginning of a word such as `7:`, `4's` or `24).`, and the rest of the word.
 fn number(word: &str) -> Option<(u32, &str)> {
     let digits = word.len() - word.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, rest) = word.split_at(digits);
@@ -118,7 +120,7 @@ fn part<'a>(rule: &'a str, name: &str) -> &'a str {
         .unwrap_or(rest)
 }
 
-/// What stands in backticks.
+/// The parts of a text that stand in backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -134,7 +136,8 @@ fn tests() -> BTreeSet<String> {
         let mut lines = text.lines().map(str::trim);
         while let Some(line) = lines.next() {
             if line == "#[test]" || line.starts_with("#[tokio::test") {
-                // Other attributes may stand between; an ignored test runs in `make soak`.
+                // Other attributes may stand between. An ignored test counts, since `make soak`
+                // runs it.
                 let name = lines.by_ref().find_map(|line| line.split_once("fn ").map(|(_, rest)| rest));
                 names.extend(name.and_then(|name| name.split('(').next()).map(str::to_owned));
             }
@@ -182,7 +185,7 @@ fn every_rule_that_is_cited_stands_in_the_list() {
         }
     }
     assert!(unknown.is_empty(), "not in docs/rules.md:\n{}", unknown.join("\n"));
-    // Else the search itself is broken.
+    // If there are fewer, the search itself is broken.
     assert!(citations > 90, "{citations} citations were found");
 }
 

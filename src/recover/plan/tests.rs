@@ -1,4 +1,4 @@
-//! Each halt by its code, each strategy by what it says and writes.
+//! Tests each halt by its code, and each strategy by what it says and writes.
 
 use super::*;
 use crate::{
@@ -18,7 +18,7 @@ fn marking() -> Source {
     source(Mark::Update, Backfill::Unpublished)
 }
 
-/// Published up to 100, and a slot that stands there.
+/// A source that is published up to 100, with a slot that stands there.
 fn healthy() -> Facts {
     Facts {
         published: Published::Known(Box::new(samples::position(Phase::Streaming))),
@@ -113,7 +113,7 @@ fn the_marks_of_an_interrupted_backfill_stay_owed() {
     facts.slot.as_mut().unwrap().wal_status = Some("lost".into());
     before(&mut facts).phase = Phase::Backfill;
     before(&mut facts).chunk = vec![RowId { table: 16_400, id: "a".into() }];
-    // A server that was restored without that mark would halt at it again, whatever a person had decided.
+    // A restored server without that mark would halt at it again, whatever a person had decided.
     before(&mut facts).marked = Some(RowId { table: 16_400, id: "b".into() });
     let plan = Plan::new(&facts, &marking(), Strategy::RepublishUnmarked, false).unwrap();
     assert_eq!((plan.position.phase, plan.position.chunk.len()), (Phase::Backfill, 1));
@@ -139,7 +139,8 @@ fn from_slot_keeps_the_position_where_only_the_publication_changed() {
     assert_eq!(plan.position.progress.lsn, Lsn(100));
     assert_eq!(plan.position.publication, facts.server.publication);
 
-    // Rows within a transaction are counted through the publication: then from the slot, which repeats.
+    // The rows of a transaction are counted through the publication. So the plan goes from the
+    // slot, and repeats rows.
     before(&mut facts).progress.split = Some(Split { final_lsn: Lsn(120), xid: 1, rows: 3, event_id: "e".into() });
     let plan = Plan::new(&facts, &marking(), Strategy::FromSlot, false).unwrap();
     assert_eq!((plan.position.progress.lsn, plan.position.progress.split.is_none()), (Lsn(80), true));
@@ -147,7 +148,8 @@ fn from_slot_keeps_the_position_where_only_the_publication_changed() {
         "REPEATS every row committed after 0/50 and up to 0/64, and the first 3 rows of transaction 1 at 0/78";
     assert!(plan.says.iter().any(|line| line == repeats), "{:?}", plan.says);
 
-    // Also where the slot stands at the position: what is published of the split transaction lies behind it.
+    // It repeats them also where the slot stands at the position: the published part of the split
+    // transaction lies after it.
     let mut facts = confirmed(100);
     before(&mut facts).publication = serde_json::json!({"then": 1});
     before(&mut facts).progress.split = Some(Split { final_lsn: Lsn(120), xid: 1, rows: 3, event_id: "e".into() });
