@@ -1,5 +1,5 @@
-//! What has to be downloaded before a server can start: fetched once, unpacked into a cache, shared by every test
-//! process of the machine under a file lock.
+//! Downloads what a server needs before it can start. It fetches everything once and unpacks it
+//! into a cache, which all test processes of the machine share under a file lock.
 
 use std::{
     fs,
@@ -19,7 +19,8 @@ use nix::fcntl::{Flock, FlockArg};
 /// The broker's version.
 pub const KAFKA: &str = "4.4.0";
 
-/// Where downloads are kept: `$TESTBED_CACHE`, else `testbed-cache` in the workspace's target directory.
+/// The directory of the downloads: `$TESTBED_CACHE`, or else `testbed-cache` in the workspace's
+/// target directory.
 pub(crate) fn cache() -> Result<PathBuf> {
     let dir = if let Some(dir) = std::env::var_os("TESTBED_CACHE") {
         PathBuf::from(dir)
@@ -33,7 +34,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(fs::canonicalize(dir)?)
 }
 
-/// As root we run Postgres as another user, who must be able to reach its binaries.
+/// When we are root, Postgres runs as another user, who must be able to reach its binaries.
 fn readable_by_others(dir: &Path) -> bool {
     !nix::unistd::geteuid().is_root()
         || dir.ancestors().filter_map(|d| fs::metadata(d).ok()).all(|m| m.permissions().mode() & 0o001 != 0)
@@ -80,7 +81,7 @@ fn only_file(dir: &Path, ending: &str) -> Result<PathBuf> {
         .with_context(|| format!("no .{ending} in {}", dir.display()))
 }
 
-/// Lays the runtime dependencies of `java/<project>/pom.xml` into `dir`.
+/// Copies the runtime dependencies of `java/<project>/pom.xml` into `dir`.
 fn maven(project: &str, properties: &[String], dir: &Path) -> Result<()> {
     let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("java").join(project).join("pom.xml");
     run(Command::new("mvn")
@@ -91,7 +92,8 @@ fn maven(project: &str, properties: &[String], dir: &Path) -> Result<()> {
         .arg(format!("-DoutputDirectory={}", dir.display())))
 }
 
-/// Runs `make` on an empty directory that becomes `<cache>/<name>` when it succeeded, once on this machine.
+/// Runs `make` on an empty directory, once on this machine. When `make` succeeds, the directory
+/// becomes `<cache>/<name>`.
 pub(crate) fn once(name: &str, what: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let cache = cache()?;
     let done = cache.join(name);
@@ -112,7 +114,7 @@ pub(crate) fn once(name: &str, what: &str, make: impl FnOnce(&Path) -> Result<()
     Ok(done)
 }
 
-/// Runs a command to its end; its output is the error.
+/// Runs a command to its end. When it fails, its output is the error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
@@ -122,7 +124,8 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Says what we wait for, once it takes longer than a second: a spinner on a terminal, else plain lines.
+/// Says what we wait for when that takes longer than a second, with a spinner on a terminal and
+/// with plain lines elsewhere.
 pub struct Progress {
     done: Option<mpsc::Sender<()>>,
     shown: Option<JoinHandle<()>>,

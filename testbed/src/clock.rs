@@ -1,4 +1,4 @@
-//! The wall clock of one process, which can be set while it runs.
+//! A wall clock for one process, which a test can set while the process runs.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -14,8 +14,8 @@ use crate::artifacts;
 
 const SOURCE: &str = include_str!("clock/jump.c");
 
-/// The wall clock of processes that run with [`Clock::environment`]. It changes neither their monotonic clock nor the
-/// wall clock of other processes.
+/// The wall clock of processes that run with [`Clock::environment`]. It changes neither their
+/// monotonic clock nor the wall clock of other processes.
 #[derive(Debug)]
 pub struct Clock {
     ahead: NamedTempFile,
@@ -39,12 +39,13 @@ impl Clock {
         Ok(clock)
     }
 
-    /// Jumps: so many seconds ahead of the machine's clock, or behind it.
+    /// Makes the clock jump to this many seconds ahead of the machine's clock; a negative number is
+    /// behind it.
     pub fn set(&self, seconds: i64) -> Result<()> {
         self.ahead.as_file().write_all_at(&seconds.to_ne_bytes(), 0).context("setting a clock")
     }
 
-    /// The environment of the processes that shall use it.
+    /// The environment of a process that uses the clock.
     #[must_use]
     pub fn environment(&self) -> [(&'static str, String); 2] {
         let path = |path: &std::path::Path| path.to_string_lossy().into_owned();

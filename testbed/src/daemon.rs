@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::process::{Guarded, wait_until};
 
-/// How it is to be run.
+/// How to run the daemon.
 #[derive(Debug, Clone)]
 pub struct Builder {
     program: PathBuf,
@@ -29,7 +29,8 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// An argument. `{config}` stands for the path of the configuration file, `{http}` for the HTTP address.
+    /// An argument. `{config}` stands for the path of the configuration file, `{http}` for the HTTP
+    /// address.
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
@@ -56,7 +57,7 @@ impl Builder {
         self
     }
 
-    /// `127.0.0.1:<free port>`, the same that `{http}` stands for.
+    /// `127.0.0.1:<free port>`, for which `{http}` stands.
     #[must_use]
     pub fn http_address(&self) -> String {
         format!("127.0.0.1:{}", self.http)
@@ -85,7 +86,7 @@ pub struct Daemon {
     output: Arc<Output>,
 }
 
-/// What it has written, and how many of its pipes may still bring more.
+/// What the process has written, and how many of its pipes may still bring more.
 #[derive(Debug, Default)]
 struct Output {
     lines: Mutex<Vec<String>>,
@@ -97,7 +98,7 @@ impl Output {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether everything was read that it wrote before its end.
+    /// Whether everything is read that the process wrote before its end.
     fn is_whole(&self) -> bool {
         self.open.load(Ordering::Acquire) == 0
     }
@@ -115,7 +116,7 @@ impl Daemon {
         })
     }
 
-    /// Starts it again after its end, with the same arguments; its lines go on.
+    /// Starts it again after its end, with the same arguments. New lines come after the old ones.
     pub fn start_again(&self) -> Result<()> {
         self.launch()
     }
@@ -153,12 +154,13 @@ impl Daemon {
         self.output.lines().clone()
     }
 
-    /// The first line, past or to come, for which `wanted` holds.
+    /// Waits for the first line for which `wanted` holds. The line may be there already.
     pub async fn wait_for_line(&self, wanted: impl Fn(&str) -> bool, within: Duration) -> Result<String> {
         self.wait_for_line_after(0, wanted, within).await
     }
 
-    /// The same among the lines from number `after` on (`lines().len()` before the fault, say).
+    /// Waits in the same way among the lines from number `after` on, for example `lines().len()`
+    /// before the fault.
     pub async fn wait_for_line_after(
         &self,
         after: usize,
@@ -167,7 +169,8 @@ impl Daemon {
     ) -> Result<String> {
         let started = Instant::now();
         loop {
-            // Asked before looking, so that the last lines of a process that has ended are still seen.
+            // This comes before the look at the lines, so that we do not miss the last lines of a
+            // process that has ended.
             let ended = self.guard.exited()?.is_some() && self.output.is_whole();
             if let Some(line) = self.lines().into_iter().skip(after).find(|line| wanted(line)) {
                 return Ok(line);
@@ -182,7 +185,7 @@ impl Daemon {
         }
     }
 
-    /// SIGKILL, waited for as in [`wait_status`](Self::wait_status).
+    /// Sends SIGKILL, and waits as [`wait_status`](Self::wait_status) does.
     pub fn kill9(&self) -> Result<()> {
         self.guard.kill9()?;
         self.wait_whole()
@@ -217,7 +220,8 @@ impl Daemon {
         Ok(u32::try_from(self.guard.pid()?.as_raw())?)
     }
 
-    /// Its status when it has ended and all that it wrote is in [`lines`](Self::lines).
+    /// Waits until it has ended and all that it wrote is in [`lines`](Self::lines), and returns its
+    /// status.
     pub async fn wait_status(&self, within: Duration) -> Result<ExitStatus> {
         let status = self.guard.wait_exit(within).await;
         let status = status.with_context(|| format!("its output:\n{}", self.lines().join("\n")))?;
@@ -225,7 +229,7 @@ impl Daemon {
         Ok(status)
     }
 
-    /// Its exit code when it has ended; an error when a signal ended it.
+    /// Waits for its end and returns its exit code. It is an error when a signal ended it.
     pub async fn wait_exit(&self, within: Duration) -> Result<i32> {
         let status = self.wait_status(within).await?;
         status.code().with_context(|| format!("it was ended by a signal: {status}"))
@@ -242,12 +246,12 @@ impl Daemon {
         http_get(self.builder.http, path).await
     }
 
-    /// Memory that it occupies now, in bytes (VmRSS).
+    /// The memory that it occupies now, in bytes (VmRSS).
     pub fn resident(&self) -> Result<u64> {
         self.memory("VmRSS:")
     }
 
-    /// The most that it ever occupied, in bytes (VmHWM).
+    /// The most memory that it ever occupied, in bytes (VmHWM).
     pub fn peak_resident(&self) -> Result<u64> {
         self.memory("VmHWM:")
     }
@@ -259,7 +263,8 @@ impl Daemon {
     }
 }
 
-/// Status and body of a `GET` on 127.0.0.1. HTTP/1.0, so that the body comes whole.
+/// Status and body of a `GET` on 127.0.0.1. The request is HTTP/1.0, so that the body comes in one
+/// piece.
 pub async fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;

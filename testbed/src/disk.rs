@@ -1,4 +1,4 @@
-//! A disk that is small enough to be filled up.
+//! A disk that is small enough for a test to fill it.
 
 use std::{
     fs::File,
@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Mounts, and waits for the end of its input, which comes when the process ends that started it. Then it unmounts and
-/// removes everything, even what is in use.
+/// This script mounts the disk and waits for the end of its input, which comes when the process
+/// ends that started it. Then it unmounts and removes everything, even what is in use.
 const KEEPER: &str = r#"
 mount -t tmpfs -o "size=$2,mode=0777" testbed "$1" && echo mounted || exit 1
 trap '' HUP INT TERM
@@ -20,7 +20,8 @@ umount -l "$1"
 rmdir "$1"
 "#;
 
-/// A file system in memory with a size of its own. It goes when it is dropped, or when our process dies.
+/// A file system in memory with a size of its own. It ends when it is dropped, or when our process
+/// dies.
 #[derive(Debug)]
 pub struct SmallDisk {
     dir: PathBuf,
@@ -28,7 +29,8 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one. Only root may: others need a `sudo` that asks for no password, as `install-deps` does.
+    /// Mounts one. Only root may: others need a `sudo` that asks for no password, as `install-deps`
+    /// does.
     pub fn mount(mebibytes: u32) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("testbed-disk-").tempdir()?.keep();
         let mut command = if nix::unistd::geteuid().is_root() { Command::new("sh") } else { Command::new("sudo") };
@@ -60,7 +62,7 @@ impl SmallDisk {
         &self.dir
     }
 
-    /// Leaves no byte free; how many it took.
+    /// Fills the disk to the last byte, and returns how many bytes that took.
     pub fn fill(&self) -> Result<usize> {
         let (mut file, mut written) = (File::create(self.filler())?, 0);
         for block in [1 << 16, 1 << 12, 1] {
@@ -75,7 +77,7 @@ impl SmallDisk {
         Ok(written)
     }
 
-    /// Gives back what [`SmallDisk::fill`] took.
+    /// Frees what [`SmallDisk::fill`] took.
     pub fn make_room(&self) -> Result<()> {
         Ok(std::fs::remove_file(self.filler())?)
     }
@@ -87,7 +89,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // The end of its input is enough for it to clean up.
+        // The end of its input makes the keeper clean up.
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
     }

@@ -1,11 +1,12 @@
-//! Tests wait for a condition, and never for a fixed time.
+//! Lets tests wait for a condition, and never for a fixed time.
 
 use std::{
     fmt::Display,
     time::{Duration, Instant},
 };
 
-/// Tries `attempt` every 10 ms, then less often, until it gives `Ok`, whose value is returned.
+/// Tries `attempt` every 10 ms, and later less often, until it gives `Ok`. Returns the value of
+/// that.
 ///
 /// # Panics
 /// With the last error when `deadline` has passed, so that a test says what it waited for.

@@ -1,4 +1,5 @@
-//! Real Postgres and Kafka servers for the tests, the benches and the demo of outboxd, and the judge of what it did.
+//! Real Postgres and Kafka servers for the tests, the benches and the demo of outboxd, and an
+//! oracle that judges what it did.
 //!
 //! ```ignore
 //! let postgres = Postgres::shared(Version::V15).await?;           // or start(…) for one to stop, pause and kill
@@ -28,12 +29,14 @@
 //! | [`oracle`] | [`Audit`]: are the records exactly the rows, once each, in order, all marked? |
 //! | [`artifacts`] | downloads (Maven), cached in `$TESTBED_CACHE` or `target/testbed-cache` |
 //!
-//! **Nothing is left behind**, whatever way a test ends, `kill -9` included: see `process.rs`. As root, Postgres runs
-//! as `postgres` or `nobody`.
+//! **Nothing is left behind**, in whatever way a test ends, even by `kill -9`: see `process.rs`.
+//! When we are root, Postgres runs as `postgres` or `nobody`.
 //!
-//! **Shared servers** live until the test process ends and belong to no runtime, so every `#[tokio::test]` may use them.
-//! `TESTBED_POSTGRES_URL` (a superuser's) and `TESTBED_KAFKA_BROKERS` name running ones to use for them instead;
-//! `cargo run -p testbed -- up` starts such. Servers that a test starts for itself are always its own.
+//! **Shared servers** live until the test process ends and belong to no runtime, so every
+//! `#[tokio::test]` may use them. `TESTBED_POSTGRES_URL` (a superuser's) and
+//! `TESTBED_KAFKA_BROKERS` name running servers that take their place, and
+//! `cargo run -p testbed -- up` starts such servers. Servers that a test starts for itself are
+//! always its own.
 
 #![forbid(unsafe_code)]
 
@@ -63,7 +66,8 @@ pub use workload::Load;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// `<prefix>_<process>_<n>_<random>`: a database, slot or topic name that no other test of this machine uses.
+/// `<prefix>_<process>_<n>_<random>`: a database, slot or topic name that no other test of this
+/// machine uses.
 #[must_use]
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

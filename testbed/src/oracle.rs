@@ -1,7 +1,8 @@
-//! The judge: are the committed records exactly the committed rows?
+//! Judges whether the committed records are exactly the committed rows.
 //!
-//! Records are matched with rows by the header `event_id`; order is judged per (topic, partition, key) by the `seq` of
-//! the payload (see [`crate::workload`]), from the row where there is one, else from the record's value.
+//! The header `event_id` matches records with rows. Order is judged for each (topic, partition,
+//! key) by the `seq` of the payload (see [`crate::workload`]). That comes from the row where there
+//! is one, and else from the record's value.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,18 +16,19 @@ use uuid::Uuid;
 
 use crate::reader::{Record, read_committed};
 
-/// What ought to be in the topics.
+/// What the topics should hold.
 #[derive(Debug, Clone, Copy)]
 pub enum Expect<'a> {
     /// Every row of these outbox tables, each marked.
     Tables(&'a [&'a str]),
-    /// The same where nothing is marked (`mark = "none"`).
+    /// Every row of these outbox tables, none of them marked (`mark = "none"`).
     UnmarkedTables(&'a [&'a str]),
-    /// These events, whose rows may be deleted by now (`mark = "delete"`), as [`crate::workload::Loaded`] has them.
+    /// These events, whose rows may be deleted by now (`mark = "delete"`), as
+    /// [`crate::workload::Loaded`] has them.
     Ids(&'a [Uuid]),
 }
 
-/// The verdict. Counts, and words about the first few offenders.
+/// The verdict: counts, and details of the first few faults.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Audit {
@@ -40,7 +42,7 @@ pub struct Audit {
     pub unknown: usize,
     /// Records whose `seq` is below one that came before in the same key.
     pub out_of_order: usize,
-    /// Transactions of which some rows have records and some have not.
+    /// Transactions in which some rows have records and some have none.
     pub torn: usize,
     /// Rows that have not been marked.
     pub unmarked: usize,
@@ -57,14 +59,15 @@ impl Audit {
     }
 
     /// # Panics
-    /// With the table when something is wrong.
+    /// With all counts when something is wrong.
     #[track_caller]
     pub fn assert_clean(&self) {
         assert!(self.is_clean(), "{self}");
     }
 
-    /// The verdict where some of the rows were backfilled, whose order is best effort: two rows of one statement differ
-    /// in their `ctid` alone, and a page whose dead rows were pruned gives out its places in any order.
+    /// The verdict where some of the rows were backfilled. A backfill keeps order only as best
+    /// effort: two rows of one statement differ only in their `ctid`, and a page whose dead rows
+    /// were pruned gives out its places in any order.
     #[must_use]
     pub fn whatever_the_order(mut self) -> Self {
         self.out_of_order = 0;
@@ -98,7 +101,7 @@ impl fmt::Display for Audit {
     }
 }
 
-/// The verdict over several sources.
+/// Adds up the verdicts over several sources.
 impl std::iter::Sum for Audit {
     fn sum<I: Iterator<Item = Self>>(audits: I) -> Self {
         audits.fold(Self::default(), |mut sum, audit| {
@@ -122,13 +125,13 @@ struct Row {
     transaction: Option<String>,
 }
 
-/// Reads both sides, each as it is now. The daemon should be at rest.
+/// Reads both sides as they are now. The daemon should be at rest.
 pub async fn audit(client: &Client, expect: Expect<'_>, brokers: &str, topics: &[&str]) -> Result<Audit> {
     let records = read_committed(brokers, topics).await?;
     audit_records(client, expect, &records).await
 }
 
-/// The same with records that were read already.
+/// Judges records that were read already.
 pub async fn audit_records(client: &Client, expect: Expect<'_>, records: &[Record]) -> Result<Audit> {
     let mut audit = Audit { records: records.len(), ..Audit::default() };
     let rows = match expect {
@@ -164,7 +167,7 @@ async fn read_rows(client: &Client, tables: &[&str], mut marks: Option<&mut Audi
     Ok(rows)
 }
 
-/// Topic, partition and key: within these, order is promised.
+/// Topic, partition and key. Among the records of one such key, order is promised.
 type Key<'a> = (&'a str, i32, Option<&'a [u8]>);
 
 fn judge_records<'a>(audit: &mut Audit, rows: &HashMap<String, Row>, records: &'a [Record]) -> HashSet<&'a str> {
@@ -186,7 +189,7 @@ fn judge_records<'a>(audit: &mut Audit, rows: &HashMap<String, Row>, records: &'
             audit.duplicates += 1;
             let first = format!("{}-{}@{}", first.topic, first.partition, first.offset);
             audit.offend(|| format!("duplicate: {id} at {first} and at {}", place()));
-            // A repeated record comes late as well; it is counted once, as a duplicate.
+            // A repeated record also comes late. It counts once, as a duplicate.
             continue;
         }
         seen.insert(id, record);
@@ -228,7 +231,7 @@ fn judge_rows(audit: &mut Audit, rows: &HashMap<String, Row>, seen: &HashSet<&st
     }
 }
 
-/// Finds the payload: at the top of the value, or where an envelope puts it.
+/// Finds the payload at the top of the value or where an envelope puts it, and takes its `seq`.
 fn seq_of_value(value: Option<&[u8]>) -> Option<i64> {
     let value: Value = serde_json::from_slice(value?).ok()?;
     [Some(&value), value.get("payload"), value.get("data")].into_iter().flatten().find_map(|v| v.get("seq")?.as_i64())

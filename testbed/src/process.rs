@@ -5,9 +5,10 @@
 //!        │                    │ then: kill -9 the server's group and children, remove its directory
 //!        └──fork──▶ server ◀──┘
 //! ```
-//! The kernel closes the pipe however the test process ends, `kill -9` included, so the watcher is the one place that
-//! cleans up, `Drop` only closes the pipe early. The server writes its process id into its directory before `exec`:
-//! when we die between the fork and that write, the directory is already gone, the write fails and nothing is started.
+//! The kernel closes the pipe in whatever way the test process ends, even by `kill -9`. So the
+//! watcher is the one place that cleans up, and `Drop` only closes the pipe early. The server
+//! writes its process id into its directory before `exec`. When we die between the fork and that
+//! write, the directory is already gone, the write fails and nothing starts.
 
 use std::{
     ffi::OsStr,
@@ -24,10 +25,11 @@ use nix::{
     unistd::{Pid, User},
 };
 
-/// Longest wait for what a signal does. A process that waits for the disk ends only then.
+/// Longest wait for the effect of a signal. A process that waits for the disk ends only after that.
 const SIGNAL_WITHIN: Duration = Duration::from_secs(30);
 
-/// `postmaster.pid` names the System V segment that a killed Postgres leaves behind (line 7: key and id).
+/// `postmaster.pid` names the System V segment that a killed Postgres leaves behind (line 7: key
+/// and id).
 const WATCHER: &str = r#"
 trap '' HUP INT TERM
 dir=$1
@@ -50,10 +52,10 @@ done
 exit 0
 "#;
 
-/// `$0` is the server's directory, the rest is the server.
+/// `$0` is the server's directory. The arguments are the server's command line.
 const LAUNCHER: &str = r#"echo $$ > "$0/pid" && exec "$@""#;
 
-/// Whom a server runs as when we are root: Postgres refuses to run as root.
+/// The user that runs a server when we are root. Postgres refuses to run as root.
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
     uid: u32,
@@ -61,7 +63,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// `None` when we are an ordinary user, who needs no other.
+    /// `None` when we are an ordinary user, who needs no other one.
     pub(crate) fn unprivileged() -> Result<Option<Self>> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(None);
@@ -80,7 +82,7 @@ impl Account {
     }
 }
 
-/// A directory, at most one server at a time that lives in it, and the watcher that ends both.
+/// A directory, a server that lives in it (at most one at a time), and the watcher that ends both.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     dir: PathBuf,
@@ -98,7 +100,8 @@ impl Guarded {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C goes to the terminal's foreground group; the watcher has to see its end.
+            // Ctrl-C goes to the terminal's foreground group, and the watcher has to outlive that
+            // group.
             .process_group(0)
             .spawn()
             .context("cannot start sh")?;
@@ -121,7 +124,7 @@ impl Guarded {
         Ok(path)
     }
 
-    /// A file system of its own in memory, of this size, that goes with the directory. Needs root.
+    /// A file system in memory of this size, which ends together with the directory. It needs root.
     pub(crate) fn mount_tmpfs(&self, megabytes: u32) -> Result<PathBuf> {
         let path = self.subdir("tmpfs")?;
         mount(&["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"], &path)?;
@@ -137,14 +140,16 @@ impl Guarded {
         self.account.as_ref().map_or(Ok(()), |account| account.own(path))
     }
 
-    /// A command run as the server's user inside its directory, for what ends by itself (initdb).
+    /// A command that runs as the server's user inside its directory and ends by itself, such as
+    /// initdb.
     pub(crate) fn tool(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         self.prepare(&mut command);
         command
     }
 
-    /// The command that [`Guarded::launch`] takes; the caller adds arguments, environment and outputs.
+    /// The command that [`Guarded::launch`] takes; the caller adds arguments, environment and
+    /// outputs.
     pub(crate) fn server(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", LAUNCHER]).arg(&self.dir).arg(program);
@@ -176,13 +181,14 @@ impl Guarded {
         self.lock().as_mut().map_or((None, None), |child| (child.stdout.take(), child.stderr.take()))
     }
 
-    /// How it ended; `None` while it runs. An error when it was never launched.
+    /// How the server ended; `None` while it runs. It is an error when the server was never
+    /// launched.
     pub(crate) fn exited(&self) -> Result<Option<ExitStatus>> {
         let mut child = self.lock();
         let Some(running) = child.as_mut() else { bail!("nothing was started in {}", self.dir.display()) };
         let status = running.try_wait()?;
         if status.is_some() {
-            // The id may be given to another process from now on.
+            // From now on the kernel may give the id to another process.
             let _ = std::fs::remove_file(self.dir.join("pid"));
         }
         Ok(status)
@@ -210,7 +216,7 @@ impl Guarded {
         Ok(Pid::from_raw(i32::try_from(id)?))
     }
 
-    /// To the server itself.
+    /// Sends a signal to the server itself.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         if self.exited()?.is_some() {
             bail!("{} is not running", self.describe());
@@ -218,17 +224,18 @@ impl Guarded {
         signal::kill(self.pid()?, signal).context("kill")
     }
 
-    /// To the server and every child of it. Postgres gives each backend a session of its own, so a group is not
-    /// enough; the server is stopped first, so that it forks no more while its children are listed.
+    /// Sends a signal to the server and to every child of it. Postgres gives each backend a session
+    /// of its own, so a process group is not enough. The server is stopped first, so that it does
+    /// not fork while its children are listed.
     pub(crate) fn signal_tree(&self, signal: Signal) -> Result<()> {
         self.signal_listed(signal).map(|_| ())
     }
 
-    /// The same; returns the children.
+    /// Sends a signal in the same way, and returns the children.
     fn signal_listed(&self, signal: Signal) -> Result<Vec<Pid>> {
         self.signal(Signal::SIGSTOP)?;
         let pid = self.pid()?;
-        // It is stopped when it next would run, not when the signal is sent.
+        // A process stops when it would run next, not when the signal is sent.
         wait_until(|| matches!(state(pid), None | Some('T' | 't' | 'Z' | 'X')))
             .with_context(|| format!("{} does not stop", self.describe()))?;
         let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
@@ -243,8 +250,8 @@ impl Guarded {
         Ok(children)
     }
 
-    /// SIGKILL for the server and its children; returns when the server is reaped and none of them holds anything, as
-    /// the shared memory that the next start must find unused.
+    /// Sends SIGKILL to the server and its children. It returns when the server is reaped and no
+    /// child holds anything: the next start must find the shared memory unused.
     pub(crate) fn kill9(&self) -> Result<()> {
         let children = self.signal_listed(Signal::SIGKILL)?;
         if let Some(child) = self.lock().as_mut() {
@@ -262,14 +269,14 @@ impl Guarded {
     }
 }
 
-/// The letter of a process's state (proc_pid_stat(5)); none when it is gone.
+/// The letter of a process's state (proc_pid_stat(5)); `None` when the process is gone.
 fn state(pid: Pid) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it is in parentheses, and may contain any.
+    // The name before it is in parentheses, and may itself contain some.
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
-/// What follows a signal, or an end, is there soon, but not at once.
+/// Waits for what follows a signal or an end, which comes soon but not at once.
 pub(crate) fn wait_until(mut done: impl FnMut() -> bool) -> Result<()> {
     let started = Instant::now();
     while !done() {

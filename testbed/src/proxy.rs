@@ -1,6 +1,6 @@
 //! A TCP proxy that does to a connection what networks do.
 //!
-//! It runs on a thread and a runtime of its own, so it goes on when a test's runtime blocks or ends.
+//! It has a thread and a runtime of its own, so it goes on when a test's runtime blocks or ends.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -34,9 +34,11 @@ pub enum Flow {
     /// They go on.
     #[default]
     Pass,
-    /// They stay unread, and the sender's window fills up. When this ends, all bytes go on, and none is lost.
+    /// They stay unread, and the sender's window fills up. Afterwards all bytes go on, and none is
+    /// lost.
     Hold,
-    /// They are read and thrown away. Cut the connection afterwards: what follows would make no sense.
+    /// They are read and thrown away. The test should cut the connection afterwards: later bytes
+    /// would make no sense.
     Drop,
 }
 
@@ -49,7 +51,8 @@ struct Way {
 }
 
 impl Way {
-    /// How many bytes may be written at once: a tenth of a second's worth under a limit.
+    /// How many bytes may be written at once. Under a limit this is what it allows in a tenth of a
+    /// second.
     fn piece(self) -> usize {
         let limited =
             self.bytes_per_second.map_or(usize::MAX, |b| usize::try_from(b / 10).unwrap_or(usize::MAX).max(1));
@@ -64,11 +67,12 @@ struct Faults {
     refuse: bool,
     /// Connections of an older generation are cut.
     generation: u64,
-    /// Cut with a reset (RST) and not with an orderly end.
+    /// Whether connections are cut by a reset (RST) and not by an orderly end.
     reset: bool,
 }
 
-/// Listens on a port of 127.0.0.1 and carries every connection to the target, with the faults set at that moment.
+/// Listens on a port of 127.0.0.1 and carries every connection to the target, with the faults that
+/// are set at the time.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -78,12 +82,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// To a port of 127.0.0.1.
+    /// Starts a proxy to a port of 127.0.0.1.
     pub fn start(target: u16) -> Result<Self> {
         Self::listen(crate::ports::free()?, target)
     }
 
-    /// The same on a port chosen by the caller.
+    /// Starts a proxy on a port that the caller chooses.
     pub fn listen(port: u16, target: u16) -> Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("proxy")?;
         listener.set_nonblocking(true)?;
@@ -116,17 +120,17 @@ impl Proxy {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Waits this long before each chunk goes on.
+    /// Makes the proxy wait this long before each chunk goes on.
     pub fn delay(&self, direction: Direction, delay: Duration) {
         self.change(direction, |way| way.delay = delay);
     }
 
-    /// Writes at most this many bytes at a time; `None` as they come.
+    /// Writes at most this many bytes at a time; with `None` as many as come.
     pub fn slice(&self, direction: Direction, bytes: Option<usize>) {
         self.change(direction, |way| way.slice = bytes.map(|n| n.max(1)));
     }
 
-    /// Carries at most this many bytes a second and connection.
+    /// Carries at most this many bytes a second on each connection.
     pub fn bandwidth(&self, direction: Direction, bytes_per_second: Option<u64>) {
         self.change(direction, |way| way.bytes_per_second = bytes_per_second.map(|n| n.max(1)));
     }
@@ -136,12 +140,12 @@ impl Proxy {
         self.change(direction, |way| way.flow = flow);
     }
 
-    /// [`Flow::Hold`]: no byte passes, as when a cable is pulled.
+    /// Sets [`Flow::Hold`]: no byte passes, as after somebody pulled a cable.
     pub fn blackhole(&self, direction: Direction) {
         self.flow(direction, Flow::Hold);
     }
 
-    /// New connections are closed at once.
+    /// Closes new connections at once, when `on`.
     pub fn refuse(&self, on: bool) {
         self.faults.send_modify(|f| f.refuse = on);
     }
@@ -156,12 +160,12 @@ impl Proxy {
         self.faults.send_modify(|f| (f.reset, f.generation) = (true, f.generation + 1));
     }
 
-    /// New connections go to another port.
+    /// Sends new connections to another port.
     pub fn retarget(&self, port: u16) {
         self.target.send_replace(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
 
-    /// No faults any more, for open connections too.
+    /// Ends all faults, also for open connections.
     pub fn heal(&self) {
         self.faults.send_modify(|f| *f = Faults { generation: f.generation, ..Faults::default() });
     }
@@ -201,13 +205,13 @@ async fn accept(
 async fn carry(mut client: TcpStream, mut server: TcpStream, faults: watch::Receiver<Faults>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let generation = faults.borrow().generation;
-    // Borrowed halves: an owned one sends FIN when it is dropped, before any reset.
+    // The halves are borrowed: an owned one sends FIN when it is dropped, before any reset.
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let mut watching = faults.clone();
     let up = pump(&mut from_client, &mut to_server, faults.clone(), |f| f.to_server);
     let down = pump(&mut from_server, &mut to_client, faults, |f| f.to_client);
-    // Either end closing ends both: the databases and brokers here use no half-open connections.
+    // When one end closes, both end: the databases and brokers here use no half-open connections.
     let reset = tokio::select! {
         _ = up => false,
         _ = down => false,
@@ -226,7 +230,7 @@ async fn pump(
 ) -> Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        // Held bytes stay in the kernel, so that the sender feels it.
+        // Held bytes stay in the kernel, so that the sender's window fills up.
         passing(&mut faults, way).await?;
         let read = from.read(&mut buffer).await?;
         if read == 0 {
@@ -240,14 +244,14 @@ async fn pump(
         tokio::time::sleep(now.delay).await;
         let mut rest = &buffer[..read];
         while !rest.is_empty() {
-            // Asked for every piece, so that a change of the limits is seen soon.
+            // This is read for every piece, so that a change of the limits works soon.
             let now = way(&faults.borrow());
             let (piece, after) = rest.split_at(now.piece().min(rest.len()));
             if let Some(limit) = now.bytes_per_second {
                 tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / limit as f64)).await;
             }
             to.write_all(piece).await?;
-            // Let the receiver see the piece by itself.
+            // The receiver gets a chance to read this piece alone.
             tokio::task::yield_now().await;
             rest = after;
         }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::postgres::blocking;
 
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long an open transaction may keep the end from being readable.
+/// How long an open transaction may hide the end of a partition.
 const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A record as it was read.
@@ -42,7 +42,7 @@ impl Record {
         self.headers.iter().find(|(n, _)| n == name).and_then(|(_, value)| value.as_deref())
     }
 
-    /// The same as text; `None` too when it is not UTF-8.
+    /// The same as text; `None` also when it is not UTF-8.
     #[must_use]
     pub fn header_str(&self, name: &str) -> Option<&str> {
         self.header(name).and_then(|value| std::str::from_utf8(value).ok())
@@ -64,16 +64,18 @@ impl Record {
     }
 }
 
-/// Every committed record of the topics, from the beginning to the high watermarks at the time of the call. Within a
-/// partition in order. Fails when a transaction stays open below them for a minute.
+/// Every committed record of the topics, from the beginning to the high watermarks at the time of
+/// the call. The records of a partition are in order. It fails when a transaction stays open below
+/// the watermarks for a minute.
 pub async fn read_committed(brokers: &str, topics: &[&str]) -> Result<Vec<Record>> {
     read_committed_after(brokers, topics, &mut Ends::new()).await
 }
 
-/// Up to which offset each partition of a topic has been read.
+/// The offset up to which each partition of a topic was read.
 pub type Ends = BTreeMap<(String, i32), i64>;
 
-/// The same beyond `ends`, which then move on, so that a long run does not read again what it has judged.
+/// Reads what is beyond `ends`, and moves `ends` on. So a long run does not read again what it has
+/// judged.
 pub async fn read_committed_after(brokers: &str, topics: &[&str], ends: &mut Ends) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -119,7 +121,7 @@ async fn scan(
     .await
 }
 
-/// One topic at a time, because the end of a partition is reported by its number alone.
+/// Reads one topic at a time, because librdkafka reports the end of a partition only by its number.
 fn scan_topic(
     (reader, writer_view): (&BaseConsumer, &BaseConsumer),
     topic: &str,
@@ -132,7 +134,8 @@ fn scan_topic(
     let mut highs = BTreeMap::new();
     for partition in partitions(reader, topic)? {
         let (low, high) = writer_view.fetch_watermarks(topic, partition, REQUEST)?;
-        // In read_committed the high end is the last stable offset: the first open transaction holds it back.
+        // In read_committed the high watermark is the last stable offset. The first open
+        // transaction holds it back.
         while reader.fetch_watermarks(topic, partition, REQUEST)?.1 < high {
             if started.elapsed() > SETTLE_WITHIN {
                 bail!("{topic}-{partition}: a transaction has been open below offset {high} for {SETTLE_WITHIN:?}");
@@ -148,7 +151,8 @@ fn scan_topic(
     }
     reader.assign(&assignment)?;
     let mut last = Instant::now();
-    // The stable end was past our target before we began, so the first "end of partition" is reported at or past it.
+    // The stable end was past our target before we began. So the first "end of partition" comes at
+    // the target or past it.
     while !open.is_empty() {
         match reader.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
@@ -196,20 +200,22 @@ fn consumer(brokers: &str, isolation: &str) -> Result<BaseConsumer> {
 /// Where a [`Follower`] begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
-    /// All that is there, then what comes.
+    /// At the first record.
     Beginning,
-    /// Only what is committed from now on.
+    /// At what is committed from now on.
     End,
 }
 
-/// Reads committed records as they come, on a thread of its own, which ends when the follower is dropped.
+/// Reads committed records as they come. It has a thread of its own, which ends when the follower
+/// is dropped.
 #[derive(Debug)]
 pub struct Follower {
     records: mpsc::UnboundedReceiver<(Record, Instant)>,
 }
 
 impl Follower {
-    /// Returns when the offsets to begin at are known, so that nothing written afterwards is missed.
+    /// Starts to read. It returns when the first offsets are known, so it misses nothing that is
+    /// written afterwards.
     pub async fn start(brokers: &str, topics: &[&str], from: From) -> Result<Self> {
         let brokers = brokers.to_owned();
         let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
@@ -245,7 +251,7 @@ impl Follower {
             .context("the reading thread has ended")
     }
 
-    /// The next one if it has arrived already.
+    /// The next record, if it has arrived already.
     pub fn try_next(&mut self) -> Option<(Record, Instant)> {
         self.records.try_recv().ok()
     }

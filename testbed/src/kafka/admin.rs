@@ -1,4 +1,4 @@
-//! Topics, and whether the cluster answers.
+//! Makes and removes topics, and waits until the cluster answers.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -20,7 +20,8 @@ use crate::postgres::blocking;
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
 impl Kafka {
-    /// Creates a topic, replicated on up to three brokers, and waits until every partition has a leader.
+    /// Creates a topic, replicated on up to three brokers, and waits until every partition has a
+    /// leader.
     pub async fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
         let replicas = i32::try_from(self.len().clamp(1, 3))?;
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
@@ -50,7 +51,8 @@ impl Kafka {
         blocking(move || {
             let client = metadata_client(&brokers)?;
             until(Duration::from_secs(10), || {
-                // This asks for all topics. A broker that creates topics by itself would create one that is asked for by name.
+                // This asks for all topics. A broker that creates topics by itself would create one
+                // that a request names.
                 let metadata = client.fetch_metadata(None, Duration::from_secs(5))?;
                 if metadata.topics().iter().any(|t| t.name() == name) {
                     bail!("topic {name} is still there");
@@ -90,11 +92,11 @@ impl Kafka {
         .await
     }
 
-    /// Until every broker that is ours is in the metadata.
+    /// Waits until the metadata shows every broker of ours.
     pub async fn wait_ready(&self) -> Result<()> {
         let started = Instant::now();
         for broker in &self.brokers {
-            // librdkafka backs off after a refused connection, so it begins when the port is open.
+            // librdkafka backs off after a refused connection. So we wait for the open port first.
             while TcpStream::connect((Ipv4Addr::LOCALHOST, broker.port())).is_err() {
                 broker.check_running()?;
                 if started.elapsed() > READY_WITHIN {
@@ -132,7 +134,7 @@ fn metadata_client(brokers: &str) -> Result<BaseConsumer> {
         .create()?)
 }
 
-/// Repeats `attempt` until it succeeds; the last error when it does not in time.
+/// Repeats `attempt` until it succeeds. When it does not in time, the last error is the result.
 fn until(within: Duration, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
     let started = Instant::now();
     loop {

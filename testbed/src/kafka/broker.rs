@@ -28,14 +28,14 @@ pub(super) enum Role {
     Controller,
 }
 
-/// A node of the cluster to be.
+/// A node of the future cluster.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node {
     id: usize,
     role: Role,
     clients: u16,
     controller: u16,
-    /// The listener behind the proxy and the port that the proxy has.
+    /// The port of the listener behind the proxy, and the port of the proxy.
     proxied: Option<(u16, u16)>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    /// A formatted directory, ready to be launched.
+    /// Formats the node's directory, so that the node can be launched.
     pub(super) fn prepare(jars: &Path, node: Node, cluster: &[Node], builder: &Builder) -> Result<Self> {
         let guard = Guarded::new("kafka", None)?;
         let logs = match &builder.disk {
@@ -127,7 +127,7 @@ impl Broker {
         Ok(self.guard.exited()?.is_some())
     }
 
-    /// Whether it has ended by itself.
+    /// Fails when the broker has ended by itself.
     pub(super) fn check_running(&self) -> Result<()> {
         if let Some(status) = self.guard.exited()? {
             let log = fs::read_to_string(self.log_path()).unwrap_or_default();
@@ -188,7 +188,8 @@ fn properties(node: Node, cluster: &[Node], logs: &Path) -> String {
     };
     let replicas = cluster.iter().filter(|n| n.role != Role::Controller).count().min(3);
     let in_sync = replicas.div_ceil(2);
-    // Records carry the times of their rows, which tests may set to any year. So no record is removed for its age.
+    // Records carry the times of their rows, and a test may set these to any year. So Kafka must
+    // not remove a record because of its age.
     let mut text = format!(
         "process.roles={roles}
 node.id={id}
@@ -228,8 +229,9 @@ log.retention.ms=-1
     text
 }
 
-/// What `kafka.tools.StorageTool format` does. The first snapshot that it writes (the feature levels) depends on Kafka's
-/// version alone, so the tool, a second of JVM, runs once per version and not for every broker.
+/// Does what `kafka.tools.StorageTool format` does. The first snapshot that the tool writes (the
+/// feature levels) depends only on Kafka's version. So the tool, which takes a second of JVM, runs
+/// once for each version and not for every broker.
 fn format(broker: &Broker, logs: &Path) -> Result<()> {
     let version = artifacts::KAFKA;
     let formatted = artifacts::once(&format!("kafka-{version}-formatted"), "Kafka's storage format", |dir| {
@@ -250,7 +252,7 @@ fn format(broker: &Broker, logs: &Path) -> Result<()> {
         let file = file?;
         fs::copy(file.path(), copy.join(file.file_name()))?;
     }
-    // A directory id is 16 random bytes in base64url; letters and digits will do.
+    // A directory id is 16 random bytes in base64url. Random letters and digits are good enough.
     let directory: String = (0..21).map(|_| fastrand::alphanumeric()).collect();
     let meta = format!("version=1\ncluster.id={CLUSTER_ID}\nnode.id={}\ndirectory.id={directory}A\n", broker.node.id);
     fs::write(logs.join("meta.properties"), meta)?;

@@ -1,4 +1,4 @@
-//! A real Kafka: KRaft, one broker or several, each a controller too.
+//! A real Kafka in KRaft mode: one broker or several, and each is a controller, too.
 
 mod admin;
 mod broker;
@@ -14,18 +14,19 @@ use wire::Wire;
 
 use crate::{artifacts, postgres::blocking, proxy::Proxy};
 
-/// A cluster. Dropping it stops its brokers and removes their directories; so does the death of our process.
+/// A cluster. Dropping it stops its brokers and removes their directories. The death of our process
+/// does the same.
 #[derive(Debug)]
 pub struct Kafka {
     brokers: Vec<Broker>,
-    /// A controller that is no broker, when the builder asked for one.
+    /// A controller that is not a broker, if the builder asked for one.
     _controller: Option<Broker>,
     wire: Option<Wire>,
     /// `TESTBED_KAFKA_BROKERS`.
     elsewhere: Option<String>,
 }
 
-/// Settings of a cluster to be.
+/// Settings of a future cluster.
 #[derive(Debug, Clone)]
 pub struct Builder {
     brokers: usize,
@@ -45,39 +46,41 @@ impl Builder {
         self
     }
 
-    /// An argument of the JVM, after ours: `-Xmx1g`. Ours are for tests (small heap, only the first compiler);
-    /// a bench wants `-XX:TieredStopAtLevel=4`.
+    /// Adds an argument of the JVM after ours, such as `-Xmx1g`. Ours are for tests (small heap,
+    /// only the first compiler). A bench wants `-XX:TieredStopAtLevel=4`.
     #[must_use]
     pub fn jvm(mut self, argument: &str) -> Self {
         self.jvm.push(argument.to_owned());
         self
     }
 
-    /// A second listener of every broker behind a [`Proxy`] of its own: clients of [`Kafka::proxied_brokers`] stay
-    /// behind the proxies, for that is the address that the brokers tell them.
+    /// Gives every broker a second listener behind a [`Proxy`] of its own. Clients of
+    /// [`Kafka::proxied_brokers`] stay behind the proxies, since the brokers tell them only those
+    /// addresses.
     #[must_use]
     pub fn proxied(mut self) -> Self {
         self.proxied = true;
         self
     }
 
-    /// The same behind proxies that know Kafka's frames; see [`Kafka::wire`].
+    /// Does the same with proxies that know Kafka's frames; see [`Kafka::wire`].
     #[must_use]
     pub fn wired(mut self) -> Self {
         self.wired = true;
         self
     }
 
-    /// The brokers keep their logs below this directory; a separate controller does not.
+    /// Makes the brokers keep their logs below this directory. A separate controller does not.
     #[must_use]
     pub fn disk(mut self, path: &std::path::Path) -> Self {
         self.disk = Some(path.to_owned());
         self
     }
 
-    /// The controller in a process of its own, which is never stopped. A broker that is its own controller comes
-    /// back from SIGKILL with stale metadata and can then skip the markers of a transaction (Kafka 4.4: "Couldn't
-    /// find leader endpoint … likely deleted"); one with a live controller is fenced first.
+    /// Runs the controller in a process of its own, which is never stopped. A broker that is its
+    /// own controller comes back from SIGKILL with stale metadata, and can then skip the markers of
+    /// a transaction (Kafka 4.4: "Couldn't find leader endpoint … likely deleted"). A live
+    /// controller fences the broker first.
     #[must_use]
     pub fn separate_controller(mut self) -> Self {
         self.separate_controller = true;
@@ -121,20 +124,22 @@ impl Builder {
 }
 
 impl Kafka {
-    /// One broker, no topic created by itself.
+    /// Starts one broker that creates no topic by itself.
     pub async fn start() -> Result<Self> {
         Self::builder(1).start().await
     }
 
-    /// A cluster of this many brokers. With three, the internal topics are replicated three times (min.isr 2).
+    /// A cluster of this many brokers. With three, the internal topics have three replicas (min.isr
+    /// 2).
     #[must_use]
     pub fn builder(brokers: usize) -> Builder {
         let (settings, jvm) = (Vec::new(), Vec::new());
         Builder { brokers, settings, jvm, proxied: false, wired: false, disk: None, separate_controller: false }
     }
 
-    /// One broker for all tests of the process; `TESTBED_KAFKA_BROKERS` names another to use instead. Never stop or
-    /// pause it: give such tests their own. Work with topic names of your own ([`crate::unique`]).
+    /// One broker for all tests of the process, unless `TESTBED_KAFKA_BROKERS` names another one. A
+    /// test must never stop or pause it: such a test needs its own. A test uses topic names of its
+    /// own ([`crate::unique`]).
     pub async fn shared() -> Result<&'static Self> {
         static SHARED: OnceCell<Kafka> = OnceCell::const_new();
         SHARED
@@ -149,7 +154,8 @@ impl Kafka {
             .await
     }
 
-    /// One broker behind a [`Wire`] for all tests of the process. Traps name what is theirs; never stop or pause it.
+    /// One broker behind a [`Wire`] for all tests of the process. A trap has to name something of
+    /// its test. A test must never stop or pause the broker.
     pub async fn shared_wired() -> Result<&'static Self> {
         static SHARED: OnceCell<Kafka> = OnceCell::const_new();
         SHARED.get_or_try_init(|| Self::builder(1).wired().start()).await
@@ -163,7 +169,7 @@ impl Kafka {
         })
     }
 
-    /// `bootstrap.servers` of clients that shall go through the proxies; see [`Builder::proxied`].
+    /// `bootstrap.servers` of clients that go through the proxies; see [`Builder::proxied`].
     pub fn proxied_brokers(&self) -> Result<String> {
         let addresses = (0..self.len()).map(|i| Ok(self.proxy(i)?.address())).collect::<Result<Vec<_>>>()?;
         Ok(addresses.join(","))
@@ -185,7 +191,7 @@ impl Kafka {
         self.brokers.len()
     }
 
-    /// Whether the cluster is somebody else's, so that no broker can be controlled.
+    /// Whether the cluster is somebody else's, so that we cannot stop or pause its brokers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.brokers.is_empty()
@@ -206,33 +212,35 @@ impl Kafka {
         self.broker(i)?.has_ended()
     }
 
-    /// A controlled shutdown of broker `i` (SIGTERM), waited for; SIGKILL when it takes more than 30 s.
+    /// Shuts broker `i` down in a controlled way (SIGTERM) and waits for its end. After 30 s it
+    /// kills the broker.
     pub async fn stop(&self, i: usize) -> Result<()> {
         self.broker(i)?.stop(Duration::from_secs(30)).await
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill9(&self, i: usize) -> Result<()> {
         self.broker(i)?.kill9()
     }
 
-    /// SIGSTOP: connections stay open and nothing answers.
+    /// Sends SIGSTOP: connections stay open and nothing answers.
     pub fn pause(&self, i: usize) -> Result<()> {
         self.broker(i)?.pause()
     }
 
-    /// SIGCONT after [`Kafka::pause`].
+    /// Sends SIGCONT after [`Kafka::pause`].
     pub fn resume(&self, i: usize) -> Result<()> {
         self.broker(i)?.resume()
     }
 
-    /// Starts a stopped or killed broker again, with its data, on its port, and waits until the cluster is whole.
+    /// Starts a stopped or killed broker again, with its data and on its port, and waits until the
+    /// cluster is whole.
     pub async fn restart(&self, i: usize) -> Result<()> {
         self.start_again(i)?;
         self.wait_ready().await
     }
 
-    /// The same without waiting, for when several are down.
+    /// Does the same without waiting, for a time when several brokers are down.
     pub fn start_again(&self, i: usize) -> Result<()> {
         self.broker(i)?.launch()
     }

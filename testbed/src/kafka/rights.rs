@@ -1,6 +1,8 @@
-//! Who may do what, and what the coordinator knows: requests that librdkafka's Rust face does not have, written by hand.
+//! Who may do what, and what the coordinator knows. These requests are written by hand, since the
+//! Rust binding of librdkafka does not have them.
 //!
-//! Format: <https://kafka.apache.org/protocol>, in versions of a fixed layout where there is one.
+//! Format: <https://kafka.apache.org/protocol>, in a version with a fixed layout where there is
+//! one.
 
 use std::net::Ipv4Addr;
 
@@ -22,7 +24,7 @@ const TRANSACTIONAL_ID_NOT_FOUND: i16 = 105;
 pub enum Resource<'a> {
     /// One topic.
     Topic(&'a str),
-    /// All transactional ids that begin so.
+    /// All transactional ids that begin with this text.
     TransactionalIds(&'a str),
 }
 
@@ -44,8 +46,9 @@ enum Permission {
 }
 
 impl Builder {
-    /// Clients of [`Kafka::proxied_brokers`] log in by SASL/PLAIN, as this user alone, and may do what
-    /// [`Kafka::allow`] allows. Those of [`Kafka::brokers`] need no login and may do everything.
+    /// Makes clients of [`Kafka::proxied_brokers`] log in by SASL/PLAIN. This is the only user, and
+    /// it may do what [`Kafka::allow`] allows. Clients of [`Kafka::brokers`] need no login and may
+    /// do everything.
     #[must_use]
     pub fn authorized(self, user: &str, password: &str) -> Self {
         let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
@@ -65,7 +68,7 @@ impl Builder {
 }
 
 impl Kafka {
-    /// Allows it.
+    /// Allows rights.
     pub async fn allow(&self, user: &str, resource: Resource<'_>, rights: &[Right]) -> Result<()> {
         for &right in rights {
             self.change(CREATE_ACLS, &rule(user, resource, right, Permission::Allow)).await?;
@@ -73,7 +76,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Denies it, whatever is allowed.
+    /// Denies a right, whatever is allowed.
     pub async fn deny(&self, user: &str, resource: Resource<'_>, right: Right) -> Result<()> {
         self.change(CREATE_ACLS, &rule(user, resource, right, Permission::Deny)).await
     }
@@ -83,7 +86,8 @@ impl Kafka {
         self.change(DELETE_ACLS, &rule(user, resource, right, Permission::Deny)).await
     }
 
-    /// Both requests carry an array of rules of the same layout (version 1), and answer with an error code for each.
+    /// Both requests carry an array of rules of the same layout (version 1), and answer with an
+    /// error code for each.
     async fn change(&self, api_key: i16, rule: &[u8]) -> Result<()> {
         let answer = self.call(api_key, 1, &[], &[&1_i32.to_be_bytes(), rule].concat()).await?;
         // Throttle time, number of results.
@@ -93,13 +97,15 @@ impl Kafka {
         }
     }
 
-    /// Whether the transaction coordinator has forgotten this transactional id. For clusters of one broker.
+    /// Whether the transaction coordinator has forgotten this transactional id. This works only in
+    /// a cluster of one broker.
     pub async fn has_forgotten(&self, transactional_id: &str) -> Result<bool> {
         let size = u8::try_from(transactional_id.len() + 1).context("a long transactional id")?;
-        // An array of one compact string; sizes are one more than what follows, and empty tags end it.
+        // The body is an array of one compact string. A compact size is the number plus one, and
+        // empty tags end the body.
         let body = [&[2, size], transactional_id.as_bytes(), &[0]].concat();
         let answer = self.call(DESCRIBE_TRANSACTIONS, 0, &[0], &body).await?;
-        // Tags, throttle time, the array's size.
+        // Tags, the throttle time and the array's size come first.
         let code = answer.get(6..).and_then(|rest| rest.first_chunk()).context("a short answer")?;
         Ok(i16::from_be_bytes(*code) == TRANSACTIONAL_ID_NOT_FOUND)
     }
@@ -135,9 +141,9 @@ fn rule(user: &str, resource: Resource<'_>, right: Right, permission: Permission
     rule
 }
 
-/// A size in 16 bits, then the text.
+/// Writes the size in 16 bits, and then the text.
 fn text(text: &str) -> Vec<u8> {
-    // Names here are short; a longer one is refused by the broker.
+    // The names here are short. The broker would refuse a longer one.
     let size = i16::try_from(text.len()).unwrap_or(i16::MAX);
     [&size.to_be_bytes()[..], text.as_bytes()].concat()
 }

@@ -1,12 +1,14 @@
-//! A proxy that understands Kafka's frames, for faults at one request and not at one moment.
+//! A proxy that understands Kafka's frames, so that a fault hits a certain request and not a
+//! moment.
 //!
 //! ```text
 //!   client ──▶ size │ api key │ version │ correlation id │ …  ──▶ broker      [`Point::Request`]: the broker has not seen it
 //!   client ◀── size │ correlation id │ …                      ◀── broker      [`Point::Answer`]: it has done what was asked
 //! ```
-//! A [`Trap`] catches the next frame of its kind, on whatever broker. The test then lets the frame go on, cuts the
-//! client's connection, or does both: a request whose client is gone can still arrive, as late as the test likes. A
-//! frame that is caught and forgotten goes on. Nothing is rewritten.
+//! A [`Trap`] catches the next frame of its kind, at any broker. Then the test lets the frame go
+//! on, cuts the client's connection, or does both: a request whose client is gone can still arrive,
+//! as late as the test likes. A caught frame whose [`Caught`] is dropped goes on. The proxy
+//! rewrites nothing.
 //!
 //! Format: <https://kafka.apache.org/protocol#protocol_messages>.
 
@@ -59,7 +61,7 @@ struct Shared {
 struct Armed {
     api_key: i16,
     point: Point,
-    /// Somewhere in the request.
+    /// A text that stands somewhere in the request.
     about: String,
     caught: oneshot::Sender<Caught>,
 }
@@ -69,7 +71,7 @@ struct Armed {
 pub struct Trap(oneshot::Receiver<Caught>);
 
 impl Trap {
-    /// The frame, once it is there.
+    /// Waits for the frame.
     pub async fn caught(self, within: Duration) -> Result<Caught> {
         let caught = tokio::time::timeout(within, self.0).await.context("no such frame passed by")?;
         caught.context("the proxy has ended")
@@ -93,14 +95,15 @@ enum Order {
 }
 
 impl Caught {
-    /// Ends the client's connection. A request stays where it is and may still be delivered; an answer is lost.
+    /// Ends the client's connection. A caught request may still be delivered. A caught answer is
+    /// lost.
     pub async fn cut(&self) -> Result<()> {
         let (done, is_done) = oneshot::channel();
         self.orders.send(Order::Cut(done)).ok().context("the connection has ended by itself")?;
         is_done.await.context("the connection ended meanwhile")
     }
 
-    /// Lets the frame go on, and gives the broker's answer: what follows its correlation id.
+    /// Lets the frame go on, and returns what follows the correlation id in the broker's answer.
     pub async fn deliver(self) -> Result<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
         self.orders.send(Order::Deliver(answer)).ok().context("the connection has ended by itself")?;
@@ -108,7 +111,8 @@ impl Caught {
     }
 }
 
-/// The error code of an answer to EndTxn: after the throttle time, and the empty tags from version 3 on.
+/// The error code of an answer to EndTxn. It follows the throttle time, and from version 3 on also
+/// the empty tags.
 pub fn end_txn_error(version: i16, answer: &[u8]) -> Result<i16> {
     let at = if version >= 3 { 5 } else { 4 };
     match answer.get(at..at + 2) {
@@ -118,7 +122,7 @@ pub fn end_txn_error(version: i16, answer: &[u8]) -> Result<i16> {
 }
 
 impl Wire {
-    /// Listens on each port for the broker at the other.
+    /// Listens on the second port of each pair for the broker at the first.
     pub(super) fn listen(pairs: &[(u16, u16)]) -> Result<Self> {
         let shared = Arc::<Shared>::default();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -133,21 +137,21 @@ impl Wire {
                 }
             });
         }
-        // It has a thread of its own, so that it goes on when the test's runtime blocks or ends.
+        // The proxy has a thread of its own, so it goes on when the test's runtime blocks or ends.
         std::thread::Builder::new().name("wire-proxy".into()).spawn(move || {
             let _ = runtime.block_on(stopped);
         })?;
         Ok(Self { ports: pairs.iter().map(|&(_, port)| port).collect(), shared, _stop: stop })
     }
 
-    /// `bootstrap.servers` of clients that shall go through it.
+    /// `bootstrap.servers` of clients that go through the proxies.
     #[must_use]
     pub fn brokers(&self) -> String {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 
-    /// Catches the next request with this api key that holds this text, a transactional id for instance, or the answer
-    /// to it. Traps of one kind catch one frame each, in turn.
+    /// Sets a trap for the next request with this api key that holds this text, for instance a
+    /// transactional id, or for the answer to it. Traps of one kind catch one frame each, in turn.
     #[must_use]
     pub fn trap(&self, api_key: i16, about: &str, point: Point) -> Trap {
         let (caught, trap) = oneshot::channel();
@@ -189,11 +193,11 @@ struct Held {
     orders: mpsc::UnboundedReceiver<Order>,
 }
 
-/// What is to happen when the answer with a correlation id comes.
+/// What to do when the answer with a correlation id comes.
 enum Awaited {
-    /// It is caught.
+    /// Catch it.
     Trap(Armed, i16),
-    /// It goes on, and the test wants to see it.
+    /// Let it go on, and show it to the test.
     Report(oneshot::Sender<Vec<u8>>),
 }
 
@@ -211,7 +215,8 @@ impl Connection {
     async fn carry(self, mut client: TcpStream, mut server: TcpStream) -> Result<()> {
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        // The buffers live outside of the futures that fill them, so that dropping a future loses nothing.
+        // The buffers live outside the futures that fill them, so that a dropped future loses
+        // nothing.
         let (mut requests, mut answers) = (Frames::default(), Frames::default());
         let orphan = {
             let (mut from_client, mut to_client) = client.split();
@@ -231,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// Ends with the connection, or with a request whose client is to go.
+    /// Carries requests. It ends with the connection, or with a request whose client has to go.
     async fn upwards(
         &self,
         requests: &mut Frames,
@@ -273,7 +278,8 @@ impl Connection {
                     let mut orders = self.hand_over(trap, version);
                     match orders.recv().await {
                         Some(Order::Cut(done)) => {
-                            // Both connections end with this function; the client's, before the test goes on.
+                            // Both connections end with this function. The client's ends before the
+                            // test goes on.
                             to.shutdown().await?;
                             let _ = done.send(());
                             return Ok(());

@@ -1,4 +1,4 @@
-//! What a server is started with.
+//! The settings that a server starts with.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{Postgres, Version};
 
-/// Settings of a server to be; see [`Postgres::builder`].
+/// Settings of a future server; see [`Postgres::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
     pub(super) version: Version,
@@ -22,36 +22,39 @@ impl Builder {
         Self { version, settings: Vec::new(), hba: Vec::new(), ssl: false, durable: false, wal_megabytes: None }
     }
 
-    /// A line of postgresql.conf, after ours: `("wal_level", "replica")`.
+    /// Adds a line of postgresql.conf after ours, such as `("wal_level", "replica")`.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A line of pg_hba.conf. Lines come in the order given and before the final `host all all 127.0.0.1/32 trust`;
-    /// the Unix socket, which [`Postgres::client`] uses, is always trusted.
+    /// Adds a line of pg_hba.conf. The lines come in this order, before the final
+    /// `host all all 127.0.0.1/32 trust`. The Unix socket, which [`Postgres::client`] uses, is
+    /// always trusted.
     #[must_use]
     pub fn hba(mut self, line: &str) -> Self {
         self.hba.push(line.to_owned());
         self
     }
 
-    /// Offer TLS, with certificates of an own authority; see [`Postgres::certificates`].
+    /// Offers TLS, with certificates of an authority of our own; see [`Postgres::certificates`].
     #[must_use]
     pub fn ssl(mut self, on: bool) -> Self {
         self.ssl = on;
         self
     }
 
-    /// `fsync = on`: what was committed survives more than the death of the processes. Slower; for benches.
+    /// Sets `fsync = on`: what was committed survives more than the death of the processes. This is
+    /// slower, and is for benches.
     #[must_use]
     pub fn durable(mut self, on: bool) -> Self {
         self.durable = on;
         self
     }
 
-    /// `pg_wal` on a tmpfs of its own, of this size, with segments of 1 MB; needs root. See [`Postgres::resize_wal`].
+    /// Puts `pg_wal` on a tmpfs of this size, with segments of 1 MB. It needs root. See
+    /// [`Postgres::resize_wal`].
     #[must_use]
     pub fn wal_megabytes(mut self, megabytes: u32) -> Self {
         self.wal_megabytes = Some(megabytes);
@@ -63,7 +66,7 @@ impl Builder {
         Postgres::start_with(self).await
     }
 
-    /// Everything but the port, which changes when it turns out to be taken.
+    /// The text of postgresql.conf without the port, which changes when it is taken already.
     pub(super) fn postgresql_conf(&self, socket_dir: &Path) -> String {
         let on_off = |on| if on { "on" } else { "off" };
         let mut settings: Vec<(&str, &str)> = vec![
@@ -76,7 +79,8 @@ impl Builder {
             ("shared_buffers", "64MB"),
             ("fsync", on_off(self.durable)),
             ("full_page_writes", on_off(self.durable)),
-            // In the data directory, so that nothing stays in /dev/shm after kill -9.
+            // The shared memory is in the data directory, so that nothing stays in /dev/shm after
+            // kill -9.
             ("dynamic_shared_memory_type", "mmap"),
             ("timezone", "UTC"),
             ("log_line_prefix", "%m [%p] %q%u@%d "),

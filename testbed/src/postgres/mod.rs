@@ -1,4 +1,5 @@
-//! A real Postgres: one data directory, one postmaster, stopped and started at will on one port.
+//! A real Postgres: one data directory and one postmaster on one port. A test can stop and start
+//! it.
 
 mod builder;
 mod standby;
@@ -27,12 +28,14 @@ use crate::{
     process::{Account, Guarded},
 };
 
-/// The role of [`Postgres::url`]: `LOGIN REPLICATION`, and all rights on the tables that `postgres` creates.
+/// The role of [`Postgres::url`]: `LOGIN REPLICATION`, and all rights on the tables that `postgres`
+/// creates.
 pub const ROLE: &str = "outboxd";
 
 const START_WITHIN: Duration = Duration::from_secs(60);
 
-/// A server. Dropping it stops it and removes its directory; so does the death of the process that started it.
+/// A server. Dropping it stops it and removes its directory. The death of the process that started
+/// it does the same.
 #[derive(Debug)]
 pub struct Postgres {
     place: Place,
@@ -41,7 +44,8 @@ pub struct Postgres {
 #[derive(Debug)]
 enum Place {
     Child(Box<Child>),
-    /// `TESTBED_POSTGRES_URL`: superuser's URL without its database, then what came after the database.
+    /// From `TESTBED_POSTGRES_URL`: the superuser's URL up to its database, and what came after the
+    /// database.
     Elsewhere {
         base: String,
         query: String,
@@ -57,19 +61,21 @@ struct Child {
 }
 
 impl Postgres {
-    /// A server of this major with the testbed's defaults: `wal_level=logical`, `fsync=off`, trust on 127.0.0.1.
+    /// A server of this major with the testbed's defaults: `wal_level=logical`, `fsync=off`, trust
+    /// on 127.0.0.1.
     pub async fn start(version: Version) -> Result<Self> {
         Self::builder(version).start().await
     }
 
-    /// The same with settings of its own.
+    /// A server of this major with settings of its own.
     #[must_use]
     pub fn builder(version: Version) -> Builder {
         Builder::new(version)
     }
 
-    /// One server of this major for all tests of the process; `TESTBED_POSTGRES_URL` names another to use instead.
-    /// Never stop or pause it: give such tests their own. Work in a database of your own ([`crate::unique`]).
+    /// One server of this major for all tests of the process, unless `TESTBED_POSTGRES_URL` names
+    /// another one. A test must never stop or pause it: such a test needs its own. A test works in
+    /// a database of its own ([`crate::unique`]).
     pub async fn shared(version: Version) -> Result<&'static Self> {
         static SHARED: [OnceCell<Postgres>; 4] = [const { OnceCell::const_new() }; 4];
         SHARED[version as usize]
@@ -98,7 +104,8 @@ impl Postgres {
         child.launch_on_free_port().await?;
         let server = Self { place: Place::Child(Box::new(child)) };
         server.client("postgres").await?.batch_execute(&format!("CREATE ROLE {ROLE} LOGIN REPLICATION")).await?;
-        // Kept per database: in the first one, and in the template of all others.
+        // Default privileges belong to a database. So they are set in the first one and in the
+        // template of all others.
         for database in ["postgres", "template1"] {
             let rights = format!(
                 "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {ROLE}; \
@@ -115,12 +122,12 @@ impl Postgres {
         self.role_url(ROLE, database)
     }
 
-    /// The same for a role of the test's own; `name:password` is possible.
+    /// The same URL for a role that the test has made. `name:password` is possible.
     #[must_use]
     pub fn role_url(&self, role: &str, database: &str) -> String {
         match &self.place {
             Place::Child(child) => format!("postgres://{role}@127.0.0.1:{}/{database}", child.port()),
-            // We do not know which other roles that server has.
+            // We do not know what other roles that server has.
             Place::Elsewhere { .. } => self.superuser_url(database),
         }
     }
@@ -134,12 +141,12 @@ impl Postgres {
         }
     }
 
-    /// The port on 127.0.0.1. An error for a server that is not ours.
+    /// The port on 127.0.0.1. It is an error for a server that is not ours.
     pub fn port(&self) -> Result<u16> {
         Ok(self.child()?.port())
     }
 
-    /// The directory of the Unix socket: the way in that no `hba` line, TLS setting or proxy concerns.
+    /// The directory of the Unix socket. No `hba` line, TLS setting or proxy concerns this way in.
     pub fn socket_dir(&self) -> Result<PathBuf> {
         Ok(self.child()?.socket_dir())
     }
@@ -164,7 +171,8 @@ impl Postgres {
         Ok(u32::try_from(self.child()?.guard.pid()?.as_raw())?)
     }
 
-    /// A superuser's session. Its connection is a task of the current runtime and ends when the client is dropped.
+    /// A superuser's session. Its connection is a task of the current runtime, and ends when the
+    /// client is dropped.
     pub async fn client(&self, database: &str) -> Result<Client> {
         match &self.place {
             Place::Child(child) => child.connect(database).await,
@@ -177,21 +185,23 @@ impl Postgres {
         self.create_database_with(name, "").await
     }
 
-    /// `CREATE DATABASE … <options>`: `"ENCODING 'LATIN1' TEMPLATE template0"`.
+    /// `CREATE DATABASE … <options>`, with options such as
+    /// `"ENCODING 'LATIN1' TEMPLATE template0"`.
     pub async fn create_database_with(&self, name: &str, options: &str) -> Result<()> {
         let client = self.client("postgres").await?;
         client.batch_execute(&format!("CREATE DATABASE \"{name}\" {options}")).await?;
         Ok(())
     }
 
-    /// A new database with a name of its own, which is returned.
+    /// Makes a database with a name of its own, and returns the name.
     pub async fn fresh_database(&self, prefix: &str) -> Result<String> {
         let name = crate::unique(prefix);
         self.create_database(&name).await?;
         Ok(name)
     }
 
-    /// `pg_ctl stop -m fast`: sessions are ended, walsenders are waited for. Returns how long it took, up to a minute.
+    /// `pg_ctl stop -m fast`: the server ends sessions and waits for walsenders. Returns how long
+    /// it took, up to a minute.
     pub async fn stop_fast(&self) -> Result<Duration> {
         self.begin_stop_fast()?;
         self.wait_stopped(Duration::from_secs(60)).await
@@ -208,29 +218,30 @@ impl Postgres {
         self.wait_stopped(Duration::from_secs(30)).await
     }
 
-    /// Until the postmaster has ended. Returns how long it took.
+    /// Waits until the postmaster has ended. Returns how long it took.
     pub async fn wait_stopped(&self, within: Duration) -> Result<Duration> {
         let started = Instant::now();
         self.child()?.guard.wait_exit(within).await?;
         Ok(started.elapsed())
     }
 
-    /// SIGKILL for every process of the server, as if the machine had died (the disk keeps what the kernel had).
+    /// Sends SIGKILL to every process of the server, as if the machine had died. (The disk keeps
+    /// what the kernel had.)
     pub fn kill9(&self) -> Result<()> {
         self.child()?.guard.kill9()
     }
 
-    /// SIGSTOP for every process of the server: connections stay open and nothing answers.
+    /// Sends SIGSTOP to every process of the server: connections stay open and nothing answers.
     pub fn pause(&self) -> Result<()> {
         self.child()?.guard.signal_tree(Signal::SIGSTOP)
     }
 
-    /// SIGCONT after [`Postgres::pause`].
+    /// Sends SIGCONT after [`Postgres::pause`].
     pub fn resume(&self) -> Result<()> {
         self.child()?.guard.signal_tree(Signal::SIGCONT)
     }
 
-    /// Starts it again on the same port with the data that it had.
+    /// Starts the server again on the same port, with the data that it had.
     pub async fn start_again(&self) -> Result<()> {
         let child = self.child()?;
         if let Launched::PortTaken = child.launch().await? {
@@ -239,7 +250,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// Gives the file system of a server built with [`Builder::wal_megabytes`] another size.
+    /// Changes the size of the file system of a server that was built with
+    /// [`Builder::wal_megabytes`].
     pub fn resize_wal(&self, megabytes: u32) -> Result<()> {
         self.child()?.guard.resize_tmpfs(megabytes)
     }

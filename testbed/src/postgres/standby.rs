@@ -1,6 +1,6 @@
-//! Copies of a server: base backups, streaming standbys, and older disks put back.
+//! Copies of a server: base backups, streaming standbys, and older disks that are put back.
 //!
-//! Made through SQL and `cp`, because Maven's binaries come without `pg_basebackup`.
+//! SQL and `cp` make them, because Maven's binaries come without `pg_basebackup`.
 
 use std::{
     fmt::Write as _,
@@ -18,14 +18,16 @@ use crate::{
     process::{Account, Guarded},
 };
 
-/// The data directory at one moment; its files go with the server that it was taken from.
+/// The data directory at one moment. Its files are removed together with the server that it came
+/// from.
 #[derive(Debug, Clone)]
 pub struct Backup {
     dir: PathBuf,
 }
 
 impl Postgres {
-    /// An online base backup: data, label, and no WAL of its own (the server keeps it, `wal_keep_size`).
+    /// Makes an online base backup with data and label. It holds no WAL, which the server keeps
+    /// (`wal_keep_size`).
     async fn base_backup(&self) -> Result<Backup> {
         let child = self.child()?;
         let client = child.connect("postgres").await?;
@@ -33,7 +35,7 @@ impl Postgres {
         client.execute("SELECT pg_backup_start('testbed', true)", &[]).await?;
         copy(&child.data_dir(), &dir)?;
         let label = client.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await?;
-        // A backup does not contain the server's identity as a process, nor its slots (as pg_basebackup).
+        // As with pg_basebackup, a backup holds neither the server's process id nor its slots.
         let _ = fs::remove_file(dir.join("postmaster.pid"));
         empty(&dir.join("pg_replslot"))?;
         fs::write(dir.join("backup_label"), label.get::<_, String>(0))?;
@@ -41,7 +43,7 @@ impl Postgres {
         Ok(Backup { dir })
     }
 
-    /// The disk of a stopped server as it is, slots and WAL included.
+    /// Copies the disk of a stopped server as it is, with slots and WAL.
     pub fn copy_disk(&self) -> Result<Backup> {
         let child = self.child()?;
         let dir = child.guard.dir().join(crate::unique("disk"));
@@ -49,15 +51,16 @@ impl Postgres {
         Ok(Backup { dir })
     }
 
-    /// Puts a copy in the place of a stopped server's disk; [`Postgres::start_again`] then runs on it.
+    /// Puts a copy in the place of a stopped server's disk. [`Postgres::start_again`] then runs on
+    /// it.
     pub fn restore_disk(&self, backup: &Backup) -> Result<()> {
         let data = self.child()?.data_dir();
         fs::remove_dir_all(&data)?;
         copy(&backup.dir, &data)
     }
 
-    /// A streaming standby of this server, asynchronous, `settings` after the primary's own. `primary_slot_name` and
-    /// the like are the caller's to set. Promote it with [`Postgres::promote`].
+    /// Starts an asynchronous streaming standby of this server. `settings` come after the primary's
+    /// own. The caller sets `primary_slot_name` and the like. [`Postgres::promote`] promotes it.
     pub async fn standby(&self, settings: &[(&str, &str)]) -> Result<Self> {
         let primary = self.child()?;
         primary.connect("postgres").await?.batch_execute("ALTER SYSTEM SET wal_keep_size = '1GB'").await?;
@@ -86,7 +89,7 @@ impl Postgres {
         Ok(Self { place: Place::Child(Box::new(child)) })
     }
 
-    /// Ends recovery: a new timeline. Waited for.
+    /// Ends recovery, which begins a new timeline, and waits for that.
     pub async fn promote(&self) -> Result<()> {
         let client = self.child()?.connect("postgres").await?;
         let promoted: bool = client.query_one("SELECT pg_promote(true, 30)", &[]).await?.get(0);
@@ -95,7 +98,8 @@ impl Postgres {
     }
 }
 
-/// Of a directory that may change underneath: a file that vanishes is no error in an online backup.
+/// Copies a directory that may change at the same time. A file that vanishes is no error in an
+/// online backup.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let vanished = |error: &anyhow::Error| {
         let text = error.to_string();

@@ -1,4 +1,5 @@
-//! An authority of our own, a server certificate for `localhost` and 127.0.0.1, and a client certificate.
+//! An authority of our own, a server certificate for `localhost` and 127.0.0.1, and a client
+//! certificate.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -44,7 +45,7 @@ pub(super) fn generate(guard: &Guarded) -> Result<Certificates> {
         .arg(path("ca.crt")))?;
     sign(&dir, "server", "localhost", "subjectAltName=DNS:localhost,IP:127.0.0.1\n")?;
     sign(&dir, "client", "outboxd", "extendedKeyUsage=clientAuth\n")?;
-    // The server refuses a key that others may read, and libpq one that its user cannot.
+    // The server refuses a key that others may read. libpq refuses a key that its user cannot read.
     guard.own(&path("server.key"))?;
     std::fs::set_permissions(path("server.key"), std::fs::Permissions::from_mode(0o600))?;
     Ok(Certificates {

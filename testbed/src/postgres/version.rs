@@ -1,4 +1,4 @@
-//! The majors under test and where their binaries are.
+//! The majors under test, and where their binaries are.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,10 +20,10 @@ pub enum Version {
 }
 
 impl Version {
-    /// Oldest first.
+    /// All majors, the oldest first.
     pub const ALL: [Self; 4] = [Self::V15, Self::V16, Self::V17, Self::V18];
 
-    /// 15 to 18.
+    /// The number, 15 to 18.
     #[must_use]
     pub fn major(self) -> u32 {
         match self {
@@ -43,7 +43,8 @@ impl Version {
         }
     }
 
-    /// The installation: Debian's where it is installed, else Maven's, downloaded on first use.
+    /// The installation. It is Debian's where that is installed, and else Maven's, which is
+    /// downloaded at the first use.
     pub fn install(self) -> Result<PathBuf> {
         let debian = Path::new("/usr/lib/postgresql").join(self.major().to_string());
         if debian.join("bin/initdb").exists() { Ok(debian) } else { artifacts::postgres(self.published()) }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{Row, Transaction, insert_rows};
 
-/// What the writers do; [`LoadBuilder::start`] starts them.
+/// What the writers do. [`LoadBuilder::start`] starts them.
 #[derive(Debug, Clone)]
 pub struct LoadBuilder {
     url: String,
@@ -30,35 +30,35 @@ pub struct LoadBuilder {
 }
 
 impl LoadBuilder {
-    /// Concurrent sessions (4).
+    /// Number of concurrent sessions (4).
     #[must_use]
     pub fn writers(mut self, writers: usize) -> Self {
         self.writers = writers;
         self
     }
 
-    /// Aggregates of each writer, which are its own (10).
+    /// Number of aggregates of each writer (10). No two writers share one.
     #[must_use]
     pub fn keys(mut self, keys: usize) -> Self {
         self.keys = keys;
         self
     }
 
-    /// Transactions have 1 to this many rows (5).
+    /// Largest number of rows in a transaction (5).
     #[must_use]
     pub fn max_rows(mut self, rows: u32) -> Self {
         self.max_rows = rows.max(1);
         self
     }
 
-    /// Transactions a second of each writer; as fast as possible when not set.
+    /// Transactions a second of each writer. Without it they write as fast as possible.
     #[must_use]
     pub fn per_second(mut self, transactions: u32) -> Self {
         self.per_second = Some(transactions.max(1));
         self
     }
 
-    /// Each writer ends by itself after this many transactions.
+    /// Makes each writer end by itself after this many transactions.
     #[must_use]
     pub fn transactions(mut self, limit: u64) -> Self {
         self.limit = Some(limit);
@@ -74,7 +74,8 @@ impl LoadBuilder {
         for _ in 0..self.writers {
             let writer = Writer::new(self.clone(), stop.clone(), committed.clone());
             writers.spawn(async move {
-                // The error is printed at once: a test that waits for progress does not ask for the result before.
+                // This prints the error at once: a test that waits for progress does not ask for
+                // the result yet.
                 writer.run().await.inspect_err(|error| eprintln!("testbed: a writer ended: {error:#}"))
             });
         }
@@ -93,17 +94,18 @@ pub struct Load {
 /// What was written in the end.
 #[derive(Debug, Default, Clone)]
 pub struct Loaded {
-    /// Ids of the committed rows, each writer's in commit order.
+    /// Ids of the committed rows. Those of each writer are in commit order.
     pub ids: Vec<Uuid>,
     /// Committed transactions.
     pub transactions: u64,
-    /// Transactions rolled back, on purpose or by the death of the server.
+    /// Transactions that were rolled back, on purpose or by the death of the server.
     pub rolled_back: u64,
 }
 
 impl Load {
-    /// Writers for this table. One in ten transactions rolls back, one in five has a savepoint that is rolled back,
-    /// both with rows in them. When the server dies, a writer waits for it and asks how its commit ended.
+    /// Writers for this table. One in ten transactions rolls back, one in five has a savepoint that
+    /// is rolled back, both with rows in them. When the server dies, a writer waits for it and asks
+    /// how its commit ended.
     #[must_use]
     pub fn builder(url: &str, table: &str, aggregate_type: &str) -> LoadBuilder {
         LoadBuilder {
@@ -124,7 +126,7 @@ impl Load {
         self.committed.load(Ordering::Relaxed)
     }
 
-    /// Ends after the transactions under way.
+    /// Stops the writers after the transactions that are under way.
     pub async fn stop(self) -> Result<Loaded> {
         self.stop.store(true, Ordering::Relaxed);
         self.finished().await
@@ -152,7 +154,7 @@ struct Writer {
     done: Loaded,
 }
 
-/// A transaction whose end decides whether its rows count.
+/// A transaction. Its end decides whether its rows count.
 struct Attempt {
     tx: Uuid,
     rows: Vec<Row>,
@@ -175,7 +177,7 @@ impl Writer {
                     client = self.connect().await?;
                     match ended_committed(&client, attempt.tx).await {
                         Ok(committed) => break committed,
-                        // The server may crash again meanwhile.
+                        // The server may crash again in the meantime.
                         Err(error) if ends_session(&error, &client) => {}
                         Err(error) => return Err(error),
                     }
@@ -226,7 +228,7 @@ impl Writer {
         Row { id: Uuid::new_v4(), aggregate_id, seq: *seq, row }
     }
 
-    /// Waits for a server that is down, for a minute or until stopped.
+    /// Waits for a server that is down, up to a minute or until the load is stopped.
     async fn connect(&self) -> Result<Client> {
         let started = std::time::Instant::now();
         loop {
@@ -242,15 +244,17 @@ impl Writer {
     }
 }
 
-/// Whether the session is over. The server's last message arrives before the client knows that the connection ended.
+/// Whether the session is over. The server's last message arrives before the client knows that the
+/// connection ended.
 fn ends_session(error: &anyhow::Error, client: &Client) -> bool {
     let said = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error);
     client.is_closed() || said.is_some_and(|said| matches!(said.severity(), "FATAL" | "PANIC"))
 }
 
-/// How a transaction ended whose answer was lost. The insert waits for it if it is still under way, finds its row if
-/// it was committed, and otherwise takes its place for good. (`pg_xact_status` cannot say: a crash forgets the ids of
-/// transactions that left no trace in the log and gives them out again.)
+/// Finds out how a transaction ended whose answer was lost. The insert waits for it if it is still
+/// under way. It finds its row if it was committed, and otherwise takes its place for good.
+/// (`pg_xact_status` cannot tell: after a crash the server gives out again the ids of transactions
+/// that left no trace in the log.)
 async fn ended_committed(client: &Client, tx: Uuid) -> Result<bool> {
     let taken = client.execute("INSERT INTO testbed_witness VALUES ($1) ON CONFLICT DO NOTHING", &[&tx]).await;
     Ok(taken.context("testbed_witness")? == 0)

@@ -1,8 +1,9 @@
 //! Outbox tables shaped like the seed's, and writers that fill them.
 //!
-//! Every payload is `{"seq": n, "tx": "t", "row": i, "rows": k}`: `seq` counts the committed rows of one aggregate in
-//! commit order, the transaction `tx` has `k` rows and this is number `i` of them. A key has one writer at a time, for
-//! commit order between writers cannot be seen from outside.
+//! Every payload is `{"seq": n, "tx": "t", "row": i, "rows": k}`. `seq` counts the committed rows
+//! of one aggregate in commit order. The transaction `tx` has `k` rows, and this is number `i` of
+//! them. A key has one writer at a time, since nobody outside can see the commit order between
+//! writers.
 
 mod load;
 
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use crate::artifacts::Progress;
 
-/// The seed's `order_outbox`, column for column, with its partial index.
+/// Makes a table like the seed's `order_outbox`, column for column, with its partial index.
 pub async fn create_outbox(client: &Client, table: &str) -> Result<()> {
     client
         .batch_execute(&format!(
@@ -34,12 +35,14 @@ pub async fn create_outbox(client: &Client, table: &str) -> Result<()> {
     create_witness(client).await
 }
 
-/// The table by which [`Load`] knows how a commit ended whose answer was lost; [`create_outbox`] makes it too.
+/// Makes the table that tells [`Load`] how a commit ended whose answer was lost. [`create_outbox`]
+/// makes it, too.
 async fn create_witness(client: &Client) -> Result<()> {
     Ok(client.batch_execute("CREATE TABLE IF NOT EXISTS testbed_witness (tx UUID PRIMARY KEY)").await?)
 }
 
-/// `rows` rows of one aggregate in one transaction, `seq` going on from what the table has. Their ids, in order.
+/// Inserts `rows` rows of one aggregate in one transaction. Their `seq` goes on from what the table
+/// has. Returns their ids in order.
 pub async fn insert(
     client: &mut Client,
     table: &str,
@@ -58,7 +61,8 @@ pub async fn insert(
     Ok(batch.into_iter().map(|row| row.id).collect())
 }
 
-/// `rows` rows in one `INSERT … SELECT generate_series` over `keys` aggregates that no other writer uses.
+/// Inserts `rows` rows in one `INSERT … SELECT generate_series`, over `keys` aggregates that no
+/// other writer uses.
 pub async fn bulk(client: &Client, table: &str, aggregate_type: &str, rows: i64, keys: i64) -> Result<u64> {
     let _progress = Progress::start(&format!("inserting {rows} rows into {table}"));
     let (tx, space) = (Uuid::new_v4().to_string(), fastrand::u32(..).to_string());
@@ -84,7 +88,7 @@ pub(crate) struct Row {
     row: u32,
 }
 
-/// What every row tells of its transaction.
+/// What every row says about its transaction.
 #[derive(Debug, Clone, Copy)]
 struct Transaction {
     id: Uuid,

@@ -1,14 +1,15 @@
-//! Kafka's frames: a size of four bytes, then so many bytes, which begin with a header.
+//! Kafka's frames: a size in four bytes, and then that many bytes, which begin with a header.
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Splits a stream into whole frames, size included. When [`Frames::next`] is dropped half-way, no byte is lost.
+/// Splits a stream into whole frames, with their sizes. No byte is lost when [`Frames::next`] is
+/// dropped half-way.
 #[derive(Debug, Default)]
 pub(super) struct Frames(Vec<u8>);
 
 impl Frames {
-    /// The next one; `None` at the end of the stream.
+    /// The next frame; `None` at the end of the stream.
     pub(super) async fn next(&mut self, from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>> {
         loop {
             if let Some(size) = self.0.first_chunk::<4>() {
@@ -25,7 +26,7 @@ impl Frames {
     }
 }
 
-/// What every request begins with.
+/// The header of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
     pub api_key: i16,
