@@ -1,4 +1,4 @@
-//! The machine, and what its processes have used.
+//! The machine, and how much its processes have used.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -17,13 +17,14 @@ impl Processor {
         Ok(Self(clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?))?))
     }
 
-    /// User and system, used so far by all its threads.
+    /// User and system time that all its threads have used so far.
     pub(crate) fn time(&self) -> Result<Duration> {
         Ok(self.0.now()?.into())
     }
 }
 
-/// Seconds of each thread that used any, by name, the busiest first. Threads of one name are added up.
+/// Seconds of each thread that used any, by name, the busiest first. Threads of one name count
+/// together.
 pub(crate) fn thread_times(pid: u32) -> Result<Vec<(String, f64)>> {
     let mut times: Vec<(String, f64)> = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -44,8 +45,8 @@ pub(crate) fn threads(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/task"))?.count())
 }
 
-/// Name and time. The name stands in parentheses and may hold spaces; utime and stime are fields 14 and 15, in ticks
-/// of 10 ms.
+/// Name and time of a thread. The name stands in parentheses and may hold spaces. utime and stime
+/// are fields 14 and 15, in ticks of 10 ms.
 fn stat(path: &std::path::Path) -> Result<(String, Duration)> {
     let text = fs::read_to_string(path)?;
     let (head, tail) = text.rsplit_once(')').context("no name")?;
@@ -63,13 +64,14 @@ pub(crate) struct Host {
     pub(crate) memory_gib: u64,
     pub(crate) kernel: String,
     pub(crate) load: String,
-    /// Short, with `+` when the measured or the measuring code has changes that are not committed.
+    /// The short id, with `+` when the measured or the measuring code has changes that are not
+    /// committed.
     pub(crate) commit: String,
     /// `2024-01-15T10:30:00Z`
     pub(crate) date: String,
 }
 
-/// Where a change makes a result another one. Documents and results may change while a run goes on.
+/// A change in these paths changes the result. Documents and results may change during a run.
 const MEASURED: [&str; 5] = [":/src", ":/testbed", ":/Cargo.toml", ":/Cargo.lock", ":/.cargo"];
 
 impl Host {
@@ -112,7 +114,7 @@ impl Host {
     }
 }
 
-/// What a command prints; nothing when it cannot be run.
+/// What a command prints; an empty text when it cannot run.
 fn output(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
     output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -1,4 +1,4 @@
-//! What a developer does with outboxd beside the tests, each under a verb of its own.
+//! What a developer does with outboxd besides the tests. Each task has a verb.
 //!
 //! | verb | does |
 //! |---|---|
@@ -8,7 +8,8 @@
 //! | `bench` | `make bench`: drain and latency beside references |
 //! | `chaos` | a part of `make soak`: random faults, or the times of a takeover |
 //!
-//! One program, because each program links every crate below it, and that takes longer than compiling these modules.
+//! This is one program, because each program links every crate below it, which takes longer than
+//! compiling these modules.
 
 mod bench;
 mod chaos;
@@ -35,9 +36,11 @@ enum Verb {
     Up(up::Arguments),
     /// Download everything that the tests need
     Fetch,
-    /// Three databases, 20,000 transactions, kill -9 and a broker restart on the way; ends with the audit
+    /// Three databases, 20,000 transactions, kill -9 and a broker restart on the way; ends with the
+    /// audit
     Demo(demo::Arguments),
-    /// Drain and latency of outboxd on real servers; prints a table and keeps it in benches/results/
+    /// Drain and latency of outboxd on real servers; prints a table and keeps it in
+    /// benches/results/
     Bench(Box<bench::Arguments>),
     /// Random faults on everything, and the audit; or the times of a takeover
     #[command(subcommand)]
@@ -59,7 +62,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether the audit, where the verb has one, was clean.
+/// Returns whether the audit was clean, where the verb has one.
 async fn run(verb: Verb) -> Result<bool> {
     match verb {
         Verb::Up(arguments) => up::run(arguments).await.map(|()| true),
@@ -70,7 +73,7 @@ async fn run(verb: Verb) -> Result<bool> {
     }
 }
 
-/// The daemon: the one that was named, or the one beside this program.
+/// The daemon that was named, or the one beside this program.
 fn daemon_binary(named: Option<PathBuf>) -> Result<PathBuf> {
     let path = match named {
         Some(path) => path,

@@ -1,5 +1,5 @@
-//! The sources of the demo and of the chaos run: the three services of the migration guide, each with its database,
-//! its outbox and its topic.
+//! The sources of the demo and of the chaos run: the three services of the migration guide, each
+//! with its database, its outbox and its topic.
 
 use anyhow::Result;
 use testbed::Postgres;
@@ -43,9 +43,9 @@ pub(crate) const SOURCES: [Source; 3] = [
 ];
 
 impl Source {
-    /// Makes the database; the outbox, word for word as the guide has it; and the publication, which
-    /// the table's owner has to make: the daemon's role may not (`outboxd setup --admin-url` would do
-    /// it too). The session is the owner's.
+    /// Makes the database, the outbox, word for word as the guide has it, and the publication. The
+    /// table's owner has to make that, since the daemon's role may not.
+    /// (`outboxd setup --admin-url` would make it, too.) Returns the owner's session.
     pub(crate) async fn create(&self, postgres: &Postgres) -> Result<Client> {
         postgres.create_database(self.database).await?;
         let client = postgres.client(self.database).await?;

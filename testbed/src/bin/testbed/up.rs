@@ -1,4 +1,5 @@
-//! `testbed up`: servers to play with until Ctrl-C. `testbed fetch`: everything is downloaded beforehand.
+//! `testbed up` starts servers to play with until Ctrl-C. `testbed fetch` downloads everything in
+//! advance.
 
 use anyhow::Result;
 use testbed::{Kafka, Postgres, Version, artifacts};

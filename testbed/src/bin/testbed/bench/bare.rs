@@ -1,8 +1,9 @@
-//! The other reference: a reader that does nothing but read, with the daemon's rests.
+//! The other reference: a reader that only reads, and rests as the daemon does.
 //!
-//! A plain socket and no library, so that nothing of the daemon's is measured with itself. It reads what has arrived
-//! in large blocks, counts the Inserts, and sleeps after each block that held a backlog (`Stream::rest` in src/relay).
-//! What it reaches is what one walsender gives.
+//! It has a plain socket and no library, so that it does not measure the daemon's code with the
+//! daemon's code. It reads what has arrived in large blocks, counts the Inserts, and sleeps after
+//! each block that held a backlog (`Stream::rest` in src/relay). It shows what one walsender can
+//! send.
 
 use std::{
     io::{Read, Write},
@@ -19,24 +20,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const BLOCK: usize = 1 << 20;
 
-/// As many messages at once are a backlog, behind which it rests.
+/// This many messages in a block are a backlog, after which it rests.
 const BACKLOG: usize = 64;
 const REST: Duration = Duration::from_millis(1);
 
-/// The protocol's number: 3.0.
+/// The number of the protocol's version 3.0.
 const PROTOCOL: i32 = 196_608;
 
-/// What is read.
+/// What the reader reads.
 pub(crate) struct Bare<'a> {
     pub(crate) database: &'a str,
     pub(crate) slot: &'a str,
     pub(crate) publication: &'a str,
-    /// Column values in binary form.
+    /// Whether column values come in binary form.
     pub(crate) binary: bool,
     pub(crate) rows: i64,
 }
 
-/// How long it takes, from connecting, until all the rows are there.
+/// Measures the time from connecting until all the rows have arrived.
 pub(crate) async fn drain(setting: &Setting, bare: &Bare<'_>) -> Result<Duration> {
     let Bare { database, slot, publication, binary, rows } = *bare;
     say(if binary { "a bare reader drains, binary" } else { "a bare reader drains" });
@@ -62,7 +63,7 @@ pub(crate) async fn drain(setting: &Setting, bare: &Bare<'_>) -> Result<Duration
 struct Reader {
     socket: TcpStream,
     block: Vec<u8>,
-    /// The part of the block that has been read from the socket and not been taken.
+    /// The part of the block that is read from the socket and not taken yet.
     unread: std::ops::Range<usize>,
 }
 
@@ -100,7 +101,8 @@ impl Reader {
         while left > 0 {
             while let Some((tag, body)) = self.next()? {
                 taken += 1;
-                // XLogData is its type, three numbers and a message of pgoutput; a keepalive ends with "answer me".
+                // XLogData has its type, three numbers and a message of pgoutput. A keepalive ends
+                // with the request for an answer.
                 match (tag, &self.block[body]) {
                     (b'd', [b'w', rest @ ..]) => left -= i64::from(rest.get(24) == Some(&b'I')),
                     (b'd', [b'k', .., 1]) => self.send(Some(b'd'), &[b"r".as_slice(), &[0; 33]].concat())?,

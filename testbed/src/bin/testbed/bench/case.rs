@@ -1,4 +1,5 @@
-//! Drains in a row, each with a database and a topic of its own that are removed afterwards.
+//! Runs drains one after the other. Each has a database and a topic of its own, which are removed
+//! afterwards.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use super::{
 
 const REFERENCE: &str = "reference";
 
-/// What migrations/0001_outbox_table_hot.sql has and the seed's table has not.
+/// What migrations/0001_outbox_table_hot.sql has and the seed's table lacks.
 const HOT: &str = "ALTER TABLE order_outbox SET (fillfactor = 50); DROP INDEX order_outbox_created_at_idx";
 
 /// How the rows are carried.
@@ -22,16 +23,16 @@ const HOT: &str = "ALTER TABLE order_outbox SET (fillfactor = 50); DROP INDEX or
 pub(crate) struct Way {
     pub(crate) mark: &'static str,
     pub(crate) delivery: &'static str,
-    /// On a table where every mark is a HOT update.
+    /// Whether every mark on the table is a HOT update.
     pub(crate) hot: bool,
 }
 
 impl Way {
-    /// Without marks: what differs from case to case is the rows alone.
+    /// Without marks. From case to case only the rows differ.
     pub(crate) const PLAIN: Self = Self { mark: "none", delivery: EXACTLY_ONCE, hot: false };
 }
 
-/// What one case found: outboxd, and `pg_recvlogical` on the same rows, in rows a second.
+/// The result of one case: outboxd, and the rows a second of `pg_recvlogical` on the same rows.
 struct Found {
     way: Way,
     shape: Shape,
@@ -41,7 +42,7 @@ struct Found {
 
 /// Cases that stand in one table.
 pub(crate) struct Series {
-    /// Of the figures, the databases and the topics.
+    /// The name of the figures, and a part of the names of databases and topics.
     name: &'static str,
     found: Vec<Found>,
 }
@@ -51,14 +52,14 @@ impl Series {
         Self { name, found: Vec::new() }
     }
 
-    /// One case.
+    /// Runs one case.
     pub(crate) async fn run(&mut self, setting: &Setting, way: Way, shape: Shape) -> Result<()> {
         let name = format!("{}_{}", self.name, self.found.len());
         self.found.push(run(setting, &name, way, shape).await?);
         Ok(())
     }
 
-    /// The reference of each line is `pg_recvlogical` on its rows.
+    /// Writes the table. The reference of each line is `pg_recvlogical` on the same rows.
     pub(crate) fn write(&self, title: &str, report: &mut Report) {
         let columns: Vec<&str> = COLUMNS.into_iter().chain(["CPU without start", "pg_recvlogical"]).collect();
         let mut table = Table::new(&columns);
@@ -73,7 +74,7 @@ impl Series {
     }
 }
 
-/// A warm broker, as none of the cases is to be the first that it sees.
+/// Warms the broker up, since no case should be the first work that it sees.
 pub(crate) async fn warm_up(setting: &Setting, rows: i64) -> Result<()> {
     say("warming up");
     run(setting, "warm", Way::PLAIN, Shape::seed(rows, 1_000)).await.map(|_| ())

@@ -12,7 +12,7 @@ const LONGEST: u32 = 370;
 pub(crate) struct Bar<'a> {
     pub(crate) name: &'a str,
     pub(crate) value: f64,
-    /// Ours is coloured, a reference grey.
+    /// Whether the bar is outboxd's, which is coloured. A reference is grey.
     pub(crate) ours: bool,
 }
 

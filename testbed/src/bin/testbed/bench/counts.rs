@@ -1,8 +1,8 @@
 //! `--counts`: the system calls and allocations of a row, counted by `perf` in drains of their own.
 //!
-//! The daemon is paused while its backlog is loaded and goes on as soon as perf counts, so that its start is not among
-//! the counts. Allocations are counted by probes at the allocator's entries in the binary: a normal build has nothing
-//! for it, and a drain without probes is not slowed.
+//! The daemon is paused while its backlog is loaded. It goes on as soon as perf counts, so the
+//! counts do not include its start. Probes at the allocator's entries in the binary count
+//! allocations. A normal build needs nothing for that, and a drain without probes is not slower.
 
 use std::{
     path::Path,
@@ -26,7 +26,7 @@ pub(crate) const ROWS: i64 = 200_000;
 
 const ALL_SYSTEM_CALLS: &str = "raw_syscalls:sys_enter";
 
-/// All, and those that a daemon may make for every row if it is not careful.
+/// All system calls together, and those that a daemon may make for every row if it is not careful.
 const SYSTEM_CALLS: [&str; 15] = [
     ALL_SYSTEM_CALLS,
     "syscalls:sys_enter_recvfrom",
@@ -45,13 +45,14 @@ const SYSTEM_CALLS: [&str; 15] = [
     "syscalls:sys_enter_munmap",
 ];
 
-/// The entries of jemalloc, which C and Rust call alike.
+/// The entries of jemalloc, which both C and Rust call.
 const ALLOCATIONS: [&str; 7] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "mallocx", "rallocx"];
 
-/// Seldom, since answering costs calls and allocations as well.
+/// How often the daemon is asked how far it is. This is seldom, since an answer also costs calls
+/// and allocations.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// perf's own start and end.
+/// Longest wait for perf to start or to end.
 const PERF_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) async fn measure(setting: &Setting, rows: i64, report: &mut Report) -> Result<()> {
@@ -122,7 +123,7 @@ async fn count(setting: &Setting, name: &str, events: &[String], rows: i64) -> R
     Ok(counts)
 }
 
-/// perf counts for as long as its command runs: one that wakes the daemon and waits for our word.
+/// perf counts as long as its command runs. The command wakes the daemon and waits until we end it.
 async fn perf_drain(daemon: &Daemon, events: &[String], rows: i64) -> Result<String> {
     let pid = daemon.pid()?.to_string();
     let mut perf = Command::new("perf")
@@ -144,7 +145,7 @@ async fn perf_drain(daemon: &Daemon, events: &[String], rows: i64) -> Result<Str
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Probes in the kernel at functions of a program; gone when dropped.
+/// Probes of the kernel at functions of a program. They are removed when this is dropped.
 struct Probes {
     group: String,
 }
@@ -155,7 +156,8 @@ impl Probes {
         let program = program.to_string_lossy();
         for function in ALLOCATIONS {
             let probe = format!("{}:{function}={function}", probes.group);
-            // Rust has a `realloc` of its own, inlined everywhere, that ends in the allocator's.
+            // Rust has a `realloc` of its own, which is inlined everywhere and calls the
+            // allocator's.
             perf(&["probe", "-q", "--no-inlines", "-x", &program, "--add", &probe]).await?;
         }
         Ok(probes)
@@ -168,7 +170,7 @@ impl Probes {
 
 impl Drop for Probes {
     fn drop(&mut self) {
-        // Those that were never inserted cannot be removed either.
+        // This fails for probes that were never inserted, which is no problem.
         let _ = std::process::Command::new("perf").args(["probe", "-q", "-d", &format!("{}:*", self.group)]).output();
     }
 }

@@ -1,4 +1,4 @@
-//! How fast outboxd carries a backlog away.
+//! Measures how fast outboxd drains a backlog.
 
 use std::time::{Duration, Instant};
 
@@ -21,14 +21,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) struct Drain {
     /// Rows a second from the line "streaming" to the last row published, or marked.
     pub(crate) rate: f64,
-    /// The same from the start of the process.
+    /// Rows a second from the start of the process.
     wall_rate: f64,
-    /// The same between a tenth and nine tenths of the rows.
+    /// Rows a second between a tenth and nine tenths of the rows.
     steady_rate: f64,
-    /// Of the daemon, its start included, and from the line "streaming" on.
+    /// Processor time of the daemon, once with its start and once from the line "streaming" on.
     pub(crate) processor: f64,
     pub(crate) processor_streaming: f64,
-    /// Of the walsender and of the daemon's SQL sessions, their start included.
+    /// Processor time of the walsender and of the daemon's SQL sessions, with their start.
     walsender: f64,
     sessions: f64,
     kafka: f64,
@@ -43,7 +43,7 @@ pub(crate) async fn checkpoint(client: &Client) -> Result<()> {
     Ok(client.batch_execute("CHECKPOINT").await?)
 }
 
-/// Longest drain of so many rows.
+/// Longest time for a drain of this many rows.
 pub(crate) fn patience(rows: i64) -> Duration {
     Duration::from_secs(300) + Duration::from_millis(rows.unsigned_abs() / 5)
 }
@@ -95,7 +95,7 @@ pub(crate) struct Look {
     rows: f64,
 }
 
-/// The first looks at which a tenth and nine tenths of the rows were done, and when all of them were.
+/// The first looks at which a tenth, nine tenths and all of the rows were done.
 pub(crate) struct Progress {
     pub(crate) tenth: Look,
     pub(crate) nine_tenths: Look,
@@ -103,7 +103,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Rows a second between two looks, which may have been one.
+    /// Rows a second between two looks, which may be the same look.
     pub(crate) fn rate(from: Look, to: Look) -> f64 {
         (to.rows - from.rows) / (to.at - from.at).max(LOOK_EVERY).as_secs_f64()
     }
@@ -144,12 +144,12 @@ async fn walsender(client: &Client, source: &Source) -> Result<Processor> {
     Processor::of(u32::try_from(pid.context("nobody reads the slot")?)?)
 }
 
-/// What the daemon's SQL sessions have used since they began.
+/// Processor time that the daemon's SQL sessions have used since they began.
 async fn sessions(client: &Client) -> Result<Duration> {
     backends(client, "client backend").await
 }
 
-/// What all its walsenders have used.
+/// Processor time that all walsenders of the daemon have used.
 pub(crate) async fn walsenders(client: &Client) -> Result<Duration> {
     backends(client, "walsender").await
 }
@@ -163,14 +163,14 @@ async fn backends(client: &Client, kind: &str) -> Result<Duration> {
     Ok(used)
 }
 
-/// The sum of all samples whose line starts like this.
+/// The sum of all samples whose line begins with `start`.
 async fn metric(daemon: &Daemon, start: &str) -> Result<f64> {
     let (_, text) = daemon.http_get("/metrics").await?;
     let samples = text.lines().filter(|line| line.starts_with(start));
     Ok(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
-/// The columns of a drain; each line gives the rate of its reference.
+/// The columns of a drain. Each line compares with the rate of its reference.
 pub(crate) const COLUMNS: [&str; 10] = [
     "rows/s",
     "steady",
@@ -194,7 +194,7 @@ impl Drain {
         cells
     }
 
-    /// The same cells for a reference, which has a rate and nothing else.
+    /// The cells of a reference, of which only the rate is known.
     pub(crate) fn reference_cells(rate: f64, of: f64) -> Vec<String> {
         let mut cells = vec![String::new(); COLUMNS.len()];
         cells[0] = format!("{rate:.0}");

@@ -9,10 +9,11 @@ use super::{
     shape::{Payload, Shape},
 };
 
-/// Up to this many rows, from a thousandth of it.
+/// The largest backlog. The smallest has a thousandth of these rows.
 pub(crate) const ROWS: i64 = 10_000_000;
 
-/// Small, as ten million rows are in the table, in the log and in the topic at once: 10 GB with this.
+/// This is small, since ten million rows are in the table, in the log and in the topic at once.
+/// They take 10 GB with it.
 const PAYLOAD: Payload = Payload::Bytes(100);
 
 pub(crate) async fn measure(setting: &Setting, rows: i64, report: &mut Report) -> Result<()> {

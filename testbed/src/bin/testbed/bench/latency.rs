@@ -1,4 +1,5 @@
-//! From the answer to COMMIT until a `read_committed` consumer has the record. One process has both clocks.
+//! Measures the time from the answer to COMMIT until a `read_committed` consumer has the record.
+//! One process reads both clocks.
 
 use std::{
     collections::HashMap,
@@ -22,12 +23,14 @@ use super::{
 const DATABASE: &str = "latency";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sessions that write under load: as many as this, or one for so many transactions a second.
+/// Smallest number of sessions that write under load. A high rate has more: one for each
+/// `RATE_OF_WRITER` transactions a second.
 const WRITERS: u32 = 8;
 const RATE_OF_WRITER: u32 = 150;
 
-/// Transactions a second, and seconds of them, before anything is measured. A broker that has just started spends a
-/// quarter of two cores on compiling what a transaction of a few rows takes; one that serves has done so long ago.
+/// Transactions a second, and their seconds, before anything is measured. A broker that has just
+/// started spends a quarter of two cores on compiling the code that a transaction of a few rows
+/// needs. A broker in service did so long ago.
 const WARM_UP_RATE: u32 = 1_000;
 const WARM_UP_SECONDS: u32 = 30;
 
@@ -35,7 +38,7 @@ const WARM_UP_SECONDS: u32 = 30;
 #[derive(Debug, Clone)]
 pub(crate) struct Amount {
     pub(crate) idle: usize,
-    /// Transactions a second, one load after the other.
+    /// Transactions a second of each load, one load after the other.
     pub(crate) rates: Vec<u32>,
     pub(crate) seconds: u32,
 }
@@ -77,7 +80,7 @@ pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Rep
         let committed = Instant::now();
         let (_, arrived) = follower.next(PATIENCE).await?;
         idle.push(arrived.saturating_duration_since(committed));
-        // Idle again, marks and all.
+        // Now the daemon is idle again, and has marked the row.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(10..20))).await;
     }
     found.push(Latency::of("idle, one row at a time", idle));
@@ -92,7 +95,8 @@ pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Rep
     Ok(())
 }
 
-/// Gets what the drains wrote onto the disk, which would otherwise share it with the commits that are measured.
+/// Writes what the drains left onto the disk. Otherwise that would disturb the commits that are
+/// measured.
 async fn settle(client: &Client) -> Result<()> {
     checkpoint(client).await?;
     Ok(tokio::task::spawn_blocking(nix::unistd::sync).await?)

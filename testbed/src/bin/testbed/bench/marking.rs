@@ -1,4 +1,5 @@
-//! The ceiling of `mark = "update"`: the daemon's own UPDATE, alone, in a copy of the table.
+//! Measures the ceiling of `mark = "update"`: the daemon's own UPDATE, alone, in a copy of the
+//! table.
 
 use std::{
     sync::{
@@ -18,13 +19,13 @@ use super::{
     setting::{Setting, TABLE, say},
 };
 
-/// As many ids as the daemon gives to one statement.
+/// The number of ids that the daemon gives to one statement.
 const BATCH: usize = 2_000;
 
 /// Connections that share the ids.
 pub(crate) const CONNECTIONS: [usize; 3] = [1, 2, 4];
 
-/// Rows a second with so many connections.
+/// Rows a second with this many connections.
 pub(crate) async fn alone(setting: &Setting, client: &Client, database: &str, connections: usize) -> Result<f64> {
     say(&format!("the marking UPDATE alone, {connections} connections, on a copy of the table"));
     let copy = format!("{TABLE}_copy");
@@ -65,7 +66,7 @@ pub(crate) async fn alone(setting: &Setting, client: &Client, database: &str, co
     Ok(ids.len() as f64 / took.as_secs_f64())
 }
 
-/// The daemon's session and statement: src/postgres/catalog/marks.rs.
+/// A session and a statement like the daemon's in src/postgres/catalog/marks.rs.
 struct Session {
     client: Client,
     update: tokio_postgres::Statement,
@@ -88,7 +89,8 @@ impl Session {
         Ok(Self { client, update })
     }
 
-    /// Marks one batch after the other that no other session has taken; the rows marked.
+    /// Marks batches that no other session has taken, one after the other. Returns the number of
+    /// marked rows.
     async fn mark(self, batches: Arc<[Vec<Uuid>]>, next: Arc<AtomicUsize>) -> Result<u64> {
         let mut marked = 0;
         while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -1,4 +1,5 @@
-//! The drains of `--matrix`: every mark with every delivery, and the base case with other transactions and payloads.
+//! The drains of `--matrix`: every mark with every delivery, and the base case with other sizes of
+//! transactions and payloads.
 
 use anyhow::Result;
 
@@ -12,13 +13,14 @@ use super::{
 const MARKS: [&str; 3] = ["none", "update", "delete"];
 const DELIVERIES: [&str; 2] = [EXACTLY_ONCE, "at-least-once"];
 
-/// Beside the base case's.
+/// Rows of a transaction, besides those of the base case.
 const PER_TRANSACTION: [i64; 4] = [1, 10, 100, 10_000];
 
-/// Bytes of a payload, and how many times fewer such rows there are, so that a case takes seconds.
+/// Bytes of a payload, and the number by which the rows are divided, so that a case takes only
+/// seconds.
 const PAYLOADS: [(usize, i64); 3] = [(200, 1), (1_600, 1), (50_000, 25)];
 
-/// Single-row transactions a second whose latency is measured.
+/// The loads whose latency is measured, in single-row transactions a second.
 pub(crate) const RATES: [u32; 3] = [100, 1_000, 5_000];
 
 pub(crate) async fn measure(setting: &Setting, base: Shape, report: &mut Report) -> Result<()> {

@@ -1,13 +1,15 @@
-//! `make bench`, which is `testbed bench`: outboxd beside its references, on one machine, in one run.
+//! `make bench`, which is `testbed bench`: outboxd beside its references, on one machine, in one
+//! run.
 //!
 //! ```text
 //!   set up: slots for everyone ─▶ load rows ─▶ pg_recvlogical ─▶ a bare reader ─▶ outboxd, mark none
 //!                                          ─▶ the bare reader, binary ─▶ pg_recvlogical again
 //!                                          ─▶ outboxd, mark update ─▶ the UPDATE alone ─▶ latency
 //! ```
-//! Servers and daemon share the machine, so only the ratios within a run say something. Postgres keeps its durability
-//! (`fsync`, `full_page_writes`, `synchronous_commit` all on: marks are paid in full), and makes a checkpoint before
-//! each measurement. Kafka is one broker with the optimising compiler, which testbed's tests do without.
+//! Servers and daemon share the machine, so only the ratios within a run mean something. Postgres
+//! keeps its durability (`fsync`, `full_page_writes` and `synchronous_commit` are on, so marks have
+//! their full cost), and makes a checkpoint before each measurement. Kafka is one broker with the
+//! optimising compiler, which the tests do not use.
 
 mod bare;
 mod case;
@@ -81,7 +83,8 @@ struct Mode {
     /// Leave latency out
     #[arg(long)]
     only_drain: bool,
-    /// Drains with every mark, delivery, size of transaction and payload, one dimension at a time, and three latencies
+    /// Drains with every mark, delivery, size of transaction and payload, one dimension at a time,
+    /// and three latencies
     #[arg(long)]
     matrix: bool,
     /// Drains of 10 thousand to 10 million rows; --rows is the largest
@@ -93,19 +96,21 @@ struct Mode {
     /// One daemon with 1, 5, 20 and 50 sources, idle for --seconds and draining --rows in all
     #[arg(long)]
     sources: bool,
-    /// One table drained through 1, 2 and 4 slots, whose publications share its rows by a hash of the key
+    /// One table drained through 1, 2 and 4 slots, whose publications share its rows by a hash of
+    /// the key
     #[arg(long)]
     shards: bool,
     /// System calls and allocations of a row
     #[arg(long)]
     counts: bool,
-    /// Fill a table and a topic with this many matching events, and audit them with `outboxd verify`
+    /// Fill a table and a topic with this many matching events, and audit them with
+    /// `outboxd verify`
     #[arg(long, value_name = "ROWS")]
     verify: Option<i64>,
 }
 
 impl Mode {
-    /// The end of the result's name.
+    /// The mode, which ends the result's name.
     fn name(&self) -> Option<&'static str> {
         match self {
             _ if self.matrix => Some("matrix"),
@@ -129,7 +134,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         return verify::measure(&setting, rows, results).await;
     }
     let outcome = measure(&setting, &arguments, &mut report).await;
-    // What was found before a failure is worth seeing, but not keeping.
+    // After a failure the results so far are shown, but not kept.
     println!("\n{}", report.markdown());
     outcome?;
     if !results.is_empty() {

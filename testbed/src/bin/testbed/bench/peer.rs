@@ -11,10 +11,10 @@ use tokio::process::Command;
 
 use super::setting::{Setting, say};
 
-/// Longest drain.
+/// Longest time for a drain.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
-/// How long it takes, from its start, to read the slot up to `end` with this publication.
+/// Measures how long it takes, from its start, to read the slot up to `end` with this publication.
 pub(crate) async fn drain(
     setting: &Setting,
     database: &str,
@@ -23,7 +23,7 @@ pub(crate) async fn drain(
     end: &str,
 ) -> Result<Duration> {
     say("pg_recvlogical drains");
-    // Maven's servers come without it; the one on the path will do, as the protocol is the same.
+    // Maven's servers come without it. The one on the path will do, since the protocol is the same.
     let beside = setting.version.install()?.join("bin/pg_recvlogical");
     let program = if beside.exists() { beside } else { PathBuf::from("pg_recvlogical") };
     let started = Instant::now();

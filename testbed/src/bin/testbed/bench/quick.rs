@@ -19,14 +19,14 @@ const DATABASE: &str = "drain";
 /// The slots of the references. pg_recvlogical reads before outboxd and after it.
 const SLOTS: [&str; 4] = ["reference_1", "reference_2", "bare_text", "bare_binary"];
 
-/// Rows a second.
+/// The results, in rows a second.
 struct Found {
     recvlogical: [f64; 2],
     bare: f64,
     bare_binary: f64,
     none: Drain,
     update: Drain,
-    /// By number of connections.
+    /// For each number of connections.
     marking: Vec<(usize, f64)>,
 }
 
@@ -44,7 +44,8 @@ pub(crate) async fn measure(setting: &Setting, shape: Shape, report: &mut Report
     shape.load(&client).await?;
     let end: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
 
-    // A broker that has just started is compiling itself on the cores that are measured, and no peer was measured so.
+    // A broker that has just started compiles itself on the cores that are measured. No peer was
+    // measured like that.
     say("warming up");
     drain::run(setting, &warm, &client, shape).await?;
     setting.drop_slot(&warm.slot()).await?;

@@ -31,7 +31,7 @@ impl Report {
         Self { host, mode, heading, sections: String::new(), figures, chart: None }
     }
 
-    /// A section of the text, and its figures by name.
+    /// Adds a section of the text.
     pub(crate) fn section(&mut self, title: &str, text: &str) {
         self.sections.push_str(&format!("\n## {title}\n\n{}\n", text.trim_end()));
     }
@@ -40,7 +40,7 @@ impl Report {
         self.figures.insert(name.to_owned(), value.into());
     }
 
-    /// A picture to be kept beside the table.
+    /// Adds a picture that is kept beside the table.
     pub(crate) fn chart(&mut self, svg: String) {
         self.chart = Some(svg);
     }
@@ -57,7 +57,7 @@ impl Report {
         format!("{}-{}{mode}", self.host.date.replace(':', ""), self.host.commit)
     }
 
-    /// Writes `.md` and `.json`, and `.svg` when there is a chart; the path of the first.
+    /// Writes `.md` and `.json`, and `.svg` when there is a chart. Returns the path of the first.
     pub(crate) fn keep(&self, results: &Path) -> Result<PathBuf> {
         fs::create_dir_all(results)?;
         let path = |extension: &str| results.join(format!("{}.{extension}", self.name()));

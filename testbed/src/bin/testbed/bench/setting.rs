@@ -36,7 +36,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The lines of the configuration that a plain run has not.
+    /// The lines of the configuration that a plain run does not have.
     pub(crate) fn experiments(&self) -> Vec<&str> {
         self.limit.iter().chain(&self.kafka_option).map(String::as_str).collect()
     }
@@ -58,12 +58,13 @@ impl Setting {
         let postgres = Postgres::builder(options.postgres)
             .durable(true)
             .setting("shared_buffers", "256MB")
-            // No checkpoint but ours in the middle of a measurement.
+            // No checkpoint except ours comes during a measurement.
             .setting("max_wal_size", "16GB")
             .setting("checkpoint_timeout", "1h")
             .setting("autovacuum", "off")
             .start();
-        // The later flag wins: C1 alone, which the tests take for its fast start, would make the broker the bottleneck.
+        // The later flag wins. The tests use only the compiler C1, for a fast start. Here C1 alone
+        // would make the broker the bottleneck.
         let kafka = Kafka::builder(1).jvm("-XX:TieredStopAtLevel=4").jvm("-Xmx1g").start();
         let (postgres, kafka) = tokio::try_join!(postgres, kafka)?;
         Ok(Self {
@@ -76,7 +77,7 @@ impl Setting {
         })
     }
 
-    /// A database with the seed's outbox.
+    /// Makes a database with the seed's outbox.
     pub(crate) async fn database(&self, name: &str) -> Result<Client> {
         self.postgres.create_database(name).await?;
         let client = self.postgres.client(name).await?;
@@ -84,8 +85,8 @@ impl Setting {
         Ok(client)
     }
 
-    /// The configuration of these sources, the first of which says how all of them deliver; `{http}` stands for the
-    /// HTTP address.
+    /// The configuration of these sources. The first one says how all of them deliver. `{http}`
+    /// stands for the HTTP address.
     pub(crate) fn config(&self, sources: &[Source]) -> String {
         let mut text = String::new();
         for source in sources {
@@ -112,13 +113,13 @@ impl Setting {
         &self.outboxd
     }
 
-    /// A daemon of these sources, running.
+    /// Starts a daemon of these sources.
     pub(crate) fn daemon(&self, sources: &[Source]) -> Result<Daemon> {
         let config = self.config(sources);
         Daemon::builder(&self.outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()
     }
 
-    /// Drops a slot as soon as its reader, which has just ended, has let it go.
+    /// Drops a slot whose reader has just ended, as soon as the reader has released it.
     pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
         let client = self.postgres.client("postgres").await?;
         let query = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1
@@ -131,7 +132,7 @@ impl Setting {
         Ok(())
     }
 
-    /// Removes all that there is of a source: slot, database, the log that it held, topic.
+    /// Removes everything of a source: slot, database, the log that the slot kept, topic.
     pub(crate) async fn remove(&self, source: &Source) -> Result<()> {
         self.drop_slot(&source.slot()).await?;
         let client = self.postgres.client("postgres").await?;
@@ -140,7 +141,7 @@ impl Setting {
         self.kafka.delete_topic(&source.topic()).await
     }
 
-    /// What a daemon may not make: the publication, and a topic with several partitions.
+    /// Makes what a daemon may not make: the publication, and a topic with several partitions.
     pub(crate) async fn prepare(&self, client: &Client, source: &Source) -> Result<()> {
         let filter = source.filter.as_ref().map_or_else(String::new, |filter| format!(" WHERE ({filter})"));
         let publication = format!(
@@ -152,7 +153,8 @@ impl Setting {
         self.kafka.create_topic(&source.topic(), 3, &[]).await
     }
 
-    /// Lets a daemon make slot and position as well, and ends it: what is written from now on waits for it.
+    /// Lets a daemon make slot and position, too, and ends that daemon. What is written from now on
+    /// waits for a daemon.
     pub(crate) async fn set_up(&self, client: &Client, source: &Source) -> Result<()> {
         self.prepare(client, source).await?;
         let daemon = self.daemon(std::slice::from_ref(source))?;
@@ -175,7 +177,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// One that delivers exactly once.
+    /// A source that delivers exactly once.
     pub(crate) fn new(database: &str, name: &str, mark: &'static str) -> Self {
         Self { name: name.to_owned(), database: database.to_owned(), mark, delivery: EXACTLY_ONCE, filter: None }
     }
@@ -184,7 +186,7 @@ impl Source {
         format!("{}.events", self.name)
     }
 
-    /// Of the slot, and of the publication.
+    /// The name of the slot and of the publication.
     pub(crate) fn slot(&self) -> String {
         format!("outboxd_{}", self.name)
     }

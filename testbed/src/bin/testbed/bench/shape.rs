@@ -12,7 +12,7 @@ use super::setting::{TABLE, say};
 pub(crate) enum Payload {
     /// The seed's order event, about 280 bytes of text.
     Seed,
-    /// One string, such that the text has about as many bytes.
+    /// One string, so long that the text has about this many bytes.
     Bytes(usize),
 }
 
@@ -32,8 +32,9 @@ impl Shape {
     pub(crate) async fn load(self, client: &Client) -> Result<()> {
         let Self { rows, per_transaction, payload } = self;
         say(&format!("loading {self}"));
-        // A long payload is stored as it is, so that it costs what it would if it did not compress.
-        // Nobody waits for the disk while loading: what the log holds is the same.
+        // A long payload is stored as it is, so that it costs as much as one that does not
+        // compress. Loading does not wait for the disk, which changes nothing of what the log
+        // holds.
         client
             .batch_execute(&format!(
                 "ALTER TABLE {TABLE} ALTER payload SET STORAGE EXTERNAL; SET synchronous_commit = off"
@@ -78,7 +79,7 @@ impl fmt::Display for Payload {
 }
 
 impl Payload {
-    /// Of row `n`.
+    /// The SQL of the payload of row `n`.
     fn sql(self) -> String {
         match self {
             Self::Seed => "jsonb_build_object(

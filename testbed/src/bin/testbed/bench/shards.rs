@@ -1,7 +1,9 @@
-//! `--shards`: one table read through several slots, whose publications carry a row filter on a hash of the key.
+//! `--shards`: one table read through several slots, whose publications carry a row filter on a
+//! hash of the key.
 //!
-//! Each shard is a source of its own here, with a topic of its own. Every walsender decodes the whole log, and throws
-//! away what its filter refuses after it has decoded it: what the shards share is the sending and all that follows.
+//! Each shard is a source of its own here, with a topic of its own. Every walsender decodes the
+//! whole log, and only then throws away what its filter refuses. So the shards divide the sending
+//! and all that follows, but not the decoding.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -47,7 +49,7 @@ async fn run(setting: &Setting, database: &str, count: usize, shape: Shape) -> R
     Ok(drained)
 }
 
-/// The source of one shard: the publication of a single one has no filter.
+/// The source of one shard. The publication of a single shard has no filter.
 fn source(database: &str, shard: usize, count: usize) -> Source {
     let filter = (count > 1).then(|| format!("uuid_hash(aggregate_id) & {} = {shard}", count - 1));
     Source { filter, ..Source::new(database, &format!("{database}_{shard}"), "none") }

@@ -1,7 +1,7 @@
 //! `--sources`: what one more source costs a daemon, idle and draining.
 //!
-//! Each source has a database of its own, all on one server: every walsender then decodes the log of all of them, so
-//! that the drain of many sources says more about Postgres than about the daemon.
+//! Each source has a database of its own, and all are on one server. Every walsender decodes the
+//! log of all of them. So the drain of many sources says more about Postgres than about the daemon.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,8 @@ use crate::host::{Processor, threads};
 
 const COUNTS: [usize; 4] = [1, 5, 20, 50];
 
-/// What only the start needed is gone by then: tokio lets a blocking thread go after ten seconds.
+/// After this time nothing is left that only the start needed: tokio ends an idle blocking thread
+/// after ten seconds.
 const SETTLED_AFTER: Duration = Duration::from_secs(15);
 
 struct Found {
@@ -33,11 +34,11 @@ struct Idle {
     threads: usize,
     /// Sessions with Postgres, walsenders included.
     sessions: i64,
-    /// Milliseconds of processor time in a second.
+    /// Processor time, in milliseconds a second.
     processor: f64,
 }
 
-/// How many rows all sources together drain, and how long they are idle before.
+/// Measures each number of sources. They are idle for `idle`, and then drain `rows` rows in all.
 pub(crate) async fn measure(setting: &Setting, rows: i64, idle: Duration, report: &mut Report) -> Result<()> {
     let mut names: Vec<String> = Vec::new();
     let mut found = Vec::new();
@@ -78,7 +79,7 @@ async fn be_idle(setting: &Setting, sources: &[Source], idle: Duration) -> Resul
     Ok(found)
 }
 
-/// Lets each source have its part of the rows.
+/// Gives each source its part of the rows, and drains them.
 async fn drain(setting: &Setting, sources: &[Source], rows: i64) -> Result<Drained> {
     let each = rows / i64::try_from(sources.len())?;
     for source in sources {

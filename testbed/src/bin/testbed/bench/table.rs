@@ -1,4 +1,4 @@
-//! A table in Markdown: the first column says what, the others are numbers.
+//! A table in Markdown. The first column names the line, and the others are numbers.
 
 use std::fmt::Write as _;
 

@@ -15,7 +15,7 @@ use crate::host::Processor;
 
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
-/// What all sources did together.
+/// The result of all sources together.
 pub(crate) struct Drained {
     rate: f64,
     steady_rate: f64,
@@ -25,7 +25,7 @@ pub(crate) struct Drained {
     peak_mib: f64,
 }
 
-/// Drains what was written for these sources, so many rows in all, and counts the records.
+/// Drains what was written for these sources, `rows` rows in all, and counts the records.
 pub(crate) async fn drain(setting: &Setting, sources: &[Source], rows: i64) -> Result<Drained> {
     let client = setting.postgres.client("postgres").await?;
     checkpoint(&client).await?;
@@ -55,7 +55,7 @@ pub(crate) async fn drain(setting: &Setting, sources: &[Source], rows: i64) -> R
 /// Waits until every source streams.
 pub(crate) async fn ready(daemon: &Daemon) -> Result<()> {
     let deadline = Instant::now() + READY_WITHIN;
-    // Nobody listens yet in the first moments.
+    // In the first moments the daemon does not listen yet.
     while !daemon.http_get("/readyz").await.is_ok_and(|(status, _)| status == 200) {
         ensure!(Instant::now() < deadline, "not ready:\n{}", daemon.lines().join("\n"));
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -63,7 +63,7 @@ pub(crate) async fn ready(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// Ends the daemon in order.
+/// Stops the daemon, and waits for its orderly end.
 pub(crate) async fn end(daemon: &Daemon) -> Result<()> {
     daemon.term()?;
     ensure!(daemon.wait_exit(patience(0)).await? == 0, "{}", daemon.lines().join("\n"));
@@ -71,7 +71,7 @@ pub(crate) async fn end(daemon: &Daemon) -> Result<()> {
 }
 
 impl Drained {
-    /// A line for each of them.
+    /// A table with a line for each drain.
     pub(crate) fn table<'a>(lines: impl IntoIterator<Item = (String, &'a Self)>) -> Table {
         let mut table = Table::new(&["rows/s with start-up", "steady", "CPU s/M rows", "walsenders", "peak MiB"]);
         for (name, Self { rate, steady_rate, processor, walsenders, peak_mib }) in lines {

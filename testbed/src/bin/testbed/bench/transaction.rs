@@ -9,7 +9,7 @@ use super::{
     shape::{Payload, Shape},
 };
 
-/// With this payload, 2 GB.
+/// These rows make 2 GB with the payload below.
 pub(crate) const ROWS: i64 = 1_300_000;
 const PAYLOAD: Payload = Payload::Bytes(1_600);
 

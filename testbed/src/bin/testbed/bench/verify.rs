@@ -1,7 +1,7 @@
-//! How long `outboxd verify` takes over many events, and in how much memory.
+//! Measures how long `outboxd verify` takes for many events, and how much memory it needs.
 //!
-//! The table is filled by SQL and the topic by a plain producer, both from the same numbers, so that five million events
-//! are there within a minute or two and every one matches.
+//! SQL fills the table, and a plain producer fills the topic. Both use the same numbers. So five
+//! million events are there within a minute or two, and every one matches.
 
 use std::{
     path::Path,
@@ -26,7 +26,7 @@ const TOPIC: &str = "audited.events";
 const PARTITIONS: i32 = 3;
 /// Rows of one aggregate are this far apart.
 const KEYS: i64 = 100_000;
-/// Spreads the ids, which would be sorted already otherwise.
+/// Spreads the ids, which would otherwise be sorted already.
 const SPREAD: i64 = 2_654_435_761;
 /// 2024-01-01, in milliseconds since the Unix epoch.
 const CREATED: i64 = 1_704_067_200_000;
@@ -79,7 +79,7 @@ pub(crate) async fn measure(setting: &Setting, rows: i64, results: &str) -> Resu
     Ok(())
 }
 
-/// What the daemon would have published.
+/// Writes what the daemon would have published.
 fn fill(brokers: &str, rows: i64) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)

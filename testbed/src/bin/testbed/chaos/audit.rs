@@ -1,5 +1,6 @@
-//! Waits for rest, and holds tables against topics. It then forgets what it has audited, so that memory stays bounded
-//! however long the run is. A record that comes again later counts as unknown.
+//! Waits for rest, and compares tables with topics. After that it forgets what it has audited, so
+//! that memory stays bounded however long the run is. A record that comes again later counts as
+//! unknown.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::sources::{SOURCES, Source};
 
-/// How long after an election the ends of partitions may move still.
+/// How long after an election the ends of partitions may still move.
 const LEADERS_SETTLE: Duration = Duration::from_secs(5);
 
 /// One audit of each source after the other, from where the last one ended.
@@ -46,7 +47,8 @@ impl Auditor {
             let client = stage.postgres.client(source.database).await?;
             let mut audit = self.judge(stage, source, &client).await?;
             if !is_clean(&audit) {
-                // A partition's new leader may report a lower end for a moment. A real difference stays.
+                // A partition's new leader may report a lower end for a moment. A real difference
+                // stays.
                 tokio::time::sleep(LEADERS_SETTLE).await;
                 audit = self.judge(stage, source, &client).await?;
             }
@@ -88,7 +90,8 @@ fn is_clean(audit: &Audit) -> bool {
     audit.is_clean() && audit.records == audit.rows
 }
 
-/// Waits until everything is published and marked, and the slot is confirmed up to the present end of the log.
+/// Waits until everything is published and marked, and the slot is confirmed up to the present end
+/// of the log.
 async fn rest(stage: &Stage, number: usize) -> Result<()> {
     let source = &SOURCES[number];
     let client = stage.postgres.client(source.database).await?;

@@ -1,4 +1,4 @@
-//! The deck that the faults are dealt from: every kind comes, and a seed repeats their order.
+//! The deck that deals the faults. Every kind comes, and a seed repeats their order.
 
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ impl Deck {
         Fault::of(kind, &mut self.random)
     }
 
-    /// The time until the next fault. It is mostly short, and sometimes long enough for all faults to be healed.
+    /// The time until the next fault. It is mostly short, and sometimes long enough for all faults
+    /// to be healed.
     pub(crate) fn pause(&mut self, mean: Duration) -> Duration {
         let longest = if self.random.u8(..8) == 0 { mean * 6 } else { mean * 3 / 2 };
         longest.mul_f64(self.random.f64())

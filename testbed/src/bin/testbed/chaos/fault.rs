@@ -1,4 +1,4 @@
-//! What can go wrong, and with what.
+//! What can go wrong, and what it hits.
 
 use std::{fmt, time::Duration};
 
@@ -46,7 +46,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Resource {
     Daemon(usize),
-    /// One broker at a time: with two of three away nothing can be written, and that is a fault of its own.
+    /// Only one broker at a time: when two of three are down nothing can be written, and that is a
+    /// fault of its own.
     Brokers,
     Postgres,
     Rows(usize),
@@ -56,7 +57,8 @@ pub(crate) enum Resource {
 }
 
 impl Kind {
-    /// Every kind, with how many cards of it are in the deck, its name, and its longest duration in milliseconds.
+    /// Every kind, with the number of its cards in the deck, its name, and its longest duration in
+    /// milliseconds.
     pub(crate) const ALL: [(Self, usize, &'static str, u64); 30] = [
         (Self::KillDaemon, 8, "daemon: kill -9", 2_000),
         (Self::StopDaemon, 5, "daemon: SIGSTOP, SIGCONT", 6_000),
@@ -94,7 +96,7 @@ impl Kind {
         Self::ALL.iter().find(|(kind, ..)| *kind == self).map_or("", |(_, _, name, _)| name)
     }
 
-    /// How many there are of what it hits.
+    /// The number of things that the kind can hit.
     fn targets(self) -> usize {
         match self.resource(0) {
             Resource::Daemon(_) | Resource::PostgresNetwork(_) => DAEMONS,
@@ -132,14 +134,14 @@ impl Kind {
     }
 }
 
-/// A fault as it was dealt.
+/// A fault that the deck has dealt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
-    /// Which daemon, broker or source.
+    /// The number of the daemon, broker or source.
     pub(crate) target: usize,
     pub(crate) lasts: Duration,
-    /// Which direction of a network.
+    /// The direction of a network.
     pub(crate) direction: Direction,
     /// A random number for all other choices.
     pub(crate) choice: usize,
@@ -149,7 +151,7 @@ impl Fault {
     /// A fault of this kind. All the rest is random.
     pub(crate) fn of(kind: Kind, random: &mut fastrand::Rng) -> Self {
         let longest = Kind::ALL.iter().find(|(known, ..)| *known == kind).map_or(0, |(.., longest)| *longest);
-        // Short faults are wanted too: many races take milliseconds.
+        // Short faults are wanted, too: many races take milliseconds.
         let lasts = if random.u8(..3) == 0 { longest } else { longest / 10 };
         let directions = [Direction::ToServer, Direction::ToClient, Direction::Both];
         Self {

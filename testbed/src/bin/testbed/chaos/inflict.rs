@@ -1,4 +1,4 @@
-//! Carries a fault out: begins it, lets it last, heals it.
+//! Carries a fault out: begins it, lets it last, and heals it.
 
 use std::{os::unix::process::ExitStatusExt as _, time::Duration};
 
@@ -18,11 +18,11 @@ use crate::sources::SOURCES;
 
 const SIGTERM: i32 = 15;
 
-/// A fast shutdown that takes longer than this is held up by a daemon.
+/// When a fast shutdown takes longer than this, a daemon delays it.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(30);
 
-/// Whether the fault happened. A foreign producer, for instance, cannot reach a broker that is down. An error is a
-/// failure of the run.
+/// Returns whether the fault happened. For instance, a foreign producer cannot reach a broker that
+/// is down. An error is a failure of the run.
 pub(crate) async fn inflict(stage: &Stage, fault: Fault) -> Result<bool> {
     use Kind as K;
     match fault.kind {
@@ -43,7 +43,7 @@ pub(crate) async fn inflict(stage: &Stage, fault: Fault) -> Result<bool> {
             let query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
             return terminate(stage, query, testbed::postgres::ROLE).await;
         }
-        // A restart of the server ends the locks early. The rows were locked all the same.
+        // A restart of the server ends the locks early, but the rows were locked.
         K::LockRows => return Ok(lock_rows(stage, fault).await.unwrap_or(false)),
         K::CutPostgres
         | K::DelayPostgres
@@ -56,7 +56,7 @@ pub(crate) async fn inflict(stage: &Stage, fault: Fault) -> Result<bool> {
         }
         K::Fence => return Ok(kafka::fence(stage.kafka.brokers(), fault).await),
         K::ForeignTransaction => return Ok(kafka::hold_transaction(stage.kafka.brokers(), fault).await),
-        // With a broker away the partition's replicas cannot be placed.
+        // When a broker is down, Kafka cannot place the partition's replicas.
         K::RaisePartitions => return Ok(stage.raise_partitions(fault.target).await.unwrap_or(false)),
     }
     Ok(true)
@@ -74,7 +74,7 @@ async fn hit_daemon(stage: &Stage, fault: Fault) -> Result<()> {
     } else {
         daemon.term()?;
         let status = daemon.wait_status(PATIENCE).await?;
-        // A daemon that has just begun does not handle the signal yet, and ends by it.
+        // A daemon that has just begun does not handle the signal yet, so the signal ends it.
         let drained = status.success() || status.signal() == Some(SIGTERM);
         ensure!(drained, "daemon {} ended with {status} after SIGTERM", fault.target);
     }

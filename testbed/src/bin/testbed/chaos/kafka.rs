@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Takes one of the source's transactional ids, as a second daemon of the same name would.
 pub(crate) async fn fence(brokers: String, fault: Fault) -> bool {
-    // It takes mostly the id that publishes; the other two only fence.
+    // Mostly it takes the id that publishes. The other two only fence.
     let id = format!("outboxd-{}-{}", SOURCES[fault.target].name, fault.choice.saturating_sub(3));
     in_a_thread(move || stranger(&brokers, &id).map(|_| ())).await
 }
@@ -28,7 +28,7 @@ pub(crate) async fn hold_transaction(brokers: String, fault: Fault) -> bool {
         stranger.begin_transaction()?;
         let record = BaseRecord::to(topic).key("stranger").payload("never to be seen");
         stranger.send(record).map_err(|(error, _)| error)?;
-        // Not a flush: that would begin the wait for the answers of a commit.
+        // This is not a flush, which would begin the wait for the answers of a commit.
         let until = std::time::Instant::now() + fault.lasts;
         while std::time::Instant::now() < until {
             stranger.poll(Duration::from_millis(50));

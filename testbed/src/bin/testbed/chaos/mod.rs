@@ -1,13 +1,15 @@
-//! `make soak`: three sources, three instances of the daemon on them, and everything that can go wrong, at random, for
-//! as long as one likes; and how long a standby takes to lead.
+//! The chaos of `make soak`: three sources, three instances of the daemon on them, and everything
+//! that can go wrong, at random, for as long as you like. A second verb measures how long a standby
+//! takes to lead.
 //!
 //! ```text
 //!   writers ─▶ Postgres, 3 databases ─proxies─▶ 3 daemons ─proxies─▶ Kafka, 3 brokers ─▶ the audit
 //!                    ▲                             ▲                       ▲
 //!                    └──────────── faults, dealt from a seeded deck ───────┘
 //! ```
-//! Every few minutes all faults are healed, everything comes to rest, and tables and topics are compared. The exit code
-//! is 0 only if every audit is clean. A seed repeats the faults and their order, and not their moments.
+//! Every few minutes all faults are healed, everything comes to rest, and an audit compares tables
+//! and topics. The exit code is 0 only if every audit is clean. A seed repeats the faults and their
+//! order, but not their moments.
 
 mod audit;
 mod deck;
@@ -27,13 +29,14 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Three sources, three instances, mixed writers, random faults of all kinds; ends with the audit
+    /// Three sources, three instances, mixed writers, random faults of all kinds; ends with the
+    /// audit
     Run(rain::Arguments),
     /// Kill and stop the leader again and again, and measure how long the standby takes
     Takeover(takeover::Arguments),
 }
 
-/// Whether every audit was clean.
+/// Returns whether every audit was clean.
 pub(crate) async fn run(verb: Verb) -> Result<bool> {
     match verb {
         Verb::Run(arguments) => rain::run(arguments).await,

@@ -1,4 +1,5 @@
-//! One source, a leader and a standby, a steady load, and a consumer that tells when each row arrives.
+//! One source, a leader and a standby, a steady load, and a consumer that tells when each row
+//! arrives.
 
 use std::{
     collections::HashMap,
@@ -51,7 +52,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Servers, and two daemons of which one leads.
+    /// Starts the servers, and two daemons, of which one leads.
     pub(crate) async fn start(plan: &Plan<'_>) -> Result<Self> {
         let replicas = plan.brokers.to_string();
         let kafka = Kafka::builder(plan.brokers)
@@ -82,7 +83,7 @@ impl Pair {
         Ok(Self { postgres, kafka, client, leader, standby })
     }
 
-    /// Leader and standby have changed places.
+    /// Notes that leader and standby have changed places.
     pub(crate) fn swap(&mut self) {
         std::mem::swap(&mut self.leader, &mut self.standby);
     }
@@ -101,7 +102,7 @@ impl Pair {
         Ok(Instant::now())
     }
 
-    /// Single rows, `rate` of them a second.
+    /// Begins to write single rows, `rate` of them a second.
     pub(crate) async fn load(&self, rate: u32) -> Result<Load> {
         let begun: Begun = Arc::default();
         let (stop, stopped) = watch::channel(false);
@@ -124,7 +125,7 @@ impl Pair {
         Ok(Load { stop, writers, arrived })
     }
 
-    /// Lets everything come to rest, and compares.
+    /// Lets everything come to rest, and compares the table with the topic.
     pub(crate) async fn audit(&self) -> Result<Audit> {
         let unmarked = format!("SELECT count(*) FROM {TABLE} WHERE published_at IS NULL");
         let started = Instant::now();
@@ -136,14 +137,14 @@ impl Pair {
     }
 }
 
-/// When the transaction of each row began, until its record has arrived.
+/// When the transaction of each row began. A row leaves the map when its record has arrived.
 type Begun = Arc<Mutex<HashMap<String, Instant>>>;
 
 fn lock(begun: &Begun) -> MutexGuard<'_, HashMap<String, Instant>> {
     begun.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writers at work, and what arrives of it.
+/// Writers at work, and the records that arrive.
 pub(crate) struct Load {
     stop: watch::Sender<bool>,
     writers: JoinSet<Result<()>>,
@@ -151,7 +152,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// When the first record arrived of a row that was inserted after this moment.
+    /// Waits for the first record of a row that was inserted after this moment, and returns when it
+    /// arrived.
     pub(crate) async fn first_of_after(&mut self, moment: Instant) -> Result<Instant> {
         let first = async {
             while let Some((begun, arrived)) = self.arrived.recv().await {
@@ -164,7 +166,7 @@ impl Load {
         tokio::time::timeout(PATIENCE, first).await.context("no record of a row from after the takeover")?
     }
 
-    /// Ends after the transactions under way.
+    /// Stops the writers after the transactions that are under way.
     pub(crate) async fn stop(mut self) -> Result<()> {
         self.stop.send_replace(true);
         while let Some(writer) = self.writers.join_next().await {

@@ -1,4 +1,4 @@
-//! `testbed chaos run`: epochs of writing under faults, each of which ends at rest and with an audit.
+//! `testbed chaos run`: epochs of writing under faults. Each epoch ends at rest, with an audit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,10 +51,10 @@ pub(crate) struct Arguments {
     results: String,
 }
 
-/// Faults at a time.
+/// Most faults at a time.
 const AT_ONCE: usize = 4;
 
-/// Whether every audit was clean.
+/// Returns whether every audit was clean.
 pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
     let host = Host::here();
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
@@ -155,7 +155,7 @@ impl Run {
         Ok(clean)
     }
 
-    /// Deals a fault, and waits until no other fault has what it hits.
+    /// Deals a fault, and waits until no other fault holds what this one hits.
     async fn next_fault(&mut self, pause: Duration) -> Result<()> {
         tokio::time::sleep(self.deck.pause(pause)).await;
         let fault = self.deck.deal();

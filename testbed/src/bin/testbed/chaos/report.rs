@@ -1,4 +1,4 @@
-//! What happened, as it happens and in the end.
+//! Reports what happens, at once and in the end.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{host::Host, sources::SOURCES};
 
-/// Says what happens, with the time, and keeps it.
+/// Prints what happens, with the time, and keeps it.
 pub(crate) struct Timeline {
     started: Instant,
     lines: Mutex<String>,
@@ -44,7 +44,7 @@ impl Timeline {
 pub(crate) struct Report<'a> {
     pub(crate) host: Host,
     pub(crate) command: String,
-    /// Its major.
+    /// The major of Postgres.
     pub(crate) postgres: u32,
     pub(crate) stage: &'a Stage,
     pub(crate) inflicted: &'a Inflicted,
@@ -123,7 +123,7 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// Memory, and the codes of what ended their sessions.
+    /// Writes the memory of each daemon, and the codes of the errors that ended its sessions.
     fn write_daemons(&self, text: &mut String) -> Result<()> {
         let mut codes: BTreeMap<String, usize> = BTreeMap::new();
         writeln!(text, "\n## The daemons\n")?;

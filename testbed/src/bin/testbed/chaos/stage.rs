@@ -24,13 +24,13 @@ const PARTITIONS: usize = 3;
 /// Partitions of each topic at most.
 pub(crate) const MAX_PARTITIONS: usize = 8;
 
-/// Longest wait for anything; machines are shared and slow.
+/// Longest wait for anything. Machines are shared and slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 pub(crate) struct Stage {
     pub(crate) postgres: Postgres,
     pub(crate) kafka: Kafka,
-    /// Between each daemon and Postgres.
+    /// One proxy between each daemon and Postgres.
     pub(crate) proxies: Vec<Proxy>,
     pub(crate) daemons: Vec<Daemon>,
     partitions: [AtomicUsize; SOURCES.len()],
@@ -39,7 +39,8 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn start(outboxd: &Path, version: Version) -> Result<Self> {
         let postgres = Postgres::builder(version)
-            // With checkpoints so often, a crash forgets only a little of what the slots had confirmed.
+            // With such frequent checkpoints a crash forgets only a little of what the slots had
+            // confirmed.
             .setting("checkpoint_timeout", "30s")
             .setting("max_connections", "200")
             .start();
@@ -81,7 +82,7 @@ impl Stage {
         Ok(())
     }
 
-    /// One partition more for the topic of this source, or none if it has many.
+    /// Adds a partition to the topic of this source, unless it has many. Returns whether it did.
     pub(crate) async fn raise_partitions(&self, source: usize) -> Result<bool> {
         let total = self.partitions[source].load(Ordering::Relaxed) + 1;
         if total > MAX_PARTITIONS {
@@ -106,7 +107,8 @@ impl Stage {
     }
 }
 
-/// Kafka's bounds are shorter than the longest faults, so that commits become unknown and transactions time out.
+/// The configuration of a daemon. Kafka's bounds are shorter than the longest faults, so that
+/// commits become unknown and transactions time out.
 fn config(postgres: &str, brokers: &str) -> String {
     let sources: String = SOURCES.iter().map(|source| section(source, postgres)).collect();
     format!(
@@ -116,8 +118,8 @@ fn config(postgres: &str, brokers: &str) -> String {
     )
 }
 
-/// The section of one source. All timeouts are short, so that much happens in little time. Batches are small, so that
-/// large transactions are split.
+/// The section of one source. All timeouts are short, so that much happens in little time. Batches
+/// are small, so that large transactions are split.
 fn section(source: &Source, postgres: &str) -> String {
     let Source { name, database, table, .. } = source;
     format!(

@@ -1,4 +1,5 @@
-//! `testbed chaos takeover`: from the leader's end to the standby's first record, many times over.
+//! `testbed chaos takeover` measures the time from the leader's end to the standby's first record,
+//! many times.
 
 use std::{
     fmt::Write as _,
@@ -122,7 +123,7 @@ async fn watch_standby(pair: &Pair, time: Duration) -> Result<Idle> {
 async fn repeat(pair: &mut Pair, load: &mut Load, ending: Ending, times: u32) -> Result<Vec<Takeover>> {
     let mut takeovers = Vec::new();
     for n in 1..=times {
-        // The pause is random, so that the fault meets any phase of the standby's attempts.
+        // The pause is random, so that the fault can hit any phase of the standby's attempts.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1_000..2_000))).await;
         let ended = Instant::now();
         match ending {

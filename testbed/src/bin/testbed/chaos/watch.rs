@@ -1,4 +1,4 @@
-//! What the daemons say of themselves.
+//! What the daemons say about themselves.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -42,13 +42,13 @@ pub(crate) async fn wait_state(daemon: &Daemon, wanted: &str, within: Duration) 
     }
 }
 
-/// Its last lines, for a failure's message.
+/// Its last lines, for the message of a failure.
 pub(crate) fn tail(daemon: &Daemon) -> String {
     let lines = daemon.lines();
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-/// Looks at every daemon twice a second, for as long as it lives.
+/// Looks at every daemon twice a second, as long as this value lives.
 pub(crate) struct Watch {
     stop: tokio::sync::watch::Sender<bool>,
     halted: Arc<Mutex<Option<String>>>,
@@ -89,7 +89,7 @@ impl Watch {
         Self { stop, halted, task }
     }
 
-    /// A source that halted.
+    /// A source that halted, if there is one.
     pub(crate) fn halted(&self) -> Option<String> {
         self.halted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -103,10 +103,10 @@ impl Watch {
 /// What [`Watch`] saw of a source.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Seen {
-    /// Looks at the daemons, and those at which one of them streamed.
+    /// The number of looks at the daemons, and of those looks at which one of them streamed.
     pub(crate) looks: usize,
     pub(crate) streaming: usize,
-    /// How often another instance led than before.
+    /// How often the leader was another instance than before.
     pub(crate) takeovers: usize,
     leader: Option<usize>,
 }

@@ -1,4 +1,5 @@
-//! The services: transactions of every shape, by sessions that live through the death of their server.
+//! The services: sessions that run transactions of every shape and survive the death of their
+//! server.
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,8 @@ use uuid::Uuid;
 use super::stage::{PATIENCE, Stage};
 use crate::sources::{SOURCES, Source};
 
-/// Sessions of each source, each with keys of its own: commit order between two sessions cannot be seen from outside.
+/// Sessions of each source. Each has keys of its own, since nobody outside can see the commit order
+/// between two sessions.
 pub(crate) const WRITERS: usize = 2;
 
 /// Aggregates of a writer.
@@ -50,7 +52,7 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// `per_second` transactions of all sources together.
+    /// Starts the writers. All sources together have `per_second` transactions a second.
     pub(crate) fn start(stage: &Stage, per_second: f64, seed: u64) -> Self {
         let (stop, rows) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let mut tasks = JoinSet::new();
@@ -78,7 +80,7 @@ impl Writers {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Whether one has given up, and why.
+    /// Fails when a writer has given up, and says why.
     pub(crate) fn check(&mut self) -> Result<()> {
         match self.tasks.try_join_next() {
             None => Ok(()),
@@ -89,7 +91,8 @@ impl Writers {
         }
     }
 
-    /// Ends after the transactions under way; what was written to each source.
+    /// Stops the writers after the transactions that are under way. Returns what was written to
+    /// each source.
     pub(crate) async fn stop(mut self) -> Result<[Written; SOURCES.len()]> {
         self.stop.store(true, Ordering::Relaxed);
         let mut written = [Written::default(); SOURCES.len()];
@@ -156,7 +159,7 @@ impl Writer {
         Ok(self.written)
     }
 
-    /// Mostly single rows; now and then thousands in one transaction, or a payload of half a megabyte.
+    /// Mostly a single row. Sometimes it has thousands of rows, or a payload of half a megabyte.
     fn shape(&mut self) -> Shape {
         let random = &mut self.random;
         let rows = match random.u16(..1_000) {
@@ -182,7 +185,7 @@ impl Writer {
         (0..rows).map(next).collect()
     }
 
-    /// Whether the transaction was committed. An error does not tell.
+    /// Returns whether the transaction was committed. An error does not tell.
     async fn write(&self, client: &mut Client, tx: Uuid, rows: &[Row], shape: Shape) -> Result<bool> {
         let mut transaction = client.transaction().await?;
         if shape.has_savepoint {
@@ -215,7 +218,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until the next transaction is due. Now and then it waits so long that the source is idle.
+    /// Waits until the next transaction is due. Sometimes it waits so long that the source is idle.
     async fn rest(&mut self) {
         let pause = if self.random.u16(..1_000) == 0 {
             Duration::from_millis(self.random.u64(2_000..6_000))
@@ -225,8 +228,8 @@ impl Writer {
         tokio::time::sleep(pause).await;
     }
 
-    /// How a transaction ended whose answer was lost. Only the server's death loses one here, and when it is back no
-    /// transaction of its last life is under way any more.
+    /// Finds out how a transaction ended whose answer was lost. Here only the server's death loses
+    /// an answer. When the server is back, no transaction from before its death is under way.
     async fn ended_committed(&self, client: &mut Client, tx: Uuid) -> Result<bool> {
         let query = format!("SELECT EXISTS (SELECT FROM {} WHERE payload->>'tx' = $1)", self.source.table);
         loop {
@@ -254,7 +257,8 @@ impl Writer {
     }
 }
 
-/// Whether the session has ended. The server's last message arrives a moment before the connection ends.
+/// Whether the session has ended. The server's last message arrives a moment before the connection
+/// ends.
 async fn is_lost(client: &Client) -> bool {
     let until = Instant::now() + Duration::from_secs(5);
     while !client.is_closed() && Instant::now() < until {

@@ -1,7 +1,9 @@
-//! `make demo`: three databases, one daemon, three topics, and everything that goes wrong on a bad day.
+//! `make demo`: three databases, one daemon, three topics, and everything that goes wrong on a bad
+//! day.
 //!
-//! Writers commit the migration guide's events while the daemon is killed and the broker is killed and restarted. In
-//! the end tables and topics are compared: the exit code is 0 only if every row is one record, in order, and marked.
+//! Writers commit the migration guide's events. In the meantime the daemon is killed again and
+//! again, and the broker is killed and restarted. In the end the demo compares tables and topics.
+//! The exit code is 0 only if every row is one record, in order, and marked.
 
 mod screen;
 mod servers;
@@ -46,10 +48,10 @@ pub(crate) struct Arguments {
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a killed daemon, or broker, stays down.
+/// How long a killed daemon or broker stays down.
 const DOWN: Duration = Duration::from_millis(800);
 
-/// Whether every row is one record.
+/// Returns whether every row is one record.
 pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
     let screen = Screen::new(arguments.transactions);
     screen.say("starting Postgres and Kafka");
@@ -86,14 +88,14 @@ fn start_daemon(outboxd: Option<PathBuf>, servers: &Servers) -> Result<Daemon> {
     let address = builder.http_address();
     builder = builder.env("OUTBOXD_LISTEN", &address).env("KAFKA_BROKERS", &servers.kafka().brokers());
     for source in &SOURCES {
-        // As `config/demo.toml` names it.
+        // `config/demo.toml` names it so.
         let variable = format!("{}_DB", source.name.to_uppercase());
         builder = builder.env(&variable, &servers.postgres().url(source.database));
     }
     builder.start()
 }
 
-/// All that takes part.
+/// Everything that takes part.
 struct Demo {
     screen: Screen,
     servers: Servers,
@@ -104,7 +106,7 @@ struct Demo {
 }
 
 impl Demo {
-    /// Everything up to the verdict.
+    /// Plays everything up to the verdict, and returns that.
     async fn play(&self, transactions: u64, rate: f64, kills: u64) -> Result<bool> {
         let started = Instant::now();
         self.wait("the daemon to stream", async || {
@@ -131,7 +133,7 @@ impl Demo {
         self.audit().await
     }
 
-    /// Kills at equal distances, and the broker in the middle of them.
+    /// Kills the daemon at equal distances, and the broker in the middle.
     async fn disturb(&self, writers: &mut JoinSet<Result<()>>, transactions: u64, kills: u64) -> Result<()> {
         let faults = kills + 1;
         for fault in 1..=faults {
@@ -172,7 +174,7 @@ impl Demo {
         self.recovered("the broker").await
     }
 
-    /// Tells how the lag falls after a fault, by the daemon's own metric.
+    /// Tells how the lag falls after a fault, as the daemon's own metric shows it.
     async fn recovered(&self, who: &str) -> Result<()> {
         let started = Instant::now();
         let mut lags: Vec<f64> = Vec::new();
@@ -199,7 +201,7 @@ impl Demo {
         Ok(())
     }
 
-    /// SIGTERM, and the exit code that a drained daemon has.
+    /// Sends SIGTERM, and requires the exit code of a drained daemon.
     async fn stop(&self) -> Result<()> {
         self.daemon.term()?;
         let code = self.daemon.wait_exit(PATIENCE).await?;
@@ -215,7 +217,7 @@ impl Demo {
         }
     }
 
-    /// Tables against topics, source by source.
+    /// Compares tables with topics, source by source.
     async fn audit(&self) -> Result<bool> {
         let mut audits = Vec::new();
         self.screen.print(&format!("\nThe audit: tables against topics\n\n{}", heading()));
@@ -259,7 +261,7 @@ impl Demo {
         }
     }
 
-    /// Looks until `done`, showing how far things are meanwhile.
+    /// Looks until `done`, and shows the progress in the meantime.
     async fn wait(&self, what: &str, mut done: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
         let started = Instant::now();
         while !done().await? {
@@ -272,7 +274,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Lets time pass, showing how far things are.
+    /// Lets time pass, and shows the progress.
     async fn linger(&self, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until {

@@ -1,4 +1,4 @@
-//! Progress: two bars and a status on a terminal, a line every two seconds elsewhere.
+//! Shows progress: two bars and a status on a terminal, and a line every two seconds elsewhere.
 
 use std::{
     io::IsTerminal,
@@ -12,7 +12,7 @@ use super::watch::Lag;
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-/// How far things are.
+/// The progress at one moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Standing {
     pub(crate) transactions: u64,
@@ -44,15 +44,15 @@ impl Screen {
         Self { started: now, target, bars, last_line: Mutex::new(now) }
     }
 
-    /// A line that stays, with the time.
+    /// Prints a line that stays, with the time.
     pub(crate) fn say(&self, text: &str) {
         self.print(&format!("{:>6.1} s  {text}", self.started.elapsed().as_secs_f64()));
     }
 
-    /// A line that stays.
+    /// Prints a line that stays.
     pub(crate) fn print(&self, text: &str) {
         match &self.bars {
-            // The bars are drawn on standard error, and a line must not go through them.
+            // The bars are drawn on standard error, and a printed line must not break them.
             Some(bars) => bars.all.suspend(|| println!("{text}")),
             None => println!("{text}"),
         }
@@ -112,7 +112,7 @@ impl Bars {
     }
 }
 
-/// Rows are counted here, by the writers and the consumer; the lag in seconds is the daemon's own word.
+/// The writers and the consumer count the rows. The lag in seconds comes from the daemon.
 fn status(now: Standing) -> String {
     let behind = HumanCount(now.rows.saturating_sub(now.records)).to_string();
     match now.lag {

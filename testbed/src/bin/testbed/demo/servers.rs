@@ -1,11 +1,11 @@
-//! The servers: our own, or those that the environment names.
+//! The servers, which are our own or those that the environment names.
 
 use anyhow::{Result, ensure};
 use testbed::{Kafka, Postgres, Version, reader};
 
 use crate::sources::SOURCES;
 
-/// Named in `config/demo.toml`.
+/// `config/demo.toml` has this name.
 const POSITION_TOPIC: &str = "outboxd.demo.positions";
 
 pub(crate) struct Servers {
@@ -41,9 +41,10 @@ impl Servers {
             anyhow::Ok(if named("TESTBED_KAFKA_BROKERS") {
                 Server::Named(Kafka::shared().await?)
             } else {
-                // The controller is a process of its own: a Kafka 4.4 broker that is its own controller and is killed
-                // between the end of a transaction and its markers comes back with stale metadata and can skip them.
-                // That would be Kafka losing a committed transaction, and no relay could do anything about it.
+                // The controller is a process of its own. A Kafka 4.4 broker that is its own
+                // controller, and is killed between the end of a transaction and its markers, comes
+                // back with stale metadata and can skip the markers. Then Kafka would lose a
+                // committed transaction, and no relay could do anything about it.
                 Server::Own(Kafka::builder(1).separate_controller().start().await?)
             })
         };

@@ -1,4 +1,4 @@
-//! The events of the three services, and writers that live through the lives of users, orders and
+//! The events of the three services, and writers that play the lives of users, orders and
 //! shipments, one transaction a step.
 
 use std::{
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::sources::{SOURCES, Source};
 
-/// The steps of an aggregate; the events of a step are written in one transaction.
+/// The steps of an aggregate. One transaction writes the events of a step.
 type Life = &'static [&'static [&'static str]];
 
 /// The lives that an aggregate of each source can have, in the order of [`SOURCES`].
@@ -60,16 +60,17 @@ impl Written {
     }
 }
 
-/// Sessions of each source, with aggregates of their own: commit order between two sessions cannot be seen from outside.
+/// Sessions of each source. Each has aggregates of its own, since nobody outside can see the commit
+/// order between two sessions.
 const WRITERS: u64 = 2;
 
-/// Aggregates that a writer goes on with at a time.
+/// Aggregates of a writer that are alive at a time.
 const ALIVE: usize = 40;
 
 /// One transaction in this many is rolled back, with its rows.
 const ROLLED_BACK: u32 = 20;
 
-/// Starts all writers: together `transactions` commits, `per_second` of them a second.
+/// Starts all writers. Together they make `transactions` commits, `per_second` of them a second.
 pub(crate) fn open(
     postgres: &Postgres,
     transactions: u64,
@@ -92,7 +93,7 @@ pub(crate) fn open(
 struct Pace {
     /// Transactions in all.
     share: u64,
-    /// From the beginning of one to that of the next.
+    /// The time from the beginning of one transaction to that of the next.
     pause: Duration,
 }
 
@@ -128,7 +129,7 @@ async fn write(source: &Source, lives: &[Life], url: &str, pace: Pace, written: 
 /// A user, an order or a shipment.
 struct Aggregate {
     id: Uuid,
-    /// Whom or what it refers to: the order's user, the shipment's order.
+    /// What it refers to: the order's user, or the shipment's order.
     other: Uuid,
     number: u32,
     person: &'static Person,
@@ -171,7 +172,7 @@ impl Aggregate {
         self.next == self.life.len()
     }
 
-    /// Its next transaction; `false` when that was rolled back.
+    /// Runs its next transaction. Returns `false` when that was rolled back.
     async fn step(&mut self, client: &mut Client, insert: &Statement, written: &Written) -> Result<bool> {
         let events = self.life[self.next];
         let tx = Uuid::new_v4();
@@ -192,7 +193,7 @@ impl Aggregate {
         Ok(true)
     }
 
-    /// The guide's event data, and behind it what the audit goes by: see `testbed::workload`.
+    /// The guide's event data, followed by what the audit needs: see `testbed::workload`.
     fn payload(&self, event: &str, tx: Uuid, row: i64, rows: usize) -> String {
         let Self { id, other, number, person, .. } = self;
         let Person { name, email, city, state, pincode } = person;

@@ -1,4 +1,5 @@
-//! What an outsider sees: the records as a `read_committed` consumer gets them, and the daemon's own metrics.
+//! What somebody outside sees: the records that a `read_committed` consumer gets, and the daemon's
+//! own metrics.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use testbed::{
 
 use crate::sources::SOURCES;
 
-/// A consumer of all topics, from the beginning, that lives through the broker's restart.
+/// A consumer that reads all topics from the beginning, and survives the broker's restart.
 #[derive(Clone)]
 pub(crate) struct Consumer {
     records: Arc<AtomicU64>,
@@ -60,7 +61,7 @@ impl Consumer {
     }
 }
 
-/// What `/metrics` says, over all sources.
+/// What `/metrics` says about all sources together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Lag {
     /// Age of the oldest committed row that is not published, in seconds.
@@ -69,7 +70,7 @@ pub(crate) struct Lag {
     pub(crate) streaming: usize,
 }
 
-/// `None` while the daemon is down.
+/// The daemon's lag; `None` while it is down.
 pub(crate) async fn lag(daemon: &Daemon) -> Option<Lag> {
     let (_, text) = daemon.http_get("/metrics").await.ok()?;
     let values = |start: &'static str, holds: &'static str| {
