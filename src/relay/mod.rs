@@ -11,10 +11,11 @@
 //!    status ◀──────────────┘
 //! ```
 //!
-//! [`state`], [`driver`] and [`startup`] know no socket, clock or thread. Every rule about order lives there, and the
-//! simulation uses them. The rest is thin: each part does one thing and talks to the machine through one bounded channel.
-//! `supervisor` runs one session after another; nothing of a failed session is used again (`memory.rs` has what is). A
-//! command that relays for a moment does so through `once.rs`.
+//! [`state`], [`driver`] and [`startup`] know no socket, clock or thread. Every rule about order
+//! lives there, and the simulation uses them. The other modules are thin: each does one thing and
+//! talks to the machine through one bounded channel. `supervisor` runs one session after another.
+//! Nothing of a failed session is used again, except what `memory.rs` holds. A command that relays
+//! for a moment does so through `once.rs`.
 
 mod backfill;
 mod context;

@@ -1,41 +1,42 @@
-//! What the machine answers to its inputs, and what it asks for.
+//! What the machine answers to its inputs, and what it asks the session to do.
 
 use crate::source::position::Progress;
 
-/// Names a batch in this session; they count up from 1.
+/// The name of a batch in this session. The numbers count up from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub(crate) u64);
 
 /// What to do with a streamed row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowIs {
-    /// Encode it, then call [`super::Machine::published_row`] (or [`super::Machine::passed_over`] if it is marked already).
+    /// Encode it, then call [`super::Machine::published_row`]. Call [`super::Machine::passed_over`]
+    /// instead if the row is marked already.
     New,
-    /// Published before: keep its id for the mark, then call [`super::Machine::redelivered_row`] (or
-    /// [`super::Machine::passed_over`]).
+    /// It was published before. Keep its id for the mark, then call
+    /// [`super::Machine::redelivered_row`] (or [`super::Machine::passed_over`]).
     Redelivered,
-    /// Redelivered, but there is no room to keep it: it will come again after a reconnect.
+    /// It was redelivered, and there is no room to keep it. It will come again after a reconnect.
     Dropped,
 }
 
-/// Where in the stream the next message is read: between two transactions, or in one of a kind.
+/// Where in the stream the next message is read: between two transactions, or inside one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// No transaction is open.
     Between,
-    /// In one that ends at or before the position.
+    /// In a transaction that ends at or before the position.
     Redelivered,
-    /// In the one that is split at the position.
+    /// In the transaction that is split at the position.
     Resumed,
-    /// In one behind the position.
+    /// In a transaction that ends after the position.
     New,
 }
 
 /// What the session must do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Take the first `rows` rows of the building batch, and publish them with this progress as the position. With
-    /// `rows` 0 it is a position alone.
+    /// Take the first `rows` rows of the building batch, and publish them with `progress` as the
+    /// position. If `rows` is 0, publish the position alone.
     Publish {
         /// The batch.
         batch: BatchId,
@@ -44,7 +45,8 @@ pub enum Action {
         /// What the position says once Kafka has committed it.
         progress: Progress,
     },
-    /// Take the first `rows` ids of the building batch: they were published before and wait for [`Action::Mark`].
+    /// Take the first `rows` ids of the building batch. Their rows were published before, and wait
+    /// for [`Action::Mark`].
     Hold {
         /// The batch.
         batch: BatchId,
@@ -56,9 +58,10 @@ pub enum Action {
         /// The batch.
         batch: BatchId,
     },
-    /// Tell the server that everything before [`super::Machine::confirmed`] is published and marked.
+    /// Tell the server that everything before [`super::Machine::confirmed`] is published and
+    /// marked.
     Confirm,
-    /// The history is proved, but rows were dropped meanwhile: reconnect and take them again, with
-    /// [`super::Machine::trust_history`].
+    /// The history is proved, but rows were dropped in the meantime. Reconnect and take them again,
+    /// with [`super::Machine::trust_history`].
     Reconnect,
 }

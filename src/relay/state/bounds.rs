@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-/// Bounds that the machine keeps.
+/// The bounds.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// Rows of one Kafka transaction.
+    /// Rows of one Kafka transaction, at most.
     pub batch_rows: usize,
-    /// Bytes of one Kafka transaction.
+    /// Bytes of one Kafka transaction. A batch that has reached them is cut.
     pub batch_bytes: usize,
     /// How long a batch may wait for more rows while the producer is idle.
     pub linger: Duration,
-    /// Encoded records in memory.
+    /// Bytes of encoded records in memory.
     pub in_flight_bytes: usize,
-    /// Rows in memory that wait for their mark.
+    /// Rows that may be in memory and wait for their mark.
     pub unmarked_rows: usize,
-    /// At most one position-only transaction in this time.
+    /// At most one transaction holds a position alone in this time, unless the server asks for a
+    /// reply.
     pub idle_advance: Duration,
 }

@@ -1,4 +1,4 @@
-//! From rows to batches, and from done batches to what may be confirmed.
+//! Cuts rows into batches, and confirms what is done.
 
 use std::time::Duration;
 
@@ -13,12 +13,14 @@ use crate::{
     source::position::{Progress, Split},
 };
 
-/// Behind a backlog a batch waits for more rows, by this share of the time by which the stream is behind: a Kafka
-/// transaction costs the same for one row as for ten thousand, and rows that are late by minutes do not mind a moment
-/// more. A stream that is not behind does not wait.
+/// When the stream is behind, a batch waits for more rows. It waits for the time by which the
+/// stream is behind, divided by this number. A Kafka transaction costs the same for one row as for
+/// ten thousand, and rows that are minutes late do not mind a moment more. A stream that is not
+/// behind does not wait.
 const PATIENCE_SHARE: u32 = 8;
 
-/// It waits no longer than that. Rows to publish fill a batch before; a flood of rows to pass over never does.
+/// The longest such wait. Rows to publish fill a batch sooner. Rows to pass over never fill one,
+/// however many they are.
 const PATIENCE_MAX: Duration = Duration::from_millis(250);
 
 /// A batch as it is cut.
@@ -53,13 +55,14 @@ impl Machine {
         self.is_filled_to(4)
     }
 
-    /// Three quarters are enough for a batch of whole transactions: what more it would save is little, and three batches
-    /// of them are in memory at a time. The rest is room for a transaction that would otherwise be split.
+    /// Whether a batch of whole transactions may be cut: three quarters are enough. The last
+    /// quarter would save little, and three batches are in memory at a time. It is room for a
+    /// transaction that would otherwise be split.
     pub(super) fn is_nearly_full(&self) -> bool {
         self.is_filled_to(3)
     }
 
-    /// Whether the building batch has so many quarters of the rows or bytes of one.
+    /// Whether the building batch has reached this many quarters of its limit of rows or bytes.
     fn is_filled_to(&self, quarters: usize) -> bool {
         4 * self.building.rows >= quarters * self.bounds.batch_rows
             || 4 * self.building.bytes >= quarters * self.bounds.batch_bytes
@@ -69,7 +72,7 @@ impl Machine {
         self.queue.is_empty() && self.building.rows == 0 && self.building.boundary.is_none() && self.open.is_none()
     }
 
-    /// Cuts when the producer could send more and the batch has waited long enough for more rows.
+    /// Cuts when the producer could send more and the batch has waited long enough for rows.
     pub(super) fn cut_if_due(&mut self, now: Duration) {
         if self.building.boundary.is_none() || self.building.redelivered {
             return;
@@ -79,17 +82,18 @@ impl Machine {
         }
     }
 
-    /// When the building batch is cut if it is not full before, if it may be: while the batch before it is being sent,
-    /// it gathers what comes.
+    /// When the building batch is cut, unless it is full sooner. There is no such time while the
+    /// batch before it is being sent: meanwhile it gathers what comes.
     pub(super) fn cut_due(&self) -> Option<Duration> {
         let since = self.building.since.filter(|_| self.queue.is_none_sending())?;
-        // What more would be gathered would gain little, and the memory of two batches is under way already.
+        // A batch that is half full does not wait. More rows would gain little, and the memory of
+        // two batches is in use already.
         let patience =
             if self.is_filled_to(2) { Duration::ZERO } else { (self.behind / PATIENCE_SHARE).min(PATIENCE_MAX) };
         Some(since + self.bounds.linger + patience)
     }
 
-    /// Cuts the whole transactions off the building batch; rows of an open one stay.
+    /// Cuts the whole transactions off the building batch. Rows of an open transaction stay.
     pub(super) fn cut_whole_transactions(&mut self) {
         let Some(boundary) = self.building.boundary.take() else { return };
         let progress = Progress { lsn: boundary.commit.end_lsn, commit: Some(boundary.commit), split: None };
@@ -104,7 +108,8 @@ impl Machine {
         self.publish(Cut { rows, bytes, progress, oldest });
     }
 
-    /// Cuts in the middle of a transaction that is larger than a batch (G3): resumable at the row.
+    /// Cuts in the middle of a transaction that is larger than a batch (G3). The position then
+    /// names the row at which the transaction is resumed.
     pub(super) fn cut_split(&mut self, event_id: &str) -> Result<(), Error> {
         let open = self.open.as_ref().ok_or_else(|| internal("a transaction is split that is not open"))?;
         let split = Split { final_lsn: open.final_lsn, xid: open.xid, rows: open.rows, event_id: event_id.to_owned() };
@@ -123,14 +128,15 @@ impl Machine {
         self.actions.push_back(Action::Publish { batch: id, rows, progress });
     }
 
-    /// When the position may next be advanced over log that holds nothing to publish, if there is such.
+    /// When the position may next advance over log that holds nothing to publish, if there is such
+    /// log.
     pub(super) fn idle_advance_due(&self) -> Option<Duration> {
         let idle = !self.draining && self.read_to > self.cut.lsn && self.nothing_in_flight() && !self.owes_proof();
         let last = if self.idle_urgent { None } else { self.last_position };
         idle.then(|| last.map_or(Duration::ZERO, |last| last + self.bounds.idle_advance))
     }
 
-    /// Rules 4 and 8: an idle stream advances, but the position in Kafka first.
+    /// Rules 4 and 8: an idle stream advances, and the position in Kafka goes first.
     pub(super) fn advance_if_idle(&mut self, now: Duration) {
         if self.idle_advance_due().is_some_and(|due| now >= due) {
             self.idle_urgent = false;
@@ -140,22 +146,26 @@ impl Machine {
         }
     }
 
-    /// Something published has yet to come by again; until then an idle LSN would hide that it is gone.
+    /// Whether something published still has to come by again. Until then, confirming an idle LSN
+    /// would hide that it is gone.
     #[must_use]
     pub fn owes_proof(&self) -> bool {
         self.proof.is_some() || self.split.is_some()
     }
 
-    /// Rule 7: the end of the longest prefix that is published and marked, never backwards.
+    /// Rule 7: confirms the end of the longest prefix that is published and marked, and never goes
+    /// back.
     pub(super) fn confirm(&mut self) {
         let done = self.queue.pop_done().unwrap_or(Lsn::ZERO);
-        // A dropped row is neither marked nor queued: what follows it must come again, and so must not be confirmed.
+        // A dropped row is neither marked nor in the queue. What follows it must come again with
+        // it, and so must not be confirmed.
         if self.dropped && self.marks {
             return;
         }
         let mut end = self.confirmed.max(done);
         if self.nothing_in_flight() && !self.owes_proof() {
-            // Everything read is done, so an idle LSN that Kafka already carries may be confirmed.
+            // Everything that was read is done. So an idle LSN that Kafka already carries may be
+            // confirmed.
             end = end.max(self.committed.lsn.min(self.read_to));
         }
         if end > self.confirmed {

@@ -12,7 +12,7 @@ pub(super) fn internal(what: impl Into<String>) -> Error {
     Error::new(Code::Internal, what.into())
 }
 
-/// Ends the session where something does not hold that must.
+/// Ends the session if something that must hold does not.
 #[cfg(debug_assertions)]
 pub(super) fn require(holds: bool, what: &str) -> Result<(), Error> {
     if holds { Ok(()) } else { Err(internal(what)) }

@@ -9,7 +9,7 @@ use super::{
 use crate::Error;
 
 impl Machine {
-    /// Looks at the sentences at the top of `mod.rs`, and at the sums of the queue.
+    /// Checks the three sentences at the top of `mod.rs`, and the sums of the queue.
     ///
     /// # Errors
     /// `internal`: one of them does not hold.
@@ -26,7 +26,8 @@ impl Machine {
         Ok(())
     }
 
-    /// The confirmed LSN never goes back. It lies at or before the position in Kafka, and behind no batch that is not done.
+    /// The confirmed LSN never goes back. It lies at or before the position in Kafka, and never
+    /// after the end of a batch that is not done.
     fn require_confirmed(&mut self) -> Result<(), Error> {
         require(self.confirmed >= self.confirmed_before, "the confirmed LSN went back")?;
         if self.confirmed > self.confirmed_before {
@@ -45,7 +46,8 @@ impl Machine {
         require(!front_is_done || self.dropped, "a done batch at the front is not taken off")
     }
 
-    /// New rows are read only when what was published has come by, and never together with redelivered ones.
+    /// New rows are read only after the published ones have come by. They never share a batch with
+    /// redelivered rows.
     fn require_building(&self) -> Result<(), Error> {
         let building = &self.building;
         if let Some(boundary) = &building.boundary {

@@ -1,4 +1,4 @@
-//! The inputs of the machine, and what may be asked of it.
+//! The inputs of the machine, and the questions that it answers.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -14,8 +14,9 @@ use crate::{
     source::position::{CommitId, Progress, Split},
 };
 
-/// Kafka transactions that may be cut and not yet committed: one is committing, one is being sent and the next is ready
-/// behind it, so that the producers never wait for us; more would only hold memory.
+/// Kafka transactions that may be cut and not yet committed. One is being committed, one is being
+/// sent, and the next one stands ready, so the producers never wait for us. More would only hold
+/// memory.
 const MAX_PUBLISHING: usize = 3;
 
 /// The state machine of one session of one source. Times are durations since any fixed instant.
@@ -31,37 +32,41 @@ pub struct Machine {
     pub(super) confirmed: Lsn,
     /// The published commit that must be seen again before redelivered rows may be marked.
     pub(super) proof: Option<CommitId>,
-    /// The split transaction that must come next.
+    /// The split transaction whose rest must come next.
     pub(super) split: Option<Split>,
-    /// An earlier connection of this process has seen all of that proof.
+    /// An earlier connection of this process has already seen that proof.
     pub(super) trusted: bool,
     /// Redelivered rows were dropped for lack of room.
     pub(super) dropped: bool,
     pub(super) open: Option<Open>,
     pub(super) building: Building,
     pub(super) queue: Queue,
-    /// Everything before it has been read.
+    /// Everything before this LSN has been read.
     pub(super) read_to: Lsn,
-    /// The server waits for its WAL end to be confirmed.
+    /// The server asked for a reply, so the next idle advance does not wait.
     pub(super) idle_urgent: bool,
     pub(super) last_position: Option<Duration>,
-    /// How long ago what was read last had been committed, when the server sent it.
+    /// How long after its commit the server sent the last transaction.
     pub(super) behind: Duration,
     pub(super) draining: bool,
     pub(super) actions: VecDeque<Action>,
-    /// What was confirmed when the invariants were checked last.
+    /// The confirmed LSN at the last check of the invariants.
     #[cfg(debug_assertions)]
     pub(super) confirmed_before: Lsn,
 }
 
 impl Machine {
-    /// A machine that resumes from the position read, on a slot whose confirmed flush position is `confirmed`.
+    /// A machine that resumes from `position`, on a slot whose confirmed flush position is
+    /// `confirmed`.
     #[must_use]
     pub fn new(mut bounds: Bounds, marks: bool, position: Progress, confirmed: Lsn) -> Self {
-        // A batch that could never become full would wait for room for ever.
+        // A batch whose limits lie above the bounds of memory could never become full, and would
+        // wait for room for ever.
         bounds.batch_rows = bounds.batch_rows.min(bounds.unmarked_rows).max(1);
         bounds.batch_bytes = bounds.batch_bytes.min(bounds.in_flight_bytes).max(1);
-        // Redelivery beyond the last published commit cannot hold rows; before it, that commit must come by.
+        // No transaction between the last published commit and the position carries rows. So a slot
+        // that is confirmed up to that commit needs no proof. On any other slot that commit must
+        // come by again.
         let proof = position.commit.filter(|commit| confirmed < commit.end_lsn);
         Self {
             bounds,
@@ -87,28 +92,32 @@ impl Machine {
         }
     }
 
-    /// The same server has already shown the last published commit on an earlier connection of this process
-    /// ([`Action::Reconnect`]): rows are marked as they come. The proof must still come by behind them.
+    /// Says that the same server has shown the last published commit on an earlier connection of
+    /// this process ([`Action::Reconnect`]). Redelivered rows are then marked as they come. The
+    /// proof must still come by after them.
     ///
-    /// Only where the position is still [`Machine::position`] of that session, and the server was not started since
-    /// (`pg_postmaster_start_time`): a copy may have taken its place between the two connections.
+    /// Call this only if the position is still the [`Machine::position`] of that session, and the
+    /// server was not started since (`pg_postmaster_start_time`). Otherwise a copy may have taken
+    /// the server's place between the two connections.
     #[must_use]
     pub fn trust_history(mut self) -> Self {
         self.trusted = true;
         self
     }
 
-    // ---- the stream ------------------------------------------------------------------------------------------
+    // ---- the stream
+    // ------------------------------------------------------------------------------------------
 
     /// A transaction begins. `final_lsn` is where its commit record starts.
     ///
     /// # Errors
-    /// `postgres-protocol`: another one is open.
+    /// `postgres-protocol`: another transaction is open.
     pub fn begin(&mut self, final_lsn: Lsn, xid: u32, time: i64) -> Result<(), Error> {
         if self.open.is_some() {
             return Err(Error::new(Code::PostgresProtocol, "a Begin inside a transaction"));
         }
-        // Rule 6: commit records do not overlap, so one that starts before the position ends at or before it.
+        // Rule 6: commit records do not overlap. So one that starts before the position also ends
+        // at or before it.
         let kind = if final_lsn < self.committed.lsn {
             Kind::Redelivered
         } else if self.split.as_ref().is_some_and(|split| (split.final_lsn, split.xid) == (final_lsn, xid)) {
@@ -120,11 +129,12 @@ impl Machine {
         self.checked()
     }
 
-    /// An Insert message; `is_event` tells whether the row has an event id, where that must be compared.
+    /// An Insert message. `is_event` tells whether the row has the given event id. It is called
+    /// only for the last published row of a split transaction.
     ///
     /// # Errors
-    /// `history-diverged`: the row is not the one that was published at this place. `postgres-protocol`: no transaction is
-    /// open.
+    /// `history-diverged`: the row is not the one that was published at this place.
+    /// `postgres-protocol`: no transaction is open.
     pub fn row(&mut self, is_event: impl FnOnce(&str) -> bool) -> Result<RowIs, Error> {
         let open =
             self.open.as_mut().ok_or_else(|| Error::new(Code::PostgresProtocol, "a row outside a transaction"))?;
@@ -159,13 +169,14 @@ impl Machine {
         Ok(RowIs::Redelivered)
     }
 
-    /// The new row was encoded to `bytes` bytes at the end of the building records.
+    /// The new row was encoded as `bytes` bytes at the end of the building records.
     ///
     /// # Errors
-    /// `history-diverged`: something published must come first, and did not.
+    /// `history-diverged`: something published must come first, and did not come.
     pub fn published_row(&mut self, bytes: usize, event_id: &str) -> Result<(), Error> {
         self.refuse_new_row_before_proof()?;
-        // Redelivered rows were queued when the last of them came.
+        // The redelivered rows are in the queue since the last of them came, so none of them is
+        // left in the building batch.
         self.add_row(bytes, false)?;
         if self.is_full() {
             self.cut_whole_transactions();
@@ -176,10 +187,10 @@ impl Machine {
         self.checked()
     }
 
-    /// The id of the redelivered row was kept at the end of the building batch.
+    /// The id of the redelivered row was added at the end of the building batch.
     ///
     /// # Errors
-    /// `history-diverged`: the transaction lies behind the last published one, yet it carries rows.
+    /// `history-diverged`: the transaction comes after the last published one, yet it carries rows.
     pub fn redelivered_row(&mut self) -> Result<(), Error> {
         if let Some(open) = &self.open
             && open.kind == Kind::Redelivered
@@ -195,17 +206,17 @@ impl Machine {
         self.checked()
     }
 
-    /// The row needs nothing: its mark is set already.
+    /// The row needs nothing: its mark is set already, or its table is none of the source's.
     ///
     /// # Errors
-    /// `internal`: a batch is not where it must be.
+    /// `internal`: a batch is not in the stage in which it must be.
     pub fn passed_over(&mut self) -> Result<(), Error> {
         self.hold_redelivered()?;
         self.checked()
     }
 
-    /// The transaction ends. `end_lsn` is the end of its commit record, `behind` how long after the commit the server has
-    /// sent it: a backlog is known by its age.
+    /// The transaction ends. `end_lsn` is the end of its commit record. `behind` is the time from
+    /// the commit until the server sent it, which shows how old a backlog is.
     ///
     /// # Errors
     /// `history-diverged`: it is not the transaction that was published here.
@@ -230,7 +241,7 @@ impl Machine {
             Kind::New => {}
         }
         self.read_to = self.read_to.max(end_lsn);
-        // Where a split ends with its last published row, only the position is behind.
+        // If a split ended with the last row of its transaction, only the position has to move on.
         let ends_split = self.cut.split.as_ref().is_some_and(|split| split.final_lsn == open.final_lsn);
         if open.carries_rows || ends_split {
             self.building.boundary = Some(Boundary { rows: self.building.rows, bytes: self.building.bytes, commit });
@@ -242,7 +253,7 @@ impl Machine {
         self.checked()
     }
 
-    /// A keepalive: everything before `wal_end` was sent.
+    /// A keepalive: the server has sent everything before `wal_end`.
     ///
     /// # Errors
     /// `history-diverged`: a published transaction should have come before it.
@@ -262,10 +273,11 @@ impl Machine {
         self.checked()
     }
 
-    // ---- what the session did --------------------------------------------------------------------------------
+    // ---- what the session did
+    // --------------------------------------------------------------------------------
 
-    /// Kafka has acknowledged the batch and its position, and the commit is under way: the next batch may be sent
-    /// (rule 26).
+    /// Kafka has acknowledged the batch and its position, and the commit is under way. The next
+    /// batch may be sent (rule 26).
     ///
     /// # Errors
     /// `internal`: it is not the batch that is being sent.
@@ -298,12 +310,12 @@ impl Machine {
         self.checked()
     }
 
-    /// Takes no further input; what is in flight is finished.
+    /// Takes no further input from the stream, and finishes what is in flight.
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// The end of every input. Debug builds check here what must hold; in others it costs nothing.
+    /// Ends every input. Debug builds check the invariants here. Release builds pay nothing for it.
     #[cfg_attr(
         not(debug_assertions),
         expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "checks nothing")
@@ -314,12 +326,13 @@ impl Machine {
         Ok(())
     }
 
-    // ---- what the session must do ----------------------------------------------------------------------------
+    // ---- what the session must do
+    // ----------------------------------------------------------------------------
 
     /// The next thing to do, if any.
     ///
     /// # Errors
-    /// `internal`: something does not hold that must.
+    /// `internal`: an invariant does not hold.
     pub fn next_action(&mut self, now: Duration) -> Result<Option<Action>, Error> {
         if self.actions.is_empty() {
             self.cut_if_due(now);
@@ -336,10 +349,12 @@ impl Machine {
         self.behind
     }
 
-    /// Whether the stream may be read on. `false` while a bound is reached, so that memory stays within it.
+    /// Whether the session may read more of the stream. It is `false` while a bound is reached, so
+    /// that memory stays within the bounds.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        // Rows that are held for the proof free no room by waiting: read on, and drop what does not fit.
+        // Rows that are held for the proof free no room while the session waits. So it reads on,
+        // and drops the rows that do not fit.
         let room =
             self.rows_in_flight() < self.bounds.unmarked_rows || (self.is_unproved() && self.queue.is_all_held());
         room && !self.draining
@@ -347,7 +362,7 @@ impl Machine {
             && self.in_flight_bytes() < self.bounds.in_flight_bytes
     }
 
-    /// When [`Machine::next_action`] should be asked again although nothing happened.
+    /// When [`Machine::next_action`] should be called again although nothing happened.
     #[must_use]
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.cut_due().into_iter().chain(self.idle_advance_due()).min()
@@ -366,7 +381,7 @@ impl Machine {
         &self.committed
     }
 
-    /// The LSN last given to the server; never 0, never backwards.
+    /// The LSN last given to the server. It is never 0 and never goes back.
     #[must_use]
     pub fn confirmed(&self) -> Lsn {
         self.confirmed
@@ -384,7 +399,7 @@ impl Machine {
         self.open.is_some()
     }
 
-    /// Where in the stream it stands.
+    /// In which kind of transaction the next message is read.
     #[must_use]
     pub fn place(&self) -> Place {
         match self.open.as_ref().map(|open| open.kind) {
@@ -401,7 +416,8 @@ impl Machine {
         self.building.bytes + self.queue.bytes()
     }
 
-    /// Commit time of the oldest transaction that is read and not committed in Kafka, microseconds since the Unix epoch.
+    /// Commit time of the oldest transaction that was read and that Kafka has not committed, in
+    /// microseconds since the Unix epoch.
     #[must_use]
     pub(crate) fn oldest_unpublished(&self) -> Option<i64> {
         self.queue.oldest().or(self.building.oldest)

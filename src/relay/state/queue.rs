@@ -1,4 +1,5 @@
-//! The batches of one session in stream order, with their sums kept, so that asking costs nothing per row.
+//! The batches of one session in stream order. The queue keeps their sums, so asking for a sum
+//! costs nothing per row.
 
 use std::collections::VecDeque;
 
@@ -10,20 +11,21 @@ use crate::{Error, Lsn, source::position::Progress};
 /// Where a batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Published before this session, and the proof of the history is not yet seen.
+    /// It was published before this session, and the server has not yet proved its history.
     Held,
-    /// Cut, and not yet acknowledged by Kafka as a whole: it waits for the producer, or is with it.
+    /// It is cut, and Kafka has not yet acknowledged all of it. It waits for the producer or is
+    /// with it.
     Sending,
-    /// Acknowledged, and the commit is under way.
+    /// Kafka has acknowledged all of it, and the commit is under way.
     Committing,
-    /// With the marker.
+    /// It is with the marker.
     Marking,
-    /// Published and marked.
+    /// It is published and marked.
     Done,
 }
 
 impl Stage {
-    /// Every way that a batch may go.
+    /// Whether a batch may go from this stage to that one.
     fn leads_to(self, to: Self) -> bool {
         matches!(
             (self, to),
@@ -34,34 +36,34 @@ impl Stage {
     }
 }
 
-/// What is queued of a batch; its rows are with the session.
+/// What the queue knows of a batch. The session holds its rows.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) id: BatchId,
     pub(super) stage: Stage,
     pub(super) rows: usize,
     pub(super) bytes: usize,
-    /// Confirmable once this batch and all before it are done.
+    /// The LSN that may be confirmed once this batch and all before it are done.
     pub(super) end: Lsn,
-    /// The position that is published with it; none for a redelivered batch.
+    /// The position that is published with it. A redelivered batch has none.
     pub(super) progress: Option<Progress>,
     /// Commit time of its first transaction, for the lag.
     pub(super) oldest: Option<i64>,
 }
 
-/// The queue. Ids count up by one, so a batch is found by its distance from the front.
+/// The queue. Ids count up by one, so the distance from the front finds a batch.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     batches: VecDeque<Batch>,
     last: u64,
     rows: usize,
     bytes: usize,
-    /// Batches by their stage.
+    /// How many batches are in each stage.
     stages: [usize; 5],
 }
 
 impl Queue {
-    /// The id that [`Queue::push`] must be given next.
+    /// Takes the id that the next batch given to [`Queue::push`] must have.
     pub(super) fn next_id(&mut self) -> BatchId {
         self.last += 1;
         BatchId(self.last)
@@ -74,20 +76,21 @@ impl Queue {
         self.batches.push_back(batch);
     }
 
-    /// The batch is acknowledged. Its records are in memory until it is committed.
+    /// Kafka has acknowledged the batch. Its records stay in memory until Kafka has committed it.
     ///
     /// # Errors
-    /// `internal`: it is not the oldest of those that are being sent (rule 26).
+    /// `internal`: it is not the oldest batch that is being sent (rule 26).
     pub(super) fn sent(&mut self, id: BatchId) -> Result<(), Error> {
         self.require_first(id, |stage| stage == Stage::Sending, "acknowledged")?;
         self.advance(id, Stage::Sending, Stage::Committing).map(|_| ())
     }
 
-    /// The batch is committed, and goes to the marker where marks are made and it has rows. What the position says now,
-    /// and whether marks are owed.
+    /// Kafka has committed the batch. It goes to the marker if marks are made and it has rows.
+    /// Returns what the position says now, and whether marks are owed.
     ///
     /// # Errors
-    /// `internal`: it is not the oldest of those that are not committed, or its commit was not under way.
+    /// `internal`: it is not the oldest batch that is not committed, or its commit was not under
+    /// way.
     pub(super) fn committed(&mut self, id: BatchId, marks: bool) -> Result<(Progress, bool), Error> {
         self.require_first(id, |stage| matches!(stage, Stage::Sending | Stage::Committing), "committed")?;
         let owes_marks = marks && self.find(id).is_some_and(|batch| batch.rows > 0);
@@ -97,7 +100,7 @@ impl Queue {
         Ok((progress, owes_marks))
     }
 
-    /// Batches are sent and committed in order.
+    /// Refuses a batch whose turn it is not: batches are sent and committed in order.
     fn require_first(&self, id: BatchId, is_waiting: impl Fn(Stage) -> bool, what: &str) -> Result<(), Error> {
         match self.batches.iter().find(|batch| is_waiting(batch.stage)) {
             Some(first) if first.id == id => Ok(()),
@@ -108,11 +111,11 @@ impl Queue {
         }
     }
 
-    /// Moves a batch from a stage to one that may follow. Whoever published its records gives them back at the commit, so
-    /// its bytes count no longer from then on.
+    /// Moves a batch from a stage to one that may follow. The publisher gives a batch's records
+    /// back at the commit, so from then on their bytes no longer count.
     ///
     /// # Errors
-    /// `internal`: the batch is unknown, stands elsewhere, or no such way leads on.
+    /// `internal`: the batch is unknown, is not in the stage `from`, or may not go to `to`.
     pub(super) fn advance(&mut self, id: BatchId, from: Stage, to: Stage) -> Result<&mut Batch, Error> {
         let Some(index) = self.index(id) else {
             return Err(internal(format!("batch {} goes from {from:?} to {to:?}, and is not in flight", id.0)));
@@ -142,7 +145,7 @@ impl Queue {
         self.batches.get(self.index(id)?)
     }
 
-    /// Takes off what is done at the front; the end of the last of it.
+    /// Removes the done batches at the front. Returns where the last of them ends.
     pub(super) fn pop_done(&mut self) -> Option<Lsn> {
         let mut end = None;
         while self.batches.front().is_some_and(|batch| batch.stage == Stage::Done) {
@@ -154,7 +157,6 @@ impl Queue {
         end
     }
 
-    /// Where the last batch ends.
     pub(super) fn last_end(&self) -> Option<Lsn> {
         self.batches.back().map(|batch| batch.end)
     }
@@ -181,7 +183,7 @@ impl Queue {
         self.count(Stage::Sending) + self.count(Stage::Committing)
     }
 
-    /// Whether the producer has all of a batch before it, so that it could take the next one.
+    /// Whether the producer has finished sending all batches, so that it could take the next one.
     pub(super) fn is_none_sending(&self) -> bool {
         self.count(Stage::Sending) == 0
     }
@@ -190,7 +192,7 @@ impl Queue {
         self.stages[stage as usize]
     }
 
-    /// Whether everything in it waits for the proof, so that waiting would free nothing.
+    /// Whether every batch waits for the proof, so that waiting would free nothing.
     pub(super) fn is_all_held(&self) -> bool {
         self.count(Stage::Held) == self.batches.len()
     }
@@ -209,7 +211,7 @@ impl Queue {
         self.batches.iter()
     }
 
-    /// The sums are those of the batches, and the ids count up by one.
+    /// Checks that the sums are those of the batches, and that the ids count up by one.
     ///
     /// # Errors
     /// `internal`: they are not.

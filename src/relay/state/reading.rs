@@ -1,4 +1,4 @@
-//! What was read and is not cut off as a batch yet.
+//! What was read and is not cut as a batch yet.
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ pub(super) struct Open {
     pub(super) final_lsn: Lsn,
     pub(super) xid: u32,
     pub(super) time: i64,
-    /// Insert messages so far, before any filtering.
+    /// Insert messages so far, before any filtering. A split names its last row by this number.
     pub(super) rows: u64,
-    /// Whether any of them was a row to publish or to mark, rather than one to pass over.
+    /// Whether one of these rows has to be published or marked, and is not only passed over.
     pub(super) carries_rows: bool,
     pub(super) kind: Kind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Ends at or before the position.
+    /// It ends at or before the position.
     Redelivered,
-    /// The split transaction of the position: its first rows are published.
+    /// It is the split transaction of the position. Its first rows are published.
     Resumed,
-    /// Behind the position.
+    /// It ends after the position.
     New,
 }
 
-/// What was read and not yet cut off as a batch.
+/// The batch under construction: what was read and is not cut yet.
 #[derive(Debug, Default)]
 pub(super) struct Building {
     pub(super) rows: usize,
     pub(super) bytes: usize,
-    /// The rows were published before this session.
+    /// Whether its rows were published before this session.
     pub(super) redelivered: bool,
-    /// The last whole transaction in it.
+    /// The end of the last whole transaction in it.
     pub(super) boundary: Option<Boundary>,
     pub(super) oldest: Option<i64>,
-    /// When the first row of it became whole, for the linger.
+    /// When its first transaction became whole. The linger counts from then.
     pub(super) since: Option<Duration>,
 }
 

@@ -1,9 +1,11 @@
-//! Rows that come again: they were published before this session, and only their marks may be owed.
+//! Rows that come again. They were published before this session, and at most their marks are still
+//! owed.
 //!
-//! The server might have been restored from an older copy, and then "again" would be an illusion: new rows would lie
-//! where published ones were, and be marked without ever being published. So redelivered rows are held until the server
-//! has shown the very commit that was published last (end LSN, xid, time), or the very row at which a split transaction
-//! was cut. Anything else in its place halts the source with `history-diverged`.
+//! The server might have been restored from an older copy. Then "again" would be an illusion: new
+//! rows would stand where published ones stood, and would be marked without ever being published.
+//! So redelivered rows are held until the server has shown the very commit that was published last
+//! (end LSN, xid, time), or the very row at which a split transaction was cut. Anything else in its
+//! place halts the source with `history-diverged`.
 
 use super::{
     action::{Action, RowIs},
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{Error, source::position::CommitId};
 
-/// Redelivered rows that are handed to the marker together, at most; see [`Machine::hold_rows`].
+/// Redelivered rows that go to the marker together, at most; see [`Machine::hold_rows`].
 const HOLD_ROWS: usize = 1000;
 
 impl Machine {
@@ -66,7 +68,8 @@ impl Machine {
         }
     }
 
-    /// Redelivered rows are kept until the proof comes, within the bound; beyond it they are dropped and taken again.
+    /// Whether a redelivered row finds no room. Such rows are kept until the proof comes, within
+    /// the bound. Beyond the bound they are dropped, and taken again after a reconnect.
     pub(super) fn no_room_to_hold(&self) -> bool {
         self.is_unproved() && self.rows_in_flight() >= self.bounds.unmarked_rows
     }
@@ -77,19 +80,20 @@ impl Machine {
         Ok(RowIs::Dropped)
     }
 
-    /// Whether the server has yet to show what was published last.
+    /// Whether the server still has to show what was published last.
     pub(super) fn is_unproved(&self) -> bool {
         let part_is_owed = self.split.is_some() && !self.resumed_part_is_complete();
         !self.trusted && (self.proof.is_some() || part_is_owed)
     }
 
-    /// How many redelivered rows are handed to the marker together. Not more than may be in memory: rows that are not
-    /// handed over are never marked, and so would never make room.
+    /// How many redelivered rows go to the marker together. It may not be more than memory may
+    /// hold: rows that are not handed over are never marked, and so would never make room.
     fn hold_rows(&self) -> usize {
         HOLD_ROWS.min(self.bounds.batch_rows)
     }
 
-    /// Queues the redelivered rows that have come together, where that is due, and lets the marker have them once the
+    /// Queues the redelivered rows of the building batch when there are enough of them, or when the
+    /// published part of the transaction is complete. Gives held batches to the marker once the
     /// history is proved.
     pub(super) fn hold_redelivered(&mut self) -> Result<(), Error> {
         let part_is_complete = self.resumed_part_is_complete();
@@ -105,8 +109,10 @@ impl Machine {
 
     /// Moves the building batch of redelivered rows into the queue.
     pub(super) fn hold(&mut self) {
-        // Without a whole transaction it frees nothing beyond what stands before it. Nor does one that lies before what the
-        // slot has confirmed: a late confirmation of an earlier session may have moved it while the stream began.
+        // A batch without a whole transaction ends where the batch before it ends, so nothing more
+        // may be confirmed when it is done. The same holds for a transaction that ends before the
+        // slot's confirmed LSN: a late confirmation of an earlier session may have moved the slot
+        // while the stream began.
         let before = self.queue.last_end().unwrap_or(self.confirmed);
         let building = std::mem::take(&mut self.building);
         let end = building.boundary.map_or(before, |boundary| boundary.commit.end_lsn.max(before));
@@ -123,8 +129,8 @@ impl Machine {
         });
     }
 
-    /// What was held before the last published commit came by may be marked from then on; what was held of a split
-    /// transaction, once its last published row came by.
+    /// Gives held batches to the marker. They wait until the last published commit has come by. In
+    /// a split transaction they wait until its last published row has come by.
     pub(super) fn release_held(&mut self) -> Result<(), Error> {
         let split_is_owed = self.open.as_ref().is_some_and(|open| open.kind == Kind::Resumed) && self.is_unproved();
         let proof_is_owed = self.proof.is_some() && !self.trusted;
@@ -164,8 +170,9 @@ mod tests {
         idle_advance: Duration::from_secs(10),
     };
 
-    /// A dead session's last status may reach the server after the slot was read, or while the stream begins. The stream
-    /// then starts before the LSN that the slot has confirmed, and its rows are redelivered all the same.
+    /// The last status of a dead session may reach the server after the slot was read, or while the
+    /// stream begins. The stream then starts before the LSN that the slot has confirmed, and its
+    /// rows are redelivered all the same.
     #[test]
     fn a_transaction_that_comes_although_the_slot_has_confirmed_it_frees_nothing_new() {
         let commit = CommitId { end_lsn: Lsn(400), xid: 7, time: 1 };
