@@ -1,4 +1,5 @@
-//! Rows from before the slot: read from the slot's own snapshot, published chunk by chunk, exactly once.
+//! Rows from before the slot. They are read from the slot's own snapshot and published chunk by
+//! chunk, exactly once.
 //!
 //! ```text
 //!   snapshot ── FETCH ──▶ chunk n ──▶ Kafka: records + position(backfill, ids of chunk n) ──▶ marks of chunk n
@@ -6,10 +7,12 @@
 //!                            └────────────────────── only then chunk n+1 ◀───────────────────────┘
 //! ```
 //!
-//! Because chunk n+1 is committed only after chunk n's marks are durable, at most one chunk can be published and
-//! unmarked, and the position names its rows. After a crash they are marked, the slot is made anew, and whatever is
-//! still unmarked is what its snapshot shows. A server that was restored meanwhile would show published rows, too: so
-//! the position also names a row that was marked before, and a server on which it is not halts the source.
+//! Chunk n+1 is committed only after the marks of chunk n are durable. So at most one chunk can be
+//! published and unmarked, and the position names its rows. After a crash they are marked first.
+//! Then the slot is made anew, and its snapshot shows whatever is still unmarked.
+//!
+//! A server that was restored in the meantime would show published rows, too. So the position also
+//! names a row that was marked before. If that row is there without its mark, the source halts.
 
 use std::{
     sync::Arc,
@@ -40,43 +43,42 @@ use crate::{
     },
 };
 
-/// Rows of one FETCH at most, so that round trips cost little.
+/// Rows of one FETCH, at most. So many make the round trips cheap.
 const FETCH_ROWS: usize = 250;
 
-/// Bytes that one FETCH should bring: the next one asks for as many rows as had so much in the last one.
+/// Bytes that one FETCH should bring. The next FETCH asks for as many rows as make up this size,
+/// going by the rows of the last one.
 const FETCH_BYTES: usize = 4 << 20;
 
-/// Bytes of ids in one chunk: its position holds them all, and has to fit a record of Kafka's default size.
+/// Bytes of ids in one chunk. Its position holds all of them, and has to fit a record of Kafka's
+/// default size.
 const CHUNK_ID_BYTES: usize = 384 << 10;
 
-/// How a backfill ended that met no error of Postgres.
+/// How a backfill ended if Postgres gave no error.
 pub(super) enum Ended {
     /// Every row is published and marked.
     Done(Box<Producers>),
-    /// A chunk was not, or is not known to be.
+    /// A chunk was not published, or is not known to be.
     Unpublished(Box<Unpublished>),
 }
 
 /// One backfill, on a session whose transaction has imported the slot's snapshot.
 pub(super) struct Backfill<'a> {
-    /// The source.
     pub(crate) context: &'a Context,
-    /// Its tables.
     pub(crate) tables: &'a [TableInfo],
-    /// The snapshot.
     pub(crate) snapshot: Arc<SqlSession>,
-    /// The session that marks; none with `mark = "none"`.
+    /// The session that marks. `None` with `mark = "none"`.
     pub(crate) marking: Option<MarkingSession>,
-    /// Records that Kafka was seen to refuse.
+    /// Records that Kafka has refused.
     pub(super) verdicts: Verdicts,
-    /// Position of phase `backfill` at the slot's consistent point.
+    /// The position of phase `backfill` at the slot's consistent point.
     pub(crate) position: Position,
 }
 
 /// The rows of the snapshot, as they are read.
 struct Reading<'a> {
     cursor: BackfillCursor<'a>,
-    /// Rows of the next FETCH.
+    /// How many rows the next FETCH asks for.
     fetch: usize,
 }
 
@@ -84,7 +86,7 @@ impl Backfill<'_> {
     /// Publishes and marks every unpublished row of the snapshot.
     ///
     /// # Errors
-    /// Whatever stopped it; the next start marks what was published and begins anew.
+    /// Whatever stopped it. The next start marks what was published and begins anew.
     pub(super) async fn run(mut self, mut producers: Producers) -> Result<Ended> {
         let mut report = Report::new(self.context.metrics.clone());
         let mut rows = self.rows()?;
@@ -134,12 +136,14 @@ impl Backfill<'_> {
         for (number, table) in (0_u16..).zip(self.tables) {
             encoder.bind(&table.relation_schema(), number)?;
         }
-        // When they were committed is not known any more: a row without a creation time gets the time of its backfill.
+        // Nobody knows any more when the rows were committed. A row without a creation time gets
+        // the time of its backfill.
         encoder.begin(now_micros());
         Ok(Rows::new(encoder, source.on_poison, self.verdicts.clone()))
     }
 
-    /// Reads rows until the chunk has its rows or its bytes, fetching few at a time where they are large.
+    /// Reads rows until the chunk has enough rows or bytes. It fetches few at a time where they are
+    /// large.
     async fn next_chunk(&self, snapshot: &mut Reading<'_>, rows: &mut Rows, records: &mut Records) -> Result<Marks> {
         let limits = &self.context.source.limits;
         let (mut marks, mut tuple, mut writer) = (Marks::default(), Vec::new(), TupleWriter::new());
@@ -173,7 +177,7 @@ impl Backfill<'_> {
     }
 }
 
-/// Of a chunk, the row whose mark is made last: rows are marked table by table.
+/// The row of a chunk whose mark is made last, since rows are marked table by table.
 pub(super) fn last_marked(chunk: &[RowId], tables: &[TableInfo]) -> Option<RowId> {
     chunk.iter().max_by_key(|row| tables.iter().position(|table| table.oid == row.table)).cloned()
 }
@@ -184,7 +188,8 @@ fn now_micros() -> i64 {
     i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// How many rows to fetch after these: a backlog of large payloads must not come 250 at a time, nor a first one.
+/// How many rows to fetch after these. Large payloads must not come 250 at a time, and the first
+/// rows may be large as well. So the number grows step by step.
 fn next_fetch(fetched: &[BackfillRow]) -> usize {
     let size = |row: &BackfillRow| row.columns.iter().flatten().map(|column| column.len()).sum::<usize>();
     let bytes: usize = fetched.iter().map(size).sum();

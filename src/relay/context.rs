@@ -1,4 +1,4 @@
-//! What every session of a source needs, and no session changes.
+//! What every session of a source needs and none changes.
 
 use std::sync::Arc;
 
@@ -12,23 +12,21 @@ use crate::{
     telemetry::{Metrics, SourceMetrics},
 };
 
-/// A source, how to reach both its servers, and who asks it to stop.
+/// A source, how to reach its two servers, and who asks it to stop.
 pub(super) struct Context {
-    /// The source.
     pub(crate) source: Source,
-    /// The cluster.
     pub(crate) kafka: Arc<Kafka>,
-    /// Where its position goes.
+    /// The topic of its position.
     pub(crate) position_topic: Arc<str>,
     /// The key of its position.
     pub(crate) position_key: Arc<str>,
     /// How to reach its Postgres.
     pub(crate) connect: ConnectOptions,
-    /// Its metrics and its state as others see it.
+    /// Its metrics, and its state as others see it.
     pub(crate) metrics: SourceMetrics,
-    /// Turns true once, when the daemon is to stop.
+    /// Turns true once, when the daemon is told to stop.
     pub(crate) shutdown: watch::Receiver<bool>,
-    /// Whether to wait where another instance streams, as a daemon does.
+    /// Whether to wait while another instance streams, as a daemon does.
     pub(super) patient: bool,
 }
 
@@ -46,14 +44,14 @@ impl Context {
         }
     }
 
-    /// Resolves when the daemon is to stop.
+    /// Resolves when the daemon is told to stop.
     pub(super) async fn stopping(&self) {
         let mut shutdown = self.shutdown.clone();
-        // An error means that the sender is gone, which is a stop as well.
+        // An error means that the sender is gone. That is a stop as well.
         let _ = shutdown.wait_for(|stop| *stop).await;
     }
 
-    /// Another instance has the slot or the lock, and nobody waits for its end.
+    /// The error when another instance has the slot or the lock, and we do not wait for it to end.
     pub(super) fn in_use(&self) -> Error {
         Error::new(Code::SlotInUse, format!("an instance of source {} is running", self.source.name))
     }

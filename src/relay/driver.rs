@@ -1,8 +1,10 @@
-//! From what the state machine asks for to what a session does: the same code in the daemon and in the simulation.
+//! Turns what the state machine asks for into what a session does. The daemon and the simulation
+//! use this same code.
 //!
-//! The machine speaks of batches. The driver holds what belongs to them between one effect and the next: the rows under
-//! construction, the marks that wait, the memory of records that is used again. It knows no socket, clock or thread, and
-//! not what a record or a mark looks like.
+//! The machine speaks of batches. The driver holds what belongs to them between one effect and the
+//! next: the rows under construction, the marks that wait, and the memory of records that is used
+//! again. It knows no socket, clock or thread, and it does not know what a record or a mark looks
+//! like.
 //!
 //! ```text
 //!   a row is read ─▶ building ─▶ Effect::Publish ─▶ sent ─▶ committed ─▶ owed ─▶ Effect::Mark ─▶ marked ─▶ Effect::SendStatus
@@ -10,9 +12,11 @@
 //! ```
 //!
 //! - A batch's marks wait here until the machine says that they may be made.
-//! - One marking job is under way at a time; what becomes due meanwhile goes out together with the next one.
-//! - Whoever publishes a batch owns the memory of its records, and gives it back once Kafka has committed them.
-//! - Nothing follows [`Effect::Reconnect`]: the session is over.
+//! - One marking job is under way at a time. What becomes due in the meantime goes out together, as
+//!   the next job.
+//! - Whoever publishes a batch owns the memory of its records, and gives it back once Kafka has
+//!   committed them.
+//! - Nothing follows [`Effect::Reconnect`], since the session is over.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,7 +27,7 @@ use crate::{Code, Error, Lsn, source::position::Progress};
 pub trait Building {
     /// The records of a batch, in memory that is used again.
     type Records: Default;
-    /// What must be known of a batch's rows to mark them.
+    /// What has to be known of a batch's rows to mark them.
     type Marks;
 
     /// Moves the records of the first `rows` rows into `to`, which is empty.
@@ -32,7 +36,7 @@ pub trait Building {
     /// Takes the marks of the first `rows` rows away.
     fn take_marks(&mut self, rows: usize) -> Self::Marks;
 
-    /// Empties records that Kafka has.
+    /// Empties records that Kafka has committed.
     fn clear(&self, records: &mut Self::Records);
 }
 
@@ -43,41 +47,41 @@ pub struct MarkingJob<Marks> {
     pub batches: Vec<BatchId>,
     /// The marks of each.
     pub marks: Vec<Marks>,
-    /// When the first of them could be made.
+    /// When the first of these marks could be made.
     pub since: Duration,
 }
 
 /// What the session must do, in this order.
 #[derive(Debug)]
 pub enum Effect<Records, Marks> {
-    /// Publish these records and then the position, as one Kafka transaction. Say [`Driver::sent`],
-    /// [`Driver::committed`] and [`Driver::give_back`].
+    /// Publish these records and then the position, as one Kafka transaction. Report it with
+    /// [`Driver::sent`], [`Driver::committed`] and [`Driver::give_back`].
     Publish {
         /// The batch.
         batch: BatchId,
-        /// How many rows it has; none where only the position moves on.
+        /// How many rows it has. 0 if only the position moves on.
         rows: usize,
         /// Their records.
         records: Records,
         /// What the position says once Kafka has committed it.
         progress: Progress,
     },
-    /// Make these marks; then say [`Driver::marked`].
+    /// Make these marks, then report it with [`Driver::marked`].
     Mark(MarkingJob<Marks>),
-    /// Tell the server [`Driver::confirmed`].
+    /// Send the server a status with [`Driver::confirmed`].
     SendStatus,
-    /// End the session and begin the next one at once, with [`Machine::trust_history`]: the history is proved, and rows
-    /// that were dropped meanwhile must come again.
+    /// End the session and begin the next one at once, with [`Machine::trust_history`]. The history
+    /// is proved, and rows that were dropped in the meantime must come again.
     Reconnect,
 }
 
-/// What a driver asks for that gathers rows in `B`.
+/// What a driver asks for if it gathers its rows in `B`.
 pub type EffectOf<B> = Effect<<B as Building>::Records, <B as Building>::Marks>;
 
 /// Drives the machine of one session.
 #[derive(Debug)]
 pub struct Driver<B: Building> {
-    /// What decides. Whoever reads the stream feeds it.
+    /// The machine decides. Whoever reads the stream feeds it.
     pub machine: Machine,
     /// What was read and is not cut yet.
     pub building: B,
@@ -87,7 +91,7 @@ pub struct Driver<B: Building> {
     owed: Option<MarkingJob<B::Marks>>,
     /// The batches that the marker has.
     marking: Vec<BatchId>,
-    /// Records to use again; the machine bounds how many there are.
+    /// Memory of records to use again. The machine bounds how many there are.
     spare: Vec<B::Records>,
     is_status_due: bool,
     /// The wrong turn that the simulation asks for.
@@ -95,14 +99,14 @@ pub struct Driver<B: Building> {
     wrong_turn: Option<WrongTurn>,
 }
 
-/// What a driver must not do. The simulation asks a driver for one of these on purpose, to see that its checks find it.
-/// Release builds have none of it.
+/// Wrong turns that a driver must not take. The simulation asks a driver to take one on purpose, to
+/// see that its checks find it. Release builds have none of them.
 #[cfg(debug_assertions)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WrongTurn {
-    /// The marks of a batch are made when it is published, not when Kafka has committed it.
+    /// The marks of a batch are made when it is published, before Kafka has committed it.
     MarksBeforeCommitted,
-    /// A marking job goes out while one is under way.
+    /// A marking job goes out while another one is under way.
     TwoMarkingJobs,
 }
 
@@ -123,7 +127,7 @@ impl<B: Building> Driver<B> {
         }
     }
 
-    /// Takes a wrong turn from now on.
+    /// Takes this wrong turn from now on.
     #[cfg(debug_assertions)]
     #[must_use]
     pub fn with_wrong_turn(self, wrong_turn: Option<WrongTurn>) -> Self {
@@ -133,7 +137,7 @@ impl<B: Building> Driver<B> {
     /// The next thing to do, if any.
     ///
     /// # Errors
-    /// `internal`: the machine asks for something that cannot be.
+    /// `internal`: the machine asks for something impossible.
     pub fn next_effect(&mut self, now: Duration) -> Result<Option<EffectOf<B>>, Error> {
         while let Some(action) = self.machine.next_action(now)? {
             match action {
@@ -202,13 +206,13 @@ impl<B: Building> Driver<B> {
         self.machine.committed(batch)
     }
 
-    /// Takes the memory of records that nobody reads any more, for a batch to come.
+    /// Takes back memory of records that nobody reads any more. A later batch uses it again.
     pub fn give_back(&mut self, mut records: B::Records) {
         self.building.clear(&mut records);
         self.spare.push(records);
     }
 
-    /// The marks of the job under way are durable; `batches` are its batches.
+    /// The marks of the job under way are durable. `batches` are its batches.
     ///
     /// # Errors
     /// `internal`: it is not the job that is under way.
@@ -221,18 +225,18 @@ impl<B: Building> Driver<B> {
         batches.iter().try_for_each(|batch| self.machine.marked(*batch))
     }
 
-    /// The server waits for a status, or it is time for one.
+    /// The server waits for a status, or a status is due.
     pub fn ask_for_status(&mut self) {
         self.is_status_due = true;
     }
 
-    /// What is published and marked up to here; never backwards.
+    /// Everything before this LSN is published and marked. It never goes back.
     #[must_use]
     pub fn confirmed(&self) -> Lsn {
         self.machine.confirmed()
     }
 
-    /// Takes no further input; what is in flight is finished.
+    /// Takes no further input from the stream, and finishes what is in flight.
     pub fn drain(&mut self) {
         self.machine.drain();
     }

@@ -3,12 +3,13 @@
 use super::{driver::Building, marks::Marks};
 use crate::outbox::Records;
 
-/// New rows with their records and marks, or redelivered rows with their marks alone.
+/// Either new rows with their records and marks, or redelivered rows with their marks alone.
 pub(super) struct Gathered {
     pub(super) records: Records,
-    /// Ids of the same rows, or of redelivered ones.
+    /// Ids of the same rows, or ids of redelivered rows.
     pub(super) marks: Marks,
-    /// Records that are used again keep no more memory than this: one huge row must not keep its own for good.
+    /// Memory that records keep when it is used again, at most. One huge row must not keep its
+    /// memory for good.
     keep_bytes: usize,
 }
 

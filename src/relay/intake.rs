@@ -1,7 +1,8 @@
-//! From the bytes of a replication message to a record at the end of the building batch.
+//! Turns the bytes of a replication message into a record at the end of the building batch.
 //!
-//! What comes in is borrowed from the receive buffer, what goes out is appended to the batch's arena: nothing is
-//! allocated per row. The state machine says of each row whether it is new, owed a mark, or to be passed over.
+//! A message is borrowed from the receive buffer, and its record is appended to the batch's arena.
+//! So nothing is allocated per row. The state machine says of each row whether it is new, is owed a
+//! mark, or is passed over.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -18,36 +19,37 @@ use crate::{
     postgres::{POSTGRES_EPOCH_US, ServerError, StreamMessage, catalog::TableInfo},
 };
 
-/// The reading half of a session: it decodes what arrived, and tells the driver.
+/// The reading half of a session. It decodes what arrived, and tells the driver.
 pub(super) struct Intake {
     rows: Rows,
     tables: Vec<TableInfo>,
-    /// Partitions and ancestors of the tables: a row under such a name is ours, and cannot be told apart.
+    /// Oids of partitions and ancestors of the tables. A row that comes under one of these may be
+    /// ours, and nothing in the row says so.
     relatives: HashSet<u32>,
     /// The transaction that is being read.
     xid: u32,
     /// Highest LSN received.
     received: Lsn,
-    /// What happened since [`Intake::take_counts`] was asked.
+    /// What happened since the last [`Intake::take_counts`].
     counts: Counts,
 }
 
 /// The driver of a session on real servers.
 pub(super) type Relaying = Driver<Gathered>;
 
-/// Rows by what became of them.
+/// How many rows met each fate.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    /// Published before; only their marks are made again.
+    /// Rows that were published before. Only their marks are made again.
     pub(crate) redelivered: u64,
-    /// Went to the dead-letter topic.
+    /// Rows that went to the dead-letter topic.
     pub(crate) dead_letters: u64,
-    /// Carried their mark already.
+    /// Rows that carried their mark already, and rows of tables that are none of the source's.
     pub(crate) passed_over: u64,
 }
 
 impl Intake {
-    /// `relatives` are partitions and ancestors of the tables.
+    /// `relatives` are the oids of partitions and ancestors of the tables.
     #[must_use]
     pub(super) fn new(rows: Rows, tables: Vec<TableInfo>, relatives: HashSet<u32>) -> Self {
         Self { rows, tables, relatives, xid: 0, received: Lsn::ZERO, counts: Counts::default() }
@@ -59,7 +61,7 @@ impl Intake {
         &self.tables
     }
 
-    /// Highest LSN received, for the write position of the status.
+    /// The highest LSN received. The status reports it as the write position.
     #[must_use]
     pub(super) fn received(&self) -> Lsn {
         self.received
@@ -73,7 +75,8 @@ impl Intake {
     /// Takes one message of the stream.
     ///
     /// # Errors
-    /// The message is not pgoutput, a row is poison and `on_poison = "stop"`, or the history is not the published one.
+    /// The message is not pgoutput, a row is poison and `on_poison = "stop"`, or the history is not
+    /// the published one.
     pub(super) fn take(&mut self, message: StreamMessage<'_>, driver: &mut Relaying, now: Duration) -> Result<()> {
         match message {
             StreamMessage::XLogData { wal_end, clock, data, .. } => {
@@ -92,7 +95,7 @@ impl Intake {
         }
     }
 
-    /// `clock` is the server's when it sent the message, microseconds since 2000-01-01.
+    /// `clock` is the server's clock when it sent the message, in microseconds since 2000-01-01.
     fn take_change(&mut self, data: &[u8], clock: i64, driver: &mut Relaying, now: Duration) -> Result<()> {
         let message = pgoutput::decode(data)
             .map_err(|error| Error::new(Code::PostgresProtocol, "decoding a pgoutput message").because(error))?;
@@ -104,7 +107,7 @@ impl Intake {
             }
             Message::Insert(insert) => self.take_row(&insert, driver)?,
             Message::Commit(commit) => {
-                // Both by the server's clock, so what ours says does not matter (fault 12).
+                // Both times are by the server's clock, so ours does not matter (fault 12).
                 let behind = clock.saturating_add(POSTGRES_EPOCH_US).saturating_sub(commit.commit_time);
                 let behind = Duration::from_micros(u64::try_from(behind).unwrap_or(0));
                 driver.machine.commit(commit.end_lsn, now, behind)?;
@@ -118,7 +121,8 @@ impl Intake {
                 }
             }
             Message::Type(r#type) => self.rows.encoder.learn(&r#type),
-            // Rule 29: other changes of an outbox table are nothing to publish. Rule 30: nor are logical messages.
+            // Other changes of an outbox table publish nothing (rule 29), and neither do logical
+            // messages (rule 30).
             Message::Update(_)
             | Message::Delete(_)
             | Message::Truncate(_)
@@ -156,7 +160,8 @@ impl Intake {
         Ok(())
     }
 
-    /// Under the name of a configured table, but not it: dropped and made anew, and its rows would be passed over.
+    /// Refuses a relation that has the name of a configured table but another oid. The table was
+    /// dropped and made anew, and the rows of the new one would be passed over.
     fn refuse_namesake(&self, relation: &Relation<'_>) -> Result<()> {
         let same = |table: &&TableInfo| table.schema == relation.schema && table.name == relation.name;
         match self.tables.iter().find(same) {
@@ -169,8 +174,8 @@ impl Intake {
         }
     }
 
-    /// A publication may have tables that are none of the source's; their rows are passed over. A partition whose rows
-    /// come under its own name is another matter.
+    /// A publication may hold tables that are none of the source's, and their rows are passed over.
+    /// Rows that come under a partition or an ancestor of a table of ours are refused.
     fn take_row_of_another_table(&mut self, relation: u32, driver: &mut Relaying) -> Result<()> {
         if self.relatives.contains(&relation) {
             let text = format!(
@@ -191,9 +196,11 @@ impl Intake {
     }
 }
 
-/// Postgres 18 goes on without a publication that is gone, and only says so: what it no longer sends would be lost.
+/// Postgres 18 goes on when the publication is gone, and says so only in a notice. The rows that it
+/// no longer sends would be lost.
 fn take_notice(notice: &ServerError) -> Result<()> {
-    // "skipped loading publication", in whatever language the server speaks.
+    // The server says "skipped loading publication" in its own language, so the routine is
+    // compared.
     if notice.routine.as_deref() == Some("LoadPublications") {
         return Err(Error::new(Code::PublicationChanged, notice.to_string()));
     }

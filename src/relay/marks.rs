@@ -1,6 +1,7 @@
-//! The ids of rows that wait for their mark, packed: a batch of ten thousand rows is two allocations.
+//! The ids of rows that wait for their mark. They are packed, so a batch of ten thousand rows is
+//! two allocations.
 
-/// Stands for the table of a row that cannot be marked.
+/// Takes the place of the table for a row that cannot be marked.
 const NO_TABLE: u16 = u16::MAX;
 
 /// Ids in stream order, each with its table and the transaction that inserted it.
@@ -22,25 +23,23 @@ struct Packed {
 pub(super) struct MarkRow<'a> {
     /// Index of its table in configuration order.
     pub(super) table: u16,
-    /// The transaction that inserted it; 0 where every snapshot sees it.
+    /// The transaction that inserted it. 0 if every snapshot sees it.
     pub(super) xid: u32,
-    /// Text of the id column.
+    /// The text of the id column.
     pub(super) id: &'a str,
 }
 
 impl Marks {
-    /// Adds a row.
     pub(super) fn push(&mut self, row: MarkRow<'_>) {
         self.text.push_str(row.id);
         self.rows.push(Packed { end: self.text.len(), xid: row.xid, table: row.table });
     }
 
-    /// Adds a row that has no id to be marked by, so that rows and records stay in step.
+    /// Adds a row that has no id to be marked by. So rows and records stay in step.
     pub(super) fn push_none(&mut self) {
         self.rows.push(Packed { end: self.text.len(), xid: 0, table: NO_TABLE });
     }
 
-    /// Number of rows.
     #[must_use]
     pub(super) fn len(&self) -> usize {
         self.rows.len()

@@ -12,31 +12,34 @@ use crate::{
 /// How a session ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// The daemon stops, and what was in flight is finished.
+    /// The daemon stops, and has finished what was in flight.
     Stopped,
-    /// Another session follows at once.
+    /// The next session follows at once.
     Again,
     /// Another instance leads.
     StandBy,
 }
 
-/// What the next session of this process may know from the last.
+/// What the next session of this process may know of the last one.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// The server, as it was when it had shown what was published up to this position; rows were dropped for lack of
-    /// room meanwhile, and come again.
+    /// The life of the server that has shown what was published, up to this position. It is kept
+    /// when rows were dropped for lack of room meanwhile, since the next session takes them again.
     pub(crate) trusted: Option<(ServerLife, Progress)>,
-    /// After a batch that Kafka found too large: its records one by one, to learn which of them is.
+    /// How records are sent. After Kafka has refused a batch they go one by one, to learn which of
+    /// them it refuses.
     pub(crate) batching: Batching,
-    /// How far the stream was handed over when that batch was refused: beyond it the rows are not to blame.
+    /// How far batches were handed to the publisher when that batch was refused. Rows after it are
+    /// not to blame.
     pub(super) suspected: Option<Progress>,
     /// The records that Kafka refused.
     pub(super) verdicts: Verdicts,
 }
 
 impl Memory {
-    /// Learns from a failed publication. Returns whether rows of it are to blame: the next session then finds them out.
-    /// It sends the same batch record by record if need be, and treats as poison what Kafka refused for itself.
+    /// Learns from a failed publication. Returns whether some of its rows are to blame. The next
+    /// session then finds out which: it sends the same batch record by record if need be, and
+    /// treats as poison each record that Kafka refused by itself.
     pub(super) fn learn(&mut self, records: &Records, failure: &PublishFailure) -> bool {
         let PublishFailure::Rejected { rows, error, certain } = failure else { return false };
         tracing::warn!(code = error.code().as_str(), rows = rows.len(), certain, "{}", error.detail());
@@ -48,12 +51,12 @@ impl Memory {
         for record in rows.iter().filter_map(|&row| records.get(row)) {
             learned |= self.verdicts.add(record, error);
         }
-        // A verdict that was known and did not help is a reason to stop, not to try for ever.
+        // A known verdict that did not help is a reason to stop. Otherwise we would try for ever.
         learned
     }
 }
 
-/// One life of one server: a restored copy is another life.
+/// One life of one server. A restored copy is another life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerLife {
     /// From IDENTIFY_SYSTEM.

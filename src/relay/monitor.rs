@@ -1,4 +1,5 @@
-//! Reads what only Postgres knows, now and then, on a session of its own: a slow count must hold up nothing.
+//! Reads now and then what only Postgres knows. It does so on a session of its own, since a slow
+//! count must hold up nothing.
 
 use std::time::Duration;
 
@@ -16,11 +17,11 @@ use crate::{
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The monitoring task; it ends when this is dropped.
+/// The monitoring task. It ends when this is dropped.
 pub(super) struct Monitor(tokio::task::JoinHandle<()>);
 
 impl Monitor {
-    /// Starts it. Whatever keeps it from looking holds nothing up.
+    /// Starts the task. An error that keeps it from looking holds nothing up.
     pub(super) fn start(context: &Context, tables: &[TableInfo]) -> Self {
         let source = &context.source;
         let queries = monitor::Monitor::new(&source.slot, tables, &source.mapping.columns, source.mark);
@@ -40,7 +41,8 @@ async fn watch(connect: &ConnectOptions, queries: &monitor::Monitor, metrics: &S
     let mut session = None;
     loop {
         tick.tick().await;
-        // The relay itself meets the same server; here an error only means old numbers.
+        // The relay itself meets the same server and its errors. Here an error only means that the
+        // numbers are old.
         match look(connect, queries, &mut session).await {
             Ok(reading) => show(queries.slot(), &reading, metrics),
             Err(error) => tracing::debug!("monitoring: {error}"),
@@ -48,7 +50,7 @@ async fn watch(connect: &ConnectOptions, queries: &monitor::Monitor, metrics: &S
     }
 }
 
-/// Looks once, on the session of last time where that lives.
+/// Looks once, on the session of the last time if that is still alive.
 async fn look(
     connect: &ConnectOptions,
     queries: &monitor::Monitor,

@@ -1,4 +1,5 @@
-//! A source that a command relays for a moment: it is set up, or drained, exactly as the daemon would do it.
+//! A command relays a source for a moment. It sets the source up, or drains it, exactly as the
+//! daemon would.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,14 +13,13 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How often [`drain`] looks how far the slot is, and at most how long the source may keep to itself that it idles.
+/// How often [`drain`] reads how far the slot is confirmed. While it drains, an idle source also
+/// advances and reports at least this often.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
 
-/// Sets a source up as the daemon would at its first start, and ends where it would begin to stream: the slot is made
-/// and the position written. A source that is set up already is left as it is.
-///
-/// # Errors
-/// Whatever stands in the way.
+/// Sets a source up as the daemon would at its first start, and ends where the daemon would begin
+/// to stream. The slot is then made and the position written. A source that is set up already stays
+/// as it is.
 pub(crate) async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
     let (_stop, shutdown) = watch::channel(false);
     let source = Source { auto_setup: true, ..source.clone() };
@@ -30,16 +30,17 @@ pub(crate) async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
     }
 }
 
-/// Relays a source as the daemon does until its slot is confirmed up to `end`, and then stops in order. What was
-/// written before is published and marked then, unless the stop took longer than it may: look at the position.
+/// Relays a source as the daemon does until its slot is confirmed up to `end`, and then stops it in
+/// order. What was read by then is published and marked, unless the stop took longer than it may.
+/// The caller has to look at the position.
 ///
 /// # Errors
-/// [`Code::SlotInUse`] when an instance is running; whatever halts the source. What can heal is waited for, as the
-/// daemon does.
+/// [`Code::SlotInUse`] if an instance is running, and whatever halts the source. What can heal is
+/// waited for, as the daemon does.
 pub(crate) async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()> {
     let (stop, shutdown) = watch::channel(false);
     let mut source = Source { auto_setup: false, ..source.clone() };
-    // Nobody wants to wait for an idle source to say how far it is.
+    // Nobody should have to wait until an idle source says how far it is.
     source.timeouts.idle_advance = source.timeouts.idle_advance.min(DRAIN_POLL);
     source.timeouts.status = source.timeouts.status.min(DRAIN_POLL);
     let mut context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown);
@@ -51,7 +52,7 @@ pub(crate) async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()
         ended = &mut relaying => return ended,
         reached = confirmed_up_to(&sql, &source.slot, end) => reached?,
     }
-    // It cannot be gone: `relaying` has the receiver.
+    // The receiver cannot be gone, since `relaying` has it.
     let _ = stop.send(true);
     relaying.await
 }

@@ -1,4 +1,4 @@
-//! Where a source stands, as metrics and the status page tell it.
+//! Reports to the metrics and the status page where a source stands.
 
 use std::{
     collections::HashMap,
@@ -14,24 +14,24 @@ use crate::{
     telemetry::{Outcome, SourceMetrics},
 };
 
-/// Topics whose counter is kept at hand; a source with more looks them up anew.
+/// How many topics have their counter at hand. A source with more topics looks the others up each
+/// time.
 const TOPICS_AT_HAND: usize = 1000;
 
-/// Keeps the metrics of one session.
+/// Writes the metrics of one session.
 pub(super) struct Report {
     metrics: SourceMetrics,
     topics: HashMap<String, IntCounter>,
 }
 
 impl Report {
-    /// On the handles of the source.
     #[must_use]
     pub(super) fn new(metrics: SourceMetrics) -> Self {
         Self { metrics, topics: HashMap::new() }
     }
 
-    /// A Kafka transaction was committed. `oldest` is the commit time of its first row, microseconds since the Unix
-    /// epoch, where that is known.
+    /// A Kafka transaction was committed. `oldest` is the commit time of its first row in
+    /// microseconds since the Unix epoch, if it is known.
     pub(super) fn committed(&mut self, records: &Records, took: Duration, oldest: Option<i64>) {
         self.metrics.kafka_transaction(Outcome::Committed);
         self.metrics.kafka_transaction_seconds.observe(took.as_secs_f64());
@@ -51,7 +51,7 @@ impl Report {
         }
     }
 
-    /// A Kafka transaction was not, or nobody knows.
+    /// A Kafka transaction was not committed, or nobody knows whether it was.
     pub(super) fn failed(&self, failure: &PublishFailure) {
         self.metrics.kafka_transaction(match failure {
             PublishFailure::Unknown(_) => Outcome::Unknown,
@@ -61,13 +61,14 @@ impl Report {
         });
     }
 
-    /// The marks of `rows` rows are durable, which took this long since the first of them could be made.
+    /// The marks of `rows` rows are durable. `took` is the time since the first of them could be
+    /// made.
     pub(super) fn marked(&self, rows: usize, took: Duration) {
         self.metrics.rows_marked.inc_by(rows as u64);
         self.metrics.mark_latency.observe(took.as_secs_f64());
     }
 
-    /// Where the machine stands now, and what was counted since the last time.
+    /// Reports where the machine stands now, and what was counted since the last time.
     pub(super) fn progress(&self, machine: &Machine, counts: &Counts) {
         self.metrics.rows_redelivered.inc_by(counts.redelivered);
         self.metrics.dead_letters.inc_by(counts.dead_letters);
@@ -78,7 +79,8 @@ impl Report {
     }
 }
 
-/// Seconds since a commit time, by this machine's clock; never negative, as two clocks may differ.
+/// Seconds since a commit time, by this machine's clock. It is never negative, although the two
+/// clocks may differ.
 fn age(commit_time: i64) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = Duration::from_micros(u64::try_from(commit_time).unwrap_or_default());

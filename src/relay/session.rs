@@ -1,7 +1,8 @@
-//! One session of a source: from fresh connections to the first error, or to the end of the daemon.
+//! One session of a source. It begins with fresh connections, and ends at the first error or when
+//! the daemon stops.
 //!
-//! `start` takes the slot, fences the predecessor and reads the position, in that order; `stream` relays until
-//! something ends it. What must outlive a session, and may, is in [`Memory`].
+//! `start` takes the slot, fences the predecessor and reads the position, in that order. `stream`
+//! then relays until something ends it. [`Memory`] holds the little that outlives a session.
 
 use super::{
     context::Context,
@@ -15,22 +16,22 @@ use crate::{
     source::{publication, standing::SourceState},
 };
 
-/// One session to be.
+/// A session that has not begun.
 pub(super) struct Session<'a> {
     context: &'a Context,
     memory: &'a mut Memory,
 }
 
 impl<'a> Session<'a> {
-    /// A session with nothing opened yet.
+    /// Opens nothing yet.
     pub(super) fn new(context: &'a Context, memory: &'a mut Memory) -> Self {
         Self { context, memory }
     }
 
-    /// Runs it to its end.
+    /// Runs the session to its end.
     ///
     /// # Errors
-    /// Whatever ended it; its class says what follows.
+    /// Whatever ended it. The error's class says what follows.
     pub(super) async fn run(self) -> Result<End> {
         let Self { context, memory } = self;
         context.metrics.set_state(SourceState::Starting);

@@ -1,5 +1,5 @@
-//! Keeps each source going: runs its sessions one after another, waits between them where something must heal, and
-//! halts a source where a person must act.
+//! Keeps each source going. It runs the source's sessions one after another, waits between them
+//! where something must heal, and halts the source where a person must act.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,28 +19,31 @@ use crate::{Class, Code, Error, Result, config::Config, source::standing::Source
 /// The first pause of the backoff.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 
-/// A waiting source shows this often that it is alive; `/livez` and the watchdog look for it.
+/// How often a waiting source shows that it is alive. `/livez` and the watchdog look for it.
 const BEAT: Duration = Duration::from_secs(5);
 
-/// Between sessions that follow at once: short, but no loop that takes a core.
+/// The pause between sessions that follow at once. It is short, but long enough that the loop does
+/// not take a core.
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// A session that lived this long was healthy, since no start fails as late: the next failure begins the backoff anew.
+/// A session that lived longer than this was healthy, since no start takes so long to fail. The
+/// next failure begins the backoff anew.
 const HEALTHY: Duration = Duration::from_secs(120);
 
-/// How often a standby looks whether the slot is free; well within the takeover bound of 3 s.
+/// How often a standby looks whether the slot is free. It is well within the takeover bound of 3 s.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
 
-/// How often a slot that is in use is looked for by who would not stand by.
+/// `drain` gives up after this many attempts to take a slot that another session holds.
 const IMPATIENT_TRIES: u32 = 20;
 
 /// Runs all sources until `shutdown` turns true and everything in flight is finished.
 ///
 /// # Errors
-/// No source is left that can go on: the first halt's error.
+/// The first halt's error, if no source is left that can go on.
 pub(crate) async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<()> {
     let kafka = Arc::new(config.kafka.clone());
-    // All before the first is started, so that no source is missing from the metrics.
+    // All contexts are made before the first source is started, so that no source is missing from
+    // the metrics.
     let context = |source| Context::new(source, &kafka, metrics, shutdown.clone());
     let contexts: Vec<_> = config.sources.iter().map(context).collect();
     let mut sources = Vec::new();
@@ -59,9 +62,9 @@ pub(crate) async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Rec
     first_halt.filter(|_| !*shutdown.borrow()).map_or(Ok(()), Err)
 }
 
-/// Runs a source on a thread and a runtime of its own. Its stream may then rest without anybody waiting on its socket, so
-/// that the walsender wakes nobody with every row that it writes (`Stream::rest`); and a busy source is not moved from
-/// core to core.
+/// Runs a source on a thread and a runtime of its own. So its stream may rest while nobody waits on
+/// its socket, and the walsender does not wake anybody with every row that it writes
+/// (`Stream::rest`). A busy source is not moved from core to core either.
 fn on_a_thread(
     source: &str,
     relay: impl Future<Output = Result<()>> + Send + 'static,
@@ -71,9 +74,9 @@ fn on_a_thread(
     let (ended, told) = oneshot::channel();
     let run = move || {
         let outcome = runtime.block_on(relay);
-        // A thread within a library's call must not hold up the end of the process.
+        // A thread that is inside a library's call must not hold up the end of the process.
         runtime.shutdown_background();
-        // Nobody listens when the process is ending.
+        // Nobody listens any more when the process is ending.
         let _ = ended.send(outcome);
     };
     std::thread::Builder::new().name(format!("relay-{source}")).spawn(run).map_err(failed)?;
@@ -81,7 +84,7 @@ fn on_a_thread(
 }
 
 impl Context {
-    /// Runs one session after another until the daemon stops, or a person must act.
+    /// Runs one session after another until the daemon stops or a person must act.
     pub(super) async fn supervise(&self) -> Result<()> {
         let mut memory = Memory::default();
         let mut backoff = Backoff::new(self.source.timeouts.backoff_max);
@@ -98,7 +101,8 @@ impl Context {
             let pause = match ended {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Again) => AGAIN_PAUSE,
-                // The walsender of our own last session may live for a moment.
+                // The walsender of our own last session may still live for a moment, so several
+                // attempts are made.
                 Ok(End::StandBy) if !self.patient && stood_by >= IMPATIENT_TRIES => return Err(self.in_use()),
                 Ok(End::StandBy) => {
                     stood_by += 1;
@@ -117,7 +121,7 @@ impl Context {
         }
     }
 
-    /// Waits, and shows meanwhile that it is not stuck.
+    /// Waits, and shows in the meantime that the source is not stuck.
     async fn pause(&self, pause: Duration) {
         let end = Instant::now() + pause;
         while Instant::now() < end {
@@ -126,7 +130,7 @@ impl Context {
         }
     }
 
-    /// How long to wait after an error; none if the source halts.
+    /// How long to wait after an error. `None` if the source halts.
     fn judge(&self, error: &Error, backoff: &mut Backoff) -> Option<Duration> {
         self.metrics.error(error);
         let (code, detail, hint) = (error.code().as_str(), error.detail(), error.hint());
@@ -159,7 +163,7 @@ impl Backoff {
         self.next = BACKOFF_MIN.min(self.max);
     }
 
-    /// Between half of the current step and all of it.
+    /// A random pause between half of the current step and all of it.
     fn next(&mut self) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.max);

@@ -5,9 +5,9 @@ use std::time::Duration;
 /// The bounds.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// Rows of one Kafka transaction, at most.
+    /// Rows of one Kafka transaction.
     pub batch_rows: usize,
-    /// Bytes of one Kafka transaction. A batch that has reached them is cut.
+    /// Bytes of one Kafka transaction.
     pub batch_bytes: usize,
     /// How long a batch may wait for more rows while the producer is idle.
     pub linger: Duration,
