@@ -1,6 +1,8 @@
-//! Marks published rows, in batches, on connections of its own, so that publishing never waits for an UPDATE.
+//! Marks published rows, in batches, on connections of its own. So publishing never waits for an
+//! UPDATE.
 //!
-//! A row that is gone counts as marked (rule 10): what matters is that no row stays unmarked that was published.
+//! A row that is gone counts as marked (rule 10). What matters is that no published row stays
+//! unmarked.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -26,13 +28,13 @@ use crate::{
     },
 };
 
-/// Ids of one statement: enough to make the round trip cheap, few enough to keep row locks short.
+/// Ids of one statement. So many make the round trip cheap, and so few keep row locks short.
 const STATEMENT_ROWS: usize = 2_000;
 
-/// How often a transaction is looked for that is committed and not yet visible.
+/// How often the marker looks whether a committed transaction has become visible.
 const VISIBLE_POLL: Duration = Duration::from_millis(5);
 
-/// Looks at invisible transactions between two at what they may be waiting for.
+/// After this many looks at invisible transactions, the marker checks what they may be waiting for.
 const LOOKS_BETWEEN: u64 = 200;
 
 /// The pause after a statement that waited for a lock in vain.
@@ -41,11 +43,10 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(500);
 /// Marks to set, and the batches that are done with them.
 type MarkJob = MarkingJob<Marks>;
 
-/// The marks of a job are durable.
+/// The answer to a job: its marks are durable.
 pub(super) struct Marked {
-    /// The job's batches.
     pub(crate) batches: Vec<BatchId>,
-    /// Rows that were given, whether found or gone.
+    /// How many rows were given, whether they were found or gone.
     pub(crate) rows: usize,
     /// When the first of them could be marked, by the session's clock.
     pub(super) since: Duration,
@@ -59,10 +60,10 @@ pub(super) struct Marker {
 }
 
 impl Marker {
-    /// Starts the task on these sessions, which share each job.
+    /// Starts the task on these sessions. They share each job.
     #[must_use]
     pub(super) fn start(sessions: Vec<MarkingSession>) -> Self {
-        // One job is under way and the session gathers the next: more would only wait.
+        // One job is under way, and the session gathers the next one. More jobs would only wait.
         let (jobs, mut queue) = mpsc::channel::<MarkJob>(1);
         let (answers, done) = mpsc::channel(1);
         let sessions: Vec<_> = sessions.into_iter().map(Arc::new).collect();
@@ -86,13 +87,13 @@ impl Marker {
         Self { jobs, done, task }
     }
 
-    /// Hands over a job; only when the last one is answered.
+    /// Hands over a job, once the last one is answered.
     ///
     /// # Errors
-    /// A job is under way still, or the task has ended.
+    /// `internal`: an earlier job still waits.
     pub(super) fn mark(&self, job: MarkJob) -> Result<()> {
         match self.jobs.try_send(job) {
-            // An ended task has sent its reason, which the session will meet.
+            // An ended task has sent its reason, and the session will meet it.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 Err(Error::new(Code::Internal, "a second marking job before the first is done"))
@@ -100,10 +101,10 @@ impl Marker {
         }
     }
 
-    /// The answer to the job; cancel-safe.
+    /// Waits for the answer to the job. It is cancel-safe.
     ///
     /// # Errors
-    /// Marking failed, or the session was ended by the server.
+    /// Marking failed, or the server ended the session.
     pub(super) async fn done(&mut self) -> Result<Marked> {
         self.done.recv().await.unwrap_or_else(|| Err(Error::new(Code::MarkFailed, "the marker ended")))
     }
@@ -115,7 +116,7 @@ impl Drop for Marker {
     }
 }
 
-/// Marks a job's rows, each session an equal part of them.
+/// Marks a job's rows. Each session marks an equal part of them.
 async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked> {
     let MarkJob { batches, marks, since } = job;
     let rows = marks.iter().map(Marks::len).sum::<usize>();
@@ -177,12 +178,12 @@ impl MarkingSession {
     /// Marks all rows, table by table, in statements of bounded size.
     ///
     /// # Errors
-    /// A statement failed; marks made before it stay, and making them again does nothing.
+    /// A statement failed. Marks made before it stay, and making them again does nothing.
     pub(super) async fn mark(&self, marks: &Marks) -> Result<()> {
         self.mark_part(std::slice::from_ref(marks), 0..marks.len()).await
     }
 
-    /// The same for the rows with these numbers, counted over all that have an id.
+    /// Marks the rows with these numbers, counted over all rows that have an id.
     async fn mark_part(&self, marks: &[Marks], part: Range<usize>) -> Result<()> {
         let mut chunk = Chunk::default();
         for (table, statement) in (0_u16..).zip(&self.statements) {
@@ -202,8 +203,8 @@ impl MarkingSession {
         Ok(())
     }
 
-    /// Whether the row is there without its mark. Nothing is changed: what is missing must still be missing when a person
-    /// looks.
+    /// Whether the row is there without its mark. This changes nothing: what is missing must still
+    /// be missing when a person looks.
     ///
     /// # Errors
     /// As [`MarkingSession::mark`].
@@ -216,10 +217,11 @@ impl MarkingSession {
         Ok(found > 0)
     }
 
-    /// Marks the rows of a chunk. A row that is not found may be gone, or marked already. But it may also be invisible
-    /// still: the server's walsender sends a transaction as soon as its commit record is flushed, and the transaction
-    /// leaves the list of those in progress only after that, much later where it waits for a synchronous standby. Such a
-    /// row would stay unmarked for ever, so what was not found is tried again once its transaction can be seen.
+    /// Marks the rows of a chunk. A row that is not found may be gone, or marked already. But it
+    /// may also still be invisible: the server's walsender sends a transaction as soon as its
+    /// commit record is flushed. The transaction leaves the list of those in progress only after
+    /// that, and much later if it waits for a synchronous standby. Such a row would stay unmarked
+    /// for ever. So the statement runs again once the transactions can be seen.
     async fn mark_chunk(&self, statement: &MarkStatement, chunk: &Chunk<'_>) -> Result<()> {
         if self.execute(statement, &chunk.ids).await? < chunk.ids.len() as u64 {
             let mut looks = 0_u64;
@@ -235,8 +237,9 @@ impl MarkingSession {
         Ok(())
     }
 
-    /// What is waited for may wait for us. Only a role that may read all statistics is told which walsenders are
-    /// synchronous, so the names have to do.
+    /// Ends the session if the invisible transactions may be waiting for us. Only a role that may
+    /// read all statistics learns which walsenders are synchronous, so this goes by the names of
+    /// the standbys.
     async fn require_asynchronous(&self) -> Result<()> {
         let server = server::server(&self.session).await?;
         if server.may_wait_for_us() {
@@ -250,9 +253,11 @@ impl MarkingSession {
         Ok(())
     }
 
-    /// Waits until this session sees every row that the backfill's imported snapshot shows. That one is made of commit
-    /// records, so it shows transactions which other sessions see only later, as [`MarkingSession::mark_chunk`] says: their
-    /// rows would be published, not found by the marks, and published again by a backfill that begins anew.
+    /// Waits until this session sees every row that the backfill's imported snapshot shows. The
+    /// imported snapshot is made of commit records, so it shows transactions that other sessions
+    /// see only later, as [`MarkingSession::mark_chunk`] says. Without this wait their rows would
+    /// be published, the marks would not find them, and a backfill that begins anew would publish
+    /// them again.
     ///
     /// # Errors
     /// A session has ended.
@@ -260,7 +265,8 @@ impl MarkingSession {
         let context = |error| sql_error("comparing snapshots", error);
         let row = imported.query_one("SELECT pg_current_snapshot()::text", &[]).await.map_err(context)?;
         let imported: String = row.get(0);
-        // What is at or past the end of our snapshot is unseen as well: the imported one ends behind its last commit.
+        // What is at or past the end of our snapshot is unseen as well. So our end must reach the
+        // end of the imported one, which lies after its last commit.
         let sees_all = "SELECT pg_snapshot_xmax(own) >= pg_snapshot_xmax(imported)
                           AND NOT EXISTS (SELECT FROM pg_snapshot_xip(own) AS xid WHERE pg_visible_in_snapshot(xid, imported))
                         FROM pg_current_snapshot() AS own, CAST($1::text AS pg_snapshot) AS imported";
@@ -282,8 +288,9 @@ impl MarkingSession {
         Snapshot::parse(&text).ok_or_else(|| Error::new(Code::PostgresQueryFailed, format!("{text:?} is no snapshot")))
     }
 
-    /// Runs the statement. A row that somebody else has locked is waited for, with the locks of the others let go now and
-    /// then: to give up would end the session, and with it the publishing of all other rows.
+    /// Runs the statement. If somebody else has locked a row, the statement fails after a while and
+    /// runs again, so the locks on the other rows are let go now and then. To give up would end the
+    /// session, and with it the publishing of all other rows.
     async fn execute(&self, statement: &MarkStatement, ids: &[Id<'_>]) -> Result<u64> {
         let context = format!("marking rows of {}", statement.table());
         loop {
@@ -304,11 +311,11 @@ impl MarkingSession {
     }
 }
 
-/// Rows of one statement.
+/// The rows of one statement.
 #[derive(Default)]
 struct Chunk<'a> {
     ids: Vec<Id<'a>>,
-    /// Their transactions, each once in a row.
+    /// Their transactions. Neighbouring rows of one transaction name it once.
     xids: Vec<u32>,
 }
 
@@ -326,20 +333,21 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// Which transactions a new statement does not see yet. The stream's ids have 32 bits, so they are compared on the
-/// circle, as Postgres does itself.
+/// Which transactions a new statement does not see yet. The stream's ids have 32 bits, so this
+/// compares them on the circle, as Postgres itself does.
 #[derive(Debug, PartialEq, Eq)]
 struct Snapshot {
-    /// The first id that is not assigned.
+    /// The first id that is not yet assigned.
     next: u32,
     in_progress: Vec<u32>,
 }
 
 impl Snapshot {
-    /// Reads `xmin:xmax:xip_list` (PostgreSQL documentation, "Transaction ID and Snapshot Information Functions").
+    /// Reads `xmin:xmax:xip_list` (PostgreSQL documentation, "Transaction ID and Snapshot
+    /// Information Functions").
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':').skip(1);
-        // The upper half is the epoch, which the stream does not tell.
+        // The upper half is the epoch. The stream does not tell it.
         let low = |id: &str| id.parse::<u64>().ok().map(|id| (id & u64::from(u32::MAX)) as u32);
         let next = low(parts.next()?)?;
         let list = parts.next()?.split(',').filter(|id| !id.is_empty());
@@ -369,7 +377,8 @@ mod tests {
 
     #[test]
     fn transaction_ids_are_compared_on_the_circle() {
-        // 2^32 + 5 is next: ids shortly before the wrap are past, those shortly after 5 are future.
+        // 2^32 + 5 comes next. Ids shortly before the wrap are past, and those shortly after 5 are
+        // future.
         let snapshot = Snapshot::parse("4294967301:4294967301:").unwrap();
         assert!(snapshot.sees_all(&[u32::MAX, 4]));
         assert!(!snapshot.sees_all(&[6]));

@@ -6,17 +6,21 @@
 //!                                                     └─▶ Event::Failed: the last word
 //! ```
 //!
-//! While one batch commits, the next one is sent by another producer. What must hold for that (rule 26):
-//! - B is sent only after all of A is acknowledged: one thread sends, and waits;
-//! - B is committed only after A is: one thread commits, and takes B when it is done with A;
-//! - a failure of A gives B up: the thread that commits ends, and the one that sends finds nobody to hand B to;
-//! - all producers are initialised anew before the position is read: the session is rebuilt (rules 22 to 24).
+//! While one batch commits, another producer sends the next one. Four things must hold for that
+//! (rule 26):
+//! - B is sent only after all of A is acknowledged. One thread sends, and waits.
+//! - B is committed only after A is committed. One thread commits, and takes B when it is done with
+//!   A.
+//! - A failure of A gives B up. The thread that commits ends, and the thread that sends finds
+//!   nobody to hand B to.
+//! - All producers are initialised anew before the position is read. The session is rebuilt for
+//!   that (rules 22 to 24).
 //!
-//! Only the thread that commits tells events, so a batch is `Sent` before it is `Committed`, and the state machine may
-//! insist on it.
+//! Only the thread that commits reports events. So a batch is `Sent` before it is `Committed`, and
+//! the state machine may insist on it.
 //!
-//! A batch goes in with the position that is published with it; the records come back for reuse once Kafka has committed
-//! both.
+//! A batch goes in with the position that is published with it. Its records come back for reuse
+//! once Kafka has committed both.
 
 use std::{
     sync::{
@@ -38,37 +42,33 @@ use crate::{
     source::producers::{PositionBytes, Producers},
 };
 
-/// One Kafka transaction to be.
+/// A Kafka transaction that is to be published.
 pub(super) struct Job {
-    /// Names it in the event that answers it.
+    /// The events that answer the job name this batch.
     pub(crate) batch: BatchId,
-    /// Its records; none for a position alone.
+    /// Its records. There are none if only the position moves on.
     pub(crate) records: Records,
-    /// Its position, which goes last.
+    /// Its position, which is sent last.
     pub(crate) position: PositionBytes,
 }
 
 /// What became of a job.
 pub(super) enum Event {
-    /// Records and position are acknowledged, and the commit is under way: the next batch may follow.
-    Sent {
-        /// The job's batch.
-        batch: BatchId,
-    },
+    /// Records and position are acknowledged, and the commit is under way. The next batch may
+    /// follow.
+    Sent { batch: BatchId },
     /// Records and position are committed.
     Committed {
-        /// The job's batch.
         batch: BatchId,
         /// Its records, to be used again.
         records: Records,
-        /// From the first record sent to the commit's answer.
+        /// The time from the first record sent to the answer to the commit.
         took: Duration,
     },
-    /// They are not, or nobody knows; nothing follows.
+    /// They are not committed, or nobody knows. Nothing follows.
     Failed {
-        /// The job's records, some of which may be to blame.
+        /// The job's records. Some of them may be to blame.
         records: Records,
-        /// What happened.
         failure: PublishFailure,
     },
 }
@@ -88,14 +88,15 @@ impl Publisher {
     pub(super) fn start(producers: Producers, source: &str, queue: usize) -> Result<Self> {
         let Producers { turns, cancel } = producers;
         let (jobs, job_queue) = blocking::sync_channel(queue);
-        // Two events for each job that may be under way.
+        // Each job that may be under way brings two events.
         let (events, told) = mpsc::channel(2 * queue);
         let (free, free_queue) = blocking::sync_channel(turns.len());
         for producer in turns {
-            // There is room for all of them.
+            // The channel has room for all of them.
             let _ = free.send(producer);
         }
-        // No room between the threads: a batch is handed over when the one before it is committed.
+        // The channel between the threads has no room. So a batch is handed over only when the one
+        // before it is committed.
         let (acknowledged, to_commit) = blocking::sync_channel(0);
         let sending = Sending { jobs: job_queue, free: free_queue, acknowledged };
         let committing = Committing { acknowledged: to_commit, free, events };
@@ -104,14 +105,15 @@ impl Publisher {
         Ok(Self { jobs: Some(jobs), events: told, cancel })
     }
 
-    /// Queues a job; never blocks.
+    /// Queues a job. It never blocks.
     ///
     /// # Errors
-    /// The queue is longer than the state machine promised, or the thread has ended.
+    /// `internal`: more jobs wait than the state machine allows.
     pub(super) fn publish(&self, job: Job) -> Result<()> {
         let Some(jobs) = &self.jobs else { return Ok(()) };
         match jobs.try_send(job) {
-            // A thread that has ended has sent its reason, which the session will meet as an event.
+            // A thread that has ended has sent its reason, and the session will meet it as an
+            // event.
             Ok(()) | Err(blocking::TrySendError::Disconnected(_)) => Ok(()),
             Err(blocking::TrySendError::Full(_)) => {
                 Err(Error::new(Code::Internal, "more batches are being published than the state machine allows"))
@@ -119,7 +121,7 @@ impl Publisher {
         }
     }
 
-    /// The next event; cancel-safe.
+    /// Waits for the next event. It is cancel-safe.
     ///
     /// # Errors
     /// The threads ended without a word.
@@ -129,8 +131,9 @@ impl Publisher {
 }
 
 impl Drop for Publisher {
-    /// Interrupts what is under way. Its fate is then unknown, and the next start reads it from the topic. The threads
-    /// end by themselves within a poll interval; joining them here would block the runtime.
+    /// Interrupts what is under way. Nobody then knows what became of it, and the next start reads
+    /// that from the topic. The threads end by themselves within a poll interval. To join them here
+    /// would block the runtime.
     fn drop(&mut self) {
         self.cancel.store(true, Ordering::Relaxed);
         self.jobs = None;
@@ -142,11 +145,11 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
     thread.map(drop).map_err(|error| Error::new(Code::Internal, "starting a publishing thread").because(error))
 }
 
-/// From the thread that sends to the one that commits.
+/// What the thread that sends hands to the thread that commits.
 enum Handover {
     /// Everything is acknowledged.
     Acknowledged { producer: Producer, batch: BatchId, records: Records, began: Instant },
-    /// It could not be sent, which is told once the batch before it has ended.
+    /// The batch could not be sent. This is reported once the batch before it has ended.
     Failed { records: Records, failure: PublishFailure },
 }
 
@@ -160,7 +163,7 @@ struct Sending {
 impl Sending {
     fn run(self) {
         while let Ok(Job { batch, records, position }) = self.jobs.recv() {
-            // Nobody gives a producer back once a commit has failed.
+            // After a failed commit nobody gives a producer back.
             let Ok(mut producer) = self.free.recv() else { return };
             let began = Instant::now();
             let handover = match producer.send(&records, position.record()) {
@@ -207,7 +210,7 @@ impl Committing {
                 return;
             }
             let committed = Event::Committed { batch, records, took: began.elapsed() };
-            // Either is gone when the session is.
+            // Both receivers are gone when the session is.
             if self.events.blocking_send(committed).is_err() || self.free.send(producer).is_err() {
                 return;
             }

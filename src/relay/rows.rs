@@ -1,4 +1,5 @@
-//! A row becomes a record, or a dead letter, or the end of the source: the poison policy around the encoder.
+//! Turns a row into a record or a dead letter, or ends the source: the poison policy around the
+//! encoder.
 
 use std::collections::HashMap;
 
@@ -10,12 +11,12 @@ use crate::{
     pgoutput::Tuple,
 };
 
-/// Records that Kafka was seen to refuse, each for itself. Kept while the process lives: what was published before the
-/// verdict is not changed by it, and after a restart it is found again.
+/// Records that Kafka has refused, each by itself. They are kept only while the process lives. A
+/// verdict does not change what was published before it, and after a restart it is found again.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Verdicts(HashMap<RecordKey, Poison>);
 
-/// A record well enough known: an event id may stand twice, but hardly with the same size.
+/// What a record is known by. An event id may occur twice, but hardly with the same size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct RecordKey {
     table: u16,
@@ -23,11 +24,11 @@ struct RecordKey {
     bytes: usize,
 }
 
-/// Verdicts that are kept; beyond that they are found anew.
+/// Verdicts that are kept, at most. When there are more, all are dropped and found anew.
 const MAX_VERDICTS: usize = 10_000;
 
 impl Verdicts {
-    /// Kafka refused this record, whatever came with it. Returns whether that was news.
+    /// Kafka refused this record, whatever came with it. Returns whether that is new.
     pub(super) fn add(&mut self, record: RecordRef<'_>, error: &Error) -> bool {
         if self.0.len() >= MAX_VERDICTS {
             self.0.clear();
@@ -36,7 +37,7 @@ impl Verdicts {
         self.0.insert(key(record), Poison::new(reason, error.detail())).is_none()
     }
 
-    /// Takes the last record off again if Kafka is known to refuse it.
+    /// Removes the last record again if Kafka is known to refuse it.
     fn on_last(&self, records: &mut Records) -> Option<Poison> {
         if self.0.is_empty() {
             return None;
@@ -59,22 +60,23 @@ pub(super) struct Rows {
     on_poison: OnPoison,
     verdicts: Verdicts,
     dead_letters: u64,
-    /// Where the id of a redelivered row is read.
+    /// Memory in which the id of a redelivered row is read.
     scratch: Records,
 }
 
 impl Rows {
-    /// With the verdicts of earlier sessions.
+    /// Begins with the verdicts of earlier sessions.
     #[must_use]
     pub(super) fn new(encoder: Encoder, on_poison: OnPoison, verdicts: Verdicts) -> Self {
         Self { encoder, on_poison, verdicts, dead_letters: 0, scratch: Records::default() }
     }
 
-    /// Appends the row's record, or its dead letter, to `records`, and its id to `marks`, unless its mark is set
-    /// already.
+    /// Appends the row's record or its dead letter to `records`, and its id to `marks`. A row whose
+    /// mark is set already is left out.
     ///
     /// # Errors
-    /// The row is poison, and `on_poison = "stop"`; or it is not a row of the table that was described.
+    /// The row is poison and `on_poison = "stop"`, or it is not a row of the table that was
+    /// described.
     pub(super) fn append(&mut self, row: Row<'_>, records: &mut Records, marks: &mut Marks) -> Result<Encoded> {
         let poison = match self.encoder.encode(row.relation, row.tuple, records) {
             Ok(Encoded::AlreadyMarked) => return Ok(Encoded::AlreadyMarked),
@@ -89,7 +91,8 @@ impl Rows {
         Ok(Encoded::Published)
     }
 
-    /// Appends the id of a row that was published before, unless its mark is set already.
+    /// Appends the id of a row that was published before. A row whose mark is set already is left
+    /// out.
     ///
     /// # Errors
     /// It is not a row of the table that was described.
@@ -104,7 +107,8 @@ impl Rows {
         Ok(Encoded::Published)
     }
 
-    /// Whether the row is the event `id`; a row without an id goes by the empty one.
+    /// Whether the row is the event `id`. A row without an id counts as the event with the empty
+    /// id.
     #[must_use]
     pub(super) fn is_event(&self, row: Row<'_>, id: &str) -> bool {
         self.encoder.event_id(row.relation, row.tuple).as_deref().unwrap_or_default() == id
@@ -129,7 +133,7 @@ impl Rows {
                 return Ok(());
             }
         }
-        // It does not fit either: headers and error, without the payload.
+        // A dead letter with the payload does not fit either. This one has headers and error alone.
         let encoder = &self.encoder;
         encoder.encode_dead_letter_without_payload(row.relation, row.tuple, poison, records).map_err(into_error)?;
         if let Some(refused) = self.verdicts.on_last(records) {
@@ -140,12 +144,12 @@ impl Rows {
     }
 }
 
-/// A row and the table it is of.
+/// A row, and the table that it belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row<'a> {
-    /// The transaction that inserted it; 0 in a backfill.
+    /// The transaction that inserted it. 0 in a backfill.
     pub(super) xid: u32,
-    /// Oid of the relation as the stream names it.
+    /// Oid of the relation, as the stream names it.
     pub(crate) relation: u32,
     /// Its columns.
     pub(crate) tuple: &'a Tuple<'a>,

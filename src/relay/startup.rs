@@ -11,16 +11,19 @@
 //!     └───────────────────────────────────────────────────────────▶ WriteStreaming ─▶ Stream
 //! ```
 //!
-//! Whoever takes the slot fences all others before it knows the phase. So a set-up that finds a slot keeps it in hand
-//! for as long as it can, and gives it back only to drop or to adopt it; else instances that start together would fence
-//! each other out of the set-up for as long as they keep meeting.
+//! Whoever takes the slot fences all others before it knows the phase. So a set-up that finds a
+//! slot keeps it in hand for as long as it can, and gives it back only to drop or to adopt it.
+//! Otherwise instances that start together would fence each other out of the set-up for as long as
+//! they keep meeting.
 //!
-//! The slot is the mutex of a source that has one: whoever streams from it leads. Creating a slot does not hold it, so
-//! the set-up is under a session advisory lock; from there on `init_transactions` fences whoever was paused in it, since
-//! every step that cannot be taken back goes through Kafka first: `creating` before the slot is touched, `backfill`
+//! The slot is the mutex of a source that has one: whoever streams from it leads. To create a slot
+//! is not to hold it, so the set-up runs under a session advisory lock. From then on
+//! `init_transactions` fences an instance that was paused in the set-up, since every step that
+//! cannot be taken back goes through Kafka first: `creating` before the slot is touched, `backfill`
 //! before its first row, the ids of a chunk with its records.
 //!
-//! `start/` carries the steps out and reports what it found; `tests/simulation` does so with models.
+//! `start/` carries the steps out and reports what it found. `tests/simulation` does the same with
+//! models.
 
 use crate::{
     Code, Error, Lsn,
@@ -31,59 +34,63 @@ use crate::{
     },
 };
 
-/// What is to be done next.
+/// The step that has to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     /// `START_REPLICATION` on the source's slot.
     TakeSlot,
-    /// Close the replication connection, and wait until the slot is free: the set-up is about to drop it or to take it
-    /// afresh.
+    /// Close the replication connection, and wait until the slot is free. The set-up is about to
+    /// drop the slot or to take it afresh.
     ReleaseSlot,
-    /// Take the session advisory lock of the source. The slot may be in hand; it stays so.
+    /// Take the session advisory lock of the source. A slot that is in hand stays in hand.
     LockSource,
     /// `init_transactions` on all producers of the source.
     InitProducers,
-    /// Is the slot (or the lock) still ours? A late `init_transactions` might have fenced a newer instance. Asked again
-    /// before a halt: what was read since might be another instance's doing.
+    /// Look whether the slot (or the lock) is still ours, since a late `init_transactions` might
+    /// have fenced a newer instance. This step comes again before a halt: what was read since might
+    /// be another instance's doing.
     CheckOwnership,
-    /// Read the position, `read_committed`, to the high watermark, and then whether the slot exists.
+    /// Read the position, `read_committed`, to the high watermark. After it, read whether the slot
+    /// exists.
     ReadPosition,
-    /// Mark the rows of the last chunk of an interrupted backfill, on a server that still has the marks of the chunks
-    /// before it.
+    /// Mark the rows of the last chunk of an interrupted backfill. The server must still have the
+    /// marks of the chunks before it.
     MarkChunk,
     /// Write a position in phase `creating`.
     WriteCreating,
-    /// Drop the slot, which nothing was published through.
+    /// Drop the slot. Nothing was published through it.
     DropSlot,
-    /// Create the slot, import its snapshot where there is a backfill, and stream from it without confirming.
+    /// Create the slot, import its snapshot if there is a backfill, and stream from it without
+    /// confirming.
     CreateSlot,
-    /// Use the slot that is there: nothing was published through it, and there is no backfill. Take it by
-    /// `START_REPLICATION`.
+    /// Use the slot that is there, and take it by `START_REPLICATION`. Nothing was published
+    /// through it, and there is no backfill.
     AdoptSlot,
     /// Write a position in phase `backfill` at the slot's consistent point.
     WriteBackfill,
     /// Publish the unpublished rows of the snapshot, chunk by chunk.
     Backfill,
-    /// Write a position in phase `streaming` at the slot's consistent point (or where the adopted slot stands).
+    /// Write a position in phase `streaming` at the slot's consistent point (or where the adopted
+    /// slot stands).
     WriteStreaming,
-    /// Tell what the server showed when the slot was taken, for the position to be held against it.
+    /// Report what the server showed when the slot was taken. The position is compared with it.
     Compare,
     /// Stream from [`Startup::stream_from`].
     Stream,
-    /// Another instance leads: wait, then start again.
+    /// Another instance leads. Wait, then start again.
     StandBy,
 }
 
-/// What came of the current step.
+/// The outcome of the current step.
 #[derive(Debug)]
 pub enum Fact {
     /// It is done.
     Done,
-    /// The slot or the lock is another's.
+    /// Another instance has the slot or the lock.
     TakenByAnother,
     /// There is no such slot.
     SlotAbsent,
-    /// The position, and whether a slot stands beside it.
+    /// The position, and whether the slot exists.
     Position {
         /// The newest position of the source.
         position: Option<Box<Position>>,
@@ -92,7 +99,7 @@ pub enum Fact {
     },
     /// What the server showed when the slot was taken.
     Server(Box<Server>),
-    /// The slot was created or adopted: its stream begins here.
+    /// The slot was created or adopted, and its stream begins here.
     Slot {
         /// `consistent_point`, or the adopted slot's `confirmed_flush`.
         begins: Lsn,
@@ -102,7 +109,7 @@ pub enum Fact {
 /// How a source is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Publish the rows that were unpublished before the slot existed.
+    /// Publish the rows that were unpublished when the slot was made.
     pub backfill: bool,
     /// Create what is missing.
     pub auto_setup: bool,
@@ -119,12 +126,12 @@ pub struct Startup {
     position: Option<Box<Position>>,
     slot_exists: bool,
     begins: Lsn,
-    /// The halt that what was read calls for, if it is still ours to judge.
+    /// The halt that is due if the slot or the lock is still ours.
     verdict: Option<Error>,
 }
 
 impl Startup {
-    /// At the first step.
+    /// Stands at the first step.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         let (step, begins) = (Step::TakeSlot, Lsn::ZERO);
@@ -158,8 +165,8 @@ impl Startup {
         self.begins
     }
 
-    /// How far the stream was published, and the consistent point of its slot. A slot that was set up in this start
-    /// begins at the position just written.
+    /// How far the stream was published, and the consistent point of its slot. A slot that was set
+    /// up in this start begins at the position that was just written.
     #[must_use]
     pub fn stream_from(&self) -> (Progress, Lsn) {
         match &self.position {
@@ -174,7 +181,7 @@ impl Startup {
         self.setting_up
     }
 
-    /// Takes what came of the current step, and moves on.
+    /// Takes the outcome of the current step, and moves on.
     ///
     /// # Errors
     /// A person must act: the slot and the position do not belong together (rule 4).
@@ -197,13 +204,14 @@ impl Startup {
             (Step::ReadPosition, Fact::Position { position, slot_exists }) => {
                 self.position = position;
                 self.slot_exists = slot_exists;
-                // The position and the slot are asked for one after the other. If we lost the slot or the lock meanwhile,
-                // a successor may have written the one and made the other in between.
+                // The start reads the position first and asks for the slot after it. If we lost the
+                // slot or the lock meanwhile, a successor may have written the one and made the
+                // other in between.
                 self.decide().unwrap_or_else(|halt| self.halt_if_ours(halt))
             }
             (Step::Compare, Fact::Server(server)) => match self.compare(&server) {
                 Ok(()) => Step::Stream,
-                // A successor confirms past the position that we read.
+                // A successor may have confirmed past the position that we read.
                 Err(halt) => self.halt_if_ours(halt),
             },
             (Step::MarkChunk, Fact::Done) => Step::WriteCreating,
@@ -236,7 +244,8 @@ impl Startup {
         step
     }
 
-    /// A difference is ours to judge only as long as the slot or the lock is.
+    /// Looks at the slot or the lock once more before it halts: only their holder may judge a
+    /// difference.
     fn halt_if_ours(&mut self, halt: Error) -> Step {
         self.verdict = Some(halt);
         Step::CheckOwnership
@@ -249,7 +258,7 @@ impl Startup {
         }
     }
 
-    /// The position is read by the holder of the slot or of the lock: what now?
+    /// Decides what follows, now that the holder of the slot or of the lock has read the position.
     fn decide(&mut self) -> Result<Step, Error> {
         let phase = self.position.as_ref().map(|position| position.phase);
         // A start that is not setting up has the slot in hand.
@@ -259,7 +268,7 @@ impl Startup {
             (Some(Phase::Streaming), false) => Ok(Step::Compare),
             (Some(Phase::Creating | Phase::Backfill), false) => Ok(self.set_up(Step::LockSource)),
             (None, false) => Err(Error::new(Code::Internal, "a slot without a position was not judged")),
-            // Another instance finished the set-up before we had the lock.
+            // Another instance finished the set-up before we got the lock.
             (Some(Phase::Streaming), true) => Ok(Step::StandBy),
             (_, true) if !self.policy.auto_setup => {
                 Err(Error::new(Code::SetupMissing, "the slot does not exist and auto_setup is off"))
@@ -270,7 +279,7 @@ impl Startup {
         }
     }
 
-    /// Rows of an interrupted backfill are marked, which the server must still show.
+    /// Whether rows of an interrupted backfill were marked. The server must still show such marks.
     fn was_marked(&self) -> bool {
         self.position.as_ref().is_some_and(|position| position.marked.is_some())
     }

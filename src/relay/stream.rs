@@ -1,4 +1,5 @@
-//! Relays the stream: tells the driver what arrives, and gives its effects to those who do them.
+//! Relays the stream. It tells the driver what arrives, and hands the driver's effects to those who
+//! carry them out.
 //!
 //! ```text
 //!   walsender ─▶ Intake (decode, encode) ─▶ Driver ─▶ Publisher threads ─▶ Kafka
@@ -7,8 +8,8 @@
 //!                                             └─ marked ┴─────┘
 //! ```
 //!
-//! One task owns all of it and waits in one place. Publishing and marking go on elsewhere, so neither can
-//! keep it from answering the server.
+//! One task owns all of it and waits in one place. Publishing and marking go on elsewhere, so
+//! neither can keep the task from answering the server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,21 +38,22 @@ use crate::{
     source::{compare::require_same_publication, position::Position, publication::fingerprint, standing::SourceState},
 };
 
-/// Messages taken before events are looked at again.
+/// Messages that are taken before the stream looks at events again.
 const MESSAGES_AT_ONCE: usize = 4096;
 
-/// Batches that may wait for the publisher; the state machine allows fewer.
+/// Batches that may wait for the publisher. The state machine allows fewer.
 const PUBLISH_QUEUE: usize = 8;
 
-/// Messages that came together make a backlog, and so does a server that sends this long after the commit: what follows
-/// is let gather.
+/// So many messages at once are a backlog, and so is a transaction that the server sends this long
+/// after its commit. Behind a backlog the stream lets messages gather.
 const BACKLOG_MESSAGES: usize = 24;
 const BACKLOG_AGE: Duration = Duration::from_millis(10);
 
-/// How long it may gather. The sockets' buffers hold far more than the walsender writes in that time.
+/// How long they may gather. The sockets' buffers hold far more than the walsender writes in that
+/// time.
 const REST: Duration = Duration::from_millis(2);
 
-/// Metrics are told at least this often.
+/// Metrics are updated at least this often.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 /// A session at work.
@@ -68,11 +70,11 @@ pub(super) struct Stream<'a> {
     marker: Option<Marker>,
     position: Position,
     life: ServerLife,
-    /// Ends with the session.
+    /// The monitor ends with the session.
     _monitor: Monitor,
-    /// Messages taken since the last rest.
+    /// Messages that were taken since the last rest.
     taken: usize,
-    /// When metrics were last told.
+    /// When the metrics were last updated.
     reported: Instant,
     ended: Option<End>,
 }
@@ -135,7 +137,7 @@ impl<'a> Stream<'a> {
             }
             if give_up.is_some() && self.driver.is_drained() {
                 self.send_status().await?;
-                // What matters was sent with the status.
+                // If closing fails, no harm is done: the status has told the server what matters.
                 let _ = self.replication.close().await;
                 tracing::info!(lsn = %self.driver.confirmed(), "drained");
                 return Ok(End::Stopped);
@@ -148,7 +150,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Takes what is buffered, within reason. Returns whether there was any.
+    /// Takes messages that are buffered, up to a bound. Returns whether there were any.
     fn read_buffered(&mut self) -> Result<bool> {
         let now = self.epoch.elapsed();
         let mut taken = 0;
@@ -163,12 +165,13 @@ impl<'a> Stream<'a> {
         Ok(taken > 0)
     }
 
-    /// Behind a backlog, lets more gather before it is read.
+    /// Behind a backlog, lets more messages gather before it reads them.
     ///
-    /// The thread sleeps, rather than the task: as long as nobody waits on the socket, a walsender that writes row by row
-    /// wakes nobody, and what it spends on waking us is more than what it spends on the row. A reader that is woken for
-    /// every row never sees many together, so it goes by the stream's age as well. Nothing else on this thread is hurt by
-    /// so short a rest, and a stream that is not behind has none.
+    /// The thread sleeps, not only the task. As long as nobody waits on the socket, a walsender
+    /// that writes row by row wakes nobody, and to wake us costs it more than to write the row. A
+    /// reader that is woken for every row never sees many together, so this goes by the stream's
+    /// age as well. So short a rest hurts nothing else on this thread, and a stream that is not
+    /// behind does not rest.
     fn rest(&mut self) {
         let taken = std::mem::take(&mut self.taken);
         let machine = &self.driver.machine;
@@ -188,7 +191,7 @@ impl<'a> Stream<'a> {
             marked = marked(&mut self.marker) => self.marked(&marked?)?,
             error = self.sql.closed() => return Err(error),
             _ = status.tick() => self.driver.ask_for_status(),
-            // Lag must be seen to grow while nothing happens.
+            // The metrics must show that the lag grows while nothing happens.
             () = sleep_until(self.reported + REPORT_EVERY) => self.report(),
             () = sleep_until(wake.unwrap_or_else(far_future)), if wake.is_some() => {}
             () = self.context.stopping(), if give_up.is_none() => {
@@ -203,7 +206,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Does what the driver asks for.
+    /// Carries out what the driver asks for.
     async fn carry_out(&mut self) -> Result<()> {
         while let Some(effect) = self.driver.next_effect(self.epoch.elapsed())? {
             match effect {
@@ -233,8 +236,9 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// The fingerprint is compared before every idle advance: a publication that changed would pass rows over in
-    /// silence, and so would one that does not have the table which was put in the place of ours.
+    /// Compares the fingerprint before every idle advance. A publication that changed would pass
+    /// rows over in silence. So would a publication that lacks the table which was put in the place
+    /// of ours.
     async fn require_same_publication(&self) -> Result<()> {
         let source = &self.context.source;
         let tables = tables::renamed(&self.sql, source, self.intake.tables()).await?;
@@ -253,7 +257,8 @@ impl<'a> Stream<'a> {
                 let position = self.driver.machine.position();
                 let is_through = self.memory.suspected.as_ref().is_none_or(|suspected| !position.is_behind(suspected));
                 if self.memory.batching == Batching::OneByOne && is_through {
-                    // What was refused together has gone through one by one: full speed again, whatever waits behind it.
+                    // The records that were refused together have gone through one by one. The next
+                    // session goes at full speed again, whatever waits behind them.
                     (self.memory.batching, self.memory.suspected) = (Batching::Normal, None);
                     self.ended = Some(End::Again);
                 }
@@ -263,7 +268,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// A failed transaction ends the session; where rows are to blame, the next one follows at once.
+    /// Ends the session after a failed transaction. If rows are to blame, the next session follows
+    /// at once.
     fn failed(&mut self, records: &Records, failure: PublishFailure) -> Result<()> {
         self.report.failed(&failure);
         self.memory.suspected = Some(self.position.progress.clone());
@@ -289,7 +295,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Tells metrics and status page where the source stands.
+    /// Tells the metrics and the status page where the source stands.
     fn report(&mut self) {
         self.reported = Instant::now();
         let counts = self.intake.take_counts();

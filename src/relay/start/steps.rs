@@ -1,7 +1,8 @@
 //! Each step of a start, as statements and calls.
 //!
-//! The start has the slot or the lock in hand while it reads: the position first, and then whether the slot exists. A
-//! command holds neither and reads the other way round (`source/facts.rs`).
+//! The start has the slot or the lock in hand while it reads. It reads the position first, and then
+//! whether the slot exists. A command holds neither, and reads the other way round
+//! (`source/facts.rs`).
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -33,13 +34,14 @@ use crate::{
     },
 };
 
-/// How often the end of our own walsender is looked for.
+/// How often the start looks whether our own walsender has ended.
 const RELEASE_POLL: Duration = Duration::from_millis(20);
 
-/// How long it is waited for: a walsender that a lost network keeps alive is for the next start to find.
+/// How long it waits for that. A walsender that a lost network keeps alive is left to the next
+/// start.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long an ended stream is read for its reason.
+/// How long an ended stream is read for the reason of its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How often a standby looks at the slot.
@@ -50,7 +52,7 @@ impl Start<'_> {
         self.sql.as_ref().ok_or_else(|| Error::new(Code::Internal, "no catalog session"))
     }
 
-    /// Takes the slot; where another instance has it, waits here, cheaply, until it is free.
+    /// Takes the slot. If another instance has it, waits here, cheaply, until it is free.
     pub(super) async fn take_slot(&mut self) -> Result<Fact> {
         let name = &self.context.source.slot;
         loop {
@@ -80,14 +82,16 @@ impl Start<'_> {
         let history = client.timeline_history(system.timeline).await?;
         let switches = history.iter().map(|switch| (switch.timeline, switch.switchpoint)).collect();
         let backend_pid = client.backend_pid();
-        // Always from 0/0: the server resumes at its own confirmed position and sends again what is owed a mark.
+        // Always from 0/0: the server resumes at its own confirmed position, and sends again the
+        // rows that are owed a mark.
         let stream = match client.start_replication(&source.slot, &source.publication, Lsn::ZERO).await {
             Ok(stream) => stream,
             Err(error) if error.code() == Code::SlotInUse => return Ok(Fact::TakenByAnother),
             Err(error) => return Err(error),
         };
-        // Only now: while somebody else had the slot after our IDENTIFY_SYSTEM, they may have published what was written
-        // since, and their position would seem to lie beyond the end of the log.
+        // The flushed end is read only now. If another instance had the slot after our
+        // IDENTIFY_SYSTEM, it may have published what was written since. Its position would then
+        // seem to lie beyond the end of the log.
         let system = SystemIdentity { flushed: server::flushed_lsn(self.sql()?).await?, ..system };
         let slot = slots::slot(self.sql()?, &source.slot).await?;
         let confirmed =
@@ -96,10 +100,10 @@ impl Start<'_> {
         Ok(Fact::Done)
     }
 
-    /// Gives the slot back and waits until its walsender has noticed.
+    /// Gives the slot back, and waits until its walsender has noticed.
     pub(super) async fn release_slot(&mut self) -> Result<Fact> {
         if let Some(replication) = self.replication.take() {
-            // The walsender ends either way.
+            // The walsender ends whether or not this succeeds.
             let _ = replication.stream.close().await;
         }
         let name = &self.context.source.slot;
@@ -132,7 +136,8 @@ impl Start<'_> {
         Ok(Fact::Done)
     }
 
-    /// Rule 1: a late `init_transactions` may have fenced a newer instance; then it is for that one to go on.
+    /// Rule 1: a late `init_transactions` may have fenced a newer instance. Then the newer one goes
+    /// on.
     pub(super) async fn check_ownership(&mut self) -> Result<Fact> {
         let sql = Arc::clone(self.sql()?);
         let mut owned = self.replication.is_some() || self.lock.is_some();
@@ -142,7 +147,7 @@ impl Start<'_> {
             if holder.is_none()
                 && let Some(error) = last_words(&mut replication.stream).await
             {
-                // Nobody took it from us: our walsender gave up, and has said why.
+                // Nobody took the slot from us. Our walsender gave up, and has said why.
                 return Err(publication::is_gone(error));
             }
             owned &= holder == Some(replication.backend_pid);
@@ -181,7 +186,8 @@ impl Start<'_> {
         let mut marks = Marks::default();
         for row in self.startup.position().map_or(&[][..], |position| &position.chunk) {
             let Some((table, _)) = (0_u16..).zip(&self.tables).find(|(_, table)| table.oid == row.table) else {
-                // Not marked, it would be published again; marked in another table, that one's row would never be.
+                // An unmarked row would be published again. A mark in another table would hit a row
+                // there that would then never be published.
                 let text = format!(
                     "rows of the table with oid {} are published and not yet marked: leave it in `tables` until the backfill is done",
                     row.table
@@ -191,13 +197,13 @@ impl Start<'_> {
             marks.push(MarkRow { table, xid: 0, id: &row.id });
         }
         let (context, tables) = (self.context, self.tables.clone());
-        // The slot may be in hand, and the rows locked.
+        // The rows may be locked while we hold the slot, so the server must hear from us.
         self.keeping_alive(async { marking_session(context, &tables).await?.mark(&marks).await }).await?;
         Ok(Fact::Done)
     }
 
-    /// A row that this source marked durably must be marked still, or be gone: else the server was restored from a copy,
-    /// and rows that are published look as if they were not.
+    /// A row that this source marked durably must still be marked, or be gone. Otherwise the server
+    /// was restored from a copy, and rows that are published look as if they were not.
     async fn require_mark(&mut self, row: &RowId) -> Result<()> {
         let Some((table, _)) = (0_u16..).zip(&self.tables).find(|(_, table)| table.oid == row.table) else {
             return Ok(());
@@ -218,7 +224,8 @@ impl Start<'_> {
         Ok(())
     }
 
-    /// Dropped on the session that holds the lock: whoever lost the lock can no longer drop a successor's slot.
+    /// The session that holds the lock drops the slot. So an instance that lost the lock can no
+    /// longer drop a successor's slot.
     pub(super) async fn drop_slot(&mut self) -> Result<Fact> {
         let lock = self.lock.as_ref().ok_or_else(|| Error::new(Code::Internal, "dropping a slot without the lock"))?;
         slots::drop_slot(lock, &self.context.source.slot).await?;
@@ -233,14 +240,16 @@ impl Start<'_> {
             CreateSlot { export_snapshot: backfill, failover: source.failover, lock_timeout: source.timeouts.lock };
         let created = client.create_slot(&source.slot, &options).await?;
         if let Some(name) = &created.snapshot {
-            // The snapshot lives until the connection's next command, so it is imported before the slot is taken.
+            // The snapshot lives until the connection's next command, so it is imported before the
+            // slot is taken.
             let session = self.context.connect.sql("backfill").await?;
             BackfillCursor::import_snapshot(&session, name).await?;
             self.snapshot = Some(Arc::new(session));
         }
         self.own_slot(client).await?;
         if self.replication.as_ref().map(|replication| replication.confirmed) != Some(created.consistent_point) {
-            // What was committed between the two slots is neither in our snapshot nor in this one's stream.
+            // What was committed between the two slots is neither in our snapshot nor in the stream
+            // of this slot.
             let text = format!("slot {} was advanced or made anew by somebody else while it was set up", source.slot);
             return Err(Error::new(Code::SlotInUse, text));
         }
@@ -323,8 +332,9 @@ impl Start<'_> {
         Ok(Fact::Done)
     }
 
-    /// Waits for `work` while the walsender hears from us, and gives up at once when the server shuts down: it would
-    /// wait for our walsender to confirm what we cannot (rule 9).
+    /// Waits for `work`, and keeps answering the walsender meanwhile. It gives up at once when the
+    /// server shuts down, since the server would wait for our walsender to confirm what we cannot
+    /// (rule 9).
     async fn keeping_alive<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let sql = Arc::clone(self.sql()?);
         let every = self.context.source.timeouts.status;

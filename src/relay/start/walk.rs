@@ -25,10 +25,10 @@ use crate::{
 pub(in crate::relay) struct Start<'a> {
     pub(super) context: &'a Context,
     pub(super) memory: &'a mut Memory,
-    /// Whether to wait where another instance streams, as a daemon does.
+    /// Whether to wait while another instance streams, as a daemon does.
     pub(super) patient: bool,
     pub(super) startup: Startup,
-    /// Catalog queries; also tells when the server shuts down.
+    /// Runs catalog queries, and tells when the server shuts down.
     pub(super) sql: Option<Arc<SqlSession>>,
     /// Holds the advisory lock during set-up.
     pub(super) lock: Option<SqlSession>,
@@ -41,7 +41,7 @@ pub(in crate::relay) struct Start<'a> {
     pub(super) snapshot: Option<Arc<SqlSession>>,
 }
 
-/// The replication connection, with what was learned when it was opened.
+/// The replication connection, and what was learned when it was opened.
 pub(super) struct Replication {
     pub(super) stream: ReplicationStream,
     pub(super) system: SystemIdentity,
@@ -50,15 +50,14 @@ pub(super) struct Replication {
     pub(super) confirmed: Lsn,
 }
 
-/// Everything that a stream stands on.
+/// Everything that a stream is built on.
 pub(in crate::relay) struct Started {
-    /// Streaming from 0/0, that is from the server's own confirmed position.
+    /// Streams from 0/0, that is from the server's own confirmed position.
     pub(crate) stream: ReplicationStream,
-    /// For the catalog and the monitor.
+    /// Serves the catalog.
     pub(crate) sql: Arc<SqlSession>,
-    /// Initialised: the predecessor is fenced.
+    /// They are initialised, so the predecessor is fenced.
     pub(crate) producers: Producers,
-    /// The source's tables.
     pub(crate) tables: Vec<TableInfo>,
     /// Oids of the partitions and ancestors of those tables.
     pub(crate) relatives: HashSet<u32>,
@@ -71,7 +70,7 @@ pub(in crate::relay) struct Started {
 }
 
 impl<'a> Start<'a> {
-    /// Nothing is opened yet.
+    /// Opens nothing yet.
     #[must_use]
     pub(in crate::relay) fn new(context: &'a Context, memory: &'a mut Memory) -> Self {
         let source = &context.source;
@@ -93,7 +92,7 @@ impl<'a> Start<'a> {
         }
     }
 
-    /// Ends at [`Step::StandBy`] where another instance streams, instead of waiting for its end.
+    /// Ends at [`Step::StandBy`] if another instance streams, instead of waiting for its end.
     #[must_use]
     pub(in crate::relay) fn impatient(mut self) -> Self {
         self.patient = false;
@@ -119,7 +118,7 @@ impl<'a> Start<'a> {
         }
     }
 
-    /// What the server showed when the slot was taken.
+    /// Reports what the server showed when the slot was taken.
     fn compare(&self) -> Result<Fact> {
         let replication =
             self.replication.as_ref().ok_or_else(|| Error::new(Code::Internal, "a comparison without the slot"))?;
@@ -154,10 +153,11 @@ impl<'a> Start<'a> {
         }
     }
 
-    /// What the stream stands on, once the walk has ended at [`Step::Stream`].
+    /// Returns what the stream is built on, once the walk has ended at [`Step::Stream`].
     ///
     /// # Errors
-    /// The position and the server do not belong together; that halts.
+    /// `internal`: the walk has not ended there. A Postgres error: the server does not tell when it
+    /// was started.
     pub(in crate::relay) async fn finish(self) -> Result<Started> {
         let missing = || Error::new(Code::Internal, "the start ended without all it needs");
         let context = self.context;
