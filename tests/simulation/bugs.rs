@@ -1,34 +1,34 @@
-//! Bugs that are put into the session on purpose, to see that the simulation bites.
+//! Bugs that are put into the session on purpose, to see that the simulation finds them.
 
 #[cfg(debug_assertions)]
 use outboxd::relay::driver::WrongTurn;
 
-/// One wrong turn of a session; `README.md` tells which check finds it, and how soon.
+/// One wrong turn of a session. `README.md` tells which check finds it, and how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bug {
-    /// Marks are reported as done while they are on their way.
+    /// Marks are reported as done while they are still under way.
     ConfirmBeforeMark,
     /// After an unknown commit, new producers send the same batches again.
     RepublishFromMemory,
     /// The position is read before the slot is taken and the producers are initialised.
     PositionBeforeSlot,
-    /// The driver has rows marked when they are handed to the producer.
+    /// The driver has rows marked as soon as they are handed to the producer.
     MarkBeforeCommit,
-    /// The driver hands a marking job out while one is under way.
+    /// The driver hands out a marking job while another one is under way.
     TwoMarkingJobs,
-    /// The memory of a batch's records is handed back while the producer reads it.
+    /// The memory of a batch's records is handed back while the producer still reads it.
     ArenaTooEarly,
-    /// The memory of a batch's records is used again with the records in it.
+    /// The memory of a batch's records is used again with the old records still in it.
     ArenaKeepsRows,
     /// A keepalive of an idle stream is confirmed at once.
     ConfirmIdleWithoutPosition,
-    /// After a failed or unknown commit the same process goes on with its producers.
+    /// After a failed or unknown commit, the same process goes on with its producers.
     KeepProducers,
-    /// `init_transactions` is left out: the epoch is taken as it stands.
+    /// `init_transactions` is left out, and the producer takes the epoch as it stands.
     NoFencing,
     /// The stream is started from the position instead of 0/0.
     StreamFromPosition,
-    /// The next chunk of a backfill is sent while the last one's marks are on their way.
+    /// The next chunk of a backfill is sent while the marks of the last one are still under way.
     ChunkBeforeMarks,
     /// An interrupted backfill begins anew without marking its last chunk.
     SkipMarkChunk,
@@ -36,15 +36,17 @@ pub(crate) enum Bug {
     TrustRestoredServer,
     /// The position is read without waiting for open transactions.
     ReadUncommittedPosition,
-    /// Of two batches under way the second is committed first, under the name of the first.
+    /// When two batches are under way, the second is committed first, under the name of the first.
     CommitOutOfOrder,
-    /// Of two batches under way the second is committed first, and the machine is told so.
+    /// When two batches are under way, the second is committed first, and the machine is told so.
     TellOutOfOrder,
     /// A fenced instance initialises its producers and goes on, instead of starting anew.
     BareInitAfterFence,
-    /// The commit of one batch failed, and the next one, which was sent meanwhile, is committed all the same.
+    /// The commit of one batch fails, and the next one, which was sent in the meantime, is
+    /// committed all the same.
     CommitSecondAfterFailure,
-    /// A row that the UPDATE does not see counts as gone, though its commit is only not visible yet.
+    /// A row that the UPDATE does not see counts as gone, although its commit is only not visible
+    /// yet.
     InvisibleIsMarked,
     /// A row that comes with its mark set is published.
     PublishMarkedRows,
@@ -53,12 +55,12 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    /// Whether this build can have it: only debug builds of the driver can be told to go wrong.
+    /// Whether this build can have it. Only debug builds of the driver can be told to go wrong.
     pub(crate) fn is_possible(self) -> bool {
         cfg!(debug_assertions) || !matches!(self, Self::MarkBeforeCommit | Self::TwoMarkingJobs)
     }
 
-    /// A bug of the driver itself.
+    /// The wrong turn of the driver itself, if the bug is one.
     #[cfg(debug_assertions)]
     pub(crate) fn wrong_turn(self) -> Option<WrongTurn> {
         match self {
@@ -68,13 +70,13 @@ impl Bug {
         }
     }
 
-    /// Each with what it breaks, and the check that must find it, by the beginning of its message.
+    /// Each bug, what it breaks, and the check that must find it, by the beginning of its message.
     pub(crate) const ALL: [(Self, &str, &str); 22] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
         (Self::MarkBeforeCommit, "G5", "G5"),
-        // The marker refuses the second one.
+        // The marker refuses the second job.
         (Self::TwoMarkingJobs, "G6", "internal"),
         (Self::ArenaTooEarly, "G1", ""),
         (Self::ArenaKeepsRows, "G1", ""),

@@ -1,4 +1,5 @@
-//! The batch under construction and the memory of records, as the driver sees them: rows are numbers here.
+//! The batch under construction and the memory of records, as the driver sees them. Rows are
+//! numbers here.
 
 use std::{
     cell::{Ref, RefCell},
@@ -10,7 +11,8 @@ use outboxd::relay::driver::Building;
 
 use crate::postgres::RowNo;
 
-/// The records of a batch. The memory is shared, so that a bug can hand it back while the producer reads it.
+/// The records of a batch. Clones share the memory, so that a bug can hand it back while the
+/// producer reads it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Arena(Rc<RefCell<Vec<RowNo>>>);
 
@@ -29,15 +31,15 @@ impl From<Vec<RowNo>> for Arena {
 /// Rows that were read and are not cut yet.
 #[derive(Debug, Default)]
 pub(crate) struct Read {
-    /// Each with whether it is redelivered.
+    /// Each row, and whether it is redelivered.
     rows: VecDeque<(RowNo, bool)>,
-    /// Rows at the front whose records were taken, and whose marks will be next.
+    /// How many rows at the front have had their records taken. Their marks are taken next.
     recorded: usize,
-    /// Rows that were taken to be held.
+    /// How many rows were taken to be held.
     pub(crate) held: usize,
     /// For `Bug::ArenaKeepsRows`.
     keeps_rows: bool,
-    /// What the driver did wrong.
+    /// What the driver did wrong, if anything.
     pub(crate) wrong: Option<String>,
 }
 
@@ -62,7 +64,7 @@ impl Read {
         self.rows.front().is_some_and(|(_, again)| *again)
     }
 
-    /// The first rows must be there, and all of one kind.
+    /// Requires that the first rows are there and of one kind.
     fn require(&mut self, count: usize, is_redelivered: bool) {
         let there = self.rows.len();
         if count > there {

@@ -28,7 +28,7 @@ impl Cells {
             .flat_map(|(fault, row)| Phase::ALL.iter().zip(row).map(move |(phase, times)| (*fault, *phase, *times)))
     }
 
-    /// A row for each fault, a column for each phase; letters stand for reasons.
+    /// A row for each fault and a column for each phase. Letters stand for reasons.
     pub(crate) fn table(&self) -> String {
         let mut text = format!("{:33}", "");
         for phase in Phase::NAMES {
@@ -49,7 +49,8 @@ impl Cells {
         text + "\n"
     }
 
-    /// Cells that should have been hit, and those that were although they cannot be.
+    /// Cells that should have been hit and were not, and cells that were hit although they cannot
+    /// be.
     pub(crate) fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for (fault, phase, times) in self.each() {
@@ -66,7 +67,7 @@ impl Cells {
     }
 }
 
-/// A letter for the table, and why a fault cannot strike in a phase.
+/// A letter for the table, and the reason why a fault cannot strike in a phase.
 type Reason = (char, &'static str);
 
 const NO_LOCK: Reason = ('a', "only a set-up holds the lock, from its second step on, until the stream has begun");
@@ -83,8 +84,9 @@ fn letter(reason: Reason) -> char {
     reason.0
 }
 
-/// What can strike after all, a few times in a million schedules: an instance whose slot was taken while it adopted it
-/// stands by already, and its session has not let the lock go yet.
+/// Whether the fault can strike after all, a few times in a million schedules. If the slot is taken
+/// from an instance while it adopts it, the instance already stands by, and its session has not yet
+/// let the lock go.
 fn is_rare(fault: Fault, phase: Phase) -> bool {
     fault == Fault::LockLost && phase == Phase::Down
 }

@@ -1,6 +1,6 @@
 //! What must hold, whatever happens: G1 to G6 of the design, and rule 4.
 //!
-//! The first violation of a schedule ends it.
+//! The first violation ends a schedule.
 
 use outboxd::{
     Lsn,
@@ -20,18 +20,20 @@ pub(crate) struct Checks {
     marks: bool,
     backfill: bool,
     pub(crate) bounds: Bounds,
-    /// How often each row became visible.
+    /// How many times each row became visible.
     published: Vec<u8>,
     last_of_key: [Option<RowNo>; 8],
     /// The newest position whose commit is decided.
     pub(crate) position: Option<Box<Position>>,
-    /// So many transactions at the front of the log are published and marked.
+    /// How many transactions at the front of the log are published and marked.
     settled: usize,
-    /// Without a backfill, nothing is owed of what was committed before the slot.
+    /// Without a backfill, what was committed before this LSN, that is before the slot, is not
+    /// owed.
     owed_from: Lsn,
-    /// A person advanced the slot this far: marks before it may never be made.
+    /// A person advanced the slot this far, or a copy took the server's place. Marks before it may
+    /// never be made.
     pub(crate) forgiven_before: Lsn,
-    /// The position topic was deleted: nothing can be said of rule 4 until there is a position again.
+    /// The position topic was deleted. Rule 4 cannot be checked until there is a position again.
     pub(crate) position_deleted: bool,
 }
 
@@ -59,7 +61,7 @@ impl Checks {
         }
     }
 
-    /// A Kafka transaction is decided, or records without one have landed.
+    /// A Kafka transaction is decided, or records without a transaction have landed.
     pub(crate) fn visible(&mut self, transaction: &kafka::Transaction, postgres: &Postgres) {
         let phase = transaction.position.as_ref().map(|position| position.phase);
         self.published.resize(postgres.rows.len(), 0);
@@ -77,7 +79,8 @@ impl Checks {
             let last = &mut self.last_of_key[usize::from(row.key)];
             let behind = times == 1 && last.is_some_and(|last| last > number);
             *last = (*last).max(Some(number));
-            // Rows of a history that is gone are phantoms; who publishes them late, unfenced, disorders nothing.
+            // Rows of a history that is gone are phantoms. Nothing is out of order if an unfenced
+            // instance publishes them late.
             if behind && phase != Some(Phase::Backfill) && !row.gone {
                 self.fail(|| format!("G2: {} was published behind a later row of its key {}", row.name, row.key));
             }
@@ -95,7 +98,7 @@ impl Checks {
         }
     }
 
-    /// G3: whole transactions, unless one is as large as a batch.
+    /// G3: transactions are whole, unless one is as large as a batch.
     fn whole(&mut self, rows: &[RowNo], postgres: &Postgres) {
         if rows.len() > self.bounds.batch_rows {
             self.fail(|| format!("G6: {} rows in one Kafka transaction", rows.len()));
@@ -174,7 +177,7 @@ impl Checks {
         }
     }
 
-    /// Without a backfill, rows from before the slot are nobody's business.
+    /// Without a backfill, nobody has to publish or mark rows from before the slot.
     pub(crate) fn slot_created(&mut self, begins: Lsn) {
         if !self.backfill {
             self.owed_from = begins;
@@ -182,12 +185,12 @@ impl Checks {
         }
     }
 
-    /// The server was replaced by a copy.
+    /// A copy has taken the server's place.
     pub(crate) fn restored(&mut self) {
         self.settled = 0;
     }
 
-    /// Every row that was published has a smaller number.
+    /// A number that is larger than the number of every published row.
     pub(crate) fn published_rows(&self) -> usize {
         self.published.iter().rposition(|times| *times > 0).map_or(0, |last| last + 1)
     }
@@ -196,7 +199,7 @@ impl Checks {
         self.published.get(number as usize).copied().unwrap_or(0)
     }
 
-    /// Whether the row must yet be published or marked.
+    /// Whether the row still has to be published or marked.
     fn is_open(&self, number: RowNo, postgres: &Postgres) -> bool {
         let row = &postgres.rows[number as usize];
         let final_lsn = postgres.transactions[row.transaction].final_lsn;
@@ -213,7 +216,7 @@ impl Checks {
         (0..end).find(|&number| self.is_open(number, postgres))
     }
 
-    /// The whole log as a consumer reads it, once everything is quiet.
+    /// Checks the whole log as a consumer reads it, once everything is quiet.
     pub(crate) fn order_of_the_log(&mut self, kafka: &Kafka, postgres: &Postgres) {
         let mut last: [Option<RowNo>; 8] = [None; 8];
         let mut seen = vec![false; postgres.rows.len()];

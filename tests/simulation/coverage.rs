@@ -1,4 +1,4 @@
-//! What the schedules went through, counted: a simulation that never meets a fault proves nothing.
+//! Counts what the schedules went through. A simulation that never meets a fault proves nothing.
 
 use outboxd::Code;
 
@@ -10,7 +10,7 @@ macro_rules! events {
         #[derive(Debug, Clone, Copy)]
         pub(crate) enum Event { $($name,)* }
 
-        /// What is printed, and how often it must happen in 100,000 schedules.
+        /// What is printed for each, and how often it must happen in 100,000 schedules.
         const EVENTS: &[(&str, u64)] = &[$(($text, $floor),)*];
     };
 }
@@ -115,7 +115,7 @@ impl Coverage {
         text
     }
 
-    /// Cells and transitions that are missing, or should not have been.
+    /// Cells and transitions that are missing, and those that should not have happened.
     pub(crate) fn wrong(&self) -> Vec<String> {
         [self.cells.wrong(), self.transitions.wrong(self.schedules)].concat()
     }
@@ -127,7 +127,7 @@ impl Coverage {
         events.filter(|((_, floor), times)| too_few(*floor, *times)).map(|((what, _), _)| *what).collect()
     }
 
-    /// Of these codes, those with which no schedule ended.
+    /// Those of the codes with which no schedule ended.
     pub(crate) fn never_halted(&self, codes: &[Code]) -> Vec<Code> {
         codes.iter().copied().filter(|code| self.halts[*code as usize] == 0).collect()
     }

@@ -1,4 +1,4 @@
-//! The faults: those that heal, and the grave ones after which a source may halt.
+//! The faults: those that heal, and the grave ones, after which a source may halt.
 
 use outboxd::Code;
 
@@ -10,10 +10,10 @@ macro_rules! faults {
 
         impl Fault {
             pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
-            /// What is printed of each.
+            /// The name of each in what is printed.
             pub(crate) const NAMES: &[&str] = &[$($text,)*];
 
-            /// In ten thousand steps of a schedule that has much of it.
+            /// How often it strikes in ten thousand steps of a schedule that has much of it.
             pub(crate) fn often(self) -> u64 {
                 match self { $(Self::$name => $often,)* }
             }
@@ -59,12 +59,12 @@ faults! {
 }
 
 impl Fault {
-    /// After it the source may halt; at most one of them happens in a schedule.
+    /// Whether the source may halt after it. At most one such fault happens in a schedule.
     pub(crate) fn is_grave(self) -> bool {
         !self.may_halt_with().is_empty()
     }
 
-    /// The server is replaced by a copy.
+    /// Whether a copy takes the server's place.
     pub(crate) fn is_copy(self) -> bool {
         matches!(self, Self::Restore | Self::RestoreBare | Self::Promote | Self::PromoteBare)
     }
@@ -72,15 +72,15 @@ impl Fault {
     /// The codes with which a source may halt after it.
     pub(crate) fn may_halt_with(self) -> &'static [Code] {
         match self {
-            // The copy may be from before the slot.
+            // The copy may be older than the slot.
             Self::Restore | Self::RestoreBare | Self::Promote | Self::PromoteBare => {
                 &[Code::HistoryDiverged, Code::SlotMissing]
             }
-            // An instance whose set-up was overtaken may make it anew, as a person would.
+            // An instance whose set-up was overtaken may make the slot anew, as a person would.
             Self::DropSlot => &[Code::SlotMissing, Code::SlotAhead],
             Self::RecreateSlot | Self::AdvanceSlot => &[Code::SlotAhead],
             Self::LoseSlot => &[Code::SlotLost],
-            // A slot beside no position is not ours to judge.
+            // A daemon may not judge a slot without a position.
             Self::MakeSlot | Self::DeletePositions => &[Code::PositionLost],
             Self::ChangePublication => &[Code::PublicationChanged],
             _ => &[],

@@ -1,8 +1,9 @@
-//! One instance of the daemon: what the session around the machines does, on models instead of sockets.
+//! One instance of the daemon. It does what the session around the machines does, on models instead
+//! of sockets.
 //!
-//! A step is the smallest thing after which the process may die. The files beside this one hold its parts: `starting.rs`
-//! carries out the steps of a start, `relaying.rs` feeds the state machine and does what it asks, `publishing.rs` is the
-//! producer.
+//! A step is the smallest thing after which the process may die. The files beside this one hold its
+//! parts: `starting.rs` carries out the steps of a start, `relaying.rs` feeds the state machine and
+//! does what it asks for, and `publishing.rs` is the producer.
 
 use std::collections::VecDeque;
 
@@ -46,14 +47,15 @@ pub(crate) struct Instance {
     pub(crate) life: Life,
     pub(crate) session: Session,
     pub(crate) epochs: [u32; PRODUCERS],
-    /// What an earlier session of this process saw proved, and by which start of the server.
+    /// What an earlier session of this process saw proved, and the start of the server that showed
+    /// it.
     pub(crate) proved: Option<(Progress, u64)>,
     /// For [`Bug::KeepProducers`].
     pub(crate) keeps_producers: bool,
     pub(crate) was_paused: bool,
 }
 
-/// From one start to the next error.
+/// One session, from a start to the next error.
 #[derive(Debug)]
 pub(crate) struct Session {
     /// Tells answers to this session from answers to an earlier one.
@@ -64,10 +66,10 @@ pub(crate) struct Session {
     /// The start of the server that the SQL sessions belong to.
     pub(crate) incarnation: u64,
     pub(crate) connection: Option<u64>,
-    /// What arrived and is not read yet; it can be read although the connection broke.
+    /// What arrived and is not read yet. It can still be read when the connection is broken.
     pub(crate) stream: VecDeque<Message>,
     pub(crate) lock: Option<u64>,
-    /// The consistent point of the slot that it made.
+    /// The consistent point of the slot that this session made.
     pub(crate) created: Lsn,
     /// The youngest transaction that was open when the slot was to be made.
     pub(crate) waits_for: Option<u32>,
@@ -75,13 +77,13 @@ pub(crate) struct Session {
     pub(crate) server: Option<Box<Server>>,
     /// The fingerprint of the publication, read after the position.
     pub(crate) publication: serde_json::Value,
-    /// What was read, before it was reported.
+    /// The position that was read, until it is reported.
     pub(crate) read: Option<Box<Position>>,
-    /// The position that this session writes on from.
+    /// The position from which this session goes on writing.
     pub(crate) position: Option<Box<Position>>,
-    /// The same code as in the daemon; it is there once the source streams.
+    /// The same code as in the daemon. It is there once the source streams.
     pub(crate) driver: Option<Driver<Read>>,
-    /// Batches of the marking job that is under way, and how many rows it has.
+    /// The batches of the marking job that is under way, and how many rows it has.
     pub(crate) marking: Option<(Vec<BatchId>, usize)>,
     pub(crate) publishing: VecDeque<Publishing>,
     pub(crate) published_batches: usize,
@@ -90,7 +92,7 @@ pub(crate) struct Session {
     pub(crate) chunk: Vec<RowNo>,
     /// The last row of the chunk that was published last.
     pub(crate) last_published: Option<RowNo>,
-    /// The last row of a chunk before it, whose mark is durable.
+    /// The last row of an earlier chunk. Its mark is durable.
     pub(crate) last_marked: Option<RowNo>,
     pub(crate) draining: bool,
     /// The transaction of the last redelivered row.
@@ -140,7 +142,7 @@ impl Instance {
         }
     }
 
-    /// Something of what it could do next.
+    /// Does one of the things that it could do next.
     pub(crate) fn step(&mut self, env: &mut Env) {
         match self.life {
             Life::Paused | Life::Halted(_) => {}
@@ -172,7 +174,7 @@ impl Instance {
         }
     }
 
-    /// The session is over: a person must act, or the next one starts after a while.
+    /// Ends the session. A person must act, or the next session starts after a while.
     pub(crate) fn end_session(&mut self, error: &Error, env: &mut Env) {
         trace!(env, "{self}: {error}");
         if error.code() == Code::KafkaFenced {
@@ -212,7 +214,7 @@ impl Instance {
         self.keeps_producers = false;
     }
 
-    /// Closes all connections; the server may take a while to see it.
+    /// Closes all connections. The server may take a while to see it.
     pub(crate) fn hang_up(&mut self, env: &mut Env) {
         self.session.serial = env.serial();
         self.release_slot(env);
@@ -235,7 +237,7 @@ impl Instance {
         self.session.stream.clear();
     }
 
-    /// SQL sessions end with the server.
+    /// Fails if the SQL sessions have ended with the server.
     pub(crate) fn sql(&self, env: &Env) -> Result<(), Error> {
         if self.session.incarnation == env.postgres.incarnation {
             return Ok(());

@@ -1,23 +1,26 @@
-//! A model of Kafka: transactional ids with epochs, transactions, one log of records and one of positions.
+//! A model of Kafka: transactional ids with epochs, transactions, one log of records and one of
+//! positions.
 //!
-//! What it keeps to:
-//! - `init_transactions` bumps the epoch, aborts an open transaction and completes one whose commit was accepted; whoever
-//!   comes with an older epoch is fenced;
-//! - a commit is accepted first (from then on it is decided), and becomes readable later. Reading the position up to the
-//!   high watermark waits for every open transaction on its topic;
-//! - EndTxn names a producer and an epoch, not a transaction. One that was held up ends whatever is open when it arrives
-//!   (KAFKA-17754), and a second one for a transaction that is committed succeeds;
-//! - the coordinator may move or die: what is under way to it may be lost, and nobody answers for a while; what it had
-//!   decided stays decided;
-//! - an id that idled for a week is forgotten, and with it its epoch;
-//! - records lie in the order in which they were sent, whenever their transactions were committed;
-//! - without transactions, what one producer sent arrives in order or not at all (idempotence), perhaps after its death.
+//! The model keeps to these facts:
+//! - `init_transactions` bumps the epoch, aborts an open transaction, and completes one whose
+//!   commit was accepted. Whoever comes with an older epoch is fenced.
+//! - A commit is accepted first, and from then on it is decided. It becomes readable later. Reading
+//!   the position up to the high watermark waits for every open transaction on its topic.
+//! - EndTxn names a producer and an epoch, and no transaction. One that was held up ends whatever
+//!   is open when it arrives (KAFKA-17754). A second one for a transaction that is committed
+//!   succeeds.
+//! - The coordinator may move or die. Requests that are under way to it may be lost, and nobody
+//!   answers for a while. What it had decided stays decided.
+//! - An id that idled for a week is forgotten, and its epoch with it.
+//! - Records lie in the order in which they were sent, whenever their transactions were committed.
+//! - Without transactions, what one producer sent arrives in order or not at all (idempotence),
+//!   perhaps after the producer's death.
 
 use outboxd::source::position::{Phase, Position};
 
 use crate::{postgres::RowNo, random::Random};
 
-/// Transactional ids of the source; all are initialised at a start, whatever number is in use.
+/// Transactional ids of the source. A start initialises all of them, however many are in use.
 pub(crate) const PRODUCERS: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,7 @@ pub(crate) struct Transaction {
     pub(crate) position: Option<Box<Position>>,
 }
 
-/// An EndTxn on its way.
+/// An EndTxn that is under way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct End {
     pub(crate) producer: usize,
@@ -45,11 +48,11 @@ pub(crate) struct End {
     pub(crate) serial: u64,
     /// The transaction that it was sent for.
     transaction: Option<usize>,
-    /// It does not arrive before the producer's next transaction is open.
+    /// It arrives only when the producer's next transaction is open.
     pub(crate) held: bool,
 }
 
-/// Records on their way, without a transaction.
+/// Records that are under way without a transaction.
 #[derive(Debug)]
 pub(crate) struct Produce {
     pub(crate) owner: usize,
@@ -75,15 +78,16 @@ pub(crate) struct Kafka {
     open: [Option<usize>; PRODUCERS],
     last_was_commit: [bool; PRODUCERS],
     pub(crate) transactions: Vec<Transaction>,
-    /// Rows with the transaction each belongs to, in the order of their offsets.
+    /// Rows, each with its transaction, in the order of their offsets.
     pub(crate) log: Vec<(RowNo, usize)>,
-    /// Transactions with a position, in the order of the positions' offsets; older ones are compacted away.
+    /// Transactions with a position, in the order of the positions' offsets. Older ones are
+    /// compacted away.
     positions: Vec<usize>,
     pub(crate) ends: Vec<End>,
     pub(crate) produces: Vec<Produce>,
     /// Somebody else's open transaction on the position topic.
     pub(crate) foreign_open: bool,
-    /// The coordinator is moving: nobody answers for it.
+    /// The coordinator is moving, and nobody answers in its place.
     pub(crate) is_moving: bool,
     has_expired: [bool; PRODUCERS],
 }
@@ -105,9 +109,9 @@ impl Kafka {
         }
     }
 
-    // ---- producers -------------------------------------------------------------------------------------------
+    // ---- producers ------------------------------------------------------------------------------
 
-    /// `init_transactions`; the new epoch.
+    /// `init_transactions`. Returns the new epoch.
     pub(crate) fn init(&mut self, producer: usize) -> u32 {
         self.close_open(producer);
         self.has_expired[producer] = false;
@@ -120,7 +124,7 @@ impl Kafka {
         (0..PRODUCERS).find(|&producer| self.open[producer].is_some_and(is_open))
     }
 
-    /// The coordinator aborts what stayed open for too long, and fences its producer.
+    /// The coordinator aborts a transaction that stayed open for too long, and fences its producer.
     pub(crate) fn time_out(&mut self, producer: usize) -> bool {
         let is_open = self.open[producer].is_some_and(|open| self.transactions[open].state == State::Open);
         if is_open {
@@ -129,7 +133,7 @@ impl Kafka {
         is_open
     }
 
-    /// The coordinator moves; of what is under way to it, some is lost.
+    /// The coordinator moves. Some of the requests that are under way to it are lost.
     pub(crate) fn move_coordinator(&mut self, random: &mut Random) -> bool {
         self.ends.retain(|_| random.chance(50));
         !std::mem::replace(&mut self.is_moving, true)
@@ -141,7 +145,6 @@ impl Kafka {
         idles && !std::mem::replace(&mut self.has_expired[producer], true)
     }
 
-    /// Sends an EndTxn on its way.
     pub(crate) fn send_end(&mut self, producer: usize, epoch: u32, owner: usize, serial: u64) {
         let transaction = self.open[producer];
         self.ends.push(End { producer, epoch, owner, serial, transaction, held: false });
@@ -171,7 +174,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// An EndTxn arrives. The transaction that it decides, if any.
+    /// An EndTxn arrives. Returns the transaction that it decides, if any.
     pub(crate) fn end(&mut self, end: End) -> Result<Option<usize>, Refusal> {
         if end.epoch != self.epochs[end.producer] {
             return Err(Refusal::Fenced);
@@ -188,7 +191,7 @@ impl Kafka {
         }
     }
 
-    /// The markers of a decided transaction are written: it is readable.
+    /// The markers of a decided transaction are written, and it becomes readable.
     pub(crate) fn complete(&mut self, producer: usize) -> bool {
         let prepared = self.open[producer].is_some_and(|open| self.transactions[open].state == State::Prepared);
         if prepared {
@@ -224,9 +227,10 @@ impl Kafka {
         self.last_was_commit[producer] = commit;
     }
 
-    // ---- without transactions --------------------------------------------------------------------------------
+    // ---- without transactions -------------------------------------------------------------------
 
-    /// Takes in the next of what one producer has under way; the transaction that stands for it.
+    /// Takes in the next records that one producer has under way. Returns them, and the transaction
+    /// that stands for them.
     pub(crate) fn land(&mut self, serial: u64) -> Option<(Produce, usize)> {
         let first = self.produces.iter().position(|produce| produce.serial == serial)?;
         let mut produce = self.produces.remove(first);
@@ -240,19 +244,21 @@ impl Kafka {
         Some((produce, index))
     }
 
-    /// Loses all that one producer has under way, if it has.
+    /// Loses everything that one producer has under way. Returns whether there was anything.
     pub(crate) fn lose(&mut self, serial: u64) -> bool {
         let count = self.produces.len();
         self.produces.retain(|produce| produce.serial != serial);
         self.produces.len() < count
     }
 
-    // ---- the position ----------------------------------------------------------------------------------------
+    // ---- the position ---------------------------------------------------------------------------
 
-    /// Reads the position to the high watermark, `read_committed`. `Err`: an open transaction is in the way.
+    /// Reads the position to the high watermark, `read_committed`. `Err`: an open transaction is in
+    /// the way.
     ///
-    /// Without transactions nobody is fenced, and a dead instance's position may arrive behind its successor's; then
-    /// the furthest counts. That loses nothing: each instance publishes without gaps from a position it read.
+    /// Without transactions nobody is fenced, and a dead instance's position may arrive after its
+    /// successor's. Then the furthest position counts. That loses nothing, since each instance
+    /// publishes without gaps from a position that it read.
     pub(crate) fn read_position(&mut self, furthest: bool) -> Result<Option<&Position>, ()> {
         let is_pending = |&index: &usize| matches!(self.transactions[index].state, State::Open | State::Prepared);
         if self.foreign_open || self.positions.iter().any(is_pending) {
@@ -270,12 +276,13 @@ impl Kafka {
         Ok(self.positions.iter().filter_map(read).reduce(|old, new| if ahead(old, new) { old } else { new }))
     }
 
-    /// The newest position whatever became of its transaction: what a `read_uncommitted` consumer sees.
+    /// The newest position, whatever became of its transaction. A `read_uncommitted` consumer sees
+    /// it.
     pub(crate) fn read_uncommitted(&self) -> Option<&Position> {
         self.positions.last().and_then(|&index| self.transactions[index].position.as_deref())
     }
 
-    /// The position topic is deleted, and made again by whoever writes to it next.
+    /// The position topic is deleted. Whoever writes to it next makes it again.
     pub(crate) fn delete_positions(&mut self) -> bool {
         let were_there = !self.positions.is_empty();
         self.positions.clear();

@@ -1,7 +1,7 @@
-//! A deterministic simulation of the relay. The real state machine, its driver and the real order of
-//! a start run against models of Postgres and Kafka, through seeded schedules of crashes, pauses,
-//! lost answers and takeovers. `README.md` tells what is modelled, what is checked, and how to replay
-//! a seed.
+//! A deterministic simulation of the relay. The real state machine, its driver and the real order
+//! of a start run against models of Postgres and Kafka, through seeded schedules of crashes,
+//! pauses, lost answers and takeovers. `README.md` tells what is modelled, what is checked, and how
+//! to replay a seed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -51,7 +51,8 @@ fn bug_asked_for() -> Option<Bug> {
     Some(bug.unwrap_or_else(|| panic!("OUTBOXD_SIM_BUG={name}: there is no such bug in bugs.rs")))
 }
 
-/// Runs the seeds until one fails in the way that is looked for. What was covered, and the first seed that failed.
+/// Runs the seeds until one fails in the way that is looked for. Returns what was covered, and the
+/// first seed that failed.
 fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) -> (Box<Coverage>, Option<u64>) {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let coverage = Mutex::new(Coverage::new());
@@ -78,7 +79,8 @@ fn run_seeds(seeds: std::ops::Range<u64>, bug: Option<Bug>, looked_for: &str) ->
     (coverage.into_inner().unwrap(), (failed < u64::MAX).then_some(failed))
 }
 
-/// Tells a schedule; one that fails is made small first, unless `OUTBOXD_SIM_WHOLE` is set. `Err`: how it fails.
+/// Prints a schedule step by step. One that fails is made small first, unless `OUTBOXD_SIM_WHOLE`
+/// is set. `Err` says how it fails.
 fn tell(seed: u64, bug: Option<Bug>) -> Result<(), String> {
     let plan = Plan { traced: true, ..Plan::new(seed, bug) };
     let mut outcome = plan.run(Coverage::new());
@@ -135,7 +137,7 @@ fn a_seed_decides_everything() {
     }
 }
 
-/// A simulation that no bug can fail would prove nothing. The table of the README is what this prints.
+/// A simulation that no bug can fail would prove nothing. This prints the table of the README.
 #[test]
 fn every_deliberate_bug_is_found_and_made_small() {
     const SCHEDULES: u64 = 100_000;

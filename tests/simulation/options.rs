@@ -1,7 +1,8 @@
-//! What a seed makes of a schedule before its first step: which features are on, how large, and how often faults strike.
+//! What a seed decides about a schedule before its first step: which features are on, how large
+//! things are, and how often faults strike.
 //!
-//! Each kind of fault is off, rare or frequent in a schedule as a whole, since a fault that strikes all the time hides
-//! what another would do ("swarm testing").
+//! Each kind of fault is off, rare or frequent in a schedule as a whole, since a fault that strikes
+//! all the time hides what another would do ("swarm testing").
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::{faults::Fault, kafka::PRODUCERS, phase::Phase, random::Random};
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) steps: u64,
-    /// The faults begin only when the source is streaming.
+    /// Whether the faults begin only when the source is streaming.
     pub(crate) starts_streaming: bool,
     pub(crate) exactly_once: bool,
     pub(crate) marks: bool,
@@ -22,14 +23,14 @@ pub(crate) struct Options {
     pub(crate) producers: usize,
     pub(crate) bounds: Bounds,
     pub(crate) keys: u64,
-    /// Transactions from before the first start, and in all.
+    /// Transactions from before the first start. `transactions` counts all.
     pub(crate) existing: u64,
     pub(crate) transactions: u64,
-    /// In a hundred transactions, those that are larger than a batch.
+    /// How many of a hundred transactions are larger than a batch.
     pub(crate) large: u64,
     /// How often each fault strikes, in ten thousand steps.
     pub(crate) faults: [u64; Fault::ALL.len()],
-    /// Faults that wait for the source to come to a phase.
+    /// Faults that wait until the source comes to a phase.
     pub(crate) aims: Vec<(Fault, Phase)>,
 }
 
@@ -63,7 +64,7 @@ impl Options {
         let phase = |random: &mut Random| Phase::ALL[random.index(Phase::ALL.len())];
         let mut aims = vec![(healing[random.index(healing.len())], phase(random))];
         if random.chance(50) {
-            // A copy that takes the server's place has the most to show.
+            // A copy that takes the server's place shows the most.
             let fault = if random.chance(30) { Fault::Restore } else { grave[random.index(grave.len())] };
             aims.push((fault, phase(random)));
         }
@@ -86,12 +87,12 @@ impl Options {
         .bent_to_the_aims()
     }
 
-    /// What is aimed at must be able to come.
+    /// Makes sure that what is aimed at can come.
     fn bent_to_the_aims(mut self) -> Self {
         self.policy.auto_setup |= self.starts_streaming;
         for (fault, phase) in self.aims.clone() {
             if fault.is_copy() {
-                // What is lost with the server must matter, and its log must grow again.
+                // What is lost with the server must matter, and the log must be able to grow again.
                 self.transactions = self.transactions.max(25);
                 self.large = 25;
             }

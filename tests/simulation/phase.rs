@@ -10,7 +10,7 @@ use crate::{
 
 macro_rules! phases {
     ($($name:ident = $text:literal, $meaning:literal;)*) => {
-        /// What an instance is about; the first that applies, from the bottom up.
+        /// What an instance is doing. If several apply, [`Instance::phase`] says which one counts.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum Phase { $(#[doc = $meaning] $name,)* }
 
@@ -43,7 +43,7 @@ phases! {
 }
 
 impl Phase {
-    /// The position is not `streaming` yet.
+    /// Whether the position is not `streaming` yet.
     pub(crate) fn is_set_up(self) -> bool {
         matches!(self, Self::Creating | Self::Chunk | Self::ChunkMarks | Self::Entering)
     }
@@ -100,14 +100,15 @@ impl Instance {
         }
     }
 
-    /// Whether the server counts the slot or the lock as its own.
+    /// Whether the server counts the slot or the lock as this instance's.
     pub(crate) fn leads(&self, postgres: &Postgres) -> bool {
         let has_slot = self.session.connection.is_some_and(|connection| postgres.is_connected(connection));
         has_slot || postgres.holds_lock(self.session.lock)
     }
 }
 
-/// The instance that leads, or comes nearest to it; what it is about is what the source is about.
+/// The instance that leads, or that comes nearest to it. What it is doing is what the source is
+/// doing.
 pub(crate) fn leader(instances: &[Instance], postgres: &Postgres) -> usize {
     let rank = |instance: &Instance| (instance.leads(postgres), instance.phase());
     (0..instances.len()).max_by_key(|&number| rank(&instances[number])).unwrap_or(0)

@@ -1,14 +1,20 @@
-//! A model of Postgres: the log, the outbox table with its marks, one logical slot with its walsender, one advisory lock.
+//! A model of Postgres: the log, the outbox table with its marks, one logical slot with its
+//! walsender, one advisory lock.
 //!
-//! What it keeps to, from the sources and the documentation of Postgres:
-//! - transactions are sent whole and in commit order; one is sent if its commit record starts at or behind the
-//!   `confirmed_flush` with which the walsender started (rule 6);
-//! - `confirmed_flush` is written to disk at a checkpoint only, so a crash takes it back; marks are durable;
-//! - a commit is in the log, and sent, before other sessions see its rows, and an UPDATE passes them over till then;
-//! - xids are given out when transactions begin, so that they come in any order; a new slot waits for those that are open;
-//! - a keepalive carries the end of what was read from the log, which may lie before `confirmed_flush` at first;
-//! - a slot has one walsender. That of a client that is gone lingers, and may still take in what the client sent;
-//! - a restored server goes on from the copy's LSN and xid, so that both are given out a second time.
+//! The model keeps to these facts, from the sources and the documentation of Postgres:
+//! - Transactions are sent whole and in commit order. A transaction is sent if its commit record
+//!   does not start before the `confirmed_flush` with which the walsender started (rule 6).
+//! - `confirmed_flush` is written to disk only at a checkpoint, so a crash takes it back. Marks are
+//!   durable.
+//! - A commit is in the log, and is sent, before other sessions see its rows. Until then an UPDATE
+//!   passes them over.
+//! - Xids are given out when transactions begin, so they come in any order. A new slot waits for
+//!   the transactions that are open.
+//! - A keepalive carries the end of what was read from the log, which may at first lie before
+//!   `confirmed_flush`.
+//! - A slot has one walsender. The walsender of a client that is gone lingers, and may still take
+//!   in what the client sent.
+//! - A restored server goes on from the copy's LSN and xid, so both are given out a second time.
 
 use std::collections::VecDeque;
 
@@ -16,7 +22,8 @@ use outboxd::Lsn;
 
 use crate::random::Random;
 
-/// Rows are numbered in commit order, those of one transaction in insert order, over all histories.
+/// Rows are numbered in commit order, and within a transaction in insert order. The numbers run
+/// over all histories.
 pub(crate) type RowNo = u32;
 
 #[derive(Debug)]
@@ -27,14 +34,14 @@ pub(crate) struct Row {
     pub(crate) bytes: usize,
     /// Index into [`Postgres::transactions`].
     pub(crate) transaction: usize,
-    /// Inserted with its mark set: to be passed over.
+    /// It was inserted with its mark set, so it must be passed over.
     pub(crate) born_marked: bool,
     pub(crate) marked: bool,
-    /// It was committed in a history that is no more.
+    /// It was committed in a history that no longer exists.
     pub(crate) gone: bool,
-    /// The application deleted it: there is nothing to mark any more.
+    /// The application deleted it, so there is nothing left to mark.
     pub(crate) deleted: bool,
-    /// It was deleted before a slot was there to see it: nobody will publish it.
+    /// It was deleted before a slot was there to see it, so nobody will publish it.
     pub(crate) vanished: bool,
 }
 
@@ -45,7 +52,7 @@ pub(crate) struct Transaction {
     pub(crate) final_lsn: Lsn,
     pub(crate) end_lsn: Lsn,
     pub(crate) rows: std::ops::Range<RowNo>,
-    /// A commit is in the log, and sent, before other sessions see its rows.
+    /// Whether other sessions see its rows. The commit is in the log, and is sent, before that.
     pub(crate) is_visible: bool,
 }
 
@@ -74,11 +81,11 @@ pub(crate) struct Walsender {
 #[derive(Debug, Clone)]
 pub(crate) struct Slot {
     pub(crate) confirmed: Lsn,
-    /// What a crash goes back to.
+    /// What `confirmed` goes back to in a crash.
     saved: Lsn,
     pub(crate) consistent_point: Lsn,
     pub(crate) walsender: Option<Walsender>,
-    /// Invalidated: the log that it needs was removed.
+    /// It is invalidated: the log that it needs was removed.
     pub(crate) is_lost: bool,
 }
 
@@ -88,11 +95,11 @@ pub(crate) struct Lock {
     pub(crate) client_gone: bool,
 }
 
-/// An `UPDATE … SET published_at` on its way. It can take effect after its client died.
+/// An `UPDATE … SET published_at` that is under way. It can take effect after its client died.
 #[derive(Debug)]
 pub(crate) struct MarkRequest {
     pub(crate) owner: usize,
-    /// Serial of the client's session, to tell whom the answer is for.
+    /// The serial of the client's session. It tells whom the answer is for.
     pub(crate) serial: u64,
     pub(crate) what: Marks,
     pub(crate) rows: Vec<RowNo>,
@@ -101,7 +108,7 @@ pub(crate) struct MarkRequest {
     pub(crate) blocked: bool,
 }
 
-/// What the rows are to the client that marks them.
+/// What the rows are for the client that marks them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Marks {
     Job,
@@ -113,7 +120,7 @@ struct Backup {
     log: usize,
     log_end: Lsn,
     next_xid: u32,
-    /// Of each row, whether it is marked, deleted, vanished.
+    /// For each row, whether it is marked, deleted, vanished.
     rows: Vec<(bool, bool, bool)>,
     slot: Option<Slot>,
 }
@@ -134,19 +141,20 @@ pub(crate) struct Postgres {
     pub(crate) log: Vec<usize>,
     pub(crate) log_end: Lsn,
     next_xid: u32,
-    /// Xids of writers that have not committed: theirs will be smaller than those of commits before.
+    /// Xids of writers that have not committed. Commits before theirs may have greater ones.
     open: Vec<u32>,
     pub(crate) slot: Option<Slot>,
     pub(crate) lock: Option<Lock>,
     pub(crate) marks: Vec<MarkRequest>,
-    /// Counts the starts of the server: no connection outlives one.
+    /// Counts the starts of the server. No connection outlives one.
     pub(crate) incarnation: u64,
     pub(crate) timeline: u32,
     pub(crate) switches: Vec<(u32, Lsn)>,
     pub(crate) publication: u64,
     connections: u64,
     backup: Option<Backup>,
-    /// Where and under which xid a transaction was lost by a restore; the next one may be like it to a hair.
+    /// Where a restore lost a transaction, and under which xid. The next transaction may be exactly
+    /// like it.
     twin: Option<(Lsn, u32)>,
 }
 
@@ -172,9 +180,9 @@ impl Postgres {
         }
     }
 
-    // ---- writers ---------------------------------------------------------------------------------------------
+    // ---- writers --------------------------------------------------------------------------------
 
-    /// A writer begins a transaction; it commits much later, perhaps, or rolls back.
+    /// A writer begins a transaction. It may commit much later, or roll back.
     pub(crate) fn begin(&mut self) {
         self.next_xid += 1;
         self.open.push(self.next_xid);
@@ -188,7 +196,8 @@ impl Postgres {
         self.open.clear();
     }
 
-    /// A slot is made when the transactions that were open have ended (rule 15): which is the last that is waited for?
+    /// The last transaction that a new slot waits for: a slot is made when the transactions that
+    /// were open have ended (rule 15).
     pub(crate) fn youngest_open(&self) -> u32 {
         self.open.iter().copied().max().unwrap_or(0)
     }
@@ -197,7 +206,7 @@ impl Postgres {
         self.open.iter().any(|open| *open <= xid)
     }
 
-    /// Commits a transaction of so many rows: a new one, or one of those that are open.
+    /// Commits a transaction of this many rows. It is a new one, or one of those that are open.
     pub(crate) fn commit(&mut self, random: &mut Random, rows: u32, keys: u64, time: i64) {
         self.log_end.0 += 8 * random.below(4);
         self.next_xid += u32::try_from(random.below(3)).unwrap_or(0) + 2;
@@ -245,12 +254,12 @@ impl Postgres {
         self.transactions[self.rows[row as usize].transaction].is_visible
     }
 
-    /// Whoever locked rows lets them go.
+    /// Whoever has locked rows lets them go.
     pub(crate) fn unblock(&mut self) {
         self.marks.iter_mut().for_each(|request| request.blocked = false);
     }
 
-    /// The application deletes a row: one that is not marked yet, where there are marks.
+    /// The application deletes a row. Where marks are made, it deletes one that is not yet marked.
     pub(crate) fn delete_row(&mut self, random: &mut Random, marks: bool) -> bool {
         let is_there = |row: &&mut Row| !(row.gone || row.deleted || marks && row.marked);
         let count = self.rows.iter_mut().filter(is_there).count();
@@ -260,15 +269,16 @@ impl Postgres {
         true
     }
 
-    /// Log that holds nothing of ours: other tables, other databases, a rolled back transaction.
+    /// Writes log that holds nothing of ours: other tables, other databases, a rolled back
+    /// transaction.
     pub(crate) fn other_activity(&mut self, random: &mut Random) {
         self.log_end.0 += 8 * random.between(1, 8);
         self.next_xid += 1;
     }
 
-    // ---- the slot --------------------------------------------------------------------------------------------
+    // ---- the slot -------------------------------------------------------------------------------
 
-    /// `START_REPLICATION` from `from`, which the server raises to its own confirmed position.
+    /// `START_REPLICATION` from `from`. The server raises it to its own confirmed position.
     pub(crate) fn take_slot(&mut self, owner: usize, from: Lsn) -> Take {
         let Some(slot) = &mut self.slot else { return Take::Absent };
         if slot.is_lost {
@@ -284,7 +294,7 @@ impl Postgres {
             connection: self.connections,
             owner,
             next: log.partition_point(|&index| transactions[index].final_lsn < start),
-            // Decoding reads from restart_lsn, which lies before.
+            // Decoding reads from restart_lsn, which lies before the start.
             sent: Lsn(start.0.saturating_sub(64)),
             inbox: None,
             confirmed_before: slot.confirmed,
@@ -311,14 +321,14 @@ impl Postgres {
         {
             walsender.next += 1;
             walsender.sent = next.end_lsn;
-            // pgoutput leaves out a transaction without rows since Postgres 15.
+            // Since Postgres 15, pgoutput leaves out a transaction without rows.
             if next.rows.is_empty() && random.chance(50) {
                 return;
             }
             to.push_back(Message::Begin { final_lsn: next.final_lsn, xid: next.xid, time: next.time });
             for row in next.rows.clone() {
                 to.push_back(Message::Row(row));
-                // Inside a transaction it says nothing, whatever it says.
+                // A keepalive inside a transaction says nothing, whatever it carries.
                 if random.chance(2) {
                     to.push_back(Message::Keepalive { wal_end: next.end_lsn, reply_requested: false });
                 }
@@ -332,7 +342,7 @@ impl Postgres {
         to.push_back(Message::Keepalive { wal_end: walsender.sent, reply_requested: random.chance(10) });
     }
 
-    /// Makes the slot; what is committed and unmarked before its consistent point is its snapshot.
+    /// Makes the slot. Its snapshot is what is committed and unmarked before its consistent point.
     pub(crate) fn create_slot(&mut self) -> Option<(Lsn, Vec<RowNo>)> {
         if self.slot.is_some() {
             return None;
@@ -355,7 +365,7 @@ impl Postgres {
         !in_use
     }
 
-    /// `pg_replication_slot_advance` by a person.
+    /// A person calls `pg_replication_slot_advance`.
     pub(crate) fn advance_slot(&mut self) {
         if let Some(slot) = &mut self.slot {
             slot.confirmed = self.log_end;
@@ -363,7 +373,7 @@ impl Postgres {
         }
     }
 
-    // ---- sessions --------------------------------------------------------------------------------------------
+    // ---- sessions -------------------------------------------------------------------------------
 
     pub(crate) fn take_lock(&mut self) -> Option<u64> {
         if self.lock.is_some() {
@@ -386,7 +396,7 @@ impl Postgres {
         self.lock.take_if(|lock| lock.client_gone);
     }
 
-    // ---- faults ----------------------------------------------------------------------------------------------
+    // ---- faults ---------------------------------------------------------------------------------
 
     pub(crate) fn checkpoint(&mut self) {
         if let Some(slot) = &mut self.slot {
@@ -406,7 +416,7 @@ impl Postgres {
         }
     }
 
-    /// Whether a copy is to be taken: the one there is, is mostly kept.
+    /// Whether a new copy should be taken. Mostly the old one is kept.
     pub(crate) fn is_copy_due(&self, random: &mut Random) -> bool {
         self.backup.is_none() || random.chance(30)
     }
@@ -415,12 +425,13 @@ impl Postgres {
         self.twin = None;
     }
 
-    /// Whether there is a copy, with so many rows in it, and none was deleted: it may be the one whose mark is looked for.
+    /// Whether there is a copy with at least this many rows, and no row was deleted. A deleted row
+    /// might be the one whose mark the daemon looks for.
     pub(crate) fn copy_holds(&self, rows: usize) -> bool {
         self.backup.as_ref().is_some_and(|backup| backup.rows.len() >= rows) && !self.rows.iter().any(|row| row.deleted)
     }
 
-    /// Copies the disk. What a standby knows of a slot may be older than its log.
+    /// Copies the disk. A standby may know a state of the slot that is older than its log.
     pub(crate) fn back_up(&mut self, random: &mut Random) {
         let point = |slot: &Slot| slot.consistent_point;
         let synchronised = self.backup.take().and_then(|backup| backup.slot);
@@ -439,7 +450,8 @@ impl Postgres {
         });
     }
 
-    /// Puts the copy in place of the server: on a new timeline it is a promoted standby, else a restored disk.
+    /// Puts the copy in the server's place. `promoted` makes it a standby on a new timeline;
+    /// otherwise it is a restored disk.
     pub(crate) fn restore(&mut self, promoted: bool, with_slot: bool) -> bool {
         let Some(backup) = self.backup.take() else { return false };
         self.crash();

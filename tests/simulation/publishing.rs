@@ -1,5 +1,6 @@
-//! The producer of an instance: batches in order, one Kafka transaction each, producers taking turns, of which one commits while the next one sends (rule 26), or
-//! without transactions the records first and the position after their acknowledgement.
+//! The producer of an instance. Batches go in order, one Kafka transaction each. Producers take
+//! turns: one commits while the next one sends (rule 26). Without transactions the records go
+//! first, and the position after their acknowledgement.
 
 use outboxd::{Code, Error, relay::state::BatchId, source::position::Position};
 
@@ -18,9 +19,9 @@ pub(crate) enum Stage {
     Queued,
     /// Some of its rows were sent.
     Part(usize),
-    /// All of its rows were sent, and acknowledged.
+    /// All of its rows were sent and acknowledged.
     RowsSent,
-    /// Without transactions: sent and not acknowledged.
+    /// Without transactions: it was sent and is not acknowledged.
     Unacknowledged,
     /// The position was sent and acknowledged.
     PositionSent,
@@ -31,16 +32,16 @@ pub(crate) enum Stage {
 
 #[derive(Debug)]
 pub(crate) struct Publishing {
-    /// None for what the start writes.
+    /// The batch. `None` for what the start writes.
     pub(crate) batch: Option<BatchId>,
     pub(crate) records: Arena,
     pub(crate) position: Box<Position>,
     pub(crate) producer: usize,
     pub(crate) transactional: bool,
     pub(crate) stage: Stage,
-    /// The commit was sent a second time: it is not known what the first request will do (rule 22).
+    /// The commit was sent a second time. What the first request will do is not known (rule 22).
     pub(crate) slow: bool,
-    /// The machine knows that it is acknowledged.
+    /// Whether the machine was told that the batch is acknowledged.
     pub(crate) told_sent: bool,
 }
 
@@ -55,17 +56,18 @@ impl Instance {
         let producer = self.session.published_batches % env.options.producers;
         self.session.published_batches += 1;
         self.session.position = Some(position.clone());
-        // The set-up is fenced in either mode: `creating` and `backfill` must not be written by a zombie.
+        // The set-up is fenced in either mode: a zombie must not write `creating` or `backfill`.
         let transactional = env.options.exactly_once || batch.is_none();
         let (stage, slow, told_sent) = (Stage::Queued, false, false);
         let publishing = Publishing { batch, records, position, producer, transactional, stage, slow, told_sent };
         self.session.publishing.push_back(publishing);
     }
 
-    /// One step of one of the batches under way. Whether the first of them became committed.
+    /// Takes one step of one of the batches under way. Returns the first of them if it is now
+    /// committed.
     pub(crate) fn publish_on(&mut self, env: &mut Env) -> Result<Option<Publishing>, Error> {
         let Some(first) = self.session.publishing.front() else { return Ok(None) };
-        // Rule 26: the next batch is sent once this one is acknowledged, by the other producer.
+        // Rule 26: once this batch is acknowledged, the other producer sends the next one.
         let second = self
             .session
             .publishing
@@ -104,7 +106,7 @@ impl Instance {
             }
             Stage::PositionSent if env.bug == Some(Bug::CommitOutOfOrder) && first_is_sent => {
                 self.session.publishing.swap(0, 1);
-                // The machine would refuse the names in this order; they are told in the right one.
+                // The machine would refuse the names in this order, so they are exchanged.
                 let names = [self.session.publishing[1].batch, self.session.publishing[0].batch];
                 (self.session.publishing[0].batch, self.session.publishing[1].batch) = (names[0], names[1]);
             }
@@ -126,7 +128,7 @@ impl Instance {
             Stage::RowsSent if which == 0 => {
                 let position = Some(publishing.position.clone());
                 publishing.stage = Stage::Unacknowledged;
-                publishing.slow = true; // the position's turn
+                publishing.slow = true; // now the position is sent
                 self.send_loose(Vec::new(), position, env);
             }
             _ => {}
@@ -134,7 +136,8 @@ impl Instance {
         Ok(None)
     }
 
-    /// Once for a batch: what sends it again by a bug does not tell it again.
+    /// Tells the machine once for each batch. A bug that sends a batch again does not tell it
+    /// again.
     fn tell_sent(&mut self, which: usize) -> Result<(), Error> {
         let publishing = &mut self.session.publishing[which];
         if let (false, Some(batch), Some(driver)) = (publishing.told_sent, publishing.batch, &mut self.session.driver) {
@@ -155,7 +158,7 @@ impl Instance {
         env.kafka.produces.push(Produce { owner, serial, rows, position });
     }
 
-    /// The broker acknowledged what was sent without a transaction.
+    /// The broker has acknowledged what was sent without a transaction.
     pub(crate) fn acknowledged(&mut self) {
         if let Some(first) = self.session.publishing.front_mut()
             && first.stage == Stage::Unacknowledged
@@ -173,7 +176,7 @@ impl Instance {
         }
     }
 
-    /// The commit's answer is late: wait on, send it again, or give up.
+    /// The answer to the commit is late. The session waits on, sends the commit again, or gives up.
     fn wait_for_commit(&mut self, env: &mut Env) -> Result<Option<Publishing>, Error> {
         let serial = self.session.serial;
         let (mut under_way, mut held_up) = (0, 0);
@@ -191,7 +194,8 @@ impl Instance {
         self.failed(Error::new(Code::KafkaCommitUnknown, "no answer to the commit"), env)
     }
 
-    /// Sends the commit a second time, as a client does that waits no longer for the first.
+    /// Sends the commit a second time, as a client does when it no longer waits for the first
+    /// answer.
     pub(crate) fn commit_again(&mut self, env: &mut Env) {
         env.hit(Event::CommitSlow);
         trace!(env, "{self}: sends the commit again");
@@ -207,17 +211,18 @@ impl Instance {
                 return self.failed(Error::new(Code::KafkaTransactionFailed, "the commit was refused"), env);
             }
         }
-        // Rule 22: a commit that was slow may have left a request under way, and it must find another epoch.
+        // Rule 22: a slow commit may have left a request under way, and that request must find
+        // another epoch.
         let keeps = env.bug == Some(Bug::KeepProducers);
         if self.session.publishing[0].slow && self.session.publishing[0].transactional && !keeps {
             return Err(Error::new(Code::KafkaTransactionFailed, "the commit was slow"));
         }
-        // Without transactions the acknowledgement of the position is all that follows.
+        // Without transactions, only the acknowledgement of the position follows.
         self.tell_sent(0)?;
         Ok(self.session.publishing.pop_front())
     }
 
-    /// Rules 22 to 24: nothing in memory can be trusted; the position will tell.
+    /// Rules 22 to 24: nothing in memory can be trusted, and the position will tell.
     pub(crate) fn failed(&mut self, error: Error, env: &mut Env) -> Result<Option<Publishing>, Error> {
         if error.code() == Code::KafkaCommitUnknown {
             env.hit(Event::CommitUnknown);
@@ -240,7 +245,7 @@ impl Instance {
 }
 
 impl Instance {
-    /// What no session may do: the same batches again, by producers that are fresh.
+    /// Sends the same batches again with fresh producers. No session may do that.
     pub(crate) fn republish(&mut self, env: &mut Env) {
         for producer in 0..self.epochs.len() {
             self.epochs[producer] = env.kafka.init(producer);

@@ -1,6 +1,6 @@
-//! The one source of chance: a seed decides everything.
+//! The only source of chance: a seed decides everything.
 
-/// SplitMix64, written out so that no dependency can change what a seed means.
+/// SplitMix64. It is written out here, so that no dependency can change what a seed means.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -22,7 +22,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number from 0 up to, and without, `end`.
+    /// A number from 0 up to `end`, without `end` itself.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         if end == 0 { 0 } else { self.next() % end }
     }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Instance {
-    /// One of the things that a session does beside each other.
+    /// Does one of the things that a session does side by side.
     pub(crate) fn relay(&mut self, env: &mut Env) -> Result<(), Error> {
         match env.random.below(10) {
             0..4 => self.read(env)?,
@@ -67,7 +67,8 @@ impl Instance {
                 return Err(Error::new(Code::PostgresUnreachable, "the replication connection ended"));
             };
             self.take_in(message, env)?;
-            // A session acts after every message; here it may be late, as actions are only queued.
+            // A session acts after every message. Here it may act later, since actions are only
+            // queued.
             if env.random.chance(60) {
                 while self.act(env)? {}
                 self.check_bounds(env);
@@ -106,7 +107,7 @@ impl Instance {
             }
             Message::Commit { end_lsn } => {
                 let owed = machine.owes_proof();
-                // How far behind it is decides only how long a batch waits.
+                // How far the stream is behind decides only how long a batch waits.
                 let behind = Duration::from_millis(if env.random.chance(80) { 0 } else { env.random.below(3_000) });
                 machine.commit(end_lsn, now, behind)?;
                 self.session.read_part = None;
@@ -167,12 +168,12 @@ impl Instance {
         })
     }
 
-    /// G6: rows and bytes in memory.
+    /// G6: the rows and bytes in memory stay within the bounds.
     fn check_bounds(&self, env: &mut Env) {
         let Some(driver) = &self.session.driver else { return };
         let publishing: usize = self.session.publishing.iter().map(|publishing| publishing.records.rows().len()).sum();
         let marking = self.session.marking.as_ref().map_or(0, |(_, rows)| *rows);
-        // The marks of a batch wait in the driver from the beginning, where marks are made.
+        // Where marks are made, the marks of a batch wait in the driver from the beginning.
         let waiting = if env.options.marks { driver.marks().map(Vec::len).sum() } else { publishing };
         let (rows, bytes) = (driver.building.len() + waiting + marking, driver.machine.in_flight_bytes());
         let bounds = env.checks.bounds.clone();
@@ -181,12 +182,12 @@ impl Instance {
         }
     }
 
-    /// Does one thing that the driver asks for. Whether there was one.
+    /// Does one thing that the driver asks for. Returns whether there was one.
     fn act(&mut self, env: &mut Env) -> Result<bool, Error> {
         let now = env.now;
         let Some(driver) = &mut self.session.driver else { return Ok(false) };
         if env.random.chance(2) {
-            driver.ask_for_status(); // it is time for one
+            driver.ask_for_status(); // one is due
         }
         let (from, held) = (stands(&driver.machine), driver.building.held);
         let effect = driver.next_effect(now)?;
@@ -229,7 +230,7 @@ impl Instance {
             }
             Effect::Reconnect => {
                 env.hit(Event::Reconnect);
-                // Marks that are under way may take effect, or not.
+                // Marks that are under way may still take effect, or not.
                 if let Some(driver) = &self.session.driver {
                     self.proved = Some((driver.machine.position().clone(), self.session.incarnation));
                 }
@@ -252,7 +253,7 @@ impl Instance {
         self.send_marks(Marks::Job, rows, env)
     }
 
-    /// It is told to stop: a stream is finished first, a start is left where it is.
+    /// The instance is told to stop. It finishes a stream first, and leaves a start where it is.
     pub(crate) fn drain(&mut self, env: &mut Env) {
         trace!(env, "{self}: is told to stop");
         let Some(driver) = &mut self.session.driver else {
@@ -284,7 +285,6 @@ impl Instance {
     }
 }
 
-/// Where the machine stands.
 pub(crate) fn stands(machine: &Machine) -> From {
     (machine.place(), machine.owes_proof())
 }

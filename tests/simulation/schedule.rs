@@ -1,10 +1,13 @@
-//! One schedule: a seed, the world that it makes, the steps that it takes, and whether everything held.
+//! One schedule: a seed, the world that it makes, the steps that it takes, and whether everything
+//! held.
 //!
-//! Each step is drawn from everything that can happen: a writer commits, the walsender sends or takes in a confirmation,
-//! a request reaches Kafka or Postgres or its answer is lost, an instance takes one small step, a fault strikes. After
-//! the last step the faults stop, and the world must come to rest with every row published and marked.
+//! Each step is drawn from everything that can happen. A writer commits, the walsender sends or
+//! takes in a confirmation, a request reaches Kafka or Postgres or its answer is lost, an instance
+//! takes one small step, or a fault strikes. After the last step the faults stop, and the world
+//! must come to rest with every row published and marked.
 //!
-//! A step carries its own chance. So a schedule is the list of its steps, and means the same when some are left out.
+//! A step carries its own chance. So a schedule is the list of its steps, and means the same when
+//! some are left out.
 
 use std::time::Duration;
 
@@ -23,13 +26,13 @@ use crate::{
     random::Random,
 };
 
-/// Steps in which a calm world must come to rest.
+/// A calm world must come to rest within this many steps.
 const PATIENCE: usize = 30_000;
 
-/// In how many of a hundred steps in its phase a fault that is aimed at it strikes.
+/// A fault that is aimed at a phase strikes in this many of a hundred steps of that phase.
 const AIM: u64 = 30;
 
-/// Notes what happens, where a schedule is told step by step.
+/// Notes what happens, if the schedule is told step by step.
 macro_rules! trace {
     ($env:expr, $($text:tt)*) => {
         if let Some(trace) = &mut $env.trace {
@@ -50,26 +53,26 @@ pub(crate) enum What {
         fault: Fault,
         on: usize,
     },
-    /// As a turn; from the first of them on nobody writes, and what is held up goes on.
+    /// Like a turn. From the first calm step on nobody writes, and what is held up goes on.
     Calm,
 }
 
-/// One step, with all the chance that there is in it.
+/// One step, and all the chance that there is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Step {
     seed: u64,
     pub(crate) what: What,
 }
 
-/// A schedule to be run.
+/// A schedule that is to be run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) bug: Option<Bug>,
     pub(crate) options: Options,
-    /// None: draws them.
+    /// The steps. `None` draws them.
     pub(crate) steps: Option<Vec<Step>>,
-    /// Whether it must come to rest after its steps.
+    /// Whether the source must come to rest after the steps.
     pub(crate) rests: bool,
     pub(crate) traced: bool,
 }
@@ -121,7 +124,7 @@ pub(crate) struct Env {
     pub(crate) checks: Checks,
     pub(crate) coverage: Box<Coverage>,
     pub(crate) trace: Option<Vec<String>>,
-    /// The grave fault that happened.
+    /// The grave fault that has happened.
     pub(crate) grave: Option<Fault>,
     serials: u64,
 }
@@ -131,7 +134,7 @@ pub(crate) struct Env {
 pub(crate) struct Outcome {
     pub(crate) violation: Option<String>,
     pub(crate) steps: Vec<Step>,
-    /// Faults that found something to hit.
+    /// How many faults found something to hit.
     pub(crate) struck: usize,
     pub(crate) coverage: Box<Coverage>,
     pub(crate) trace: Vec<String>,
@@ -151,7 +154,7 @@ impl Env {
         self.coverage.add(event, times);
     }
 
-    /// A source that halts must have met a fault that calls for it.
+    /// A source that halts must have met a fault after which it may halt with this code.
     pub(crate) fn halted(&mut self, error: &Error) {
         let allowed = self.grave.map(Fault::may_halt_with).unwrap_or_default();
         if !allowed.contains(&error.code()) {
@@ -208,7 +211,7 @@ impl World {
 
     /// Draws steps and faults, and takes them.
     fn draw(&mut self, mut random: Random) {
-        // Most of what can go wrong does so long after the set-up.
+        // Most of what can go wrong goes wrong long after the set-up.
         if self.env.options.starts_streaming {
             for _ in 0..PATIENCE {
                 if self.instances[0].session.driver.is_some() {
@@ -233,7 +236,7 @@ impl World {
         }
     }
 
-    /// A fault whose phase has come.
+    /// A fault whose phase has come, if there is one and it is to strike.
     fn aimed(&mut self, random: &mut Random) -> Option<(Fault, usize)> {
         if self.aims.is_empty() {
             return None;
@@ -300,7 +303,7 @@ impl World {
             40..52 => self.marks(),
             52..95 => {
                 let chosen = self.env.random.index(self.instances.len());
-                // Whoever is down, or stands by, waits for a while.
+                // An instance that is down, or stands by, waits for a while.
                 if self.instances[chosen].life != Life::Down || self.env.random.chance(20) {
                     self.instances[chosen].step(&mut self.env);
                 }
@@ -309,13 +312,13 @@ impl World {
         }
     }
 
-    // ---- the end ---------------------------------------------------------------------------------------------
+    // ---- the end --------------------------------------------------------------------------------
 
     fn calm(&mut self) {
         self.is_calm = true;
         trace!(self.env, "---- from here on there are no faults ----");
         self.written = self.env.options.transactions;
-        // Where the daemon may not set its source up, a person does.
+        // If the daemon may not set its source up, a person does it.
         self.env.options.policy.auto_setup = true;
         self.env.kafka.foreign_open = false;
         self.env.kafka.is_moving = false;
@@ -328,7 +331,7 @@ impl World {
         }
     }
 
-    /// Without faults and writers the source must finish, or halt for a reason.
+    /// Without faults and writers, the source must finish, or have halted for a reason.
     fn come_to_rest(&mut self, mut random: Random) {
         for step in 1..=PATIENCE {
             self.take(Step { seed: random.next(), what: What::Calm });

@@ -1,21 +1,22 @@
-//! Makes a failing schedule small: first steps are left out, in ever smaller pieces, then single faults and options, for
-//! as long as what is left fails in the same way.
+//! Makes a failing schedule small. It leaves out steps, in ever smaller pieces, and single faults,
+//! for as long as what is left fails in the same way.
 //!
-//! That works since a step carries its own chance: the others do the same without it, as far as they still can.
+//! This works since a step carries its own chance: the other steps do the same without it, as far
+//! as they still can.
 
 use crate::{
     coverage::Coverage,
     schedule::{Outcome, Plan, Step, What},
 };
 
-/// Runs at most; a schedule is small after a few hundred.
+/// Runs, at most. A schedule is small after a few hundred.
 const RUNS: usize = 6_000;
 
-/// A schedule that fails, and in which way.
+/// A schedule that fails, and how it fails.
 #[derive(Debug)]
 pub(crate) struct Shrunk {
     plan: Plan,
-    /// How it fails; the words before the first colon or digit name the check.
+    /// How it fails. The words before the first colon or comma name the check.
     pub(crate) violation: String,
     runs: usize,
 }
@@ -25,14 +26,14 @@ impl Shrunk {
     pub(crate) fn new(plan: &Plan, outcome: Outcome) -> Option<Self> {
         let violation = outcome.violation?;
         let mut plan = plan.clone();
-        // What is found when the source should have come to rest needs all of the rest to be found.
+        // A failure that shows only when the source should have come to rest needs the whole rest.
         plan.rests = violation.starts_with("liveness");
         let is_kept = |step: &Step| !plan.rests || step.what != What::Calm;
         plan.steps = Some(outcome.steps.into_iter().filter(is_kept).collect());
         Some(Self { plan, violation, runs: 0 })
     }
 
-    /// Steps that are left; those of the rest do not count where all of it is needed.
+    /// How many steps are left. The steps of the rest do not count if all of it is needed.
     pub(crate) fn len(&self) -> usize {
         self.steps().len()
     }
@@ -57,7 +58,8 @@ impl Shrunk {
         }
     }
 
-    /// Halves, quarters, eighths …, single steps; from the end, where the least depends on them.
+    /// Leaves out halves, quarters, eighths and so on, down to single steps. It begins at the end,
+    /// where the least depends on them.
     fn leave_out_steps(&mut self) {
         let mut size = self.len().div_ceil(2);
         while size > 0 && self.runs < RUNS {
@@ -86,7 +88,7 @@ impl Shrunk {
         }
     }
 
-    /// Keeps the steps, up to the failure, if they fail in the same way.
+    /// Keeps these steps, up to the failure, if they fail in the same way.
     fn try_out(&mut self, steps: Vec<Step>) {
         self.runs += 1;
         let plan = Plan { steps: Some(steps), ..self.plan.clone() };
@@ -103,7 +105,7 @@ impl Shrunk {
         self.violation = violation;
     }
 
-    /// The steps that are left, told one by one.
+    /// The steps that are left, one line each.
     pub(crate) fn tell(&self) -> Vec<String> {
         let outcome = Plan { traced: true, ..self.plan.clone() }.run(Coverage::new());
         let is_told = |line: &String| !self.plan.rests || !line.contains("liveness");
@@ -111,10 +113,10 @@ impl Shrunk {
     }
 }
 
-/// Which check found it: G1, rule 7, halted without need, liveness.
+/// The check that found it: G1, rule 7, halted without need, liveness.
 pub(crate) fn check(violation: &str) -> &str {
     let end = violation.find([':', ',']).unwrap_or(violation.len());
     let words = &violation[..end];
-    // "e12 was published although its mark was set": the row may be another one.
+    // "e12 was published although its mark was set": another schedule may name another row.
     words.split_once(" was ").map_or(words, |(_, what)| what)
 }

@@ -1,4 +1,4 @@
-//! The steps of a start, carried out.
+//! Carries out the steps of a start.
 
 use std::collections::VecDeque;
 
@@ -109,7 +109,7 @@ impl Instance {
         })
     }
 
-    /// Whether the server counts the slot (or, in a set-up, the lock) as ours.
+    /// Whether the server counts the slot as ours, or in a set-up the lock.
     fn is_ours(&self, env: &mut Env) -> bool {
         if self.session.startup.is_setting_up() {
             env.postgres.holds_lock(self.session.lock)
@@ -146,7 +146,7 @@ impl Instance {
         })
     }
 
-    /// Closes the connection and waits for the server to see it.
+    /// Closes the connection, and waits until the server has seen it.
     fn give_back_slot(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
         if self.session.progress == 0 {
             self.session.progress = 1;
@@ -175,7 +175,8 @@ impl Instance {
         Some(Fact::Done)
     }
 
-    /// First the position, then whether the slot exists: two questions to two servers, and anything in between.
+    /// Reads first the position, and then whether the slot exists. These are two questions to two
+    /// servers, and anything may happen between them.
     fn read_position(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
         if self.session.progress == 0 {
             let read = match env.bug {
@@ -257,7 +258,8 @@ impl Instance {
         Box::new(position)
     }
 
-    /// In the session that holds the lock: where the lock is lost, so is the right to drop.
+    /// Drops the slot in the session that holds the lock. An instance that lost the lock has lost
+    /// the right to drop.
     fn drop_slot(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
         self.sql(env)?;
         if !env.postgres.holds_lock(self.session.lock) {
@@ -298,7 +300,8 @@ impl Instance {
         }
     }
 
-    /// Rule 15: a slot is made when the transactions that are open have ended, or the wait for them is given up.
+    /// Rule 15: a slot is made when the transactions that are open have ended. An instance may give
+    /// up the wait for them.
     fn waits_for_writers(&mut self, env: &mut Env) -> Result<bool, Error> {
         let youngest = *self.session.waits_for.get_or_insert_with(|| env.postgres.youngest_open());
         let waits = env.postgres.is_open_up_to(youngest);
@@ -311,7 +314,7 @@ impl Instance {
         Ok(waits)
     }
 
-    /// Chunk by chunk: published, marked, and only then the next.
+    /// Publishes and marks one chunk, and only then the next.
     fn backfill(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {
         if !self.session.publishing.is_empty() {
             if let Some(published) = self.publish_on(env)? {
@@ -322,7 +325,7 @@ impl Instance {
             }
             return Ok(None);
         }
-        self.sql(env)?; // the sessions that imported the snapshot, and that mark
+        self.sql(env)?; // the session with the snapshot, and the one that marks
         if !self.session.chunk.is_empty() && env.bug != Some(Bug::ChunkBeforeMarks) {
             return Ok(None);
         }
@@ -351,7 +354,7 @@ impl Instance {
             machine = machine.trust_history();
         }
         trace!(env, "{self}: streams from {:?}, confirmed {confirmed}", position.progress);
-        // The set-up is over, so its lock can go; a session may as well keep it.
+        // The set-up is over, so the session may give its lock back, or keep it.
         if env.random.chance(70) && env.postgres.holds_lock(self.session.lock) {
             env.postgres.lock = None;
         }

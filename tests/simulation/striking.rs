@@ -1,4 +1,4 @@
-//! Each fault, as what it does to the models and to the instance that it hits.
+//! What each fault does to the models and to the instance that it hits.
 
 use outboxd::{Code, Error, source::position::Phase as PositionPhase};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl World {
-    /// Lets a fault strike, if it can; `on` is the instance that it hits, if it hits one.
+    /// Lets a fault strike, if it can. `on` is the instance that it hits, if it hits one.
     pub(crate) fn strike(&mut self, fault: Fault, on: usize) {
         let phase = self.phase_for(fault, on);
         if fault.is_grave() && self.env.grave.is_some() {
@@ -30,7 +30,7 @@ impl World {
         }
     }
 
-    /// The phase of the instance that is hit, or of the source.
+    /// The phase of the instance that is hit, or else of the source.
     fn phase_for(&self, fault: Fault, on: usize) -> Phase {
         if fault == Fault::TransactionTimesOut {
             let owner = self.env.kafka.open_producer().and_then(|producer| {
@@ -172,7 +172,8 @@ impl World {
                 let first = env.random.index(PRODUCERS);
                 return env.kafka.expire(first) || env.kafka.expire((first + 1) % PRODUCERS);
             }
-            // A restored row that has lost its mark and is deleted before anybody looks tells nothing any more.
+            // If a restored row has lost its mark and is deleted before the daemon looks, nothing
+            // shows the loss any more.
             Fault::RowsDeleted if env.grave.is_some_and(Fault::is_copy) => return false,
             Fault::RowsDeleted => return env.postgres.delete_row(&mut env.random, env.options.marks),
             _ => return false,
@@ -180,7 +181,7 @@ impl World {
         true
     }
 
-    /// Long enough for every timeout of the servers to pass, and for whoever is paused to be given up.
+    /// Lets every timeout of the servers pass. The servers give up every instance that is paused.
     fn leap(&mut self) {
         let env = &mut self.env;
         env.now += std::time::Duration::from_secs(3600);
@@ -199,7 +200,7 @@ impl World {
         env.postgres.reap();
     }
 
-    /// Of what the server sent last, only a part arrived.
+    /// Only a part of what the server sent last has arrived.
     fn cut_streams(&mut self) {
         for instance in &mut self.instances {
             let kept = self.env.random.index(instance.session.stream.len() + 1);
@@ -210,14 +211,15 @@ impl World {
         }
     }
 
-    // ---- grave faults ----------------------------------------------------------------------------------------
+    // ---- grave faults ---------------------------------------------------------------------------
 
     fn grave(&mut self, fault: Fault) -> bool {
         let env = &mut self.env;
         let is_streaming =
             env.checks.position.as_ref().is_some_and(|position| position.phase == PositionPhase::Streaming);
         let happened = match fault {
-            // During a set-up the marks alone tell what was published; a copy from before such a row shows nothing.
+            // During a set-up only the marks tell what was published. A copy from before such a row
+            // shows nothing.
             _ if fault.is_copy() && !is_streaming && !env.postgres.copy_holds(env.checks.published_rows()) => false,
             Fault::Restore | Fault::RestoreBare => env.postgres.restore(false, fault == Fault::Restore),
             Fault::Promote | Fault::PromoteBare => env.postgres.restore(true, fault == Fault::Promote),
@@ -243,8 +245,9 @@ impl World {
             env.postgres.no_twin();
         }
         if let (true, Some(slot)) = (fault.is_copy(), &env.postgres.slot) {
-            // A copy from amid the backfill lacks marks of its chunks. Once the position says `streaming`, and that may be
-            // on its way already, nobody looks for them: they stay unmarked, and are never published again.
+            // A copy from the middle of the backfill lacks marks of its chunks. Once the position
+            // says `streaming`, and that may be under way already, nobody looks for them. The rows
+            // stay unmarked, and are never published again.
             env.checks.forgiven_before = slot.consistent_point;
         }
         env.checks.restored();
@@ -279,7 +282,8 @@ impl World {
 }
 
 impl Fault {
-    /// It hits one instance, or what one instance has under way; others hit the servers.
+    /// Whether it hits one instance, or what one instance has under way. Other faults hit the
+    /// servers.
     fn hits_an_instance(self) -> bool {
         matches!(
             self,

@@ -1,6 +1,7 @@
-//! The transitions of the order of a start and of the state machine: which there are, and that none is missed.
+//! The transitions of the order of a start and of the state machine.
 //!
-//! What is listed in `transitions.txt` must happen; what happens and is not listed fails the run.
+//! A transition that `transitions.txt` lists must happen. One that happens and is not listed fails
+//! the run.
 
 use outboxd::{
     relay::{
@@ -10,7 +11,7 @@ use outboxd::{
     source::position::{Phase, Position},
 };
 
-/// One to a line; those with a question mark are seldom.
+/// One transition to a line. Those with a question mark are rare.
 const LISTED: &str = include_str!("transitions.txt");
 
 macro_rules! named {
@@ -42,7 +43,7 @@ named! {
 }
 
 named! {
-    /// What it makes of that.
+    /// What it does then.
     Made:
     Redelivers = "redelivers", Resumes = "resumes", Begins = "begins", Publish = "row to publish", Keep = "row to mark",
     Drop = "row dropped", PassOver = "row passed over", Ends = "nothing", Proves = "proof shown", Reads = "reads on",
@@ -77,7 +78,8 @@ impl Came {
     }
 }
 
-/// Where the state machine stands: in the stream, and whether something published has yet to come by again.
+/// Where the state machine stands in the stream, and whether something published still has to come
+/// by again.
 pub(crate) type From = (Place, bool);
 
 const PLACES: [&str; 4] = ["between", "in redelivered", "in resumed", "in new"];
@@ -102,10 +104,11 @@ const STEPS: [Step; 17] = [
     Step::StandBy,
 ];
 
-/// The step that follows, or the end of the session: a halt, an error that heals, a kill.
+/// Stands for the end of the session in place of the next step: a halt, an error that heals, a
+/// kill.
 const END: usize = STEPS.len();
 
-/// Counts of both.
+/// Counts the transitions of both.
 #[derive(Debug, Clone)]
 pub(crate) struct Transitions {
     start: [[[u32; END + 1]; Came::NAMES.len()]; STEPS.len()],
@@ -126,7 +129,7 @@ impl Transitions {
     }
 
     pub(crate) fn told(&mut self, input: Input, (place, owes): From, made: Made) {
-        // Only to the stream it matters what is owed.
+        // What is owed matters only to inputs from the stream.
         let owes = owes && matches!(input, Input::Begin | Input::Row | Input::Commit | Input::Keepalive);
         self.machine[input as usize][place as usize + 4 * usize::from(owes)][made as usize] += 1;
     }
@@ -139,7 +142,8 @@ impl Transitions {
         ours.as_flattened_mut().iter_mut().zip(theirs.as_flattened()).for_each(|(sum, more)| add(sum, more));
     }
 
-    /// Each that happened, by its name in the list, with its count.
+    /// Calls `told` with each transition that happened: its name in the list, in two parts, and its
+    /// count.
     fn each(&self, mut told: impl FnMut(String, String, u32)) {
         for (step, came) in self.start.iter().enumerate() {
             for (fact, nexts) in came.iter().enumerate() {
@@ -160,7 +164,7 @@ impl Transitions {
         }
     }
 
-    /// A line for each step of the start, and for each input and place of the machine.
+    /// One line for each step of the start, and for each input and place of the machine.
     pub(crate) fn table(&self) -> String {
         let (mut text, mut last) = (String::new(), String::new());
         self.each(|from, to, times| {
@@ -171,7 +175,8 @@ impl Transitions {
         text + "\n"
     }
 
-    /// Listed and not seen, or seen and not listed. What is seldom is demanded of a million schedules.
+    /// Transitions that are listed and were not seen, or were seen and are not listed. The rare
+    /// ones are demanded only of a million schedules.
     pub(crate) fn wrong(&self, schedules: u64) -> Vec<String> {
         let mut seen = Vec::new();
         self.each(|from, to, _| seen.push(format!("{from}: {to}")));

@@ -1,4 +1,5 @@
-//! What the world does by itself: writers commit, the walsender sends, Kafka and Postgres take requests in.
+//! What the world does by itself: writers commit, the walsender sends, and Kafka and Postgres take
+//! requests in.
 
 use outboxd::{Code, Error};
 
@@ -10,11 +11,12 @@ use crate::{
     schedule::{World, trace},
 };
 
-/// From here on transactions are small, so that the smallest bounds come to an end.
+/// When there are more rows than this, transactions are small, so that a schedule with the smallest
+/// bounds also ends.
 const MANY_ROWS: usize = 80;
 
 impl World {
-    /// What happens now and then in any world, and must always happen in the end.
+    /// Does what happens now and then in any world, and must always happen in the end.
     pub(crate) fn housekeeping(&mut self) {
         let env = &mut self.env;
         match env.random.below(10) {
@@ -31,7 +33,7 @@ impl World {
             4 if self.written < env.options.transactions => env.postgres.other_activity(&mut env.random),
             4 => {}
             5 => {
-                // An old copy is what hurts.
+                // An old copy hurts most.
                 let is_wanted = env.options.aims.iter().any(|(fault, _)| fault.is_copy()) && env.grave.is_none();
                 if is_wanted && env.postgres.is_copy_due(&mut env.random) {
                     trace!(env, "Postgres: is copied");
@@ -67,7 +69,7 @@ impl World {
         };
         let rows = if env.random.chance(env.options.large) { env.random.between(8, 30) } else { rows };
         let rows = if env.postgres.rows.len() > MANY_ROWS { rows.min(1) } else { rows };
-        // Times are unlike for each commit, so that a restored server cannot repeat one.
+        // Each commit has a time of its own, so that a restored server cannot repeat one.
         let time = i64::try_from(self.written).unwrap_or(0);
         if env.random.chance(25) {
             env.postgres.begin();
@@ -125,7 +127,7 @@ impl World {
         let chosen = env.random.index(env.kafka.ends.len());
         let end = env.kafka.ends[chosen];
         let waits = self.instances[end.owner].session.serial == end.serial;
-        // What nobody waits for any more may be held up for long, or never arrive.
+        // A request that nobody waits for any more may be held up for long, or never arrive.
         if !waits && env.random.chance(70) {
             return;
         }
@@ -139,7 +141,7 @@ impl World {
         self.deliver_end(chosen, false);
     }
 
-    /// An EndTxn arrives; its answer is lost, or not.
+    /// An EndTxn arrives. `is_lost` says whether its answer is lost.
     pub(crate) fn deliver_end(&mut self, index: usize, is_lost: bool) {
         let env = &mut self.env;
         let end = env.kafka.ends.swap_remove(index);
@@ -211,13 +213,14 @@ impl World {
         }
     }
 
-    /// The rows that are there are marked. One that is not may be gone, or committed and not yet visible: then it is
-    /// looked for again.
+    /// Marks the rows that are there. A row that is not there may be gone. It may also be committed
+    /// and not yet visible, and then the UPDATE looks for it again.
     fn apply_marks(&mut self, chosen: usize, waits: bool) {
         let env = &mut self.env;
         let postgres = &mut env.postgres;
         let mut sees_all = true;
-        // A chunk is marked in whole statements: nothing of it before all of it can be seen.
+        // A chunk is marked in whole statements. Nothing of it is marked before all of it can be
+        // seen.
         let is_chunk = postgres.marks[chosen].what == Marks::Chunk;
         if is_chunk && postgres.marks[chosen].rows.iter().any(|&row| !postgres.is_visible(row)) {
             env.hit(Event::NotVisible);

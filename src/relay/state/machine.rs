@@ -105,8 +105,7 @@ impl Machine {
         self
     }
 
-    // ---- the stream
-    // ------------------------------------------------------------------------------------------
+    // ---- the stream -----------------------------------------------------------------------------
 
     /// A transaction begins. `final_lsn` is where its commit record starts.
     ///
@@ -273,8 +272,7 @@ impl Machine {
         self.checked()
     }
 
-    // ---- what the session did
-    // --------------------------------------------------------------------------------
+    // ---- what the session did -------------------------------------------------------------------
 
     /// Kafka has acknowledged the batch and its position, and the commit is under way. The next
     /// batch may be sent (rule 26).
@@ -326,8 +324,7 @@ impl Machine {
         Ok(())
     }
 
-    // ---- what the session must do
-    // ----------------------------------------------------------------------------
+    // ---- what the session must do ---------------------------------------------------------------
 
     /// The next thing to do, if any.
     ///
