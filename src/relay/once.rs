@@ -35,7 +35,7 @@ pub(crate) async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
 /// The caller has to look at the position.
 ///
 /// # Errors
-/// [`Code::SlotInUse`] if an instance is running, and whatever halts the source. What can heal is
+/// `slot-in-use` if an instance is running, and whatever halts the source. What can heal is
 /// waited for, as the daemon does.
 pub(crate) async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()> {
     let (stop, shutdown) = watch::channel(false);

@@ -32,9 +32,9 @@ pub struct Machine {
     pub(super) confirmed: Lsn,
     /// The published commit that must be seen again before redelivered rows may be marked.
     pub(super) proof: Option<CommitId>,
-    /// The split transaction whose rest must come next.
+    /// The split transaction that must come before any new one.
     pub(super) split: Option<Split>,
-    /// An earlier connection of this process has already seen that proof.
+    /// An earlier connection of this process has already seen the proof.
     pub(super) trusted: bool,
     /// Redelivered rows were dropped for lack of room.
     pub(super) dropped: bool,
