@@ -81,7 +81,7 @@ impl Default for Columns {
 pub enum Envelope {
     /// A JSON object with event_id, event_type, timestamp and data.
     Event,
-    /// The payload alone.
+    /// Only the payload.
     Payload,
     /// CloudEvents 1.0.
     CloudEvents(CloudEvents),

@@ -182,7 +182,7 @@ pub struct Timeouts {
 pub struct Kafka {
     /// bootstrap.servers
     pub brokers: String,
-    /// Transactions, or idempotence alone.
+    /// Transactions, or only idempotence.
     pub delivery: Delivery,
     /// Compacted topic of the positions; `outboxd.positions`.
     pub position_topic: String,

@@ -106,7 +106,8 @@ impl TableFact {
 pub struct KafkaFacts {
     /// Whether the position topic is there.
     pub position_topic: bool,
-    /// Topics whose names follow from the configuration alone, and whether they are there.
+    /// Topics whose names follow from the configuration without any row, and whether they are
+    /// there.
     pub topics: Vec<(String, bool)>,
     /// The source's position, if it has one.
     pub position: Option<Box<Position>>,
@@ -157,7 +158,7 @@ SELECT coalesce($1::text, current_schema()::text, 'public'),
     Ok(MissingTable { schema: row.get(0), name: name.name.clone(), schema_exists: row.get(1) })
 }
 
-/// The topics of a source whose names follow from the configuration alone.
+/// The topics of a source whose names follow from the configuration without any row.
 #[must_use]
 pub(crate) fn constant_topics(source: &Source) -> Vec<String> {
     let mapping = &source.mapping;

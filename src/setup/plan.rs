@@ -95,7 +95,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The plan's SQL alone.
+    /// Only the SQL of the plan.
     ///
     /// # Errors
     /// As [`Plan::new`], for the publication.
