@@ -26,8 +26,8 @@ pub struct TableInfo {
     pub columns: Vec<ColumnInfo>,
     /// Every index.
     pub indexes: Vec<IndexInfo>,
-    /// Enabled row triggers that fire for UPDATE or DELETE, and so for a mark, each as `name
-    /// (events)`.
+    /// Enabled row triggers that fire for UPDATE or DELETE, and so for a mark. Each entry has the
+    /// name and the events.
     pub marking_triggers: Vec<String>,
     /// The partition key uses an expression. The columns in it are flagged like the others.
     pub partition_expression: bool,
