@@ -31,9 +31,9 @@ pub(crate) struct Evidence<'a> {
 /// What an interrupted backfill means to the caller. `run` takes it up by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interrupted {
-    /// The backfill goes on. So say the start and everybody who asks what it would do.
+    /// The backfill goes on. This is for the start, and for everybody who asks what it would do.
     GoesOn,
-    /// The backfill needs its slot. So says `setup`, which never makes the slot of a source for
+    /// The backfill needs its slot. This is for `setup`, which never makes the slot of a source for
     /// which rows were published.
     NeedsItsSlot,
 }
