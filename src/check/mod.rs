@@ -1,7 +1,8 @@
 //! `outboxd check`: every precondition, one line each.
 //!
 //! ```text
-//!   configuration, Postgres, Kafka ──▶ findings (server, tables, publication, slot, topics) ──▶ a table, or JSON
+//!   configuration, Postgres, Kafka ──▶ findings ──▶ a table, or JSON
+//!                                      (server, tables, publication, slot, topics)
 //! ```
 //!
 //! A check changes nothing. It leaves out what it cannot ask because something before it failed:

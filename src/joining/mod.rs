@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   setup ──▶ what is missing in Postgres and Kafka, made
-//!     ├─ with backfill = "none" ─▶ relay: the slot, made and taken as the daemon's first start does it
-//!     └─ --add-table ────────────▶ table.rs: the source drained by the daemon's own relay, then begun anew
+//!     ├─ with backfill = "none" ─▶ relay: makes and takes the slot, as a first start does
+//!     └─ --add-table ────────────▶ table.rs: drains the source by the relay, then begins anew
 //! ```
 //!
 //! Besides `run` only this module uses the relay. So it stands above both `setup` and `relay`,

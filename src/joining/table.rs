@@ -1,10 +1,10 @@
 //! A table joins a source that streams already: `outboxd setup --add-table`.
 //!
 //! ```text
-//!   lock ─▶ drain: the daemon's own relay, with the tables as they were, up to what is in the log now
+//!   lock ─▶ drain: the daemon's own relay, with the old tables, up to what is in the log now
 //!        ─▶ fence every daemon ─▶ is everything that is published marked? else drain again
-//!        ─▶ make what is missing: table, rights, publication          (a right is missing: all is as it was)
-//!        ─▶ position `creating` ─▶ drop the slot ─▶ `run` makes it anew, and backfills what is unmarked
+//!        ─▶ make what is missing: table, rights, publication  (a right is missing: nothing changes)
+//!        ─▶ position `creating` ─▶ drop the slot ─▶ `run` makes it anew, and backfills
 //! ```
 //!
 //! What must hold, and why it does:

@@ -1,7 +1,8 @@
 //! The ways back from a halt. A person chooses one, after hearing what it may lose or repeat.
 //!
 //! ```text
-//!   lock ─▶ facts: position, slot, server ─▶ plan (pure): why the source halts, what is lost or repeated, what to write
+//!   lock ─▶ facts: position, slot, server ─▶ plan (pure): why the source halts, what is lost or
+//!                                              │           repeated, what to write
 //!                                              │ a person agrees
 //!                                              ▼
 //!   fence every daemon ─▶ the same facts still? ─▶ position in Kafka ─▶ slot

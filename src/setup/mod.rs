@@ -1,7 +1,7 @@
 //! Creates what is missing, for `outboxd setup` and for `run` with `auto_setup`.
 //!
 //! ```text
-//!   Postgres, Kafka ──▶ facts: what there is ──▶ plan: typed steps, in order (pure) ──▶ execute: make them, say it
+//!   Postgres, Kafka ──▶ facts: what there is ──▶ plan: typed steps (pure) ──▶ execute: make them
 //!                                                    ▲
 //!   migrations/*.sql ────────────────────────────────┘
 //! ```

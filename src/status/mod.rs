@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Postgres: slot, history, end of the log, unpublished rows ─┐
-//!                                                              ├─▶ Sides ─▶ Standing: numbers, and what is wrong
+//!                                                              ├─▶ Sides ─▶ Standing
 //!   Kafka: the position topic, read_committed ─────────────────┘
 //! ```
 //!

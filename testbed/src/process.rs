@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   test process ──pipe──▶ watcher (sh, reads until EOF)
-//!        │                    │ then: kill -9 the server's group and children, remove its directory
+//!        │                    │ then: kill -9 the server and its children, remove its directory
 //!        └──fork──▶ server ◀──┘
 //! ```
 //! The kernel closes the pipe in whatever way the test process ends, even by `kill -9`. So the

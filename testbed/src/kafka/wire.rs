@@ -2,8 +2,11 @@
 //! moment.
 //!
 //! ```text
-//!   client ──▶ size │ api key │ version │ correlation id │ …  ──▶ broker      [`Point::Request`]: the broker has not seen it
-//!   client ◀── size │ correlation id │ …                      ◀── broker      [`Point::Answer`]: it has done what was asked
+//!   Point::Request: the broker has not seen it
+//!   client ──▶ size │ api key │ version │ correlation id │ …  ──▶ broker
+//!
+//!   Point::Answer: the broker has done what was asked
+//!   client ◀── size │ correlation id │ …                      ◀── broker
 //! ```
 //! A [`Trap`] catches the next frame of its kind, at any broker. Then the test lets the frame go
 //! on, cuts the client's connection, or does both: a request whose client is gone can still arrive,

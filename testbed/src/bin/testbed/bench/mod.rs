@@ -2,7 +2,7 @@
 //! run.
 //!
 //! ```text
-//!   set up: slots for everyone ─▶ load rows ─▶ pg_recvlogical ─▶ a bare reader ─▶ outboxd, mark none
+//!   set up: slots for all ──────▶ load rows ─▶ pg_recvlogical ─▶ bare reader ─▶ outboxd, mark none
 //!                                          ─▶ the bare reader, binary ─▶ pg_recvlogical again
 //!                                          ─▶ outboxd, mark update ─▶ the UPDATE alone ─▶ latency
 //! ```
