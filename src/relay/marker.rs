@@ -21,7 +21,7 @@ use crate::{
         SqlSession,
         catalog::{
             TableInfo,
-            marks::{Id, MarkStatement},
+            marks::{Changed, Id, MarkStatement},
             server,
         },
         sql_error,
@@ -210,11 +210,8 @@ impl MarkingSession {
     /// As [`MarkingSession::mark`].
     pub(super) async fn is_unmarked(&self, row: MarkRow<'_>) -> Result<bool> {
         let Some(statement) = self.statements.get(usize::from(row.table)) else { return Ok(false) };
-        let context = |error| sql_error("looking for a mark", error);
-        self.session.batch_execute("BEGIN").await.map_err(context)?;
-        let found = self.execute(statement, &[Id(row.id)]).await?;
-        self.session.batch_execute("ROLLBACK").await.map_err(context)?;
-        Ok(found > 0)
+        let unmarked = statement.unmarked(&self.session, &[Id(row.id)]).await;
+        unmarked.map(|id| id.is_some()).map_err(|error| sql_error("looking for a mark", error))
     }
 
     /// Marks the rows of a chunk. A row that is not found may be gone, or marked already. But it
@@ -223,7 +220,9 @@ impl MarkingSession {
     /// that, and much later if it waits for a synchronous standby. Such a row would stay unmarked
     /// for ever. So the statement runs again once the transactions can be seen.
     async fn mark_chunk(&self, statement: &MarkStatement, chunk: &Chunk<'_>) -> Result<()> {
-        if self.execute(statement, &chunk.ids).await? < chunk.ids.len() as u64 {
+        let all = chunk.ids.len() as u64;
+        let mut changed = self.execute(statement, &chunk.ids).await?;
+        if changed.rows < all {
             let mut looks = 0_u64;
             while !self.snapshot().await?.sees_all(&chunk.xids) {
                 looks += 1;
@@ -232,9 +231,30 @@ impl MarkingSession {
                 }
                 tokio::time::sleep(VISIBLE_POLL).await;
             }
-            self.execute(statement, &chunk.ids).await?;
+            let again = self.execute(statement, &chunk.ids).await?;
+            changed = Changed { rows: changed.rows + again.rows, lost: changed.lost + again.lost };
+        }
+        if changed.rows < all || changed.lost > 0 {
+            self.require_none_unmarked(statement, &chunk.ids).await?;
         }
         Ok(())
+    }
+
+    /// What was not changed must be marked already, or gone. A row that is there without its mark
+    /// had the change swallowed: by a rule or a trigger, or by a policy of row security.
+    async fn require_none_unmarked(&self, statement: &MarkStatement, ids: &[Id<'_>]) -> Result<()> {
+        let table = statement.table();
+        let unmarked = statement.unmarked(&self.session, ids).await;
+        match unmarked.map_err(|error| sql_error(&format!("looking for marks of {table}"), error))? {
+            None => Ok(()),
+            Some(id) => {
+                let text = format!(
+                    "row {id} of {table} is published, and has no mark after the statement that makes it: a rule or a \
+                     trigger of the table keeps the mark from being made"
+                );
+                Err(Error::new(Code::MarkFailed, text))
+            }
+        }
     }
 
     /// Ends the session if the invisible transactions may be waiting for us. Only a role that may
@@ -289,23 +309,32 @@ impl MarkingSession {
     }
 
     /// Runs the statement. If somebody else has locked a row, the statement fails after a while and
-    /// runs again, so the locks on the other rows are let go now and then. To give up would end the
-    /// session, and with it the publishing of all other rows.
-    async fn execute(&self, statement: &MarkStatement, ids: &[Id<'_>]) -> Result<u64> {
+    /// runs again, so the locks on the other rows are let go now and then. It also runs again where
+    /// the server asks for that. To give up would end the session, and with it the publishing of
+    /// all other rows.
+    async fn execute(&self, statement: &MarkStatement, ids: &[Id<'_>]) -> Result<Changed> {
         let context = format!("marking rows of {}", statement.table());
         loop {
-            let error = match self.session.execute(statement.prepared(), &[&ids]).await {
-                Ok(rows) => return Ok(rows),
+            let error = match statement.execute(&self.session, ids).await {
+                Ok(changed) => return Ok(changed),
                 Err(error) => error,
             };
-            if !matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED)) {
+            let is_passing = matches!(
+                error.code(),
+                Some(
+                    &SqlState::LOCK_NOT_AVAILABLE
+                        | &SqlState::T_R_DEADLOCK_DETECTED
+                        | &SqlState::T_R_SERIALIZATION_FAILURE
+                )
+            );
+            if !is_passing {
                 let error = sql_error(&context, error);
                 return Err(match error.code() {
                     Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
                     _ => error,
                 });
             }
-            tracing::warn!(code = Code::MarkFailed.as_str(), %error, "{context}: waiting for rows that are locked");
+            tracing::warn!(code = Code::MarkFailed.as_str(), %error, "{context}: trying again");
             tokio::time::sleep(LOCKED_PAUSE).await;
         }
     }

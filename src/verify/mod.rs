@@ -116,13 +116,10 @@ pub(crate) async fn audit(config: &Config, options: &Options, progress: &Progres
 /// The sources that are audited, and the rest.
 fn choose<'c>(config: &'c Config, options: &Options) -> Result<(Vec<&'c Source>, Vec<&'c Source>)> {
     let is_chosen = |source: &&Source| options.source.as_ref().is_none_or(|name| *name == source.name);
-    let (chosen, others): (Vec<_>, Vec<_>) = config.sources.iter().partition(is_chosen);
-    if chosen.is_empty() {
-        let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-        let name = options.source.as_deref().unwrap_or_default();
-        let text = format!("there is no source {name:?}; the configuration has {}", names.join(", "));
-        return Err(Error::new(Code::ConfigInvalid, text));
+    if let Some(name) = &options.source {
+        config.source(name)?;
     }
+    let (chosen, others): (Vec<_>, Vec<_>) = config.sources.iter().partition(is_chosen);
     let can_make = |topic: &&String| chosen.iter().any(|source| source.mapping.topic.can_make(topic));
     if let Some(topic) = options.topics.iter().find(|topic| !can_make(topic)) {
         let text = format!("--also-read {topic}: no source that is audited has a template that makes this name");

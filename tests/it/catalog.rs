@@ -239,13 +239,13 @@ async fn a_mark_sets_or_deletes_and_a_row_that_is_gone_counts() {
             let gone = if ty == "mood" { value } else { "11111111-1111-1111-1111-111111111111" };
             let ids = if matches!(ty, "uuid" | "uid") { vec![Id(value), Id(gone)] } else { vec![Id(value)] };
             let statements = MarkStatement::prepare_all(&client, &tables, &source).await.unwrap();
-            assert_eq!(client.execute(statements[0].prepared(), &[&ids]).await.unwrap(), 1, "{ty} {mark}");
-            assert_eq!(client.execute(statements[0].prepared(), &[&ids]).await.unwrap(), 0, "{ty} {mark}");
+            assert_eq!(statements[0].execute(&client, &ids).await.unwrap().rows, 1, "{ty} {mark}");
+            assert_eq!(statements[0].execute(&client, &ids).await.unwrap().rows, 0, "{ty} {mark}");
             let near = "SELECT count(*) FROM t WHERE published_at BETWEEN (now() AT TIME ZONE 'UTC')::timestamp - interval '1 day' AND (now() AT TIME ZONE 'UTC') + interval '1 s'";
             assert_eq!(count(near).await, 1, "{ty} {mark}");
             source.mark = Mark::Delete;
             let statements = MarkStatement::prepare_all(&client, &tables, &source).await.unwrap();
-            assert_eq!(client.execute(statements[0].prepared(), &[&ids]).await.unwrap(), 1, "{ty} {mark}");
+            assert_eq!(statements[0].execute(&client, &ids).await.unwrap().rows, 1, "{ty} {mark}");
             assert_eq!(count("SELECT count(*) FROM t").await, 0);
         }
     }
@@ -260,7 +260,7 @@ async fn a_mark_leaves_the_rows_of_children_alone() {
     for mark in [Mark::Update, Mark::Delete] {
         source.mark = mark;
         let statements = MarkStatement::prepare_all(&client, &tables, &source).await.unwrap();
-        assert_eq!(client.execute(statements[0].prepared(), &[&vec!["1"]]).await.unwrap(), 1, "{mark:?}");
+        assert_eq!(statements[0].execute(&client, &[Id("1")]).await.unwrap().rows, 1, "{mark:?}");
     }
     let unmarked = "SELECT count(*) FROM c WHERE published_at IS NULL";
     assert_eq!(client.query_one(unmarked, &[]).await.unwrap().get::<_, i64>(0), 1);
@@ -279,11 +279,11 @@ async fn marking_goes_by_the_index_even_when_prepared_on_an_empty_table() {
     let (client, source) = given(Version::V15, SEED, &["order_outbox"]).await;
     let tables = tables::resolve_all(&client, &source).await.unwrap();
     let statements = MarkStatement::prepare_all(&client, &tables, &source).await.unwrap();
-    assert_eq!(client.execute(statements[0].prepared(), &[&Vec::<Id<'_>>::new()]).await.unwrap(), 0);
+    assert_eq!(statements[0].execute(&client, &[]).await.unwrap().rows, 0);
     let sql = outboxd::postgres::catalog::marks::mark_sql(&tables[0], &source.mapping.columns, Mark::Update)
         .unwrap()
         .unwrap();
-    client.batch_execute(&format!("PREPARE m AS {sql}")).await.unwrap();
+    client.batch_execute(&format!("PREPARE m AS {}", sql.mark)).await.unwrap();
     let plan =
         client.query("EXPLAIN EXECUTE m(ARRAY['6f9619ff-8b86-d011-b42d-00c04fc964ff']::uuid[])", &[]).await.unwrap();
     let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();

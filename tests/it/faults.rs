@@ -263,7 +263,7 @@ async fn rows_that_somebody_has_locked_are_marked_later_and_hold_up_no_others() 
     for rows in [3, 6] {
         scene.insert(3).await?;
         scene.wait_records(rows).await;
-        daemon.wait_for_line(|line| line.contains("waiting for rows that are locked"), PATIENCE).await?;
+        daemon.wait_for_line(|line| line.contains("trying again"), PATIENCE).await?;
     }
     scene.client.batch_execute("SELECT pg_advisory_unlock(42)").await?;
     scene.oracle().await?.assert_clean();

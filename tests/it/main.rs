@@ -11,6 +11,7 @@ mod faults;
 mod hot;
 mod joining;
 mod kafka;
+mod marks;
 mod matrix;
 mod recover;
 mod relay;

@@ -174,7 +174,8 @@ impl Instance {
         let publishing: usize = self.session.publishing.iter().map(|publishing| publishing.records.rows().len()).sum();
         let marking = self.session.marking.as_ref().map_or(0, |(_, rows)| *rows);
         // Where marks are made, the marks of a batch wait in the driver from the beginning.
-        let waiting = if env.options.marks { driver.marks().map(Vec::len).sum() } else { publishing };
+        let waiting: usize = driver.marks().map(Vec::len).sum();
+        let waiting = if env.options.marks { waiting } else { publishing + waiting };
         let (rows, bytes) = (driver.building.len() + waiting + marking, driver.machine.in_flight_bytes());
         let bounds = env.checks.bounds.clone();
         if rows > bounds.unmarked_rows + bounds.batch_rows || bytes > bounds.in_flight_bytes + 30 {

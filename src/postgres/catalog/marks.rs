@@ -1,10 +1,15 @@
 //! The statements that mark rows as published, and the settings of the sessions that run them.
+//!
+//! A mark is seen, not assumed. A rule or a trigger of the table may swallow the change, and then the
+//! server counts the row as changed all the same, or as not found like a row that is gone. So the
+//! statement says what it stored, and what it did not find is looked for.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio_postgres::{
     Client, Statement,
+    error::SqlState,
     types::{IsNull, ToSql, Type, accepts, to_sql_checked},
 };
 use uuid::Uuid;
@@ -15,14 +20,45 @@ use crate::{
     config::{Columns, Mark, Source},
 };
 
-/// The statement that marks rows of one table. Its one parameter is an array of [`Id`]s. `None`
-/// with `mark = "none"`. A row that is gone or already marked is not among the affected rows. It
-/// counts as marked.
+/// The statements for the rows of one table. Each has one parameter, an array of [`Id`]s.
+pub struct MarkSql {
+    /// Marks the rows. A row that is gone or already marked is not among the affected rows.
+    pub mark: String,
+    /// Gives the id of one of the rows that is there without its mark.
+    pub unmarked: String,
+    /// What the server must evaluate after the change, to tell whether it stored the mark.
+    returning: Option<String>,
+}
+
+impl MarkSql {
+    /// One row: how many rows the server changed, and how many of them have no mark all the same.
+    fn counted(&self) -> String {
+        match &self.returning {
+            Some(is_lost) => format!(
+                "WITH changed AS ({} RETURNING {is_lost} AS is_lost) \
+                 SELECT count(*), count(*) FILTER (WHERE is_lost) FROM changed",
+                self.mark
+            ),
+            None => self.mark.clone(),
+        }
+    }
+
+    /// A row for each that the server changed: whether it has no mark all the same. For tables with
+    /// rules, which the server does not allow in `WITH`.
+    fn returned(&self) -> String {
+        match &self.returning {
+            Some(is_lost) => format!("{} RETURNING {is_lost}", self.mark),
+            None => self.mark.clone(),
+        }
+    }
+}
+
+/// The statements that mark rows of one table. `None` with `mark = "none"`.
 ///
 /// # Errors
 /// [`Code::ColumnInvalid`] when the id or the mark column is missing, or when the mark column does
 /// not hold a point in time.
-pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Option<String>> {
+pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Option<MarkSql>> {
     let id = table.needed_column(&columns.id)?;
     let name = table.sql_only();
     let column = quote_ident(&id.name);
@@ -33,9 +69,14 @@ pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Opti
         // parameter is text.
         format!("{column} = ANY ($1::text[]::{}[])", id.cast_name)
     };
+    let unmarked = format!("SELECT {column}::text FROM {name} WHERE {chosen}");
     match mark {
         Mark::None => Ok(None),
-        Mark::Delete => Ok(Some(format!("DELETE FROM {name} WHERE {chosen}"))),
+        Mark::Delete => Ok(Some(MarkSql {
+            mark: format!("DELETE FROM {name} WHERE {chosen}"),
+            unmarked: format!("{unmarked} LIMIT 1"),
+            returning: None,
+        })),
         Mark::Update => {
             let column = table.needed_column(&columns.published_at)?;
             let now = mark_value(table, column)?;
@@ -44,7 +85,12 @@ pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Opti
             // seed's index has just that WHERE) would look cheaper than the id's while there are
             // few of them. Then the server would compare every row of a later backlog with every
             // id.
-            Ok(Some(format!("UPDATE {name} SET {mark} = {now} WHERE {chosen} AND num_nulls({mark}) = 1")))
+            let is_unmarked = format!("num_nulls({mark}) = 1");
+            Ok(Some(MarkSql {
+                mark: format!("UPDATE {name} SET {mark} = {now} WHERE {chosen} AND {is_unmarked}"),
+                unmarked: format!("{unmarked} AND {is_unmarked} LIMIT 1"),
+                returning: Some(is_unmarked),
+            }))
         }
     }
 }
@@ -71,10 +117,32 @@ pub(crate) fn mark_value(table: &TableInfo, column: &ColumnInfo) -> Result<&'sta
     }
 }
 
-/// The statement that marks rows of one table, prepared on the session that will run it.
+/// The statements that mark rows of one table, prepared on the session that will run them.
 pub struct MarkStatement {
     table: String,
-    prepared: Statement,
+    mark: Statement,
+    tells: Tells,
+    unmarked: Statement,
+}
+
+/// How the marking statement tells what it did.
+#[derive(Debug, Clone, Copy)]
+enum Tells {
+    /// By the number of rows in its command tag.
+    Tag,
+    /// By one row of two counts, see [`MarkSql::counted`].
+    Counts,
+    /// By a row for each changed row, see [`MarkSql::returned`].
+    Rows,
+}
+
+/// What a marking statement did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// Rows that it changed or deleted.
+    pub rows: u64,
+    /// Those of them that have no mark all the same: a trigger has put the old value back.
+    pub lost: u64,
 }
 
 impl MarkStatement {
@@ -92,10 +160,32 @@ impl MarkStatement {
         for table in tables {
             let Some(sql) = mark_sql(table, &source.mapping.columns, source.mark)? else { continue };
             let what = || format!("prepare the statement that marks rows of {}", table.display_name());
-            let prepared = client.prepare(&sql).await.map_err(|error| failed(&what(), error))?;
-            statements.push(Self { table: table.display_name(), prepared });
+            statements.push(Self::prepare(client, table, &sql).await.map_err(|error| match error.code() {
+                // The server has words for a rule that swallows an UPDATE.
+                Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
+                    Error::new(Code::MarkFailed, what()).because(failed(&what(), error))
+                }
+                _ => failed(&what(), error),
+            })?);
         }
         Ok(statements)
+    }
+
+    async fn prepare(
+        client: &Client,
+        table: &TableInfo,
+        sql: &MarkSql,
+    ) -> std::result::Result<Self, tokio_postgres::Error> {
+        let (mark, tells) = match client.prepare(&sql.counted()).await {
+            Ok(mark) if sql.returning.is_some() => (mark, Tells::Counts),
+            Ok(mark) => (mark, Tells::Tag),
+            Err(error) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
+                (client.prepare(&sql.returned()).await?, Tells::Rows)
+            }
+            Err(error) => return Err(error),
+        };
+        let unmarked = client.prepare(&sql.unmarked).await?;
+        Ok(Self { table: table.display_name(), mark, tells, unmarked })
     }
 
     /// `schema.name`, for messages.
@@ -104,10 +194,41 @@ impl MarkStatement {
         &self.table
     }
 
-    /// The statement. Its one parameter is an array of [`Id`]s.
-    #[must_use]
-    pub fn prepared(&self) -> &Statement {
-        &self.prepared
+    /// Marks the rows of these ids.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn execute(
+        &self,
+        client: &Client,
+        ids: &[Id<'_>],
+    ) -> std::result::Result<Changed, tokio_postgres::Error> {
+        match self.tells {
+            Tells::Tag => client.execute(&self.mark, &[&ids]).await.map(|rows| Changed { rows, lost: 0 }),
+            Tells::Counts => {
+                let row = client.query_one(&self.mark, &[&ids]).await?;
+                let count = |column: usize| row.try_get::<_, i64>(column).map(i64::unsigned_abs);
+                Ok(Changed { rows: count(0)?, lost: count(1)? })
+            }
+            Tells::Rows => {
+                let rows = client.query(&self.mark, &[&ids]).await?;
+                let lost = rows.iter().filter(|row| row.try_get(0).unwrap_or(true)).count();
+                Ok(Changed { rows: rows.len() as u64, lost: lost as u64 })
+            }
+        }
+    }
+
+    /// The id of one of these rows that this session sees without its mark, if there is one.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn unmarked(
+        &self,
+        client: &Client,
+        ids: &[Id<'_>],
+    ) -> std::result::Result<Option<String>, tokio_postgres::Error> {
+        let row = client.query_opt(&self.unmarked, &[&ids]).await?;
+        row.map(|row| row.try_get(0)).transpose()
     }
 }
 

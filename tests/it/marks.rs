@@ -1,0 +1,133 @@
+//! Marks are seen, not assumed: what keeps a mark from being made is said, and nothing is confirmed behind it.
+
+use anyhow::{Result, ensure};
+use testbed::{Daemon, eventually};
+
+use crate::scene::{PATIENCE, QUICK, Scene, insert_one, metric, tail, wait_code, wait_ready, wait_true};
+
+/// Ways to swallow an UPDATE that sets the mark.
+const SWALLOWED_UPDATES: [(&str, &str); 5] = [
+    ("a rule", "CREATE RULE swallow AS ON UPDATE TO order_outbox DO INSTEAD NOTHING"),
+    (
+        "a conditional rule",
+        "CREATE RULE swallow AS ON UPDATE TO order_outbox WHERE old.published_at IS NULL DO INSTEAD NOTHING",
+    ),
+    (
+        "a trigger that returns NULL",
+        "CREATE TRIGGER swallow BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION nothing()",
+    ),
+    (
+        "a trigger that returns OLD",
+        "CREATE TRIGGER swallow BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION old()",
+    ),
+    (
+        "a trigger that puts the column back",
+        "CREATE TRIGGER swallow BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION back()",
+    ),
+];
+
+const FUNCTIONS: &str = "
+    CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE FUNCTION old() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
+    CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.published_at := OLD.published_at; RETURN NEW; END';
+    CREATE FUNCTION soft() RETURNS trigger LANGUAGE plpgsql AS
+      'BEGIN UPDATE order_outbox SET event_type = ''deleted'' WHERE id = OLD.id; RETURN NULL; END';";
+
+/// Waits until a mark fails, and looks that nothing is confirmed and nobody is told that all is well. Then heals it, and
+/// everything is marked and published once.
+async fn is_said_and_heals(scene: &Scene, daemon: &Daemon, heal: &str) -> Result<()> {
+    let before: String = scene.client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+    let id = insert_one(scene, &scene.client).await?;
+    let line = wait_code(daemon, "mark-failed").await?;
+    // Of a rule the server itself speaks, and does not know the row.
+    let is_named = line.contains("order_outbox") && (line.contains(&id.to_string()) || heal.contains("RULE"));
+    ensure!(is_named, "table or row is not named: {line}");
+    let is_before = format!(
+        "SELECT confirmed_flush_lsn <= '{before}' FROM pg_replication_slots WHERE slot_name = '{}'",
+        scene.slot()
+    );
+    assert!(scene.client.query_one(&is_before, &[]).await?.get::<_, bool>(0), "confirmed though the row is not marked");
+    scene.client.batch_execute(heal).await?;
+    wait_true(&scene.client, "SELECT count(*) = 0 FROM order_outbox WHERE published_at IS NULL").await;
+    assert_eq!(scene.records().await?, 2);
+    eventually(PATIENCE, || async {
+        let marked = metric(daemon, "outboxd_rows_marked_total").await?;
+        ensure!((marked - 2.0).abs() < 0.1, "{marked} marks are counted\n{}", tail(daemon));
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mark_that_a_rule_or_a_trigger_swallows_is_not_made() -> Result<()> {
+    for (what, swallow) in SWALLOWED_UPDATES {
+        println!("{what}");
+        let mut scene = Scene::shared().await?.with(QUICK);
+        let daemon = scene.published(1).await?;
+        scene.client.batch_execute(FUNCTIONS).await?;
+        scene.client.batch_execute(swallow).await?;
+        let kind = if swallow.contains("RULE") { "RULE" } else { "TRIGGER" };
+        is_said_and_heals(&scene, &daemon, &format!("DROP {kind} swallow ON order_outbox")).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_a_trigger_keeps_from_being_deleted_is_not_marked() -> Result<()> {
+    let mut scene = Scene::shared().await?.with("mark = \"delete\"").with(QUICK);
+    let daemon = scene.streaming().await?;
+    scene.insert(1).await?;
+    wait_true(&scene.client, "SELECT count(*) = 0 FROM order_outbox").await;
+    scene.client.batch_execute(FUNCTIONS).await?;
+    scene
+        .client
+        .batch_execute("CREATE TRIGGER swallow BEFORE DELETE ON order_outbox FOR EACH ROW EXECUTE FUNCTION soft()")
+        .await?;
+    is_said_and_heals(&scene, &daemon, "DROP TRIGGER swallow ON order_outbox").await
+}
+
+/// The rows of the chunk are published. As long as their marks are swallowed, no start may publish them again.
+#[tokio::test]
+async fn a_backfill_whose_marks_are_swallowed_repeats_nothing() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    scene.client.batch_execute(FUNCTIONS).await?;
+    scene
+        .client
+        .batch_execute("CREATE TRIGGER swallow BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION nothing()")
+        .await?;
+    scene.insert(20).await?;
+    let daemon = scene.daemon()?;
+    for _ in 0..3 {
+        wait_code(&daemon, "mark-failed").await?;
+        assert_eq!(scene.records().await?, 20);
+        daemon.kill9()?;
+        daemon.start_again()?;
+    }
+    scene.client.batch_execute("DROP TRIGGER swallow ON order_outbox").await?;
+    wait_ready(&daemon).await;
+    scene.oracle().await?.assert_clean();
+    assert_eq!(scene.records().await?, 20);
+    Ok(())
+}
+
+/// A serialization failure or a deadlock is no reason to end the session, and with it the publishing of other rows.
+#[tokio::test]
+async fn a_mark_that_the_server_asks_to_try_again_is_tried_again() -> Result<()> {
+    for state in ["40001", "40P01"] {
+        let mut scene = Scene::shared().await?.with(QUICK);
+        let daemon = scene.published(1).await?;
+        let trouble = format!(
+            "CREATE SEQUENCE tries;
+             CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS
+               'BEGIN IF nextval(''tries'') <= 3 THEN RAISE EXCEPTION ''not now'' USING ERRCODE = ''{state}''; END IF; RETURN NEW; END';
+             CREATE TRIGGER trouble BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION trouble()"
+        );
+        scene.client.batch_execute(&trouble).await?;
+        let led = crate::scene::times_led(&daemon);
+        insert_one(&scene, &scene.client).await?;
+        scene.oracle().await?.assert_clean();
+        assert_eq!(crate::scene::times_led(&daemon), led, "{state} ended the session\n{}", tail(&daemon));
+    }
+    Ok(())
+}
