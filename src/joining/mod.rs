@@ -10,6 +10,7 @@
 //! Besides `run` only this module uses the relay. So it stands above both `setup` and `relay`,
 //! which do not know each other.
 
+mod seen;
 mod table;
 
 use std::time::SystemTime;

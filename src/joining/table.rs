@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   lock ─▶ drain: the daemon's own relay, with the old tables, up to what is in the log now
-//!        ─▶ fence every daemon ─▶ is everything that is published marked? else drain again
+//!        ─▶ fence every daemon ─▶ is everything that is published marked? It looks, and drains again
 //!        ─▶ make what is missing: table, rights, publication  (a right is missing: nothing changes)
 //!        ─▶ position `creating` ─▶ drop the slot ─▶ `run` makes it anew, and backfills
 //! ```
@@ -10,7 +10,8 @@
 //! What must hold, and why it does:
 //! - nothing is repeated: before `creating` is written, everything that is published is marked. The
 //!   slot is confirmed only up to what is published *and* marked (rule 7), so the position's last
-//!   commit must not lie beyond the slot's confirmed position;
+//!   commit must not lie beyond the slot's confirmed position. And since a slot can be ahead of the
+//!   marks, rows that are unmarked are looked at again after another drain (`seen.rs`);
 //! - nothing is lost: a row that is unmarked then is unpublished, whether it was committed before
 //!   or after. The snapshot of the new slot shows it;
 //! - the publication changes while no slot of ours decodes (rule 16). What the old slot had to send
@@ -20,6 +21,7 @@
 
 use tokio_postgres::Client;
 
+use super::seen::Unmarked;
 use crate::{
     Code, Error, Lsn, Result,
     config::{Backfill, Kafka, Mark, Source, TableName},
@@ -129,9 +131,11 @@ impl<'a> Joining<'a> {
     /// What halts the source; [`Code::SlotInUse`] when a daemon was started; [`Code::SetupRefused`]
     /// when rows are still unmarked after several drains.
     pub(super) async fn quiesce(&self, stage: &Stage) -> Result<Takeover> {
+        let mut unmarked: Option<Unmarked> = None;
         for _ in 0..DRAINS {
             if let Stage::Streams { old, .. } = stage {
                 let end = server::flushed_lsn(&self.sql).await?;
+                let end = unmarked.as_ref().map_or(end, |unmarked| unmarked.end.max(end));
                 tracing::info!(slot = old.slot, %end, "draining what was committed so far");
                 relay::drain(old, self.kafka, end).await?;
             }
@@ -143,10 +147,22 @@ impl<'a> Joining<'a> {
             require_free(slot.as_ref(), self.source)?;
             let confirmed = slot.map_or(Lsn::ZERO, |slot| slot.confirmed_flush);
             let position = self.position().await?;
-            match position.as_ref().and_then(|position| owed(position, confirmed)) {
-                None => return Ok(takeover),
-                Some(owed) => tracing::warn!("{owed}; draining once more"),
+            if let Some(owed) = position.as_ref().and_then(|position| owed(position, confirmed)) {
+                tracing::warn!("{owed}; draining once more");
+                continue;
             }
+            let Stage::Streams { old, .. } = stage else { return Ok(takeover) };
+            match unmarked.take() {
+                Some(unmarked) => {
+                    unmarked.require_marked(old).await?;
+                    return Ok(takeover);
+                }
+                None => unmarked = Unmarked::of(old).await?,
+            }
+            if unmarked.as_ref().is_some_and(Unmarked::is_empty) {
+                return Ok(takeover);
+            }
+            tracing::info!("rows are unmarked: draining once more, to see that they are new");
         }
         Err(refused(
             "rows are published and not marked yet after several drains: see the log for what holds up the marks",

@@ -216,13 +216,13 @@ impl<B: Building> Driver<B> {
     ///
     /// # Errors
     /// `internal`: it is not the job that is under way.
-    pub fn marked(&mut self, batches: &[BatchId]) -> Result<(), Error> {
+    pub fn marked(&mut self, batches: &[BatchId], behind: Lsn) -> Result<(), Error> {
         if batches != self.marking {
             let text = format!("batches {batches:?} are marked, and {:?} are with the marker", self.marking);
             return Err(Error::new(Code::Internal, text));
         }
         self.marking.clear();
-        batches.iter().try_for_each(|batch| self.machine.marked(*batch))
+        batches.iter().try_for_each(|batch| self.machine.marked(*batch, behind))
     }
 
     /// The server waits for a status, or a status is due.

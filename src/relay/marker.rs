@@ -16,13 +16,13 @@ use super::{
     state::BatchId,
 };
 use crate::{
-    Code, Error, Result,
+    Code, Error, Lsn, Result,
     postgres::{
         SqlSession,
         catalog::{
             TableInfo,
             marks::{Changed, Id, MarkStatement},
-            server,
+            server, slots,
         },
         sql_error,
     },
@@ -50,6 +50,8 @@ pub(super) struct Marked {
     pub(crate) rows: usize,
     /// When the first of them could be marked, by the session's clock.
     pub(super) since: Duration,
+    /// Where the log ended behind the marks, if the slot is a failover slot; else zero.
+    pub(super) behind: Lsn,
 }
 
 /// The marking task, as the session sees it.
@@ -130,7 +132,11 @@ async fn answer(sessions: &[Arc<MarkingSession>], job: MarkJob) -> Result<Marked
     while let Some(marked) = parts.join_next().await {
         marked.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a marking task ended").because(panic)))?;
     }
-    Ok(Marked { batches, rows, since })
+    let behind = match sessions.first() {
+        Some(session) if session.tells_log_end => session.log_end().await?,
+        _ => Lsn::ZERO,
+    };
+    Ok(Marked { batches, rows, since, behind })
 }
 
 /// Resolves when the server ends one of the sessions.
@@ -150,6 +156,8 @@ async fn any_closed(sessions: &[Arc<MarkingSession>]) -> Error {
 pub(super) struct MarkingSession {
     session: SqlSession,
     statements: Vec<MarkStatement>,
+    /// The slot is a failover slot, so it matters where in the log the marks lie.
+    tells_log_end: bool,
 }
 
 /// Opens as many sessions as the configuration wants.
@@ -171,7 +179,9 @@ pub(super) async fn marking_sessions(context: &Context, tables: &[TableInfo]) ->
 pub(super) async fn marking_session(context: &Context, tables: &[TableInfo]) -> Result<MarkingSession> {
     let session = context.connect.sql("marker").await?;
     let statements = MarkStatement::prepare_all(&session, tables, &context.source).await?;
-    Ok(MarkingSession { session, statements })
+    let slot = slots::slot(&session, &context.source.slot).await?;
+    let tells_log_end = slot.is_some_and(|slot| slot.failover);
+    Ok(MarkingSession { session, statements, tells_log_end })
 }
 
 impl MarkingSession {
@@ -300,6 +310,11 @@ impl MarkingSession {
             tokio::time::sleep(VISIBLE_POLL).await;
         }
         Ok(())
+    }
+
+    /// The flushed end of the log. The marks are durable, so they lie before it.
+    async fn log_end(&self) -> Result<Lsn> {
+        server::flushed_lsn(&self.session).await
     }
 
     async fn snapshot(&self) -> Result<Snapshot> {

@@ -282,7 +282,7 @@ impl<'a> Stream<'a> {
 
     fn marked(&mut self, marked: &Marked) -> Result<()> {
         self.report.marked(marked.rows, self.epoch.elapsed().saturating_sub(marked.since));
-        self.driver.marked(&marked.batches)
+        self.driver.marked(&marked.batches, marked.behind)
     }
 
     async fn send_status(&mut self) -> Result<()> {

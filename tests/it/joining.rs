@@ -203,3 +203,28 @@ async fn a_table_that_does_not_exist_joins_a_source_that_deletes_what_is_publish
     scene.audit(Expect::Ids(&ids)).await?.assert_clean();
     Ok(())
 }
+
+/// A slot may be ahead of the marks: a standby was promoted that lacked them, or somebody took them back.
+#[tokio::test]
+async fn a_published_row_without_its_mark_keeps_a_table_from_joining() -> Result<()> {
+    let mut scene = scene_with_refunds().await?;
+    let daemon = scene.published(5).await?;
+    stop(&daemon).await?;
+    let lost =
+        "UPDATE order_outbox SET published_at = NULL WHERE id = (SELECT id FROM order_outbox LIMIT 1) RETURNING id";
+    let id: uuid::Uuid = scene.client.query_one(lost, &[]).await?.get(0);
+    let (code, said, log) = join(&scene, &[]).await?;
+    let text = format!("{said}{log}");
+    assert_eq!(code, 2, "{text}");
+    ensure!(text.contains("setup-refused") && text.contains(&id.to_string()), "{text}");
+    assert_eq!(scene.records().await?, 5);
+    scene.client.batch_execute("UPDATE order_outbox SET published_at = now() WHERE published_at IS NULL").await?;
+    let (code, said, log) = join(&scene, &[]).await?;
+    assert_eq!(code, 0, "{said}{log}");
+    scene.source_lines.push_str(BOTH);
+    let daemon = scene.streaming().await?;
+    insert_one_into(&scene, &scene.client, "refund_outbox").await?;
+    oracle(&scene).await?;
+    drop(daemon);
+    Ok(())
+}

@@ -52,6 +52,8 @@ pub(crate) enum Bug {
     PublishMarkedRows,
     /// A set-up goes on although marks that were durable are gone.
     TrustRestoredMarks,
+    /// A batch of a failover slot is confirmed although the stream has not passed its marks.
+    ConfirmBeforeStandby,
 }
 
 impl Bug {
@@ -71,7 +73,7 @@ impl Bug {
     }
 
     /// Each bug, what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 22] = [
+    pub(crate) const ALL: [(Self, &str, &str); 23] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
@@ -97,5 +99,6 @@ impl Bug {
         (Self::InvisibleIsMarked, "G5", "rule 7"),
         (Self::PublishMarkedRows, "G1", "e"),
         (Self::TrustRestoredMarks, "G1, G4", "G1"),
+        (Self::ConfirmBeforeStandby, "G5", "failover"),
     ];
 }

@@ -78,7 +78,9 @@ const NO_MARKS: Reason =
     ('e', "no marks of this instance are under way; those of a dead one have nobody to miss their answer");
 const HAS_SLOT: Reason = ('f', "there is a slot already");
 
-const REASONS: &[Reason] = &[NO_LOCK, NOT_OPEN, NO_COMMIT, TRANSACTIONAL, NO_MARKS, HAS_SLOT];
+const NOT_SYNCED: Reason = ('g', "before the source streams, the marks alone tell what is published");
+
+const REASONS: &[Reason] = &[NO_LOCK, NOT_OPEN, NO_COMMIT, TRANSACTIONAL, NO_MARKS, HAS_SLOT, NOT_SYNCED];
 
 fn letter(reason: Reason) -> char {
     reason.0
@@ -110,6 +112,7 @@ fn why_not(fault: Fault, phase: Phase) -> Option<Reason> {
             let is_none = matches!(phase, Phase::Chunk | Phase::Entering | Phase::Idle | Phase::Gathering);
             (starts || is_none).then_some(NO_MARKS)
         }
+        Fault::FailOver => (phase.is_set_up() && phase != Phase::Entering).then_some(NOT_SYNCED),
         Fault::MakeSlot => (!starts && phase != Phase::Creating).then_some(HAS_SLOT),
         _ => None,
     }

@@ -185,6 +185,24 @@ impl Checks {
         }
     }
 
+    /// A standby with a synchronised slot has taken the server's place. What the slot no longer
+    /// sends must have its mark. The marks of a backfill lie behind the slot's consistent point, and
+    /// may be lost with the server.
+    pub(crate) fn failed_over(&mut self, postgres: &Postgres) {
+        let Some(slot) = &postgres.slot else { return };
+        self.forgiven_before = self.forgiven_before.max(slot.consistent_point);
+        self.settled = 0;
+        let end = u32::try_from(postgres.rows.len()).unwrap_or(0);
+        let is_before = |row: &RowNo| {
+            let transaction = postgres.rows[*row as usize].transaction;
+            postgres.transactions[transaction].final_lsn < slot.confirmed
+        };
+        if let Some(row) = (0..end).find(|row| is_before(row) && self.is_open(*row, postgres)) {
+            let (name, confirmed) = (&postgres.rows[row as usize].name, slot.confirmed);
+            self.fail(|| format!("failover: {name} lies before {confirmed}, and the standby lacks its mark"));
+        }
+    }
+
     /// A copy has taken the server's place.
     pub(crate) fn restored(&mut self) {
         self.settled = 0;

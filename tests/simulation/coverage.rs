@@ -48,6 +48,8 @@ events! {
     Pipelined = "batches sent while the one before was committing", 10_000;
     IdleAdvance = "positions advanced while idle", 20_000;
     UrgentReply = "replies asked for", 10_000;
+    FailedOver = "failed over to a standby", 1_000;
+    MarksUndone = "  which lacked marks", 200;
     LateMark = "marks applied for a session that had ended", 1_000;
     MarkLost = "marks failed or their answer lost", 1_000;
     LateConfirm = "confirmations taken in from a client that was gone", 200;

@@ -30,6 +30,7 @@ faults! {
     WalsenderEnds = "walsender ended", 50, "The server ends it; the client can still read what it was sent.";
     LockLost = "session of the lock ended", 30, "The server ends it; the client thinks that it has the lock.";
     PostgresCrashes = "Postgres crashes", 70, "What was confirmed since the last checkpoint is lost.";
+    FailOver = "failed over to a standby", 30, "Its log may end before the last marks; the slot's position is in it.";
     TransactionTimesOut = "Kafka transaction timed out", 40, "The coordinator aborts it and fences its producer.";
     StrangerFences = "fenced by a stranger", 40, "`init_transactions` with one of our transactional ids.";
     StrangerOpens = "foreign transaction on positions", 40, "It holds the last stable offset of the topic.";

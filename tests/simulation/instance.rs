@@ -254,12 +254,20 @@ impl Instance {
         self.sql(env)?;
         trace!(env, "{self}: marks {what:?} {rows:?}");
         let (owner, serial) = (self.number, self.session.serial);
-        env.postgres.marks.push(MarkRequest { owner, serial, what, rows, applied: false, blocked: false });
+        env.postgres.marks.push(MarkRequest {
+            owner,
+            serial,
+            what,
+            rows,
+            applied: false,
+            at: Lsn::ZERO,
+            blocked: false,
+        });
         Ok(())
     }
 
     /// The answer to an UPDATE.
-    pub(crate) fn marks_done(&mut self, what: Marks, env: &mut Env) -> Result<(), Error> {
+    pub(crate) fn marks_done(&mut self, what: Marks, at: Lsn, env: &mut Env) -> Result<(), Error> {
         trace!(env, "{self}: {what:?} is marked");
         match what {
             Marks::Job => {
@@ -268,7 +276,8 @@ impl Instance {
                     && env.bug != Some(Bug::ConfirmBeforeMark)
                 {
                     let (from, before) = (stands(&driver.machine), driver.confirmed());
-                    driver.marked(&batches)?;
+                    let is_awaited = env.options.failover && env.bug != Some(Bug::ConfirmBeforeStandby);
+                    driver.marked(&batches, if is_awaited { at } else { Lsn::ZERO })?;
                     let made = if driver.confirmed() > before { Made::Confirms } else { Made::Ends };
                     env.coverage.transitions.told(Input::Marked, from, made);
                 }

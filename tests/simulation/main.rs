@@ -9,6 +9,7 @@ mod bugs;
 mod building;
 mod cells;
 mod checks;
+mod copies;
 mod coverage;
 mod faults;
 mod instance;

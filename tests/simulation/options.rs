@@ -17,6 +17,8 @@ pub(crate) struct Options {
     pub(crate) starts_streaming: bool,
     pub(crate) exactly_once: bool,
     pub(crate) marks: bool,
+    /// The slot is a failover slot, and a standby follows.
+    pub(crate) failover: bool,
     pub(crate) policy: Policy,
     pub(crate) instances: usize,
     /// How many of the producers are used.
@@ -73,6 +75,7 @@ impl Options {
             starts_streaming: random.chance(70),
             exactly_once,
             marks,
+            failover: random.chance(25),
             policy: Policy { backfill: marks && random.chance(70), auto_setup: random.chance(95) },
             instances: 1 + random.index(3),
             producers: 1 + random.index(PRODUCERS),
@@ -96,6 +99,7 @@ impl Options {
                 self.transactions = self.transactions.max(25);
                 self.large = 25;
             }
+            self.failover |= fault == Fault::FailOver;
             if phase.is_set_up() {
                 self.starts_streaming = false;
             }

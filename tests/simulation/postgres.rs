@@ -20,7 +20,10 @@ use std::collections::VecDeque;
 
 use outboxd::Lsn;
 
-use crate::random::Random;
+use crate::{
+    copies::{Backup, Standby},
+    random::Random,
+};
 
 /// Rows are numbered in commit order, and within a transaction in insert order. The numbers run
 /// over all histories.
@@ -37,6 +40,8 @@ pub(crate) struct Row {
     /// It was inserted with its mark set, so it must be passed over.
     pub(crate) born_marked: bool,
     pub(crate) marked: bool,
+    /// Where in the log its mark lies.
+    pub(crate) marked_at: Lsn,
     /// It was committed in a history that no longer exists.
     pub(crate) gone: bool,
     /// The application deleted it, so there is nothing left to mark.
@@ -82,7 +87,7 @@ pub(crate) struct Walsender {
 pub(crate) struct Slot {
     pub(crate) confirmed: Lsn,
     /// What `confirmed` goes back to in a crash.
-    saved: Lsn,
+    pub(crate) saved: Lsn,
     pub(crate) consistent_point: Lsn,
     pub(crate) walsender: Option<Walsender>,
     /// It is invalidated: the log that it needs was removed.
@@ -104,6 +109,8 @@ pub(crate) struct MarkRequest {
     pub(crate) what: Marks,
     pub(crate) rows: Vec<RowNo>,
     pub(crate) applied: bool,
+    /// Where in the log the marks lie.
+    pub(crate) at: Lsn,
     /// It waits for somebody's lock.
     pub(crate) blocked: bool,
 }
@@ -113,16 +120,6 @@ pub(crate) struct MarkRequest {
 pub(crate) enum Marks {
     Job,
     Chunk,
-}
-
-#[derive(Debug)]
-struct Backup {
-    log: usize,
-    log_end: Lsn,
-    next_xid: u32,
-    /// For each row, whether it is marked, deleted, vanished.
-    rows: Vec<(bool, bool, bool)>,
-    slot: Option<Slot>,
 }
 
 #[derive(Debug)]
@@ -140,7 +137,7 @@ pub(crate) struct Postgres {
     /// Committed transactions of the present history, in commit order.
     pub(crate) log: Vec<usize>,
     pub(crate) log_end: Lsn,
-    next_xid: u32,
+    pub(crate) next_xid: u32,
     /// Xids of writers that have not committed. Commits before theirs may have greater ones.
     open: Vec<u32>,
     pub(crate) slot: Option<Slot>,
@@ -152,10 +149,12 @@ pub(crate) struct Postgres {
     pub(crate) switches: Vec<(u32, Lsn)>,
     pub(crate) publication: u64,
     connections: u64,
-    backup: Option<Backup>,
+    pub(crate) backup: Option<Backup>,
+    /// Where the slot is a failover slot.
+    pub(crate) standby: Option<Standby>,
     /// Where a restore lost a transaction, and under which xid. The next transaction may be exactly
     /// like it.
-    twin: Option<(Lsn, u32)>,
+    pub(crate) twin: Option<(Lsn, u32)>,
 }
 
 impl Postgres {
@@ -176,6 +175,7 @@ impl Postgres {
             publication: 0,
             connections: 0,
             backup: None,
+            standby: None,
             twin: None,
         }
     }
@@ -221,6 +221,7 @@ impl Postgres {
                 transaction: self.transactions.len(),
                 born_marked,
                 marked: born_marked,
+                marked_at: Lsn::ZERO,
                 gone: false,
                 deleted: false,
                 vanished: false,
@@ -315,8 +316,10 @@ impl Postgres {
     /// Sends the next transaction, or a keepalive.
     pub(crate) fn send(&mut self, random: &mut Random, to: &mut VecDeque<Message>) {
         let Some(walsender) = self.slot.as_mut().and_then(|slot| slot.walsender.as_mut()) else { return };
+        let limit = self.standby.as_ref().map_or(self.log_end, |standby| standby.received);
         let next = self.log.get(walsender.next).map(|&index| &self.transactions[index]);
         if let Some(next) = next
+            && next.end_lsn <= limit
             && random.chance(75)
         {
             walsender.next += 1;
@@ -337,7 +340,7 @@ impl Postgres {
             return;
         }
         if random.chance(70) {
-            walsender.sent = walsender.sent.max(next.map_or(self.log_end, |next| next.final_lsn));
+            walsender.sent = walsender.sent.max(next.map_or(limit, |next| next.final_lsn.min(limit)));
         }
         to.push_back(Message::Keepalive { wal_end: walsender.sent, reply_requested: random.chance(10) });
     }
@@ -414,63 +417,5 @@ impl Postgres {
             slot.walsender = None;
             slot.confirmed = slot.saved;
         }
-    }
-
-    /// Whether a new copy should be taken. Mostly the old one is kept.
-    pub(crate) fn is_copy_due(&self, random: &mut Random) -> bool {
-        self.backup.is_none() || random.chance(30)
-    }
-
-    pub(crate) fn no_twin(&mut self) {
-        self.twin = None;
-    }
-
-    /// Whether there is a copy with at least this many rows, and no row was deleted. A deleted row
-    /// might be the one whose mark the daemon looks for.
-    pub(crate) fn copy_holds(&self, rows: usize) -> bool {
-        self.backup.as_ref().is_some_and(|backup| backup.rows.len() >= rows) && !self.rows.iter().any(|row| row.deleted)
-    }
-
-    /// Copies the disk. A standby may know a state of the slot that is older than its log.
-    pub(crate) fn back_up(&mut self, random: &mut Random) {
-        let point = |slot: &Slot| slot.consistent_point;
-        let synchronised = self.backup.take().and_then(|backup| backup.slot);
-        let is_same = synchronised.is_some() && synchronised.as_ref().map(point) == self.slot.as_ref().map(point);
-        let mut slot = if is_same && random.chance(50) { synchronised } else { self.slot.clone() };
-        if let Some(slot) = &mut slot {
-            slot.walsender = None;
-            slot.confirmed = slot.saved;
-        }
-        self.backup = Some(Backup {
-            log: self.log.len(),
-            log_end: self.log_end,
-            next_xid: self.next_xid,
-            rows: self.rows.iter().map(|row| (row.marked, row.deleted, row.vanished)).collect(),
-            slot,
-        });
-    }
-
-    /// Puts the copy in the server's place. `promoted` makes it a standby on a new timeline;
-    /// otherwise it is a restored disk.
-    pub(crate) fn restore(&mut self, promoted: bool, with_slot: bool) -> bool {
-        let Some(backup) = self.backup.take() else { return false };
-        self.crash();
-        self.twin =
-            self.log.get(backup.log).map(|&lost| (self.transactions[lost].final_lsn, self.transactions[lost].xid));
-        self.log.truncate(backup.log);
-        self.log_end = backup.log_end;
-        self.next_xid = backup.next_xid;
-        self.slot = if with_slot { backup.slot } else { None };
-        for (number, row) in self.rows.iter_mut().enumerate() {
-            match backup.rows.get(number) {
-                Some(&then) if !row.gone => (row.marked, row.deleted, row.vanished) = then,
-                _ => row.gone = true,
-            }
-        }
-        if promoted {
-            self.switches.push((self.timeline, self.log_end));
-            self.timeline += 1;
-        }
-        true
     }
 }

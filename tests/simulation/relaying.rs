@@ -247,7 +247,7 @@ impl Instance {
         if let Some(driver) = &mut self.session.driver
             && env.bug == Some(Bug::ConfirmBeforeMark)
         {
-            driver.marked(&batches)?;
+            driver.marked(&batches, Lsn::ZERO)?;
         } else if self.session.marking.replace((batches, rows.len())).is_some() {
             return Err(Error::new(Code::Internal, "a second marking job before the first is done"));
         }

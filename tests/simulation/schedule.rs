@@ -16,6 +16,7 @@ use outboxd::Error;
 use crate::{
     bugs::Bug,
     checks::Checks,
+    copies::Standby,
     coverage::{Coverage, Event},
     faults::Fault,
     instance::{Instance, Life},
@@ -196,6 +197,9 @@ impl World {
             grave: None,
             serials: 0,
         };
+        if env.options.failover {
+            env.postgres.standby = Some(Standby::new(env.postgres.log_end));
+        }
         trace!(env, "{:?}", env.options);
         let instances = (0..env.options.instances).map(|number| Instance::new(number, &mut env)).collect();
         let mut world = Self { env, instances, written: 0, struck: 0, aims, is_calm: false, taken: Vec::new() };

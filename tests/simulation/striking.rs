@@ -149,6 +149,7 @@ impl World {
                 self.cut_streams();
                 return ended.is_some_and(|walsender| !walsender.client_gone);
             }
+            Fault::FailOver => return self.fail_over(),
             Fault::LockLost => return env.postgres.lock.take().is_some_and(|lock| !lock.client_gone),
             Fault::PostgresCrashes => {
                 let before = env.postgres.slot.as_ref().map(|slot| slot.confirmed);
@@ -178,6 +179,25 @@ impl World {
             Fault::RowsDeleted => return env.postgres.delete_row(&mut env.random, env.options.marks),
             _ => return false,
         }
+        true
+    }
+
+    /// Nothing that was streamed is lost with the server, and every row before the slot has its mark.
+    /// Before the source streams, the marks alone tell what is published.
+    fn fail_over(&mut self) -> bool {
+        let env = &mut self.env;
+        let is_streaming =
+            env.checks.position.as_ref().is_some_and(|position| position.phase == PositionPhase::Streaming);
+        if !is_streaming || env.grave.is_some() {
+            return false;
+        }
+        let Some(undone) = env.postgres.fail_over() else { return false };
+        env.hit(Event::FailedOver);
+        if undone > 0 {
+            env.hit(Event::MarksUndone);
+        }
+        env.checks.failed_over(&env.postgres);
+        self.cut_streams();
         true
     }
 

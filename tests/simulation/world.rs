@@ -83,6 +83,11 @@ impl World {
 
     pub(crate) fn walsender(&mut self) {
         let env = &mut self.env;
+        if env.postgres.standby.is_some() && env.random.chance(40) {
+            env.postgres.follow(&mut env.random);
+            trace!(env, "standby: {:?}", env.postgres.standby);
+            return;
+        }
         let Some(slot) = &mut env.postgres.slot else { return };
         let Some(walsender) = &mut slot.walsender else { return };
         if env.random.chance(40) {
@@ -207,7 +212,7 @@ impl World {
         let request = env.postgres.marks.swap_remove(chosen);
         if waits {
             let instance = &mut self.instances[owner];
-            if let Err(error) = instance.marks_done(request.what, env) {
+            if let Err(error) = instance.marks_done(request.what, request.at, env) {
                 instance.end_session(&error, env);
             }
         }
@@ -226,6 +231,8 @@ impl World {
             env.hit(Event::NotVisible);
             return;
         }
+        postgres.log_end.0 += 8;
+        postgres.marks[chosen].at = postgres.log_end;
         for number in postgres.marks[chosen].rows.clone() {
             let row = &mut postgres.rows[number as usize];
             if row.gone || row.deleted {
@@ -236,7 +243,9 @@ impl World {
                 continue;
             }
             env.checks.marking(number, row);
-            row.marked = true;
+            if !row.marked {
+                (row.marked, row.marked_at) = (true, postgres.log_end);
+            }
         }
         if !sees_all {
             env.hit(Event::NotVisible);

@@ -110,18 +110,16 @@ impl<'a> BackfillCursor<'a> {
     /// # Errors
     /// What the server says, for example that the snapshot is gone.
     pub async fn import_snapshot(client: &Client, snapshot: &str) -> Result<()> {
-        // Row security must fail a backfill, not hide rows from it. The planner must plan for the
-        // whole result, not for its first tenth. This transaction idles while a chunk travels to
-        // Kafka. The sort may well outlast a statement_timeout, and the whole backfill a
-        // transaction_timeout (Postgres 17).
-        let sql = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {};
-             SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
-             SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;
-             SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout';",
-            quote_literal(snapshot)
-        );
-        client.batch_execute(&sql).await.map_err(|error| failed("import the snapshot of the slot", error))
+        let import = format!("SET TRANSACTION SNAPSHOT {};", quote_literal(snapshot));
+        begin(client, &import).await.map_err(|error| failed("import the snapshot of the slot", error))
+    }
+
+    /// Begins the transaction with a snapshot of this moment.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(crate) async fn begin(client: &Client) -> Result<()> {
+        begin(client, "").await.map_err(|error| failed("begin to read the unpublished rows", error))
     }
 
     /// Opens the cursor over the unpublished rows of a source, on the session of
@@ -163,6 +161,20 @@ impl<'a> BackfillCursor<'a> {
     pub async fn finish(self) -> Result<()> {
         self.client.batch_execute("COMMIT").await.map_err(|error| failed("end the backfill", error))
     }
+}
+
+/// Begins the transaction of a backfill. Row security must fail a backfill, not hide rows from it.
+/// The planner must plan for the whole result, not for its first tenth. This transaction idles
+/// while a chunk travels to Kafka. The sort may well outlast a statement_timeout, and the whole
+/// backfill a transaction_timeout (Postgres 17).
+async fn begin(client: &Client, import: &str) -> std::result::Result<(), tokio_postgres::Error> {
+    let sql = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {import}
+         SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
+         SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = 0;
+         SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout';"
+    );
+    client.batch_execute(&sql).await
 }
 
 /// A value as the server sent it.

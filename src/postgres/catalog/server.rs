@@ -163,6 +163,16 @@ pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
     Ok(Lsn(row.get::<_, PgLsn>(0).into()))
 }
 
+/// Where the next record of the log begins. Every commit that can be seen lies before it.
+///
+/// # Errors
+/// What the server says; it must not be in recovery.
+pub(crate) async fn inserted_lsn(client: &Client) -> Result<Lsn> {
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await;
+    let row = row.map_err(|error| failed("read the server's WAL position", error))?;
+    Ok(Lsn(row.get::<_, PgLsn>(0).into()))
+}
+
 /// The end of what the server has written, flushed or not. On a standby it is the end of what it
 /// has received.
 ///

@@ -69,7 +69,8 @@ impl Machine {
     }
 
     pub(super) fn nothing_in_flight(&self) -> bool {
-        self.queue.is_empty() && self.building.rows == 0 && self.building.boundary.is_none() && self.open.is_none()
+        let nothing_is_built = self.building.rows == 0 && self.building.boundary.is_none() && self.open.is_none();
+        nothing_is_built && self.queue.is_empty() && self.settling.is_empty()
     }
 
     /// Cuts when the producer could send more and the batch has waited long enough for rows.
@@ -124,7 +125,16 @@ impl Machine {
         let Cut { rows, bytes, progress, oldest } = cut;
         self.cut = progress.clone();
         let (end, stage) = (progress.lsn, Stage::Sending);
-        self.queue.push(Batch { id, stage, rows, bytes, end, progress: Some(progress.clone()), oldest });
+        self.queue.push(Batch {
+            id,
+            stage,
+            rows,
+            bytes,
+            end,
+            progress: Some(progress.clone()),
+            oldest,
+            behind: Lsn::ZERO,
+        });
         self.actions.push_back(Action::Publish { batch: id, rows, progress });
     }
 
@@ -156,7 +166,10 @@ impl Machine {
     /// Rule 7: confirms the end of the longest prefix that is published and marked, and never goes
     /// back.
     pub(super) fn confirm(&mut self) {
-        let done = self.queue.pop_done().unwrap_or(Lsn::ZERO);
+        if let Some(done) = self.queue.pop_done() {
+            self.settling.add(done);
+        }
+        let done = self.settling.take(self.read_to).unwrap_or(Lsn::ZERO);
         // A dropped row is neither marked nor in the queue. What follows it must come again with
         // it, and so must not be confirmed.
         if self.dropped && self.marks {

@@ -8,6 +8,7 @@ use super::{
     faults::diverged,
     queue::{Queue, Stage},
     reading::{Boundary, Building, Kind, Open},
+    settling::Settling,
 };
 use crate::{
     Code, Error, Lsn,
@@ -41,6 +42,8 @@ pub struct Machine {
     pub(super) open: Option<Open>,
     pub(super) building: Building,
     pub(super) queue: Queue,
+    /// Done batches whose marks the stream has yet to pass.
+    pub(super) settling: Settling,
     /// Everything before this LSN has been read.
     pub(super) read_to: Lsn,
     /// The server asked for a reply, so the next idle advance does not wait.
@@ -81,6 +84,7 @@ impl Machine {
             open: None,
             building: Building::default(),
             queue: Queue::default(),
+            settling: Settling::default(),
             read_to: Lsn::ZERO,
             idle_urgent: false,
             last_position: None,
@@ -249,6 +253,9 @@ impl Machine {
                 self.cut_whole_transactions();
             }
         }
+        if !self.settling.is_empty() {
+            self.confirm();
+        }
         self.checked()
     }
 
@@ -298,12 +305,13 @@ impl Machine {
         self.checked()
     }
 
-    /// The batch's marks are durable.
+    /// The batch's marks are durable. `behind` is the LSN that the stream must have passed before the
+    /// batch is confirmed: the end of the marks' commit, if the slot is a failover slot; else zero.
     ///
     /// # Errors
     /// `internal`: the batch is not with the marker.
-    pub fn marked(&mut self, batch: BatchId) -> Result<(), Error> {
-        self.queue.advance(batch, Stage::Marking, Stage::Done)?;
+    pub fn marked(&mut self, batch: BatchId, behind: Lsn) -> Result<(), Error> {
+        self.queue.advance(batch, Stage::Marking, Stage::Done)?.behind = behind;
         self.confirm();
         self.checked()
     }

@@ -35,6 +35,7 @@ mod machine;
 mod queue;
 mod reading;
 mod redelivery;
+mod settling;
 
 pub use self::{
     action::{Action, BatchId, Place, RowIs},

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 #[cfg(debug_assertions)]
 use super::faults::require;
-use super::{action::BatchId, faults::internal};
+use super::{action::BatchId, faults::internal, settling::Settles};
 use crate::{Error, Lsn, source::position::Progress};
 
 /// Where a batch stands.
@@ -49,6 +49,8 @@ pub(super) struct Batch {
     pub(super) progress: Option<Progress>,
     /// Commit time of its first transaction, for the lag.
     pub(super) oldest: Option<i64>,
+    /// The stream must have passed this before the batch is confirmed; zero where it need not.
+    pub(super) behind: Lsn,
 }
 
 /// The queue. Ids count up by one, so the distance from the front finds a batch.
@@ -146,15 +148,16 @@ impl Queue {
     }
 
     /// Removes the done batches at the front. Returns where the last of them ends.
-    pub(super) fn pop_done(&mut self) -> Option<Lsn> {
-        let mut end = None;
+    pub(super) fn pop_done(&mut self) -> Option<Settles> {
+        let mut done: Option<Settles> = None;
         while self.batches.front().is_some_and(|batch| batch.stage == Stage::Done) {
             let Some(batch) = self.batches.pop_front() else { break };
             self.rows -= batch.rows;
             self.stages[Stage::Done as usize] -= 1;
-            end = end.max(Some(batch.end));
+            let behind = done.map_or(Lsn::ZERO, |done| done.behind).max(batch.behind);
+            done = Some(Settles { end: batch.end, behind });
         }
-        end
+        done
     }
 
     pub(super) fn last_end(&self) -> Option<Lsn> {

@@ -14,7 +14,7 @@ use super::{
     queue::{Batch, Stage},
     reading::{Boundary, Kind},
 };
-use crate::{Error, source::position::CommitId};
+use crate::{Error, Lsn, source::position::CommitId};
 
 /// Redelivered rows that go to the marker together, at most; see [`Machine::hold_rows`].
 const HOLD_ROWS: usize = 1000;
@@ -126,6 +126,7 @@ impl Machine {
             end,
             progress: None,
             oldest: None,
+            behind: Lsn::ZERO,
         });
     }
 
@@ -156,7 +157,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        Lsn,
         relay::state::Bounds,
         source::position::{Progress, Split},
     };

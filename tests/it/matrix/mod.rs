@@ -3,6 +3,7 @@
 
 mod brokers;
 mod clock;
+mod failover;
 mod instances;
 mod kafka;
 mod network;
