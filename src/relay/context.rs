@@ -1,14 +1,14 @@
 //! What every session of a source needs and none changes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 
 use crate::{
-    Code, Error,
+    Code, Error, Result,
     config::{Kafka, Source},
-    postgres::ConnectOptions,
-    source::{position::Position, producers::PositionBytes},
+    postgres::{ConnectOptions, SqlSession},
+    source::{position::Position, producers::PositionBytes, server::require_same_server},
     telemetry::{Metrics, SourceMetrics},
 };
 
@@ -42,6 +42,16 @@ impl Context {
             shutdown,
             patient: true,
         }
+    }
+
+    /// Opens an ordinary session on the server that was started at this time.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or another one answers.
+    pub(super) async fn sql_on(&self, started: SystemTime, name: &'static str) -> Result<SqlSession> {
+        let session = self.connect.sql(name).await?;
+        require_same_server(&session, name, started).await?;
+        Ok(session)
     }
 
     /// Resolves when the daemon is told to stop.

@@ -4,7 +4,11 @@
 //! A row that is gone counts as marked (rule 10). What matters is that no published row stays
 //! unmarked.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_postgres::error::SqlState;
@@ -164,10 +168,14 @@ pub(super) struct MarkingSession {
 ///
 /// # Errors
 /// As [`marking_session`].
-pub(super) async fn marking_sessions(context: &Context, tables: &[TableInfo]) -> Result<Vec<MarkingSession>> {
+pub(super) async fn marking_sessions(
+    context: &Context,
+    tables: &[TableInfo],
+    started: SystemTime,
+) -> Result<Vec<MarkingSession>> {
     let mut sessions = Vec::new();
     for _ in 0..context.source.limits.marker_connections.max(1) {
-        sessions.push(marking_session(context, tables).await?);
+        sessions.push(marking_session(context, tables, started).await?);
     }
     Ok(sessions)
 }
@@ -176,8 +184,12 @@ pub(super) async fn marking_sessions(context: &Context, tables: &[TableInfo]) ->
 ///
 /// # Errors
 /// The server cannot be reached, or the role may not mark.
-pub(super) async fn marking_session(context: &Context, tables: &[TableInfo]) -> Result<MarkingSession> {
-    let session = context.connect.sql("marker").await?;
+pub(super) async fn marking_session(
+    context: &Context,
+    tables: &[TableInfo],
+    started: SystemTime,
+) -> Result<MarkingSession> {
+    let session = context.sql_on(started, "marker").await?;
     let statements = MarkStatement::prepare_all(&session, tables, &context.source).await?;
     let slot = slots::slot(&session, &context.source.slot).await?;
     let tells_log_end = slot.is_some_and(|slot| slot.failover);

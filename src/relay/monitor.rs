@@ -1,7 +1,7 @@
 //! Reads now and then what only Postgres knows. It does so on a session of its own, since a slow
 //! count must hold up nothing.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::context::Context;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         ConnectOptions, SqlSession,
         catalog::{TableInfo, monitor},
     },
-    source::standing::SlotStanding,
+    source::{server::require_same_server, standing::SlotStanding},
     telemetry::{SeenSlot, SourceMetrics},
 };
 
@@ -22,11 +22,11 @@ pub(super) struct Monitor(tokio::task::JoinHandle<()>);
 
 impl Monitor {
     /// Starts the task. An error that keeps it from looking holds nothing up.
-    pub(super) fn start(context: &Context, tables: &[TableInfo]) -> Self {
+    pub(super) fn start(context: &Context, tables: &[TableInfo], started: SystemTime) -> Self {
         let source = &context.source;
         let queries = monitor::Monitor::new(&source.slot, tables, &source.mapping.columns, source.mark);
         let (connect, metrics) = (context.connect.clone(), context.metrics.clone());
-        Self(tokio::spawn(async move { watch(&connect, &queries, &metrics).await }))
+        Self(tokio::spawn(async move { watch(&connect, started, &queries, &metrics).await }))
     }
 }
 
@@ -36,14 +36,14 @@ impl Drop for Monitor {
     }
 }
 
-async fn watch(connect: &ConnectOptions, queries: &monitor::Monitor, metrics: &SourceMetrics) {
+async fn watch(connect: &ConnectOptions, started: SystemTime, queries: &monitor::Monitor, metrics: &SourceMetrics) {
     let mut tick = tokio::time::interval(EVERY);
     let mut session = None;
     loop {
         tick.tick().await;
         // The relay itself meets the same server and its errors. Here an error only means that the
         // numbers are old.
-        match look(connect, queries, &mut session).await {
+        match look(connect, started, queries, &mut session).await {
             Ok(reading) => show(queries.slot(), &reading, metrics),
             Err(error) => tracing::debug!("monitoring: {error}"),
         }
@@ -53,12 +53,17 @@ async fn watch(connect: &ConnectOptions, queries: &monitor::Monitor, metrics: &S
 /// Looks once, on the session of the last time if that is still alive.
 async fn look(
     connect: &ConnectOptions,
+    started: SystemTime,
     queries: &monitor::Monitor,
     session: &mut Option<SqlSession>,
 ) -> Result<monitor::Reading> {
     let open = match session.take().filter(|session| !session.is_closed()) {
         Some(open) => open,
-        None => connect.sql("monitor").await?,
+        None => {
+            let opened = connect.sql("monitor").await?;
+            require_same_server(&opened, "monitor", started).await?;
+            opened
+        }
     };
     queries.read(session.insert(open)).await
 }

@@ -46,7 +46,7 @@ impl<'a> Session<'a> {
         match started {
             Step::StandBy => Ok(End::StandBy),
             _ => {
-                let started = start.finish().await?;
+                let started = start.finish()?;
                 Stream::new(context, memory, started).await?.run().await.map_err(publication::is_gone)
             }
         }

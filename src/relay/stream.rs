@@ -94,11 +94,11 @@ impl<'a> Stream<'a> {
         }
         let marker = match source.mark {
             Mark::None => None,
-            Mark::Update | Mark::Delete => Some(Marker::start(marking_sessions(context, &tables).await?)),
+            Mark::Update | Mark::Delete => Some(Marker::start(marking_sessions(context, &tables, life.started).await?)),
         };
         let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
         let rows = Rows::new(encoder, source.on_poison, memory.verdicts.clone());
-        let monitor = Monitor::start(context, &tables);
+        let monitor = Monitor::start(context, &tables, life.started);
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
         Ok(Self {
             context,

@@ -45,7 +45,7 @@ async fn mark_a_backlog(what: &str, client: &Client, source: &Source) -> MarkCos
     let statements = MarkStatement::prepare_all(client, &tables, source).await.unwrap();
     let (began, worked) = (log_end(client).await, work(client).await);
     for batch in ids.chunks(BATCH) {
-        let marked = statements[0].execute(client, &batch).await.unwrap().rows;
+        let marked = statements[0].execute(client, batch).await.unwrap().rows;
         assert_eq!(marked, batch.len() as u64);
     }
     let worked = work(client).await.saturating_sub(worked).as_nanos() / ids.len() as u128;

@@ -1,9 +1,12 @@
 //! Marks are seen, not assumed: what keeps a mark from being made is said, and nothing is confirmed behind it.
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, eventually};
+use testbed::{Daemon, Kafka, Postgres, Version, eventually, workload};
 
-use crate::scene::{PATIENCE, QUICK, Scene, insert_one, metric, tail, wait_code, wait_ready, wait_true};
+use crate::{
+    matrix::restored::behind_a_proxy,
+    scene::{Host, PATIENCE, QUICK, Scene, insert_one, metric, tail, wait_code, wait_ready, wait_true},
+};
 
 /// Ways to swallow an UPDATE that sets the mark.
 const SWALLOWED_UPDATES: [(&str, &str); 5] = [
@@ -129,5 +132,39 @@ async fn a_mark_that_the_server_asks_to_try_again_is_tried_again() -> Result<()>
         scene.oracle().await?.assert_clean();
         assert_eq!(crate::scene::times_led(&daemon), led, "{state} ended the session\n{}", tail(&daemon));
     }
+    Ok(())
+}
+
+/// An address that leads to several servers, as a proxy's may. On the other one the row is not there, and looks gone.
+#[tokio::test]
+async fn a_mark_that_would_reach_another_server_is_not_made() -> Result<()> {
+    let kafka = Host::Own(Kafka::builder(1).start().await?);
+    let mut scene = Scene::on(Host::Own(Postgres::start(Version::V15).await?), kafka).await?.with(QUICK);
+    let other = Postgres::start(Version::V15).await?;
+    other.create_database(&scene.database).await?;
+    workload::create_outbox(&other.client(&scene.database).await?, "order_outbox").await?;
+    let (proxy, daemon) = behind_a_proxy(&scene).await?;
+    scene.insert(1).await?;
+    scene.oracle().await?.assert_clean();
+    daemon.kill9()?;
+    // Without Kafka the next start gets as far as the slot, and opens the marker's session later.
+    scene.kafka.pause(0)?;
+    insert_one(&scene, &scene.client).await?;
+    daemon.start_again()?;
+    let slot = scene.slot();
+    wait_true(&scene.client, &format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'")).await;
+    proxy.retarget(other.port()?);
+    scene.kafka.resume(0)?;
+    let line = daemon.wait_for_line(|line| line.contains("the address leads to several servers"), PATIENCE).await?;
+    ensure!(line.contains("postgres-unreachable"), "{line}");
+    // The next start may have reached the other server as a whole, and found no slot there.
+    let _ = daemon.kill9();
+    proxy.retarget(scene.postgres.port()?);
+    let unmarked = "SELECT count(*) FROM order_outbox WHERE published_at IS NULL";
+    assert_eq!(scene.client.query_one(unmarked, &[]).await?.get::<_, i64>(0), 1);
+    daemon.start_again()?;
+    wait_ready(&daemon).await;
+    scene.oracle().await?.assert_clean();
+    assert_eq!(scene.records().await?, 2);
     Ok(())
 }

@@ -29,6 +29,7 @@ use crate::{
         position::{History, Phase, Position, Progress, RowId},
         producers::{Producers, Unpublished},
         publication::{self, fingerprint},
+        server::require_same_server_streams,
         standing::SourceState,
         verdict::require_kept,
     },
@@ -78,6 +79,7 @@ impl Start<'_> {
 
     async fn start_replication(&mut self, mut client: ReplicationClient) -> Result<Fact> {
         let source = &self.context.source;
+        require_same_server_streams(&mut client, self.server_started).await?;
         let system = client.identify_system().await?;
         let history = client.timeline_history(system.timeline).await?;
         let switches = history.iter().map(|switch| (switch.timeline, switch.switchpoint)).collect();
@@ -121,7 +123,7 @@ impl Start<'_> {
 
     pub(super) async fn lock_source(&mut self) -> Result<Fact> {
         self.context.metrics.set_state(SourceState::Starting);
-        let session = self.context.connect.sql("setup").await?;
+        let session = self.context.sql_on(self.server_started, "setup").await?;
         if !lock::try_take(&session, &self.context.source.name).await? {
             return Ok(Fact::TakenByAnother);
         }
@@ -198,7 +200,8 @@ impl Start<'_> {
         }
         let (context, tables) = (self.context, self.tables.clone());
         // The rows may be locked while we hold the slot, so the server must hear from us.
-        self.keeping_alive(async { marking_session(context, &tables).await?.mark(&marks).await }).await?;
+        let started = self.server_started;
+        self.keeping_alive(async { marking_session(context, &tables, started).await?.mark(&marks).await }).await?;
         Ok(Fact::Done)
     }
 
@@ -208,9 +211,9 @@ impl Start<'_> {
         let Some((table, _)) = (0_u16..).zip(&self.tables).find(|(_, table)| table.oid == row.table) else {
             return Ok(());
         };
-        let (context, tables) = (self.context, self.tables.clone());
+        let (context, tables, started) = (self.context, self.tables.clone(), self.server_started);
         let look = async {
-            let session = marking_session(context, &tables).await?;
+            let session = marking_session(context, &tables, started).await?;
             session.is_unmarked(MarkRow { table, xid: 0, id: &row.id }).await
         };
         if self.keeping_alive(look).await? {
@@ -242,7 +245,7 @@ impl Start<'_> {
         if let Some(name) = &created.snapshot {
             // The snapshot lives until the connection's next command, so it is imported before the
             // slot is taken.
-            let session = self.context.connect.sql("backfill").await?;
+            let session = self.context.sql_on(self.server_started, "backfill").await?;
             BackfillCursor::import_snapshot(&session, name).await?;
             self.snapshot = Some(Arc::new(session));
         }
@@ -308,7 +311,9 @@ impl Start<'_> {
         let producers = self.producers.take().ok_or_else(missing)?;
         let marking = match self.context.source.mark {
             Mark::None => None,
-            Mark::Update | Mark::Delete => Some(marking_session(self.context, &self.tables).await?),
+            Mark::Update | Mark::Delete => {
+                Some(marking_session(self.context, &self.tables, self.server_started).await?)
+            }
         };
         let position = self.set_up_position(Phase::Backfill)?;
         let tables = self.tables.clone();

@@ -1,6 +1,6 @@
 //! A start under way, and the walk through its steps.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 use crate::{
     Code, Error, Lsn, Result, config,
@@ -30,6 +30,8 @@ pub(in crate::relay) struct Start<'a> {
     pub(super) startup: Startup,
     /// Runs catalog queries, and tells when the server shuts down.
     pub(super) sql: Option<Arc<SqlSession>>,
+    /// When the server of that session was started. Every other session must reach the same one.
+    pub(super) server_started: SystemTime,
     /// Holds the advisory lock during set-up.
     pub(super) lock: Option<SqlSession>,
     pub(super) replication: Option<Replication>,
@@ -82,6 +84,7 @@ impl<'a> Start<'a> {
             patient: true,
             startup: Startup::new(policy),
             sql: None,
+            server_started: SystemTime::UNIX_EPOCH,
             lock: None,
             replication: None,
             producers: None,
@@ -106,6 +109,7 @@ impl<'a> Start<'a> {
     pub(in crate::relay) async fn run(&mut self) -> Result<Step> {
         self.sql = Some(Arc::new(self.context.connect.sql("catalog").await?));
         require_server(self.sql()?).await?;
+        self.server_started = server::postmaster_start_time(self.sql()?).await?;
         loop {
             let step = self.startup.step();
             tracing::debug!(?step, "starting");
@@ -158,7 +162,7 @@ impl<'a> Start<'a> {
     /// # Errors
     /// `internal`: the walk has not ended there. A Postgres error: the server does not tell when it
     /// was started.
-    pub(in crate::relay) async fn finish(self) -> Result<Started> {
+    pub(in crate::relay) fn finish(self) -> Result<Started> {
         let missing = || Error::new(Code::Internal, "the start ended without all it needs");
         let context = self.context;
         let (sql, producers) = (self.sql.ok_or_else(missing)?, self.producers.ok_or_else(missing)?);
@@ -170,7 +174,7 @@ impl<'a> Start<'a> {
             slot: context.source.slot.clone(),
             consistent_point,
         };
-        let started = server::postmaster_start_time(&sql).await?;
+        let started = self.server_started;
         let life =
             ServerLife { system_id: replication.system.system_id, timeline: replication.system.timeline, started };
         let mut position = Position::new(Phase::Streaming, progress, history, self.publication);
