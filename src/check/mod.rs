@@ -10,6 +10,7 @@
 
 mod kafka;
 mod mark_cost;
+mod marking;
 mod publication;
 mod server;
 mod slot;
@@ -225,6 +226,7 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
             mark_cost::check(table, column, &cost, findings);
         }
     }
+    marking::check(&connect, &found, source, findings).await?;
     tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
     let publication = catalog::publications::publication(&session, &source.publication).await?;
     publication::check(publication.as_ref(), &found, setting, findings);

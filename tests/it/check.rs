@@ -267,3 +267,62 @@ async fn a_server_that_could_take_the_daemon_for_a_synchronous_standby_is_named(
     let troubles = healthy.troubles().await;
     assert!(troubles.iter().any(|line| line.starts_with("warning - synchronous_standby_names: ")), "{troubles:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_is_made_on_trial_and_taken_back() {
+    let mut healthy = Healthy::new().await;
+    let insert = "INSERT INTO order_outbox (id, published_at) VALUES (gen_random_uuid(), NULL)";
+    healthy.client.batch_execute(insert).await.unwrap();
+    let findings = check::check(&healthy.config).await;
+    assert!(findings.list().iter().any(|found| found.message == "a mark was made on trial, and taken back"));
+    let unmarked = "SELECT count(*) FROM order_outbox WHERE published_at IS NULL";
+    assert_eq!(healthy.client.query_one(unmarked, &[]).await.unwrap().get::<_, i64>(0), 1);
+
+    healthy.source().auto_setup = true;
+    // A session may set off what its role or its database defaults to.
+    let database: String = healthy.client.query_one("SELECT current_database()", &[]).await.unwrap().get(0);
+    let read_only = |on: &str| format!("ALTER DATABASE {database} SET default_transaction_read_only = {on}");
+    healthy.client.batch_execute(&read_only("on")).await.unwrap();
+    assert_eq!(healthy.troubles().await, Vec::<String>::new());
+    healthy.client.batch_execute(&read_only("off")).await.unwrap();
+
+    for (trouble, heal, says) in [
+        (
+            "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+             CREATE TRIGGER swallow BEFORE UPDATE OR DELETE ON order_outbox FOR EACH ROW EXECUTE FUNCTION nothing()",
+            "DROP TRIGGER swallow ON order_outbox",
+            "has no mark after the statement that makes it",
+        ),
+        (
+            "CREATE PUBLICATION everything FOR ALL TABLES; ALTER TABLE order_outbox REPLICA IDENTITY NOTHING",
+            "DROP PUBLICATION everything; ALTER TABLE order_outbox REPLICA IDENTITY DEFAULT",
+            "replica identity",
+        ),
+        (
+            "CREATE RULE swallow AS ON UPDATE TO order_outbox DO INSTEAD NOTHING; \
+             CREATE RULE swallow_too AS ON DELETE TO order_outbox DO INSTEAD NOTHING",
+            "DROP RULE swallow ON order_outbox; DROP RULE swallow_too ON order_outbox",
+            "order_outbox",
+        ),
+    ] {
+        healthy.client.batch_execute(trouble).await.unwrap();
+        for mark in [Mark::Update, Mark::Delete] {
+            healthy.source().mark = mark;
+            let troubles = healthy.troubles().await;
+            let is_said = |line: &String| line.starts_with("failed mark-failed table") && line.contains(says);
+            assert!(troubles.iter().any(is_said), "{mark:?}: {troubles:#?}");
+        }
+        healthy.client.batch_execute(heal).await.unwrap();
+    }
+}
+
+/// The index makes the id unique, but not by the collation that the column compares with.
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_that_would_read_the_whole_table_are_told() {
+    let table = TABLE.replace("id uuid PRIMARY KEY", "id text NOT NULL");
+    let healthy = Healthy::on(Postgres::shared(Version::V15).await.unwrap(), &table).await;
+    healthy.client.batch_execute("CREATE UNIQUE INDEX ON order_outbox (id COLLATE \"POSIX\")").await.unwrap();
+    let troubles = healthy.troubles().await;
+    let is_said = |line: &String| line.starts_with("warning") && line.contains("reads the whole table");
+    assert!(troubles.iter().any(is_said), "{troubles:#?}");
+}

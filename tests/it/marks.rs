@@ -168,3 +168,16 @@ async fn a_mark_that_would_reach_another_server_is_not_made() -> Result<()> {
     assert_eq!(scene.records().await?, 2);
     Ok(())
 }
+
+/// Some clouds answer a full disk so. Without marks the slot would never move, and the disk never be freed.
+#[tokio::test]
+async fn marks_are_made_in_a_database_that_is_read_only_by_default() -> Result<()> {
+    let scene = Scene::shared().await?.with(QUICK);
+    let database = &scene.database;
+    scene.client.batch_execute(&format!("ALTER DATABASE {database} SET default_transaction_read_only = on")).await?;
+    let daemon = scene.streaming().await?;
+    insert_one(&scene, &scene.client).await?;
+    scene.oracle().await?.assert_clean();
+    drop(daemon);
+    Ok(())
+}

@@ -269,6 +269,9 @@ SET enable_seqscan = off;
 -- Row security must fail a mark, not hide the row from it.
 SET row_security = off;
 SET TimeZone = 'UTC';
+-- The role or the database may default to read-only, as some clouds set it when the disk is full. Without marks the slot
+-- would never move, and the disk never be freed.
+SET default_transaction_read_only = off;
 SET statement_timeout = {};
 SET lock_timeout = {};
 -- That bounds a statement of ours; what the role allows other transactions (Postgres 17) would end the same one again and

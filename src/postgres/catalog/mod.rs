@@ -19,6 +19,7 @@ pub mod backfill;
 pub mod children;
 pub mod fingerprint;
 pub mod mark_cost;
+pub(crate) mod mark_trial;
 pub mod marks;
 pub mod monitor;
 pub mod names;
