@@ -29,7 +29,7 @@ pub(super) struct Binding {
     /// Index of the table in the source's `tables`.
     pub(super) table: u16,
     /// `schema.table`, for messages.
-    label: String,
+    pub(super) label: String,
     columns: Vec<BoundColumn>,
     /// For each column of the table its number among the used ones, or [`NOT_USED`].
     used: Vec<u16>,

@@ -99,6 +99,12 @@ impl Encoder {
         self.binding(relation).is_ok()
     }
 
+    /// `schema.table` of a bound table.
+    #[must_use]
+    pub(crate) fn table(&self, relation: u32) -> Option<&str> {
+        self.binding(relation).ok().map(|binding| binding.label.as_str())
+    }
+
     /// A transaction starts. `commit_time` is in microseconds since the Unix epoch.
     pub(crate) fn begin(&mut self, commit_time: i64) {
         self.commit_time = commit_time;

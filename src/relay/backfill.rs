@@ -24,7 +24,7 @@ use super::{
     marker::MarkingSession,
     marks::Marks,
     report::Report,
-    rows::{Row, Rows, Verdicts},
+    rows::{Row, Rows, Verdicts, waiting},
 };
 use crate::{
     Code, Error, Result,
@@ -80,6 +80,9 @@ struct Reading<'a> {
     cursor: BackfillCursor<'a>,
     /// How many rows the next FETCH asks for.
     fetch: usize,
+    /// Why nothing more is read: a row that cannot be published. The backfill ends with it, once
+    /// the rows before it are published and marked.
+    refusal: Option<Error>,
 }
 
 impl Backfill<'_> {
@@ -95,11 +98,14 @@ impl Backfill<'_> {
             marking.wait_to_see(&snapshot).await?;
         }
         let cursor = BackfillCursor::open(&snapshot, self.tables, &self.context.source).await?;
-        let mut reading = Reading { cursor, fetch: 1 };
+        let mut reading = Reading { cursor, fetch: 1, refusal: None };
         let (mut records, mut total) = (Records::default(), 0_usize);
         loop {
             let marks = self.next_chunk(&mut reading, &mut rows, &mut records).await?;
             if records.is_empty() {
+                if let Some(refusal) = reading.refusal {
+                    return Err(refusal);
+                }
                 tracing::info!(rows = total, "backfill done");
                 return Ok(Ended::Done(Box::new(producers)));
             }
@@ -142,12 +148,13 @@ impl Backfill<'_> {
         Ok(Rows::new(encoder, source.on_poison, self.verdicts.clone()))
     }
 
-    /// Reads rows until the chunk has enough rows or bytes. It fetches few at a time where they are
-    /// large.
+    /// Reads rows until the chunk has enough rows or bytes, or a row is refused. It fetches few at a
+    /// time where they are large.
     async fn next_chunk(&self, snapshot: &mut Reading<'_>, rows: &mut Rows, records: &mut Records) -> Result<Marks> {
         let limits = &self.context.source.limits;
         let (mut marks, mut tuple, mut writer) = (Marks::default(), Vec::new(), TupleWriter::new());
-        while records.len() < limits.backfill_chunk_rows
+        while snapshot.refusal.is_none()
+            && records.len() < limits.backfill_chunk_rows
             && records.bytes() < limits.batch_bytes
             && marks.bytes() < CHUNK_ID_BYTES
         {
@@ -167,7 +174,10 @@ impl Backfill<'_> {
                 let tuple = Tuple::parse(&tuple[range])
                     .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
                 let relation = self.tables[usize::from(row.table)].oid;
-                rows.append(Row { xid: 0, relation, tuple: &tuple }, records, &mut marks)?;
+                if let Err(error) = rows.append(Row { xid: 0, relation, tuple: &tuple }, records, &mut marks) {
+                    snapshot.refusal = Some(waiting(error)?);
+                    break;
+                }
             }
             if is_last {
                 break;

@@ -9,7 +9,7 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     driver::Driver,
     gathered::Gathered,
-    rows::{Row, Rows},
+    rows::{Row, Rows, waiting},
     state::RowIs,
 };
 use crate::{
@@ -32,6 +32,8 @@ pub(super) struct Intake {
     received: Lsn,
     /// What happened since the last [`Intake::take_counts`].
     counts: Counts,
+    /// Why nothing more is read: a row that cannot be published, or a table that cannot serve.
+    refused: Option<Error>,
 }
 
 /// The driver of a session on real servers.
@@ -52,7 +54,7 @@ impl Intake {
     /// `relatives` are the oids of partitions and ancestors of the tables.
     #[must_use]
     pub(super) fn new(rows: Rows, tables: Vec<TableInfo>, relatives: HashSet<u32>) -> Self {
-        Self { rows, tables, relatives, xid: 0, received: Lsn::ZERO, counts: Counts::default() }
+        Self { rows, tables, relatives, xid: 0, received: Lsn::ZERO, counts: Counts::default(), refused: None }
     }
 
     /// The source's tables.
@@ -72,11 +74,23 @@ impl Intake {
         Counts { dead_letters: self.rows.take_dead_letters(), ..std::mem::take(&mut self.counts) }
     }
 
-    /// Takes one message of the stream.
+    /// Whether a row or a table was refused, so that nothing more is read.
+    #[must_use]
+    pub(super) fn has_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Why the row or the table was refused. The session ends with it, once what came before is
+    /// finished.
+    pub(super) fn take_refusal(&mut self) -> Option<Error> {
+        self.refused.take()
+    }
+
+    /// Takes one message of the stream. A row that is poison with `on_poison = "stop"`, and a table
+    /// whose columns cannot serve, are no error yet ([`Intake::has_refused`]): the driver drains.
     ///
     /// # Errors
-    /// The message is not pgoutput, a row is poison and `on_poison = "stop"`, or the history is not
-    /// the published one.
+    /// The message is not pgoutput, or the history is not the published one.
     pub(super) fn take(&mut self, message: StreamMessage<'_>, driver: &mut Relaying, now: Duration) -> Result<()> {
         match message {
             StreamMessage::XLogData { wal_end, clock, data, .. } => {
@@ -115,7 +129,10 @@ impl Intake {
             Message::Relation(relation) => {
                 let mut tables = (0_u16..).zip(&self.tables);
                 if let Some((table, _)) = tables.find(|(_, table)| table.oid == relation.oid) {
-                    self.rows.encoder.bind(&relation.to_schema(), table)?;
+                    if let Err(error) = self.rows.encoder.bind(&relation.to_schema(), table) {
+                        self.refused = Some(waiting(error)?);
+                        driver.drain();
+                    }
                 } else {
                     self.refuse_namesake(&relation)?;
                 }
@@ -139,14 +156,18 @@ impl Intake {
         }
         let Driver { machine, building: Gathered { records, marks, .. }, .. } = driver;
         match machine.row(|id| self.rows.is_event(row, id))? {
-            RowIs::New => match self.rows.append(row, records, marks)? {
-                Encoded::Published => {
+            RowIs::New => match self.rows.append(row, records, marks) {
+                Ok(Encoded::Published) => {
                     let record = records
                         .last()
                         .ok_or_else(|| Error::new(Code::Internal, "a row was encoded, and its batch has no record"))?;
                     machine.published_row(record.size(), record.event_id.unwrap_or_default())?;
                 }
-                Encoded::AlreadyMarked => self.pass_over(driver)?,
+                Ok(Encoded::AlreadyMarked) => self.pass_over(driver)?,
+                Err(error) => {
+                    self.refused = Some(waiting(error)?);
+                    machine.refused_row()?;
+                }
             },
             RowIs::Redelivered => {
                 self.counts.redelivered += 1;

@@ -119,11 +119,16 @@ impl Rows {
         std::mem::take(&mut self.dead_letters)
     }
 
+    /// The row's table, for a message.
+    fn table(&self, row: Row<'_>) -> &str {
+        self.encoder.table(row.relation).unwrap_or_default()
+    }
+
     fn append_poison(&mut self, row: Row<'_>, poison: &Poison, records: &mut Records) -> Result<()> {
         let id = self.encoder.event_id(row.relation, row.tuple).unwrap_or_default();
         if self.on_poison == OnPoison::Stop {
             let code = if poison.reason == PoisonReason::TooLarge { Code::RowTooLarge } else { Code::RowInvalid };
-            return Err(Error::new(code, format!("event {id:?}: {poison}")));
+            return Err(Error::new(code, format!("event {id:?} of {}: {poison}", self.table(row))));
         }
         tracing::warn!(event_id = %id, reason = %poison, "dead letter");
         self.dead_letters += 1;
@@ -137,7 +142,7 @@ impl Rows {
         let encoder = &self.encoder;
         encoder.encode_dead_letter_without_payload(row.relation, row.tuple, poison, records).map_err(into_error)?;
         if let Some(refused) = self.verdicts.on_last(records) {
-            let text = format!("event {id:?}: Kafka refuses even its dead letter: {refused}");
+            let text = format!("event {id:?} of {}: Kafka refuses even its dead letter: {refused}", self.table(row));
             return Err(Error::new(Code::RowInvalid, text));
         }
         Ok(())
@@ -153,6 +158,18 @@ pub(super) struct Row<'a> {
     pub(crate) relation: u32,
     /// Its columns.
     pub(crate) tuple: &'a Tuple<'a>,
+}
+
+/// Gives an error back that may wait until what came before it is finished: what a row holds, or
+/// which columns its table has, says nothing against the rows before it.
+///
+/// # Errors
+/// Any other error. Nothing that was read can be trusted then.
+pub(super) fn waiting(error: Error) -> Result<Error> {
+    match error.code() {
+        Code::RowInvalid | Code::RowTooLarge | Code::ColumnInvalid => Ok(error),
+        _ => Err(error),
+    }
 }
 
 fn into_error(failure: Failure) -> Error {

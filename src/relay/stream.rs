@@ -135,12 +135,12 @@ impl<'a> Stream<'a> {
             if let Some(end) = self.ended {
                 return Ok(end);
             }
+            if give_up.is_none() && self.intake.has_refused() {
+                tracing::info!("finishing what came before a row that cannot be published");
+                give_up = Some(Instant::now() + timeouts.shutdown);
+            }
             if give_up.is_some() && self.driver.is_drained() {
-                self.send_status().await?;
-                // If closing fails, no harm is done: the status has told the server what matters.
-                let _ = self.replication.close().await;
-                tracing::info!(lsn = %self.driver.confirmed(), "drained");
-                return Ok(End::Stopped);
+                return self.close().await;
             }
             if self.read_buffered()? {
                 continue;
@@ -148,6 +148,15 @@ impl<'a> Stream<'a> {
             self.rest();
             self.wait(&mut status, &mut give_up).await?;
         }
+    }
+
+    /// Ends a session that is drained.
+    async fn close(mut self) -> Result<End> {
+        self.send_status().await?;
+        // If closing fails, no harm is done: the status has told the server what matters.
+        let _ = self.replication.close().await;
+        tracing::info!(lsn = %self.driver.confirmed(), "drained");
+        self.intake.take_refusal().map_or(Ok(End::Stopped), Err)
     }
 
     /// Takes messages that are buffered, up to a bound. Returns whether there were any.
@@ -200,10 +209,22 @@ impl<'a> Stream<'a> {
                 *give_up = Some(Instant::now() + self.context.source.timeouts.shutdown);
             }
             () = sleep_until(give_up.unwrap_or_else(far_future)), if give_up.is_some() => {
-                return Err(Error::new(Code::ShutdownTimeout, "closing down with rows in flight"));
+                return Err(self.gave_up());
             }
         }
         Ok(())
+    }
+
+    /// The error when the drain takes too long. A refused row is met again by the next session, so
+    /// that what came before it is tried again.
+    fn gave_up(&mut self) -> Error {
+        match self.intake.take_refusal() {
+            None => Error::new(Code::ShutdownTimeout, "closing down with rows in flight"),
+            Some(refusal) => {
+                let what = "rows in flight that came before one that cannot be published";
+                Error::new(Code::ShutdownTimeout, what).because(refusal)
+            }
+        }
     }
 
     /// Carries out what the driver asks for.

@@ -321,6 +321,17 @@ impl Machine {
         self.draining = true;
     }
 
+    /// The new row cannot be published. Drains: whole transactions before it go out, and the rows
+    /// of its own transaction do not.
+    ///
+    /// # Errors
+    /// `history-diverged`: something published must come first, and did not come.
+    pub(crate) fn refused_row(&mut self) -> Result<(), Error> {
+        self.refuse_new_row_before_proof()?;
+        self.drain();
+        self.checked()
+    }
+
     /// Ends every input. Debug builds check the invariants here. Release builds pay nothing for it.
     #[cfg_attr(
         not(debug_assertions),

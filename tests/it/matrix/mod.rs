@@ -7,6 +7,7 @@ mod failover;
 mod instances;
 mod kafka;
 mod network;
+mod poison;
 mod postgres;
 mod relays;
 pub(crate) mod restored;
