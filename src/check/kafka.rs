@@ -51,12 +51,26 @@ async fn topic(kafka: &Kafka, name: &str, findings: &mut Findings) {
         Err(error) => findings.error(&about, &error),
         Ok(found) => match found.get(name).cloned().flatten() {
             Some(info) => findings.ok(&about, format!("{} partitions, {} replicas", info.partitions, info.replication)),
-            None => findings.warning(
-                &about,
-                "it does not exist",
-                "run `outboxd setup`, unless the brokers create topics (auto.create.topics.enable)",
-            ),
+            None => missing(kafka, name, findings).await,
         },
+    }
+}
+
+/// A topic that is not there can be made, or the brokers refuse its name for ever.
+async fn missing(kafka: &Kafka, name: &str, findings: &mut Findings) {
+    let about = format!("topic {name}");
+    // Whoever may not make topics gets no answer, and the warning is all there is to say.
+    let refused = topics::refused(kafka, &[name]).await.unwrap_or_default();
+    match refused.into_iter().next() {
+        Some(topic) => {
+            let hint = "correct `topic` or `dead_letter_topic` of the source";
+            findings.failed_with(&about, Code::RowInvalid, topic.reason, hint);
+        }
+        None => findings.warning(
+            &about,
+            "it does not exist",
+            "run `outboxd setup`, unless the brokers create topics (auto.create.topics.enable)",
+        ),
     }
 }
 

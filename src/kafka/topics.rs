@@ -26,6 +26,9 @@ use crate::{
 /// How long a question to the cluster may take where the caller has no bound of its own.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long the brokers may take to say whether a topic may be made. A session waits for it.
+const ASKING: Duration = Duration::from_secs(5);
+
 /// A topic as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicInfo {
@@ -33,6 +36,28 @@ pub struct TopicInfo {
     pub partitions: usize,
     /// Replicas of the first partition.
     pub replication: usize,
+}
+
+/// A topic that the brokers refuse to make.
+#[derive(Debug)]
+pub(crate) struct RefusedTopic {
+    /// Name.
+    pub(crate) name: String,
+    /// Why, in their words, and beside which topic.
+    pub(crate) reason: String,
+}
+
+impl RefusedTopic {
+    /// `there` are the topics that exist. The brokers' metrics do not tell a point from an
+    /// underscore, so they refuse a name that differs from another one only in these
+    /// (`Topic.hasCollision`). librdkafka does not pass on which one it is.
+    fn new(name: String, there: &[&str]) -> Self {
+        let unified = |name: &str| name.replace('.', "_");
+        let other = there.iter().find(|other| **other != name && unified(other) == unified(&name));
+        let beside = other.map(|other| format!(", it collides with {other} ('.' and '_' count as the same)"));
+        let refused = RDKafkaErrorCode::InvalidTopic;
+        Self { reason: format!("the brokers refuse topic {name}: {refused}{}", beside.unwrap_or_default()), name }
+    }
 }
 
 /// A topic to be.
@@ -150,6 +175,37 @@ pub async fn create(kafka: &Kafka, topics: Vec<NewTopic>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Which of these topics the brokers refuse for their names, whoever makes them. Nothing is made.
+/// A topic for which we lack the right to ask is not among them.
+///
+/// # Errors
+/// As [`ping`].
+pub(crate) async fn refused(kafka: &Kafka, names: &[&str]) -> Result<Vec<RefusedTopic>> {
+    let admin: AdminClient<QuietContext> =
+        options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
+    let wanted: Vec<_> = names.iter().map(|name| admin::NewTopic::new(name, -1, TopicReplication::Fixed(-1))).collect();
+    let asking = AdminOptions::new().request_timeout(Some(ASKING)).operation_timeout(Some(ASKING)).validate_only(true);
+    let results = admin.create_topics(&wanted, &asking).await;
+    let results = results
+        .map_err(|error| Error::new(Code::KafkaUnreachable, "asking which topics may be made").because(error))?;
+    let is_refused = |result| match result {
+        Err((name, RDKafkaErrorCode::InvalidTopic)) => Some(name),
+        _ => None,
+    };
+    let refused: Vec<String> = results.into_iter().filter_map(is_refused).collect();
+    if refused.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kafka = kafka.clone();
+    blocking(move || {
+        let client = client(&kafka)?;
+        let all = metadata(&client, None, ASKING)?;
+        let there: Vec<&str> = all.topics().iter().map(rdkafka::metadata::MetadataTopic::name).collect();
+        Ok(refused.into_iter().map(|name| RefusedTopic::new(name, &there)).collect())
+    })
+    .await
 }
 
 /// A topic's configuration in force, including the defaults.

@@ -4,7 +4,9 @@ use std::time::SystemTime;
 
 use super::rows::Verdicts;
 use crate::{
-    kafka::{Batching, PublishFailure},
+    Code,
+    config::Kafka,
+    kafka::{Batching, PublishFailure, topics},
     outbox::Records,
     source::position::Progress,
 };
@@ -52,6 +54,26 @@ impl Memory {
             learned |= self.verdicts.add(record, error);
         }
         // A known verdict that did not help is a reason to stop. Otherwise we would try for ever.
+        learned
+    }
+
+    /// After a batch that lacked a topic: asks the brokers which of the batch's topics they refuse
+    /// for their names. Such a topic can never exist, so its rows are poison. Returns whether there
+    /// are new ones. If nobody answers, the topic counts as one that somebody may yet make.
+    pub(super) async fn learn_topics(&mut self, kafka: &Kafka, records: &Records, failure: &PublishFailure) -> bool {
+        if failure.error().code() != Code::TopicMissing {
+            return false;
+        }
+        let names: Vec<&str> = records.topics().map(|(name, _)| name).collect();
+        let refused = topics::refused(kafka, &names).await.unwrap_or_else(|error| {
+            tracing::warn!(code = error.code().as_str(), "{}", error.detail());
+            Vec::new()
+        });
+        let mut learned = false;
+        for topic in refused {
+            tracing::warn!("{}", topic.reason);
+            learned |= self.verdicts.add_topic(topic.name, topic.reason);
+        }
         learned
     }
 }

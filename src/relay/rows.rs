@@ -11,10 +11,14 @@ use crate::{
     pgoutput::Tuple,
 };
 
-/// Records that Kafka has refused, each by itself. They are kept only while the process lives. A
-/// verdict does not change what was published before it, and after a restart it is found again.
+/// Records that Kafka has refused, each by itself, and topics that it refuses for their names. They
+/// are kept only while the process lives. A verdict does not change what was published before it,
+/// and after a restart it is found again.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Verdicts(HashMap<RecordKey, Poison>);
+pub(super) struct Verdicts {
+    records: HashMap<RecordKey, Poison>,
+    topics: HashMap<String, Poison>,
+}
 
 /// What a record is known by. An event id may occur twice, but hardly with the same size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,27 +28,39 @@ struct RecordKey {
     bytes: usize,
 }
 
-/// Verdicts that are kept, at most. When there are more, all are dropped and found anew.
+/// Verdicts of each sort that are kept, at most. When there are more, all are dropped and found
+/// anew.
 const MAX_VERDICTS: usize = 10_000;
 
 impl Verdicts {
     /// Kafka refused this record, whatever came with it. Returns whether that is new.
     pub(super) fn add(&mut self, record: RecordRef<'_>, error: &Error) -> bool {
-        if self.0.len() >= MAX_VERDICTS {
-            self.0.clear();
-        }
+        make_room(&mut self.records);
         let reason = if error.code() == Code::RowTooLarge { PoisonReason::TooLarge } else { PoisonReason::Refused };
-        self.0.insert(key(record), Poison::new(reason, error.detail())).is_none()
+        self.records.insert(key(record), Poison::new(reason, error.detail())).is_none()
+    }
+
+    /// Kafka refuses this topic for its name. Returns whether that is new.
+    pub(super) fn add_topic(&mut self, topic: String, why: String) -> bool {
+        make_room(&mut self.topics);
+        self.topics.insert(topic, Poison::new(PoisonReason::TopicInvalid, why)).is_none()
     }
 
     /// Removes the last record again if Kafka is known to refuse it.
     fn on_last(&self, records: &mut Records) -> Option<Poison> {
-        if self.0.is_empty() {
+        if self.records.is_empty() && self.topics.is_empty() {
             return None;
         }
-        let poison = self.0.get(&key(last(records).ok()?))?.clone();
+        let record = last(records).ok()?;
+        let poison = self.topics.get(record.topic).or_else(|| self.records.get(&key(record)))?.clone();
         records.truncate(records.len() - 1);
         Some(poison)
+    }
+}
+
+fn make_room<K>(verdicts: &mut HashMap<K, Poison>) {
+    if verdicts.len() >= MAX_VERDICTS {
+        verdicts.clear();
     }
 }
 

@@ -196,7 +196,7 @@ impl<'a> Stream<'a> {
         let wake = self.driver.machine.next_deadline().map(|deadline| self.epoch + deadline);
         tokio::select! {
             filled = self.replication.fill(), if wants_input => filled?,
-            event = self.publisher.event() => self.published(event?)?,
+            event = self.publisher.event() => self.published(event?).await?,
             marked = marked(&mut self.marker) => self.marked(&marked?)?,
             error = self.sql.closed() => return Err(error),
             _ = status.tick() => self.driver.ask_for_status(),
@@ -267,7 +267,7 @@ impl<'a> Stream<'a> {
         require_same_publication(&self.position.publication, &now)
     }
 
-    fn published(&mut self, event: Event) -> Result<()> {
+    async fn published(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Sent { batch } => self.driver.sent(batch),
             Event::Committed { batch, records, took } => {
@@ -285,16 +285,18 @@ impl<'a> Stream<'a> {
                 }
                 Ok(())
             }
-            Event::Failed { records, failure } => self.failed(&records, failure),
+            Event::Failed { records, failure } => self.failed(&records, failure).await,
         }
     }
 
     /// Ends the session after a failed transaction. If rows are to blame, the next session follows
     /// at once.
-    fn failed(&mut self, records: &Records, failure: PublishFailure) -> Result<()> {
+    async fn failed(&mut self, records: &Records, failure: PublishFailure) -> Result<()> {
         self.report.failed(&failure);
         self.memory.suspected = Some(self.position.progress.clone());
-        if !self.memory.learn(records, &failure) {
+        let learned = self.memory.learn(records, &failure)
+            || self.memory.learn_topics(&self.context.kafka, records, &failure).await;
+        if !learned {
             return Err(failure.into_error());
         }
         self.ended = Some(End::Again);
