@@ -212,6 +212,9 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
             Err(error) => findings.error(&about, &error),
         }
     }
+    if let Err(error) = catalog::overlaps::refuse_overlaps(&session, &catalog::tables::oids(&found)).await {
+        findings.error("tables", &error);
+    }
     let mark = (source.mark == crate::config::Mark::Update).then_some(source.mapping.columns.published_at.as_str());
     for table in &found {
         let may = catalog::tables::privileges(&session, role, table, mark).await?;

@@ -28,7 +28,7 @@ use crate::{
     kafka::position_topic,
     postgres::{
         ConnectOptions, SqlSession,
-        catalog::{Fingerprint, SlotInfo, names::display_table, server, slots, tables},
+        catalog::{Fingerprint, SlotInfo, names::display_table, overlaps::refuse_overlaps, server, slots, tables},
     },
     relay,
     source::{
@@ -201,8 +201,11 @@ impl<'a> Joining<'a> {
         let unreadable = || refused("the position does not tell which tables are published: start the source anew");
         let published = Fingerprint::table_oids_of_json(&position.publication).ok_or_else(unreadable)?;
         let (mut found, mut old, mut joining) = (Vec::new(), Vec::new(), Vec::new());
+        let mut there = Vec::new();
         for name in &self.source.tables {
-            match oid(&self.sql, name).await? {
+            let oid = oid(&self.sql, name).await?;
+            there.extend(oid);
+            match oid {
                 Some(oid) if published.contains(&oid) => {
                     found.push(oid);
                     old.push(name.clone());
@@ -214,6 +217,8 @@ impl<'a> Joining<'a> {
             let text = format!("the table with oid {gone} is published and not among `tables`: tables can only join");
             return Err(refused(text));
         }
+        // The rows of a table that overlaps another one are published already.
+        refuse_overlaps(&self.sql, &there).await?;
         if joining.is_empty() {
             return Ok(Stage::Ordinary);
         }

@@ -1,6 +1,8 @@
 //! What there is already. This module reads it in SQL and from Kafka, and [`plan`](super::plan)
 //! judges it.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Client;
 
 use crate::{
@@ -11,6 +13,7 @@ use crate::{
         catalog::{
             PublicationInfo, TableInfo,
             names::{display_table, quote_ident, quote_qualified},
+            overlaps::{named_twice, refuse_overlaps},
             publications, slots,
             tables::{self, TablePrivileges},
         },
@@ -117,7 +120,8 @@ pub struct KafkaFacts {
 /// will do.
 ///
 /// # Errors
-/// The error of a broken session or of a missing right.
+/// [`Code::ConfigInvalid`](crate::Code::ConfigInvalid) where two tables share rows, or would be made
+/// at one place; the error of a broken session or of a missing right.
 pub async fn read(client: &Client, source: &Source, role: &str) -> Result<Facts> {
     const ROLE: &str = "
 SELECT r.rolsuper OR (r.rolreplication AND r.rolcanlogin), has_database_privilege(r.oid, current_database(), 'CONNECT')
@@ -138,6 +142,7 @@ FROM pg_roles r WHERE r.rolname = $1::text";
             }
         });
     }
+    require_apart(client, &found).await?;
     Ok(Facts {
         role: Role { name: role.to_owned(), rights },
         database,
@@ -145,6 +150,20 @@ FROM pg_roles r WHERE r.rolname = $1::text";
         publication: publications::publication(client, &source.publication).await?,
         slot_exists: slots::slot(client, &source.slot).await?.is_some(),
     })
+}
+
+/// Refuses two names of one table, whether it is there or has to be made.
+async fn require_apart(client: &Client, tables: &[TableFact]) -> Result<()> {
+    let mut missing = HashSet::new();
+    let mut there = Vec::with_capacity(tables.len());
+    for table in tables {
+        match table {
+            TableFact::Found(info, _) => there.push(info.oid),
+            TableFact::Missing(place) if missing.insert((&place.schema, &place.name)) => {}
+            TableFact::Missing(_) => return Err(named_twice(&table.display_name())),
+        }
+    }
+    refuse_overlaps(client, &there).await
 }
 
 async fn missing(client: &Client, name: &TableName) -> Result<MissingTable> {

@@ -13,6 +13,7 @@ mod joining;
 mod kafka;
 mod marks;
 mod matrix;
+mod overlaps;
 mod recover;
 mod relay;
 mod retention;

@@ -4,7 +4,7 @@
 //!
 //! Out:
 //! - typed facts about the server ([`server`]), the slot ([`slots`]), the tables ([`tables`],
-//!   [`children`]), the publication ([`publications`]) and its [`Fingerprint`];
+//!   [`children`], [`overlaps`]), the publication ([`publications`]) and its [`Fingerprint`];
 //! - the rows that were there before the slot ([`backfill`]), each value as pgoutput sends it
 //!   ([`output`]);
 //! - the statements that mark rows ([`marks`]), what they cost ([`mark_cost`]), and the numbers for
@@ -24,6 +24,7 @@ pub mod marks;
 pub mod monitor;
 pub mod names;
 pub(crate) mod output;
+pub(crate) mod overlaps;
 pub mod publications;
 pub mod server;
 pub mod slots;

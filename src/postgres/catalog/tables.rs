@@ -7,6 +7,7 @@ use tokio_postgres::{Client, Row};
 use super::{
     failed,
     names::{display_table, quote_table},
+    overlaps::refuse_overlaps,
     table_info::{ColumnInfo, IndexInfo, TableInfo, TableKind},
 };
 use crate::{
@@ -128,13 +129,20 @@ pub async fn resolve(client: &Client, table: &TableName) -> Result<TableInfo> {
 /// All tables of a source, in configuration order.
 ///
 /// # Errors
-/// As [`resolve`], for the first one that fails.
+/// As [`resolve`], for the first one that fails. [`Code::ConfigInvalid`] where two of them share
+/// rows.
 pub async fn resolve_all(client: &Client, source: &Source) -> Result<Vec<TableInfo>> {
     let mut found = Vec::with_capacity(source.tables.len());
     for name in &source.tables {
         found.push(resolve(client, name).await?);
     }
+    refuse_overlaps(client, &oids(&found)).await?;
     Ok(found)
+}
+
+/// The oids of tables, in their order.
+pub(crate) fn oids(tables: &[TableInfo]) -> Vec<u32> {
+    tables.iter().map(|table| table.oid).collect()
 }
 
 /// The tables of a source as they are now. A table that was renamed keeps its oid and gets its new
@@ -151,7 +159,7 @@ LEFT JOIN pg_class same ON same.oid = to_regclass(t.name) AND same.relkind IN ('
 LEFT JOIN pg_class c ON c.oid = coalesce(same.oid, t.oid) LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY t.place";
     let names: Vec<String> = source.tables.iter().map(quote_table).collect();
-    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let oids = oids(tables);
     let rows = client.query(NOW, &[&names, &oids]).await.map_err(|error| failed("look up the tables", error))?;
     let mut now = tables.to_vec();
     for (table, row) in now.iter_mut().zip(&rows) {
@@ -167,7 +175,7 @@ ORDER BY t.place";
 /// # Errors
 /// Only what a broken session brings.
 pub(crate) async fn relatives(client: &Client, tables: &[TableInfo]) -> Result<HashSet<u32>> {
-    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let oids = oids(tables);
     let rows = client
         .query(
             "SELECT DISTINCT relative.relid::oid FROM unnest($1::oid[]) AS t(oid),
