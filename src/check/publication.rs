@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     Code,
-    postgres::catalog::{PublicationInfo, PublishedTable, TableInfo, TableKind, publications::Membership},
+    postgres::catalog::{PublicationInfo, PublishedTable, TableInfo, publications::Membership},
+    source::publication::shortcomings,
 };
 
 pub(super) fn check(
@@ -26,6 +27,9 @@ pub(super) fn check(
         }
         return;
     };
+    for shortcoming in shortcomings(publication, tables) {
+        findings.failed_with(&about, Code::PublicationMissing, shortcoming.text, shortcoming.hint);
+    }
     operations(&about, publication, findings);
     for table in tables {
         match publication.membership(table) {
@@ -42,27 +46,18 @@ pub(super) fn check(
             Membership::InSchema(_) | Membership::AllTables => {}
         }
     }
-    let partitioned = tables.iter().find(|table| table.kind == TableKind::Partitioned);
-    if let Some(table) = partitioned
-        && !publication.via_root
-    {
-        let text = format!("rows of {} would arrive under the names of its partitions", table.display_name());
-        let hint = "ALTER PUBLICATION … SET (publish_via_partition_root = true)";
-        findings.failed_with(&about, Code::PublicationMissing, text, hint);
-    }
     // A table that was not found may be one of the others under a new name.
     if tables.len() == source.tables.len() {
         others(&about, publication, tables, findings);
     }
 }
 
-/// Rule 11.
+/// Rule 11, where INSERT is published.
 fn operations(about: &str, publication: &PublicationInfo, findings: &mut Findings) {
     if !publication.insert {
-        let text = format!("it publishes '{}', and no INSERT", publication.operations());
-        let hint = "ALTER PUBLICATION … SET (publish = 'insert'), before the service writes its first row";
-        findings.failed_with(about, Code::PublicationMissing, text, hint);
-    } else if publication.update || publication.delete || publication.truncate {
+        return;
+    }
+    if publication.update || publication.delete || publication.truncate {
         findings.warning(
             about,
             format!("it publishes '{}': every mark travels back through the stream", publication.operations()),

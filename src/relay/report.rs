@@ -71,6 +71,7 @@ impl Report {
     /// Reports where the machine stands now, and what was counted since the last time.
     pub(super) fn progress(&self, machine: &Machine, counts: &Counts) {
         self.metrics.rows_redelivered.inc_by(counts.redelivered);
+        self.metrics.rows_passed_over.inc_by(counts.passed_over);
         self.metrics.dead_letters.inc_by(counts.dead_letters);
         self.metrics.set_position(machine.position().lsn);
         self.metrics.in_flight_bytes.set(i64::try_from(machine.in_flight_bytes()).unwrap_or(i64::MAX));

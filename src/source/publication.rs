@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use crate::{
     Code, Error, Result,
-    postgres::catalog::{Fingerprint, TableInfo, children::refuse_children, publications},
+    postgres::catalog::{Fingerprint, PublicationInfo, TableInfo, TableKind, children::refuse_children, publications},
 };
 
 /// The fingerprint of the publication for these tables. It is null when there is no such
@@ -19,6 +19,44 @@ pub async fn fingerprint(client: &Client, publication: &str, tables: &[TableInfo
     let Some(publication) = publications::publication(client, publication).await? else { return Ok(Value::Null) };
     let print = Fingerprint::of(&publication, tables);
     serde_json::to_value(print).map_err(|error| Error::new(Code::Internal, "a fingerprint").because(error))
+}
+
+/// What keeps a publication from sending rows of a source.
+pub(crate) struct Shortcoming {
+    pub(crate) text: String,
+    /// The next step.
+    pub(crate) hint: &'static str,
+}
+
+/// Judges what a publication sends of these tables. `check` and the start both ask here.
+pub(crate) fn shortcomings(publication: &PublicationInfo, tables: &[TableInfo]) -> Vec<Shortcoming> {
+    let mut found = Vec::new();
+    if !publication.insert {
+        found.push(Shortcoming {
+            text: format!("it publishes '{}', and no INSERT", publication.operations()),
+            hint: "ALTER PUBLICATION … SET (publish = 'insert'), before the service writes its first row",
+        });
+    }
+    let partitioned = tables.iter().find(|table| table.kind == TableKind::Partitioned);
+    if let Some(table) = partitioned.filter(|_| !publication.via_root) {
+        found.push(Shortcoming {
+            text: format!("rows of {} would arrive under the names of its partitions", table.display_name()),
+            hint: "ALTER PUBLICATION … SET (publish_via_partition_root = true)",
+        });
+    }
+    found
+}
+
+/// Refuses a publication that does not send the rows of these tables. A publication that is not
+/// there is left to others.
+///
+/// # Errors
+/// [`Code::PublicationMissing`], or the catalog cannot be read.
+pub(crate) async fn require_sends(client: &Client, name: &str, tables: &[TableInfo]) -> Result<()> {
+    let Some(publication) = publications::publication(client, name).await? else { return Ok(()) };
+    shortcomings(&publication, tables).first().map_or(Ok(()), |Shortcoming { text, hint }| {
+        Err(Error::new(Code::PublicationMissing, format!("publication {name}: {text}: {hint}")))
+    })
 }
 
 /// The error of a publication that the stream no longer finds. It was there when rows were

@@ -14,6 +14,7 @@ pub(super) struct Families {
     pub(super) events_published: IntCounterVec,
     pub(super) rows_marked: IntCounterVec,
     pub(super) rows_redelivered: IntCounterVec,
+    pub(super) rows_passed_over: IntCounterVec,
     pub(super) dead_letters: IntCounterVec,
     pub(super) lag_bytes: IntGaugeVec,
     pub(super) lag_seconds: GaugeVec,
@@ -51,6 +52,7 @@ impl Families {
                 "Rows that Postgres sent again and that were not published again.",
                 source,
             ),
+            rows_passed_over: counter("outboxd_rows_passed_over_total", "Rows with their mark, or not ours.", source),
             dead_letters: counter("outboxd_dead_letters_total", "Rows sent to the dead-letter topic.", source),
             lag_bytes: gauge(
                 "outboxd_replication_lag_bytes",

@@ -69,6 +69,8 @@ pub(crate) struct SourceMetrics {
     pub(crate) rows_marked: IntCounter,
     /// Rows that the server sent again and that were not published again.
     pub(crate) rows_redelivered: IntCounter,
+    /// Rows that came with their mark, or of a table that is none of the source's.
+    pub(crate) rows_passed_over: IntCounter,
     /// Rows sent to the dead-letter topic.
     pub(crate) dead_letters: IntCounter,
     /// Bytes of WAL between the server's end and the position.
@@ -161,6 +163,7 @@ impl SourceMetrics {
         let metrics = Self {
             rows_marked: families.rows_marked.with_label_values(source),
             rows_redelivered: families.rows_redelivered.with_label_values(source),
+            rows_passed_over: families.rows_passed_over.with_label_values(source),
             dead_letters: families.dead_letters.with_label_values(source),
             lag_bytes: families.lag_bytes.with_label_values(source),
             lag_seconds: families.lag_seconds.with_label_values(source),
@@ -295,6 +298,7 @@ mod tests {
         "outboxd_replication_lag_bytes",
         "outboxd_replication_lag_seconds",
         "outboxd_rows_marked_total",
+        "outboxd_rows_passed_over_total",
         "outboxd_rows_redelivered_total",
         "outboxd_slot_retained_bytes",
         "outboxd_slot_wal_status",

@@ -23,5 +23,6 @@ mod sessions;
 mod setup;
 mod sources;
 mod status;
+mod unsent;
 mod verify;
 mod wire;

@@ -24,11 +24,12 @@ use crate::{
     },
     setup,
     source::{
+        compare::require_same_publication,
         lock,
         newest::{self, Belief},
         position::{History, Phase, Position, Progress, RowId},
         producers::{Producers, Unpublished},
-        publication::{self, fingerprint},
+        publication::{self, fingerprint, require_sends},
         server::require_same_server_streams,
         standing::SourceState,
         verdict::require_kept,
@@ -174,8 +175,17 @@ impl Start<'_> {
         self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
         self.relatives = tables::relatives(self.sql()?, &self.tables).await?;
         self.publication = fingerprint(self.sql()?, &context.source.publication, &self.tables).await?;
+        // A source that was published through another publication halts: the comparison says so.
+        if position.as_ref().is_none_or(|position| !self.has_another_publication(position)) {
+            require_sends(self.sql()?, &context.source.publication, &self.tables).await?;
+        }
         let slot_exists = slots::slot(self.sql()?, &context.source.slot).await?.is_some();
         Ok(Fact::Position { position, slot_exists })
+    }
+
+    fn has_another_publication(&self, position: &Position) -> bool {
+        position.phase == Phase::Streaming
+            && require_same_publication(&position.publication, &self.publication).is_err()
     }
 
     pub(super) async fn mark_chunk(&mut self) -> Result<Fact> {
