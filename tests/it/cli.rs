@@ -94,7 +94,7 @@ async fn help_shows_an_example_for_each_command() -> Result<()> {
 /// URLs that libpq or outboxd would refuse, each with what the message says about it.
 const WRONG_URLS: [(&str, &str); 8] = [
     ("postgres://127.0.0.1:1/shop?password=hunter2", "it names no user"),
-    ("postgres://u:hunter2@127.0.0.1:1/shop?gssencmode=disable", "gssencmode"),
+    ("postgres://u:hunter2@127.0.0.1:1/shop?gssencmode=require", "gssencmode"),
     ("postgres://u:hunter2@127.0.0.1:0/shop", "a port is not a number"),
     ("postgres://u:hunter2@127.0.0.1:hunter2/shop", "a port is not a number"),
     ("postgres://u:hunter2@127.0.0.1:1/shop?sslmode=hunter2", "sslmode must be one of"),

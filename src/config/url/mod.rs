@@ -4,6 +4,7 @@
 //! Page: "Connection URIs" and "Parameter Key Words" in "Database Connection Control Functions"
 //! (libpq).
 
+mod others;
 mod text;
 
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
@@ -179,14 +180,14 @@ impl Draft {
             "channel_binding" => self.channel_binding = Some(one_of(name, &value, CHANNEL_BINDINGS)?),
             "application_name" => self.application_name = Some(value),
             "options" => self.options = Some(value),
-            "target_session_attrs" => self.read_write = Some(one_of(name, &value, TARGETS)?),
+            "target_session_attrs" => self.read_write = Some(target(&value)?),
             "connect_timeout" => self.connect_timeout = seconds_or_default(name, &value)?,
             "keepalives" => self.keepalives_off = number(name, &value)? == 0,
             "keepalives_idle" => self.keepalive.idle = at_least_a_second(name, &value)?,
             "keepalives_interval" => self.keepalive.interval = at_least_a_second(name, &value)?,
             "keepalives_count" => self.keepalive.count = number(name, &value)?.clamp(1, 127) as u32,
             "tcp_user_timeout" => self.keepalive.user_timeout = Duration::from_millis(number(name, &value)?),
-            _ => return invalid(format!("it has a parameter {name:?} that outboxd does not know")),
+            _ => others::pass_over(name, &value)?,
         }
         Ok(())
     }
@@ -263,7 +264,19 @@ const SSL_MODES: &[(&str, SslMode)] = &[
 ];
 const CHANNEL_BINDINGS: &[(&str, ChannelBinding)] =
     &[("disable", ChannelBinding::Disable), ("prefer", ChannelBinding::Prefer), ("require", ChannelBinding::Require)];
-const TARGETS: &[(&str, bool)] = &[("any", false), ("read-write", true)];
+/// `primary` means `read-write` here: outboxd has to write, and a primary that is read-only by
+/// default would not do.
+const TARGETS: &[(&str, bool)] = &[("any", false), ("read-write", true), ("primary", true)];
+
+fn target(value: &str) -> Result<bool> {
+    if ["read-only", "standby", "prefer-standby"].contains(&value) {
+        return invalid(
+            "target_session_attrs asks for a server that cannot be written, where outboxd can neither keep its slot \
+             nor mark rows: it must be one of any, read-write, primary",
+        );
+    }
+    one_of("target_session_attrs", value, TARGETS)
+}
 
 fn one_of<T: Copy>(name: &str, value: &str, known: &[(&str, T)]) -> Result<T> {
     match known.iter().find(|(word, _)| *word == value) {

@@ -60,7 +60,7 @@ fn sslmode_and_sslrootcert_mean_what_they_mean_to_libpq() {
 
 #[test]
 fn what_is_not_understood_is_named() {
-    assert!(refused("postgres://me@h/db?gssencmode=x").contains("\"gssencmode\""));
+    assert!(refused("postgres://me@h/db?gssmode=x").contains("\"gssmode\""));
     assert!(refused("postgres://me@h/db?sslmode=maybe").contains("sslmode must be one of disable, allow"));
     assert!(refused("postgres://me@h/db?target_session_attrs=standby").contains("any, read-write"));
     assert!(refused("postgres://me@h/db?sslcert=/c").contains("sslkey"));
@@ -127,4 +127,51 @@ fn the_password_is_taken_out_wherever_libpq_allows_it() {
 fn the_passphrase_of_a_key_is_refused_and_not_shown() {
     let text = refused("postgres://u@db/x?sslcert=c&sslkey=a&sslpassword=hunter2");
     assert!(text.contains("sslpassword") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn what_libpq_knows_is_passed_over_where_it_changes_nothing() {
+    for params in [
+        "gssencmode=disable",
+        "gssencmode=prefer&krbsrvname=postgres",
+        "client_encoding=UTF8&fallback_application_name=x",
+        "sslsni=1&sslcompression=0&sslnegotiation=postgres&sslcertmode=allow",
+        "load_balance_hosts=disable&ssl_min_protocol_version=TLSv1.2",
+    ] {
+        assert_eq!(parse(&format!("postgres://me@h/db?{params}")).database(), "db", "{params}");
+    }
+}
+
+#[test]
+fn what_libpq_knows_and_outboxd_cannot_do_is_refused_with_the_reason() {
+    for (params, reason) in [
+        ("gssencmode=require", "no GSSAPI"),
+        ("client_encoding=LATIN1", "UTF-8"),
+        ("sslcrl=/crl.pem", "revocation"),
+        ("ssl_min_protocol_version=TLSv1.3", "TLS 1.2"),
+        ("sslnegotiation=direct", "asks the server for TLS first"),
+        ("require_auth=scram-sha-256", "channel_binding"),
+        ("passfile=/pgpass", "password_file"),
+        ("service=shop", "service file"),
+        ("hostaddr=10.0.0.1", "as the host"),
+        ("load_balance_hosts=random", "in their order"),
+        ("replication=database", "sets it itself"),
+        ("oauth_issuer=x", "no OAuth"),
+    ] {
+        let text = refused(&format!("postgres://me@h/db?{params}"));
+        let name = params.split('=').next().unwrap();
+        assert!(text.contains(name) && text.contains(reason), "{params} gave {text}");
+    }
+}
+
+#[test]
+fn outboxd_needs_the_server_that_can_be_written() {
+    for target in ["read-write", "primary"] {
+        assert!(parse(&format!("postgres://me@a,b/db?target_session_attrs={target}")).read_write, "{target}");
+    }
+    for target in ["standby", "prefer-standby", "read-only"] {
+        let text = refused(&format!("postgres://me@a,b/db?target_session_attrs={target}"));
+        assert!(text.contains("cannot be written"), "{target} gave {text}");
+    }
+    assert!(refused("postgres://me@h/db?target_session_attrs=x").contains("one of any, read-write, primary"));
 }
