@@ -90,13 +90,34 @@ pub(super) fn row_fault(code: Kafka) -> Option<Code> {
     }
 }
 
+/// What a refusal of a record means. The brokers' own names say little to whoever meets them for
+/// the first time.
+pub(super) fn in_words(code: Kafka) -> String {
+    let words = match code {
+        Kafka::InvalidTimestamp => {
+            "the record's time is further from the broker's clock than the topic allows \
+             (message.timestamp.before.max.ms, message.timestamp.after.max.ms)"
+        }
+        Kafka::InvalidRecord => {
+            "the broker finds the record invalid, as it does where a compacted topic gets one without a key"
+        }
+        Kafka::MessageSizeTooLarge | Kafka::MessageBatchTooLarge | Kafka::InvalidMessageSize => {
+            "the record is larger than the broker or the topic takes (max.message.bytes)"
+        }
+        Kafka::InvalidTopic => "Kafka takes no topic of this name",
+        Kafka::UnknownPartition => "the topic has no such partition",
+        _ => return code.to_string(),
+    };
+    format!("{words}: {code}")
+}
+
 /// The rows that are at fault. A broker refuses a request as a whole. So a fault is certain only
 /// for a record that travelled alone, or one that librdkafka itself refused.
 pub(super) fn rejected(failed: &[FailedDelivery], one_by_one: bool) -> Option<PublishFailure> {
     let (first, fault) = failed.iter().find_map(|failed| Some((failed, row_fault(failed.code)?)))?;
     let mut rows: Vec<Row> = failed.iter().filter(|f| row_fault(f.code) == Some(fault)).map(|f| f.row).collect();
     rows.sort_unstable();
-    let error = Error::new(fault, format!("records for {} were refused", first.topic)).because(first.code);
+    let error = Error::new(fault, format!("records for {} were refused", first.topic)).because(in_words(first.code));
     if rows.last() == Some(&POSITION) {
         // The position topic takes less than a position. No row is at fault, so none becomes a dead
         // letter.

@@ -15,7 +15,7 @@ use crate::{
     error::{Code, Error},
     kafka::{
         context::{POSITION, Row},
-        failure::{PublishFailure, code_of, consequence, explain, rejected, row_fault},
+        failure::{PublishFailure, code_of, consequence, explain, in_words, rejected, row_fault},
     },
 };
 
@@ -56,7 +56,7 @@ impl Producer {
                 let message = format!("row {row} of the batch was refused before sending");
                 PublishFailure::Rejected {
                     rows: vec![row],
-                    error: Error::new(fault, message).because(code),
+                    error: Error::new(fault, message).because(in_words(code)),
                     certain: true,
                 }
             }

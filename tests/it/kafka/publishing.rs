@@ -135,6 +135,8 @@ async fn a_timestamp_that_the_broker_refuses_is_the_row_s_fault() {
     let failure = source.producer_with(Batching::OneByOne).publish(&rows, source.position("1")).unwrap_err();
     let PublishFailure::Rejected { rows, error, certain } = failure else { panic!("{failure:?}") };
     assert_eq!((rows, error.code(), certain), (vec![1], Code::RowInvalid, true));
+    let text = error.detail();
+    assert!(text.contains("the broker's clock") && text.contains("message.timestamp.after.max.ms"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
