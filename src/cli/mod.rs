@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{Class, Code, Error, Result, config::Flags, door};
+use crate::{Class, Code, Error, Result, config::Flags, door, postgres::farewell};
 
 /// Carries the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
 #[derive(Parser)]
@@ -108,7 +108,11 @@ impl Cli {
 fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Internal, "cannot start threads").because(error))?;
-    let outcome = runtime.block_on(command);
+    let outcome = runtime.block_on(async {
+        let outcome = command.await;
+        farewell::said().await;
+        outcome
+    });
     // A thread that is inside a library's call must not delay the end of the process.
     runtime.shutdown_background();
     outcome

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_postgres::{
     Client, Config, SimpleQueryMessage,
     config::{ChannelBinding as TheirBinding, SslMode, SslNegotiation},
@@ -17,6 +17,7 @@ use tokio_postgres::{
 
 use super::{
     connect::Session,
+    farewell,
     options::{self, ConnectOptions},
     server_error::{ServerError, sql_error},
     transport::Transport,
@@ -32,6 +33,14 @@ pub struct SqlSession {
     client: Client,
     /// `None` while the session lives. Dropping this end closes the session.
     ended: watch::Receiver<Option<Ending>>,
+    /// It carries the session, and says goodbye when the session was dropped.
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for SqlSession {
+    fn drop(&mut self) {
+        self.task.take().into_iter().for_each(farewell::leaves);
+    }
 }
 
 /// Why the server ended a session. Each caller that asks gets an [`Error`] made of it.
@@ -69,7 +78,7 @@ impl Session for SqlSession {
         let (client, connection) =
             config.connect_raw(transport, Secured).await.map_err(|error| sql_error("opening an SQL session", error))?;
         let (end, ended) = watch::channel(None);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut connection = pin!(connection);
             let outcome = tokio::select! {
                 outcome = &mut connection => outcome,
@@ -79,7 +88,7 @@ impl Session for SqlSession {
             };
             drop(end.send(Some(ending(outcome))));
         });
-        Ok(Self { client, ended })
+        Ok(Self { client, ended, task: Some(task) })
     }
 
     async fn is_writable(&mut self) -> Result<bool> {

@@ -14,7 +14,9 @@ use super::{
     memory::{End, Memory},
     session::Session,
 };
-use crate::{Class, Code, Error, Result, config::Config, source::standing::SourceState, telemetry::Metrics};
+use crate::{
+    Class, Code, Error, Result, config::Config, postgres::farewell, source::standing::SourceState, telemetry::Metrics,
+};
 
 /// The first pause of the backoff.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -73,7 +75,11 @@ fn on_a_thread(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let (ended, told) = oneshot::channel();
     let run = move || {
-        let outcome = runtime.block_on(relay);
+        let outcome = runtime.block_on(async {
+            let outcome = relay.await;
+            farewell::said().await;
+            outcome
+        });
         // A thread that is inside a library's call must not hold up the end of the process.
         runtime.shutdown_background();
         // Nobody listens any more when the process is ending.
