@@ -62,7 +62,15 @@ pub async fn ensure(kafka: &Kafka) -> Result<()> {
 /// # Errors
 /// As [`topics::describe`].
 pub async fn exists(kafka: &Kafka) -> Result<bool> {
-    Ok(info(kafka).await?.is_some())
+    exists_within(kafka, topics::TIMEOUT).await
+}
+
+/// The same for a caller whose patience is shorter. An error then names what librdkafka said.
+///
+/// # Errors
+/// As [`topics::describe`].
+pub(crate) async fn exists_within(kafka: &Kafka, timeout: Duration) -> Result<bool> {
+    Ok(info(kafka, timeout).await?.is_some())
 }
 
 /// Whether the topic that is there can hold positions. A missing one is no error here.
@@ -71,7 +79,7 @@ pub async fn exists(kafka: &Kafka) -> Result<bool> {
 /// [`Code::PositionInvalid`]; else as [`topics::describe`]. Without the right to read the topic's
 /// configuration, only the partitions are checked, and there is no error.
 pub(crate) async fn validate(kafka: &Kafka) -> Result<()> {
-    let Some(info) = info(kafka).await? else { return Ok(()) };
+    let Some(info) = info(kafka, topics::TIMEOUT).await? else { return Ok(()) };
     one_partition(&kafka.position_topic, &info)?;
     let policy = match topics::configuration(kafka, &kafka.position_topic).await {
         Ok(mut entries) => entries.remove("cleanup.policy").unwrap_or_default(),
@@ -86,8 +94,8 @@ pub(crate) async fn validate(kafka: &Kafka) -> Result<()> {
     Ok(())
 }
 
-async fn info(kafka: &Kafka) -> Result<Option<TopicInfo>> {
-    let mut found = topics::describe(kafka, &[&kafka.position_topic], topics::TIMEOUT).await?;
+async fn info(kafka: &Kafka, timeout: Duration) -> Result<Option<TopicInfo>> {
+    let mut found = topics::describe(kafka, &[&kafka.position_topic], timeout).await?;
     Ok(found.remove(&kafka.position_topic).flatten())
 }
 

@@ -5,13 +5,16 @@
 //! it, so the position of a daemon that goes on in between can only seem to be ahead. Both read
 //! through `read`, and both keep their own order on purpose.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::position::Position;
 use crate::{
     Code, Error, Result,
     config::Kafka,
-    kafka::position_topic::{self, Succession},
+    kafka::{
+        position_topic::{self, Succession},
+        topics,
+    },
 };
 
 /// Longest wait for open transactions of others on the position topic. Kafka aborts them after
@@ -71,14 +74,16 @@ impl Published {
 /// # Errors
 /// As [`position_topic::read`].
 pub(crate) async fn read(kafka: &Kafka, source: &str, belief: Belief, patience: Duration) -> Result<Published> {
-    if !position_topic::exists(kafka).await? {
+    let deadline = Instant::now() + patience;
+    if !position_topic::exists_within(kafka, patience.min(topics::TIMEOUT)).await? {
         return Ok(Published::Nothing);
     }
     let succession = match belief {
         Belief::Strict => strict,
         Belief::Credulous => |_: &[u8], _: &[u8]| Succession::Newer,
     };
-    let newest = position_topic::read(kafka, source, succession, patience).await?;
+    let newest =
+        position_topic::read(kafka, source, succession, deadline.saturating_duration_since(Instant::now())).await?;
     Ok(newest.map_or(Published::Nothing, |bytes| decode(&bytes)))
 }
 
