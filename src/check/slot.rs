@@ -5,6 +5,7 @@ use crate::{
     Code,
     config::Source,
     postgres::catalog::{ServerInfo, SlotInfo},
+    source::verdict::require_own,
 };
 
 pub(super) fn check(slot: Option<&SlotInfo>, server: &ServerInfo, source: &Source, findings: &mut Findings) {
@@ -17,11 +18,8 @@ pub(super) fn check(slot: Option<&SlotInfo>, server: &ServerInfo, source: &Sourc
         }
         return;
     };
-    if slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_ref() != Some(&server.database) {
-        let plugin = slot.plugin.as_deref().unwrap_or("none (physical)");
-        let database = slot.database.as_deref().unwrap_or("none");
-        let text = format!("it is another's: plugin {plugin}, database {database}");
-        findings.failed_with(&about, Code::ConfigInvalid, text, "choose another name with `slot`");
+    if let Err(error) = require_own(&source.slot, slot, &server.database) {
+        findings.failed_with(&about, error.code(), error.detail(), "choose another name with `slot`");
         return;
     }
     if let Some(reason) = slot.lost() {

@@ -145,8 +145,8 @@ fn require_ours(slot: &SlotInfo, facts: &Facts, source: &Source) -> Result<()> {
 }
 
 fn halt(facts: &Facts, source: &Source) -> Option<Error> {
-    let Facts { published, slot, server, .. } = facts;
-    verdict(Evidence { name: &source.slot, slot: slot.as_ref(), published, server: Some(server) })
+    let Facts { published, slot, server, database, .. } = facts;
+    verdict(Evidence { name: &source.slot, database, slot: slot.as_ref(), published, server: Some(server) })
 }
 
 /// What a strategy does, and what that means.

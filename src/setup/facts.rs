@@ -19,7 +19,7 @@ use crate::{
         },
         sql_error,
     },
-    source::position::Position,
+    source::{position::Position, verdict::require_own},
 };
 
 /// What there is of a source in Postgres.
@@ -121,7 +121,8 @@ pub struct KafkaFacts {
 ///
 /// # Errors
 /// [`Code::ConfigInvalid`](crate::Code::ConfigInvalid) where two tables share rows, or would be made
-/// at one place; the error of a broken session or of a missing right.
+/// at one place, and for a slot that is another's; the error of a broken session or of a missing
+/// right.
 pub async fn read(client: &Client, source: &Source, role: &str) -> Result<Facts> {
     const ROLE: &str = "
 SELECT r.rolsuper OR (r.rolreplication AND r.rolcanlogin), has_database_privilege(r.oid, current_database(), 'CONNECT')
@@ -130,6 +131,10 @@ FROM pg_roles r WHERE r.rolname = $1::text";
     let rights = client.query_opt(ROLE, &[&role]).await.map_err(failed)?;
     let rights = rights.map(|row| RoleRights { replication: row.get(0), connect: row.get(1) });
     let database: String = client.query_one("SELECT current_database()::text", &[]).await.map_err(failed)?.get(0);
+    let slot = slots::slot(client, &source.slot).await?;
+    if let Some(slot) = &slot {
+        require_own(&source.slot, slot, &database)?;
+    }
     let mark = (source.mark == Mark::Update).then_some(source.mapping.columns.published_at.as_str());
     let mut found = Vec::with_capacity(source.tables.len());
     for name in &source.tables {
@@ -148,7 +153,7 @@ FROM pg_roles r WHERE r.rolname = $1::text";
         database,
         tables: found,
         publication: publications::publication(client, &source.publication).await?,
-        slot_exists: slots::slot(client, &source.slot).await?.is_some(),
+        slot_exists: slot.is_some(),
     })
 }
 

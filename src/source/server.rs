@@ -4,14 +4,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::{
     Code, Error, Result,
-    postgres::{ReplicationClient, SqlSession, catalog::server},
+    postgres::{
+        ReplicationClient, SqlSession,
+        catalog::{ServerInfo, server},
+    },
 };
 
-/// Refuses a server that outboxd cannot work with at all.
+/// Refuses a server that outboxd cannot work with at all. Gives back what it says about itself.
 ///
 /// # Errors
 /// [`Code::PostgresTooOld`] before Postgres 15, [`Code::WalLevel`] unless `wal_level` is `logical`.
-pub async fn require_server(sql: &SqlSession) -> Result<()> {
+pub async fn require_server(sql: &SqlSession) -> Result<ServerInfo> {
     let server = server::server(sql).await?;
     if server.major() < 15 {
         return Err(Error::new(Code::PostgresTooOld, format!("the server is Postgres {}", server.version_text)));
@@ -19,7 +22,7 @@ pub async fn require_server(sql: &SqlSession) -> Result<()> {
     if server.wal_level != "logical" {
         return Err(Error::new(Code::WalLevel, format!("wal_level is {}", server.wal_level)));
     }
-    Ok(())
+    Ok(server)
 }
 
 /// Refuses a session on another server than the one that streams. The address may be that of a

@@ -175,7 +175,8 @@ impl Standing {
         }
         if let (Ok(postgres), Ok(published)) = (&sides.postgres, &sides.kafka) {
             let server = postgres.history.as_ref().ok().map(|history| &history.server);
-            let evidence = Evidence { name: &source.slot, slot: postgres.slot.as_ref(), published, server };
+            let (name, database) = (&source.slot, &postgres.database);
+            let evidence = Evidence { name, database, slot: postgres.slot.as_ref(), published, server };
             standing.problems.extend(verdict(evidence).as_ref().map(Problem::from));
         }
         let from = standing.position.or(standing.slot.as_ref().map(|slot| slot.confirmed_flush));

@@ -3,6 +3,7 @@
 //!
 //! | position | slot | verdict |
 //! |---|---|---|
+//! | any | another's | `config-invalid` |
 //! | any | lost | `slot-lost` (rule 17) |
 //! | unreadable | any | `position-invalid` |
 //! | none | exists | `position-lost` (rule 4) |
@@ -22,6 +23,8 @@ use crate::{Code, Error, Lsn, Result, postgres::catalog::SlotInfo};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Evidence<'a> {
     pub(crate) name: &'a str,
+    /// The source's database.
+    pub(crate) database: &'a str,
     pub(crate) slot: Option<&'a SlotInfo>,
     pub(crate) published: &'a Published,
     /// The server, as far as it is known.
@@ -43,8 +46,9 @@ pub(crate) fn verdict(evidence: Evidence<'_>) -> Option<Error> {
     judge(evidence).err()
 }
 
-fn judge(Evidence { name, slot, published, server }: Evidence<'_>) -> Result<()> {
+fn judge(Evidence { name, database, slot, published, server }: Evidence<'_>) -> Result<()> {
     if let Some(slot) = slot {
+        require_own(name, slot, database)?;
         require_kept(name, slot)?;
     }
     let position = match published {
@@ -85,6 +89,24 @@ fn slot_missing(lsn: Lsn) -> Error {
     Error::new(Code::SlotMissing, format!("the source was published up to {lsn}, but its slot does not exist"))
 }
 
+/// Slots belong to the whole cluster, so one of our name may be another's. Nobody waits for that
+/// one, and nobody drops it.
+///
+/// # Errors
+/// [`Code::ConfigInvalid`]: the slot is of another database, or of another plugin.
+pub(crate) fn require_own(name: &str, slot: &SlotInfo, database: &str) -> Result<()> {
+    if slot.plugin.as_deref() == Some("pgoutput") && slot.database.as_deref() == Some(database) {
+        return Ok(());
+    }
+    let plugin = slot.plugin.as_deref().unwrap_or("none (physical)");
+    let theirs = slot.database.as_deref().unwrap_or("none");
+    let text = format!(
+        "slot {name}: it is another's: plugin {plugin}, database {theirs}, and the source is in database {database}; \
+         choose another name with `slot`, or another `name` of the source"
+    );
+    Err(Error::new(Code::ConfigInvalid, text))
+}
+
 /// Rule 17: a slot that the server has invalidated never sends anything again.
 ///
 /// # Errors
@@ -106,7 +128,7 @@ mod tests {
     }
 
     fn code(slot: Option<&SlotInfo>, published: &Published, server: Option<&Server>) -> Option<&'static str> {
-        verdict(Evidence { name: "s", slot, published, server }).map(|halt| halt.code().as_str())
+        verdict(Evidence { name: "s", database: "shop", slot, published, server }).map(|halt| halt.code().as_str())
     }
 
     #[test]
@@ -124,6 +146,22 @@ mod tests {
         assert_eq!(code(None, &Published::Unreadable("garbage".into())), Some("position-invalid"));
         let lost = SlotInfo { wal_status: Some("lost".into()), ..slot(100) };
         assert_eq!(code(Some(&lost), &streaming), Some("slot-lost"));
+    }
+
+    #[test]
+    fn a_slot_of_our_name_may_be_another_s() {
+        assert!(require_own("s", &slot(100), "shop").is_ok());
+        let elsewhere = require_own("s", &slot(100), "books").unwrap_err();
+        assert_eq!(elsewhere.code(), Code::ConfigInvalid);
+        assert!(elsewhere.detail().contains("database shop"), "{elsewhere}");
+        let physical = SlotInfo { plugin: None, database: None, ..slot(100) };
+        let plugin = SlotInfo { plugin: Some("wal2json".into()), ..slot(100) };
+        for slot in [physical, plugin] {
+            assert!(require_own("s", &slot, "shop").is_err());
+        }
+        let streaming = published(Phase::Streaming);
+        let slot = SlotInfo { database: Some("books".into()), ..slot(100) };
+        assert_eq!(code(Some(&slot), &streaming, None), Some("config-invalid"));
     }
 
     #[test]

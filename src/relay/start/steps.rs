@@ -32,7 +32,7 @@ use crate::{
         publication::{self, fingerprint, require_sends},
         server::require_same_server_streams,
         standing::SourceState,
-        verdict::require_kept,
+        verdict::{require_kept, require_own},
     },
 };
 
@@ -59,6 +59,7 @@ impl Start<'_> {
         let name = &self.context.source.slot;
         loop {
             let Some(slot) = slots::slot(self.sql()?, name).await? else { return Ok(Fact::SlotAbsent) };
+            require_own(name, &slot, &self.database)?;
             require_kept(name, &slot)?;
             if !slot.active {
                 break;

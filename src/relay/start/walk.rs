@@ -32,6 +32,8 @@ pub(in crate::relay) struct Start<'a> {
     pub(super) sql: Option<Arc<SqlSession>>,
     /// When the server of that session was started. Every other session must reach the same one.
     pub(super) server_started: SystemTime,
+    /// The database that the session is in.
+    pub(super) database: String,
     /// Holds the advisory lock during set-up.
     pub(super) lock: Option<SqlSession>,
     pub(super) replication: Option<Replication>,
@@ -85,6 +87,7 @@ impl<'a> Start<'a> {
             startup: Startup::new(policy),
             sql: None,
             server_started: SystemTime::UNIX_EPOCH,
+            database: String::new(),
             lock: None,
             replication: None,
             producers: None,
@@ -108,8 +111,8 @@ impl<'a> Start<'a> {
     /// Whatever stands in the way.
     pub(in crate::relay) async fn run(&mut self) -> Result<Step> {
         self.sql = Some(Arc::new(self.context.connect.sql("catalog").await?));
-        require_server(self.sql()?).await?;
         self.server_started = server::postmaster_start_time(self.sql()?).await?;
+        self.database = require_server(self.sql()?).await?.database;
         loop {
             let step = self.startup.step();
             tracing::debug!(?step, "starting");
