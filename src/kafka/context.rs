@@ -3,7 +3,7 @@
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use rdkafka::{
@@ -102,6 +102,7 @@ pub(super) struct ProducerContext {
     failed: Mutex<Vec<FailedDelivery>>,
     lost_requests: AtomicU64,
     lines: AtomicU64,
+    all_down: AtomicBool,
 }
 
 impl ProducerContext {
@@ -116,6 +117,12 @@ impl ProducerContext {
     /// only where `log.connection.close` asks for it, and not when one is like the one before.
     pub(super) fn lost_requests(&self) -> u64 {
         self.lost_requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether librdkafka has said that it has no connection to any broker. One may have come back
+    /// since.
+    pub(super) fn all_down(&self) -> bool {
+        self.all_down.load(Ordering::Relaxed)
     }
 
     /// How many log lines and errors have come so far.
@@ -135,6 +142,9 @@ impl ClientContext for ProducerContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.lines.fetch_add(1, Ordering::Relaxed);
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.all_down.store(true, Ordering::Relaxed);
+        }
         note(&self.trouble, &error, reason);
     }
 }

@@ -51,6 +51,10 @@ const SLICE: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_micros(100);
 const LOOK_MAX: Duration = Duration::from_millis(1);
 
+/// After this time without any broker the caller is told, and tries again. A broker that is there
+/// gets the caller's whole patience, since it may have to abort a predecessor's transaction.
+const NOBODY_AFTER: Duration = Duration::from_secs(5);
+
 /// How records share a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Batching {
@@ -122,7 +126,8 @@ impl Producer {
     /// [`Code::KafkaUnreachable`] and the like when `timeout` has passed. The producer may then try
     /// again.
     pub fn init_transactions(&self, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
+        let deadline = began + timeout;
         loop {
             let slice = SLICE.min(deadline.saturating_duration_since(Instant::now()));
             // After a time-out the call goes on in the background, and the next one resumes it.
@@ -137,7 +142,8 @@ impl Producer {
             };
             let Some(error) = error else { return Ok(()) };
             self.take_events();
-            if !retriable(&error) || Instant::now() >= deadline || self.cancelled() {
+            let nobody = self.native.context().all_down() && began.elapsed() >= NOBODY_AFTER;
+            if !retriable(&error) || nobody || Instant::now() >= deadline || self.cancelled() {
                 let trouble = &self.native.context().trouble;
                 return Err(explain("taking the transactional.id", &error, trouble, Code::KafkaTransactionFailed));
             }

@@ -10,11 +10,7 @@ use super::{
     start::Start,
     stream::Stream,
 };
-use crate::{
-    Result,
-    relay::startup::Step,
-    source::{publication, standing::SourceState},
-};
+use crate::{Result, relay::startup::Step, source::publication};
 
 /// A session that has not begun.
 pub(super) struct Session<'a> {
@@ -34,7 +30,7 @@ impl<'a> Session<'a> {
     /// Whatever ended it. The error's class says what follows.
     pub(super) async fn run(self) -> Result<End> {
         let Self { context, memory } = self;
-        context.metrics.set_state(SourceState::Starting);
+        context.metrics.set_starting();
         let mut start = Start::new(context, &mut *memory);
         if !context.patient {
             start = start.impatient();

@@ -219,6 +219,14 @@ impl SourceMetrics {
         }
     }
 
+    /// Shows that a start is under way. After an error the source goes on showing that it tries
+    /// again, until it has succeeded.
+    pub(crate) fn set_starting(&self) {
+        if lock(&self.shown).state != SourceState::Retrying {
+            self.set_state(SourceState::Starting);
+        }
+    }
+
     /// Counts an error and keeps it for `/status`.
     pub(crate) fn error(&self, error: &Error) {
         self.errors.with_label_values(&[&*self.name, error.code().as_str()]).inc();
@@ -348,6 +356,22 @@ mod tests {
                 r#"outboxd_source_state{source="order",state="streaming"} 1"#
             ]
         );
+    }
+
+    #[test]
+    fn a_start_after_an_error_is_retrying_until_it_has_succeeded() {
+        let metrics = Metrics::new();
+        let source = metrics.source("order");
+        let state = || metrics.standings()[0].state();
+        source.set_state(SourceState::Standby);
+        source.set_starting();
+        assert_eq!(state(), Some(SourceState::Starting));
+        source.set_state(SourceState::Retrying);
+        source.set_starting();
+        assert_eq!(state(), Some(SourceState::Retrying));
+        source.set_state(SourceState::Streaming);
+        source.set_starting();
+        assert_eq!(state(), Some(SourceState::Starting));
     }
 
     #[test]

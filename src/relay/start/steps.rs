@@ -74,7 +74,7 @@ impl Start<'_> {
                 error = self.sql()?.closed() => return Err(error),
             }
         }
-        self.context.metrics.set_state(SourceState::Starting);
+        self.context.metrics.set_starting();
         let client = self.context.connect.replication().await?;
         self.start_replication(client).await
     }
@@ -124,7 +124,7 @@ impl Start<'_> {
     }
 
     pub(super) async fn lock_source(&mut self) -> Result<Fact> {
-        self.context.metrics.set_state(SourceState::Starting);
+        self.context.metrics.set_starting();
         let session = self.context.sql_on(self.server_started, "setup").await?;
         if !lock::try_take(&session, &self.context.source.name).await? {
             return Ok(Fact::TakenByAnother);

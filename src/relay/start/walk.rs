@@ -111,8 +111,8 @@ impl<'a> Start<'a> {
     /// Whatever stands in the way.
     pub(in crate::relay) async fn run(&mut self) -> Result<Step> {
         self.sql = Some(Arc::new(self.context.connect.sql("catalog").await?));
-        self.server_started = server::postmaster_start_time(self.sql()?).await?;
         self.database = require_server(self.sql()?).await?.database;
+        self.server_started = server::postmaster_start_time(self.sql()?).await?;
         loop {
             let step = self.startup.step();
             tracing::debug!(?step, "starting");
