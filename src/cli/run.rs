@@ -16,9 +16,11 @@ use tracing::{error, info};
 
 use super::exit_code;
 use crate::{
-    Code, Config, Error, Result, http,
+    Code, Config, Error, Result,
+    config::ShownSource,
+    http,
     source::standing::SourceState,
-    telemetry::{Metrics, logs},
+    telemetry::{Metrics, build, logs},
 };
 
 /// How long a request may take that is under way when the relay has ended.
@@ -73,10 +75,8 @@ where
     R: FnOnce(Daemon) -> F,
     F: Future<Output = Result<()>>,
 {
-    info!(version = env!("CARGO_PKG_VERSION"), "outboxd starts");
-    for line in config.redacted() {
-        info!("{line}");
-    }
+    info!(version = build::VERSION, commit = build::COMMIT, "outboxd starts");
+    config.shown().iter().for_each(say);
     let metrics = Metrics::new();
     for source in &config.sources {
         let _ = metrics.source(&source.name);
@@ -85,7 +85,7 @@ where
     let listener = Listener::start(&config, &metrics, &shutdown).await?;
     let signals = tokio::spawn(async move {
         let reason = stop.await;
-        info!(reason, "draining");
+        info!(reason, "stopping");
         notify(&[NotifyState::Stopping]);
         // Nobody listens once the relay has ended.
         let _ = stopping.send(true);
@@ -111,6 +111,12 @@ where
             exit_code(&error)
         }
     })
+}
+
+/// Says what a source was configured to do. Each fact is a field of its own.
+fn say(shown: &ShownSource) {
+    let ShownSource { source, tables, url, slot, publication, topic, brokers, delivery, mark, kafka_options } = shown;
+    info!(source, tables, url, slot, publication, topic, brokers, delivery, mark, kafka_options, "source");
 }
 
 /// The task of the HTTP listener; `None` with `listen = "off"`.

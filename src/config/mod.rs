@@ -22,6 +22,7 @@ pub use flags::Flags;
 pub use level::LogFilter;
 pub(crate) use mapping::cloudevents_extension;
 pub use mapping::{CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Mapping};
+pub(crate) use show::ShownSource;
 pub use template::Template;
 pub use template::TemplatePart;
 pub(crate) use url::PostgresUrl;

@@ -4,36 +4,53 @@ use std::fmt;
 
 use super::{Config, Delivery, Kafka, Mark, Source, TableName};
 
+/// What a source is configured to do, fit for a log: no password and no value of a librdkafka
+/// option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ShownSource {
+    pub(crate) source: String,
+    pub(crate) tables: String,
+    pub(crate) url: String,
+    pub(crate) slot: String,
+    pub(crate) publication: String,
+    pub(crate) topic: String,
+    pub(crate) brokers: String,
+    pub(crate) delivery: &'static str,
+    pub(crate) mark: &'static str,
+    /// The names of the options.
+    pub(crate) kafka_options: String,
+}
+
 impl Config {
-    /// One line for each source, fit for a log: no password and no value of a librdkafka option.
+    /// Every source.
     #[must_use]
-    pub(crate) fn redacted(&self) -> Vec<String> {
-        self.sources.iter().map(|source| line(source, &self.kafka)).collect()
+    pub(crate) fn shown(&self) -> Vec<ShownSource> {
+        self.sources.iter().map(|source| shown(source, &self.kafka)).collect()
     }
 }
 
-fn line(source: &Source, kafka: &Kafka) -> String {
+fn shown(source: &Source, kafka: &Kafka) -> ShownSource {
     let tables: Vec<_> = source.tables.iter().map(ToString::to_string).collect();
     let options: Vec<_> = kafka.options.iter().map(|(key, _)| key.as_str()).collect();
-    let mark = match source.mark {
-        Mark::Update => "update",
-        Mark::Delete => "delete",
-        Mark::None => "none",
-    };
-    let delivery = match kafka.delivery {
-        Delivery::ExactlyOnce => "exactly-once",
-        Delivery::AtLeastOnce => "at-least-once",
-    };
-    format!(
-        "{}: {} at {} through slot {} to {} at {}, {delivery}, mark {mark}, options [{}]",
-        source.name,
-        tables.join(", "),
-        source.url,
-        source.slot,
-        source.mapping.topic,
-        kafka.brokers,
-        options.join(", "),
-    )
+    ShownSource {
+        source: source.name.clone(),
+        tables: tables.join(", "),
+        url: source.url.to_string(),
+        slot: source.slot.clone(),
+        publication: source.publication.clone(),
+        topic: source.mapping.topic.to_string(),
+        brokers: kafka.brokers.clone(),
+        delivery: match kafka.delivery {
+            Delivery::ExactlyOnce => "exactly-once",
+            Delivery::AtLeastOnce => "at-least-once",
+        },
+        mark: match source.mark {
+            Mark::Update => "update",
+            Mark::Delete => "delete",
+            Mark::None => "none",
+        },
+        kafka_options: options.join(", "),
+    }
 }
 
 /// Shows the table as the configuration has it. This is for messages and not for SQL, where a

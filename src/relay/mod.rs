@@ -36,6 +36,7 @@ pub mod startup;
 pub mod state;
 mod stream;
 mod supervisor;
+mod tally;
 
 pub(crate) use once::{drain, set_up};
 pub(crate) use supervisor::run;

@@ -1,4 +1,4 @@
-//! Reports to the metrics and the status page where a source stands.
+//! Reports to the metrics, the status page and the log where a source stands.
 
 use std::{
     collections::HashMap,
@@ -7,8 +7,15 @@ use std::{
 
 use prometheus::IntCounter;
 
-use super::{intake::Counts, state::Machine};
+use tokio::time::Instant;
+
+use super::{
+    intake::Counts,
+    state::Machine,
+    tally::{Done, Tally},
+};
 use crate::{
+    Lsn,
     kafka::PublishFailure,
     outbox::Records,
     telemetry::{Outcome, SourceMetrics},
@@ -22,12 +29,15 @@ const TOPICS_AT_HAND: usize = 1000;
 pub(super) struct Report {
     metrics: SourceMetrics,
     topics: HashMap<String, IntCounter>,
+    tally: Tally,
+    /// The published position, once it is known.
+    lsn: Option<Lsn>,
 }
 
 impl Report {
     #[must_use]
     pub(super) fn new(metrics: SourceMetrics) -> Self {
-        Self { metrics, topics: HashMap::new() }
+        Self { metrics, topics: HashMap::new(), tally: Tally::new(Instant::now()), lsn: None }
     }
 
     /// A Kafka transaction was committed. `oldest` is the commit time of its first row in
@@ -39,6 +49,7 @@ impl Report {
             self.metrics.publish_latency.observe(age(oldest));
         }
         for (topic, rows) in records.topics() {
+            self.tally.published(rows);
             if let Some(counter) = self.topics.get(topic) {
                 counter.inc_by(rows as u64);
                 continue;
@@ -63,13 +74,14 @@ impl Report {
 
     /// The marks of `rows` rows are durable. `took` is the time since the first of them could be
     /// made.
-    pub(super) fn marked(&self, rows: usize, took: Duration) {
+    pub(super) fn marked(&mut self, rows: usize, took: Duration) {
+        self.tally.marked(rows);
         self.metrics.rows_marked.inc_by(rows as u64);
         self.metrics.mark_latency.observe(took.as_secs_f64());
     }
 
     /// Reports where the machine stands now, and what was counted since the last time.
-    pub(super) fn progress(&self, machine: &Machine, counts: &Counts) {
+    pub(super) fn progress(&mut self, machine: &Machine, counts: &Counts) {
         self.metrics.rows_redelivered.inc_by(counts.redelivered);
         self.metrics.rows_passed_over.inc_by(counts.passed_over);
         self.metrics.dead_letters.inc_by(counts.dead_letters);
@@ -77,7 +89,27 @@ impl Report {
         self.metrics.in_flight_bytes.set(i64::try_from(machine.in_flight_bytes()).unwrap_or(i64::MAX));
         self.metrics.lag_seconds.set(machine.oldest_unpublished().map_or(0.0, age));
         self.metrics.beat();
+        self.lsn = Some(machine.position().lsn);
+        if let Some(done) = self.tally.due(Instant::now()) {
+            say(done, machine.position().lsn);
+        }
     }
+}
+
+impl Drop for Report {
+    /// The session ends. The log says what it has not said yet. A backfill, which has no machine,
+    /// counts its rows in lines of its own.
+    fn drop(&mut self) {
+        if let Some(lsn) = self.lsn
+            && let Some(done) = self.tally.rest()
+        {
+            say(done, lsn);
+        }
+    }
+}
+
+fn say(done: Done, lsn: Lsn) {
+    tracing::info!(published = done.published, marked = done.marked, %lsn, "rows published and marked");
 }
 
 /// Seconds since a commit time, by this machine's clock. It is never negative, although the two

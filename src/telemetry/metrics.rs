@@ -15,6 +15,7 @@ use prometheus::{
 };
 
 use super::{
+    build::{COMMIT, VERSION},
     families::{Families, register},
     shown::{SeenSlot, Shown},
 };
@@ -108,8 +109,7 @@ impl Metrics {
             Opts::new("outboxd_build_info", "Version and commit of the running outboxd; always 1."),
             &["version", "commit"],
         );
-        let commit = option_env!("OUTBOXD_COMMIT").unwrap_or("unknown");
-        register(&registry, build).with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1);
+        register(&registry, build).with_label_values(&[VERSION, COMMIT]).set(1);
         register(&registry, Ok(ProcessCollectorHandle::new()));
         Self(Arc::new(Inner { registry, families, sources: Mutex::default() }))
     }

@@ -3,6 +3,7 @@
 //! The relay tells its [`SourceMetrics`] what happened. `/metrics`, `/readyz` and `/status` read
 //! the same handles, so they cannot disagree.
 
+pub(crate) mod build;
 mod families;
 pub(crate) mod logs;
 mod metrics;

@@ -23,6 +23,7 @@ mod sessions;
 mod setup;
 mod sources;
 mod status;
+mod telling;
 mod unsent;
 mod verify;
 mod wire;
