@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{Class, Code, Error, Result, config::Flags, door, postgres::farewell};
+use crate::{Class, Code, Error, Result, config::Flags, door, relay::farewell};
 
 /// Carries the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
 #[derive(Parser)]

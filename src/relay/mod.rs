@@ -38,5 +38,6 @@ mod stream;
 mod supervisor;
 mod tally;
 
+pub(crate) use crate::postgres::farewell;
 pub(crate) use once::{drain, set_up};
 pub(crate) use supervisor::run;
