@@ -43,6 +43,7 @@
 //! | [`cli`] | arguments → one command → exit code; prints | no server |
 //! | [`config`] | file, flags, variables → what is validated, once | no server |
 //! | [`door`] | flags → configuration, with librdkafka's word on its own options | no Postgres |
+//! | [`runtime`] | a command → its outcome, once its sessions have said goodbye | no Kafka |
 //! | [`error`] | what went wrong → a code, a class, a hint | pure; no server |
 //! | [`postgres`] | URL → replication stream, SQL sessions; `catalog` is the SQL | no Kafka |
 //! | [`pgoutput`] | bytes ↔ messages | pure; no server |
@@ -82,6 +83,7 @@ pub mod pgoutput;
 pub mod postgres;
 pub mod recover;
 pub mod relay;
+mod runtime;
 pub mod setup;
 pub mod source;
 pub mod status;

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{Class, Code, Error, Result, config::Flags, door, relay::farewell};
+use crate::{Class, Error, Result, config::Flags, door, runtime::on_runtime};
 
 /// Carries the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
 #[derive(Parser)]
@@ -103,21 +103,6 @@ impl Cli {
     }
 }
 
-/// Runs a command on a runtime. The caller has read the configuration before, so that a wrong one
-/// costs no threads.
-fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::new(Code::Internal, "cannot start threads").because(error))?;
-    let outcome = runtime.block_on(async {
-        let outcome = command.await;
-        farewell::said().await;
-        outcome
-    });
-    // A thread that is inside a library's call must not delay the end of the process.
-    runtime.shutdown_background();
-    outcome
-}
-
 /// Shows `error[code]: message`, and the next step on a line of its own.
 fn explain(error: &Error) -> String {
     format!("error[{}]: {}\n  hint: {}", error.code(), error.detail(), error.hint())
@@ -137,7 +122,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
-    use crate::Config;
+    use crate::{Code, Config};
 
     #[test]
     fn the_arguments_are_consistent() {

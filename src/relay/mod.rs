@@ -38,6 +38,5 @@ mod stream;
 mod supervisor;
 mod tally;
 
-pub(crate) use crate::postgres::farewell;
 pub(crate) use once::{drain, set_up};
 pub(crate) use supervisor::run;
