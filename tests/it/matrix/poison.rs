@@ -1,4 +1,4 @@
-//! Rows that cannot become records, and what came before them: numbers 90 to 94.
+//! Rows that cannot become records, and what came before them: numbers 88 to 92.
 
 use anyhow::Result;
 use testbed::{Kafka, reader};
