@@ -113,7 +113,7 @@ impl Machine {
         // may be confirmed when it is done. The same holds for a transaction that ends before the
         // slot's confirmed LSN: a late confirmation of an earlier session may have moved the slot
         // while the stream began.
-        let before = self.queue.last_end().unwrap_or(self.confirmed);
+        let before = self.queue.last_end().or(self.settling.last_end()).unwrap_or(self.confirmed);
         let building = std::mem::take(&mut self.building);
         let end = building.boundary.map_or(before, |boundary| boundary.commit.end_lsn.max(before));
         let id = self.queue.next_id();

@@ -46,6 +46,11 @@ impl Settling {
         end
     }
 
+    /// Where the last batch that waits ends.
+    pub(super) fn last_end(&self) -> Option<Lsn> {
+        self.rest.or(self.first).map(|last| last.end)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
@@ -61,6 +66,7 @@ mod tests {
         for (end, behind) in [(10, 25), (20, 30), (30, 45), (40, 0)] {
             settling.add(Settles { end: Lsn(end), behind: Lsn(behind) });
         }
+        assert_eq!(settling.last_end(), Some(Lsn(40)));
         assert_eq!(settling.take(Lsn(24)), None);
         assert_eq!(settling.take(Lsn(25)), Some(Lsn(10)));
         assert_eq!(settling.take(Lsn(44)), None, "later ones wait together");
