@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use tokio::runtime::Runtime;
+
 use crate::{Code, Error, Result, postgres::farewell};
 
 /// Runs a command on a runtime. The caller has read the configuration before, so that a wrong one
@@ -9,8 +11,13 @@ use crate::{Code, Error, Result, postgres::farewell};
 pub(crate) fn on_runtime(command: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Internal, "cannot start threads").because(error))?;
+    run_to_end(runtime, command)
+}
+
+/// Runs `work` and ends its runtime, once the goodbyes to the servers are said.
+pub(crate) fn run_to_end<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
     let outcome = runtime.block_on(async {
-        let outcome = command.await;
+        let outcome = work.await;
         farewell::said().await;
         outcome
     });

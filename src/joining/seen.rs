@@ -19,7 +19,6 @@ use crate::{
             marks::{Id, MarkStatement},
             server, tables,
         },
-        sql_error,
     },
 };
 
@@ -91,8 +90,7 @@ impl Unmarked {
         let statements = MarkStatement::prepare_all(&session, &self.tables, source).await?;
         for (statement, ids) in statements.iter().zip(&self.ids) {
             let ids: Vec<_> = ids.iter().map(|id| Id(id)).collect();
-            let unmarked = statement.unmarked(&session, &ids).await;
-            if let Some(id) = unmarked.map_err(|error| sql_error("looking for marks", error))? {
+            if let Some(id) = statement.unmarked(&session, &ids).await? {
                 let text = format!(
                     "row {id} of {} has no mark, though the stream has passed it: it is published, and would be \
                      published again. `outboxd verify` lists such rows; mark those that are in the topic by hand, and \

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::ResourceSpecifier;
 
-use super::{blocking, context::QuietContext, options, topics};
+use super::{blocking, topics};
 use crate::{
     config::Kafka,
     error::{Code, Error, Result},
@@ -23,10 +23,8 @@ pub(crate) async fn setting(kafka: &Kafka, name: &str, timeout: Duration) -> Res
         metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id).ok_or_else(|| failed("no broker is up"))
     })
     .await?;
-    let client: AdminClient<QuietContext> =
-        options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
-    let bounds = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
-    let results = client.describe_configs(&[ResourceSpecifier::Broker(broker)], &bounds).await;
+    let admin = topics::admin_client(kafka)?;
+    let results = admin.describe_configs(&[ResourceSpecifier::Broker(broker)], &topics::admin_options(timeout)).await;
     let results = results.map_err(|error| failed("a broker does not tell its settings").because(error))?;
     for result in results {
         let resource = result.map_err(|code| {

@@ -161,10 +161,9 @@ pub async fn create(kafka: &Kafka, topics: Vec<NewTopic>) -> Result<()> {
     }
     // The admin client does not tell why it timed out. This call does.
     ping(kafka, TIMEOUT).await?;
-    let client: AdminClient<QuietContext> =
-        options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
+    let admin = admin_client(kafka)?;
     let wanted: Vec<admin::NewTopic<'_>> = topics.iter().map(native).collect();
-    let results = client.create_topics(&wanted, &admin_options()).await;
+    let results = admin.create_topics(&wanted, &admin_options(TIMEOUT)).await;
     for result in results.map_err(|error| Error::new(Code::KafkaUnreachable, "creating topics").because(error))? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -183,10 +182,9 @@ pub async fn create(kafka: &Kafka, topics: Vec<NewTopic>) -> Result<()> {
 /// # Errors
 /// As [`ping`].
 pub(crate) async fn refused(kafka: &Kafka, names: &[&str]) -> Result<Vec<RefusedTopic>> {
-    let admin: AdminClient<QuietContext> =
-        options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
+    let admin = admin_client(kafka)?;
     let wanted: Vec<_> = names.iter().map(|name| admin::NewTopic::new(name, -1, TopicReplication::Fixed(-1))).collect();
-    let asking = AdminOptions::new().request_timeout(Some(ASKING)).operation_timeout(Some(ASKING)).validate_only(true);
+    let asking = admin_options(ASKING).validate_only(true);
     let results = admin.create_topics(&wanted, &asking).await;
     let results = results
         .map_err(|error| Error::new(Code::KafkaUnreachable, "asking which topics may be made").because(error))?;
@@ -213,14 +211,13 @@ pub(crate) async fn refused(kafka: &Kafka, names: &[&str]) -> Result<Vec<Refused
 /// # Errors
 /// As [`ping`]; [`Code::KafkaDenied`]; [`Code::TopicMissing`].
 pub async fn configuration(kafka: &Kafka, topic: &str) -> Result<BTreeMap<String, String>> {
-    let client: AdminClient<QuietContext> =
-        options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
+    let admin = admin_client(kafka)?;
     let what = || format!("reading the configuration of topic {topic}");
     let failed = |code: Option<RDKafkaErrorCode>| {
         let code = code.unwrap_or(RDKafkaErrorCode::Unknown);
         Error::new(super::failure::code_of(code, Code::KafkaUnreachable), what()).because(code)
     };
-    let results = client.describe_configs(&[ResourceSpecifier::Topic(topic)], &admin_options()).await;
+    let results = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &admin_options(TIMEOUT)).await;
     let mut entries = BTreeMap::new();
     for result in results.map_err(|error| failed(error.rdkafka_error_code()))? {
         let resource = result.map_err(|code| failed(Some(code)))?;
@@ -240,8 +237,12 @@ fn native(topic: &NewTopic) -> admin::NewTopic<'_> {
         })
 }
 
-fn admin_options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
+pub(super) fn admin_client(kafka: &Kafka) -> Result<AdminClient<QuietContext>> {
+    options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))
+}
+
+pub(super) fn admin_options(timeout: Duration) -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout))
 }
 
 /// A client for metadata. Unlike a producer, it never makes a broker create the topic that it asks

@@ -9,7 +9,7 @@ use std::{collections::HashSet, time::Duration};
 use super::{
     driver::Driver,
     gathered::Gathered,
-    rows::{Row, Rows, waiting},
+    rows::{Row, Rows, last, waiting},
     state::RowIs,
 };
 use crate::{
@@ -158,9 +158,7 @@ impl Intake {
         match machine.row(|id| self.rows.is_event(row, id))? {
             RowIs::New => match self.rows.append(row, records, marks) {
                 Ok(Encoded::Published) => {
-                    let record = records
-                        .last()
-                        .ok_or_else(|| Error::new(Code::Internal, "a row was encoded, and its batch has no record"))?;
+                    let record = last(records)?;
                     machine.published_row(record.size(), record.event_id.unwrap_or_default())?;
                 }
                 Ok(Encoded::AlreadyMarked) => self.pass_over(driver)?,

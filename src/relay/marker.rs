@@ -11,7 +11,6 @@ use std::{
 };
 
 use tokio::{sync::mpsc, task::JoinSet};
-use tokio_postgres::error::SqlState;
 
 use super::{
     context::Context,
@@ -25,7 +24,7 @@ use crate::{
         SqlSession,
         catalog::{
             TableInfo,
-            marks::{Changed, Id, MarkStatement},
+            marks::{Changed, Id, MarkStatement, is_passing, mark_failed},
             server, slots,
         },
         sql_error,
@@ -232,8 +231,7 @@ impl MarkingSession {
     /// As [`MarkingSession::mark`].
     pub(super) async fn is_unmarked(&self, row: MarkRow<'_>) -> Result<bool> {
         let Some(statement) = self.statements.get(usize::from(row.table)) else { return Ok(false) };
-        let unmarked = statement.unmarked(&self.session, &[Id(row.id)]).await;
-        unmarked.map(|id| id.is_some()).map_err(|error| sql_error("looking for a mark", error))
+        Ok(statement.unmarked(&self.session, &[Id(row.id)]).await?.is_some())
     }
 
     /// Marks the rows of a chunk. A row that is not found may be gone, or marked already. But it
@@ -265,18 +263,13 @@ impl MarkingSession {
     /// What was not changed must be marked already, or gone. A row that is there without its mark
     /// had the change swallowed: by a rule or a trigger, or by a policy of row security.
     async fn require_none_unmarked(&self, statement: &MarkStatement, ids: &[Id<'_>]) -> Result<()> {
-        let table = statement.table();
-        let unmarked = statement.unmarked(&self.session, ids).await;
-        match unmarked.map_err(|error| sql_error(&format!("looking for marks of {table}"), error))? {
-            None => Ok(()),
-            Some(id) => {
-                let text = format!(
-                    "row {id} of {table} is published, and has no mark after the statement that makes it: a rule or a \
-                     trigger of the table keeps the mark from being made"
-                );
-                Err(Error::new(Code::MarkFailed, text))
-            }
-        }
+        let Some(id) = statement.unmarked(&self.session, ids).await? else { return Ok(()) };
+        let text = format!(
+            "row {id} of {} is published, and has no mark after the statement that makes it: a rule or a trigger of the \
+             table keeps the mark from being made",
+            statement.table()
+        );
+        Err(Error::new(Code::MarkFailed, text))
     }
 
     /// Ends the session if the invisible transactions may be waiting for us. Only a role that may
@@ -346,20 +339,8 @@ impl MarkingSession {
                 Ok(changed) => return Ok(changed),
                 Err(error) => error,
             };
-            let is_passing = matches!(
-                error.code(),
-                Some(
-                    &SqlState::LOCK_NOT_AVAILABLE
-                        | &SqlState::T_R_DEADLOCK_DETECTED
-                        | &SqlState::T_R_SERIALIZATION_FAILURE
-                )
-            );
-            if !is_passing {
-                let error = sql_error(&context, error);
-                return Err(match error.code() {
-                    Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
-                    _ => error,
-                });
+            if !is_passing(&error) {
+                return Err(mark_failed(context, error));
             }
             tracing::warn!(code = Code::MarkFailed.as_str(), %error, "{context}: trying again");
             tokio::time::sleep(LOCKED_PAUSE).await;

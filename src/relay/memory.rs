@@ -39,10 +39,15 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Learns from a failed publication. Returns whether some of its rows are to blame. The next
-    /// session then finds out which: it sends the same batch record by record if need be, and
-    /// treats as poison each record that Kafka refused by itself.
-    pub(super) fn learn(&mut self, records: &Records, failure: &PublishFailure) -> bool {
+    /// Learns from a failed publication. Returns whether some of its rows are to blame, so that the
+    /// next session follows at once.
+    pub(super) async fn learn(&mut self, kafka: &Kafka, records: &Records, failure: &PublishFailure) -> bool {
+        self.learn_rows(records, failure) || self.learn_topics(kafka, records, failure).await
+    }
+
+    /// The next session finds out which rows are to blame: it sends the same batch record by record
+    /// if need be, and treats as poison each record that Kafka refused by itself.
+    fn learn_rows(&mut self, records: &Records, failure: &PublishFailure) -> bool {
         let PublishFailure::Rejected { rows, error, certain } = failure else { return false };
         tracing::warn!(code = error.code().as_str(), rows = rows.len(), certain, "{}", error.detail());
         self.batching = Batching::OneByOne;
@@ -60,7 +65,7 @@ impl Memory {
     /// After a batch that lacked a topic: asks the brokers which of the batch's topics they refuse
     /// for their names. Such a topic can never exist, so its rows are poison. Returns whether there
     /// are new ones. If nobody answers, the topic counts as one that somebody may yet make.
-    pub(super) async fn learn_topics(&mut self, kafka: &Kafka, records: &Records, failure: &PublishFailure) -> bool {
+    async fn learn_topics(&mut self, kafka: &Kafka, records: &Records, failure: &PublishFailure) -> bool {
         if failure.error().code() != Code::TopicMissing {
             return false;
         }

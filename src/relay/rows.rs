@@ -51,7 +51,7 @@ impl Verdicts {
         if self.records.is_empty() && self.topics.is_empty() {
             return None;
         }
-        let record = last(records).ok()?;
+        let record = records.last()?;
         let poison = self.topics.get(record.topic).or_else(|| self.records.get(&key(record)))?.clone();
         records.truncate(records.len() - 1);
         Some(poison)
@@ -195,9 +195,8 @@ fn into_error(failure: Failure) -> Error {
     }
 }
 
-fn last(records: &Records) -> Result<RecordRef<'_>> {
-    let last = records.len().checked_sub(1).and_then(|last| records.get(last));
-    last.ok_or_else(|| Error::new(Code::Internal, "a row was encoded and left no record"))
+pub(super) fn last(records: &Records) -> Result<RecordRef<'_>> {
+    records.last().ok_or_else(|| Error::new(Code::Internal, "a row was encoded and left no record"))
 }
 
 fn push_mark(record: RecordRef<'_>, xid: u32, marks: &mut Marks) {

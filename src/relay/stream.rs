@@ -294,9 +294,7 @@ impl<'a> Stream<'a> {
     async fn failed(&mut self, records: &Records, failure: PublishFailure) -> Result<()> {
         self.report.failed(&failure);
         self.memory.suspected = Some(self.position.progress.clone());
-        let learned = self.memory.learn(records, &failure)
-            || self.memory.learn_topics(&self.context.kafka, records, &failure).await;
-        if !learned {
+        if !self.memory.learn(&self.context.kafka, records, &failure).await {
             return Err(failure.into_error());
         }
         self.ended = Some(End::Again);

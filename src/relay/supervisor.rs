@@ -15,7 +15,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    Class, Code, Error, Result, config::Config, postgres::farewell, source::standing::SourceState, telemetry::Metrics,
+    Class, Code, Error, Result, config::Config, runtime::run_to_end, source::standing::SourceState, telemetry::Metrics,
 };
 
 /// The first pause of the backoff.
@@ -75,13 +75,7 @@ fn on_a_thread(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let (ended, told) = oneshot::channel();
     let run = move || {
-        let outcome = runtime.block_on(async {
-            let outcome = relay.await;
-            farewell::said().await;
-            outcome
-        });
-        // A thread that is inside a library's call must not hold up the end of the process.
-        runtime.shutdown_background();
+        let outcome = run_to_end(runtime, relay);
         // Nobody listens any more when the process is ending.
         let _ = ended.send(outcome);
     };

@@ -18,14 +18,21 @@ use super::{ColumnInfo, TableInfo, failed, names::quote_ident};
 use crate::{
     Code, Error, Result,
     config::{Columns, Mark, Source},
+    postgres::sql_error,
 };
 
-/// The statements for the rows of one table. Each has one parameter, an array of [`Id`]s.
+/// The rows among which [`MarkSql::sample`] looks. A look through a whole table could take long.
+const SAMPLE: usize = 1000;
+
+/// The statements for the rows of one table. `mark` and `unmarked` have one parameter, an array of
+/// [`Id`]s.
 pub struct MarkSql {
     /// Marks the rows. A row that is gone or already marked is not among the affected rows.
     pub mark: String,
     /// Gives the id of one of the rows that is there without its mark.
-    pub unmarked: String,
+    unmarked: String,
+    /// Gives the id of some row without its mark, if there is one among the first.
+    pub(super) sample: String,
     /// What the server must evaluate after the change, to tell whether it stored the mark.
     returning: Option<String>,
 }
@@ -70,17 +77,24 @@ pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Opti
         format!("{column} = ANY ($1::text[]::{}[])", id.cast_name)
     };
     let unmarked = format!("SELECT {column}::text FROM {name} WHERE {chosen}");
+    let sample = |columns: &str, is_unmarked: &str| {
+        format!(
+            "SELECT {column}::text FROM (SELECT {columns} FROM {name} LIMIT {SAMPLE}) AS sample \
+             WHERE num_nulls({column}) = 0{is_unmarked} LIMIT 1"
+        )
+    };
     match mark {
         Mark::None => Ok(None),
         Mark::Delete => Ok(Some(MarkSql {
             mark: format!("DELETE FROM {name} WHERE {chosen}"),
             unmarked: format!("{unmarked} LIMIT 1"),
+            sample: sample(&column, ""),
             returning: None,
         })),
         Mark::Update => {
-            let column = table.needed_column(&columns.published_at)?;
-            let now = mark_value(table, column)?;
-            let mark = quote_ident(&column.name);
+            let published_at = table.needed_column(&columns.published_at)?;
+            let now = mark_value(table, published_at)?;
+            let mark = quote_ident(&published_at.name);
             // The condition is not `IS NULL`. With that, an index over the unpublished rows (the
             // seed's index has just that WHERE) would look cheaper than the id's while there are
             // few of them. Then the server would compare every row of a later backlog with every
@@ -89,6 +103,7 @@ pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Opti
             Ok(Some(MarkSql {
                 mark: format!("UPDATE {name} SET {mark} = {now} WHERE {chosen} AND {is_unmarked}"),
                 unmarked: format!("{unmarked} AND {is_unmarked} LIMIT 1"),
+                sample: sample(&format!("{column}, {mark}"), &format!(" AND {is_unmarked}")),
                 returning: Some(is_unmarked),
             }))
         }
@@ -120,6 +135,7 @@ pub(crate) fn mark_value(table: &TableInfo, column: &ColumnInfo) -> Result<&'sta
 /// The statements that mark rows of one table, prepared on the session that will run them.
 pub struct MarkStatement {
     table: String,
+    pub(super) sql: MarkSql,
     mark: Statement,
     tells: Tells,
     unmarked: Statement,
@@ -160,7 +176,7 @@ impl MarkStatement {
         for table in tables {
             let Some(sql) = mark_sql(table, &source.mapping.columns, source.mark)? else { continue };
             let what = || format!("prepare the statement that marks rows of {}", table.display_name());
-            statements.push(Self::prepare(client, table, &sql).await.map_err(|error| match error.code() {
+            statements.push(Self::prepare(client, table, sql).await.map_err(|error| match error.code() {
                 // The server has words for a rule that swallows an UPDATE.
                 Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
                     Error::new(Code::MarkFailed, what()).because(failed(&what(), error))
@@ -174,7 +190,7 @@ impl MarkStatement {
     async fn prepare(
         client: &Client,
         table: &TableInfo,
-        sql: &MarkSql,
+        sql: MarkSql,
     ) -> std::result::Result<Self, tokio_postgres::Error> {
         let (mark, tells) = match client.prepare(&sql.counted()).await {
             Ok(mark) if sql.returning.is_some() => (mark, Tells::Counts),
@@ -185,7 +201,7 @@ impl MarkStatement {
             Err(error) => return Err(error),
         };
         let unmarked = client.prepare(&sql.unmarked).await?;
-        Ok(Self { table: table.display_name(), mark, tells, unmarked })
+        Ok(Self { table: table.display_name(), sql, mark, tells, unmarked })
     }
 
     /// `schema.name`, for messages.
@@ -222,13 +238,28 @@ impl MarkStatement {
     ///
     /// # Errors
     /// What the server says.
-    pub async fn unmarked(
-        &self,
-        client: &Client,
-        ids: &[Id<'_>],
-    ) -> std::result::Result<Option<String>, tokio_postgres::Error> {
-        let row = client.query_opt(&self.unmarked, &[&ids]).await?;
-        row.map(|row| row.try_get(0)).transpose()
+    pub(crate) async fn unmarked(&self, client: &Client, ids: &[Id<'_>]) -> Result<Option<String>> {
+        let found = client.query_opt(&self.unmarked, &[&ids]).await;
+        let id = found.and_then(|row| row.map(|row| row.try_get(0)).transpose());
+        id.map_err(|error| failed(&format!("look for marks of {}", self.table), error))
+    }
+}
+
+/// Whether a mark failed for a reason that passes: a lock, a deadlock, a serialization failure. The
+/// statement may run again in the same session.
+pub(crate) fn is_passing(error: &tokio_postgres::Error) -> bool {
+    matches!(
+        error.code(),
+        Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE)
+    )
+}
+
+/// The error of a mark that failed for another reason.
+pub(crate) fn mark_failed(context: String, error: tokio_postgres::Error) -> Error {
+    let error = sql_error(&context, error);
+    match error.code() {
+        Code::PostgresQueryFailed => Error::new(Code::MarkFailed, context).because(error),
+        _ => error,
     }
 }
 

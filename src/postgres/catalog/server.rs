@@ -159,8 +159,7 @@ pub async fn postmaster_start_time(client: &Client) -> Result<SystemTime> {
 pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
     const FLUSHED: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
                                        ELSE pg_current_wal_flush_lsn() END";
-    let row = client.query_one(FLUSHED, &[]).await.map_err(|error| failed("read the server's WAL position", error))?;
-    Ok(Lsn(row.get::<_, PgLsn>(0).into()))
+    read_lsn(client, FLUSHED).await
 }
 
 /// Where the next record of the log begins. Every commit that can be seen lies before it.
@@ -168,9 +167,7 @@ pub async fn flushed_lsn(client: &Client) -> Result<Lsn> {
 /// # Errors
 /// What the server says; it must not be in recovery.
 pub(crate) async fn inserted_lsn(client: &Client) -> Result<Lsn> {
-    let row = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await;
-    let row = row.map_err(|error| failed("read the server's WAL position", error))?;
-    Ok(Lsn(row.get::<_, PgLsn>(0).into()))
+    read_lsn(client, "SELECT pg_current_wal_insert_lsn()").await
 }
 
 /// The end of what the server has written, flushed or not. On a standby it is the end of what it
@@ -182,6 +179,10 @@ pub async fn current_lsn(client: &Client) -> Result<Lsn> {
     const CURRENT: &str = "SELECT CASE WHEN pg_is_in_recovery()
         THEN greatest(coalesce(pg_last_wal_receive_lsn(), '0/0'), coalesce(pg_last_wal_replay_lsn(), '0/0'))
         ELSE pg_current_wal_lsn() END";
-    let row = client.query_one(CURRENT, &[]).await.map_err(|error| failed("read the server's WAL position", error))?;
+    read_lsn(client, CURRENT).await
+}
+
+async fn read_lsn(client: &Client, sql: &str) -> Result<Lsn> {
+    let row = client.query_one(sql, &[]).await.map_err(|error| failed("read the server's WAL position", error))?;
     Ok(Lsn(row.get::<_, PgLsn>(0).into()))
 }

@@ -334,8 +334,7 @@ impl Start<'_> {
             Ended::Done(producers) => self.producers = Some(*producers),
             Ended::Unpublished(unpublished) => {
                 let Unpublished { records, failure } = *unpublished;
-                let refused = self.memory.learn(&records, &failure)
-                    || self.memory.learn_topics(&self.context.kafka, &records, &failure).await;
+                let refused = self.memory.learn(&self.context.kafka, &records, &failure).await;
                 let error = failure.into_error();
                 let again = "records were refused, and the backfill begins anew to set them aside";
                 return Err(if refused {

@@ -4,10 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 use crate::{
     Code, Error, Lsn, Result, config,
-    postgres::{
-        ReplicationStream, SqlSession, SystemIdentity,
-        catalog::{TableInfo, server},
-    },
+    postgres::{ReplicationStream, SqlSession, SystemIdentity, catalog::TableInfo},
     relay::{
         context::Context,
         memory::{Memory, ServerLife},
@@ -111,8 +108,8 @@ impl<'a> Start<'a> {
     /// Whatever stands in the way.
     pub(in crate::relay) async fn run(&mut self) -> Result<Step> {
         self.sql = Some(Arc::new(self.context.connect.sql("catalog").await?));
-        self.database = require_server(self.sql()?).await?.database;
-        self.server_started = server::postmaster_start_time(self.sql()?).await?;
+        let server = require_server(self.sql()?).await?;
+        (self.database, self.server_started) = (server.database, server.started);
         loop {
             let step = self.startup.step();
             tracing::debug!(?step, "starting");
