@@ -23,7 +23,10 @@ use serde::Serialize;
 use crate::{
     Code, Config, Error, Result,
     config::Source,
-    postgres::{ConnectOptions, catalog},
+    postgres::{
+        ConnectOptions, SqlSession,
+        catalog::{self, TableInfo},
+    },
 };
 
 /// How a precondition stands.
@@ -202,13 +205,17 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     findings.ok("connection", format!("Postgres {}, database {}, role {role}", server.version_text, server.database));
     let slot = catalog::slots::slot(&session, &source.slot).await?;
     server::check(&server, source, slot.as_ref(), findings);
-    server::check_replication(&connect, findings).await;
+    server::check_replication(&connect, &server.role, findings).await;
     let setting = tables::Setting { source, position_topic: &config.kafka.position_topic };
     let mut found = Vec::with_capacity(source.tables.len());
+    let publication = catalog::publications::publication(&session, &source.publication).await?;
     for name in &source.tables {
         let about = format!("table {}", catalog::names::display_table(name));
         match catalog::tables::resolve(&session, name).await {
-            Ok(table) => found.push(table),
+            Ok(mut table) => {
+                publication.iter().for_each(|publication| table.learn_published(publication));
+                found.push(table);
+            }
             Err(error) => findings.error(&about, &error),
         }
     }
@@ -219,8 +226,10 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     for table in &found {
         let may = catalog::tables::privileges(&session, role, table, mark).await?;
         tables::check(table, may, setting, findings);
-        if let Err(error) = catalog::children::refuse_children(&session, std::slice::from_ref(table)).await {
-            findings.error(&format!("table {}", table.display_name()), &error);
+        rows_out_of_reach(&session, table, findings).await;
+        if let Some(column) = mark {
+            let triggers = catalog::tables::setting_triggers(&session, table, column).await?;
+            tables::setting_triggers(table, column, &triggers, findings);
         }
         // An error here is no finding: marks work whether their cost is known or not.
         if let Some(column) = mark.filter(|column| table.column(column).is_some())
@@ -231,10 +240,24 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     }
     marking::check(&connect, &found, source, findings).await?;
     tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
-    let publication = catalog::publications::publication(&session, &source.publication).await?;
     publication::check(publication.as_ref(), &found, setting, findings);
     slot::check(slot.as_ref(), &server, source, findings);
     Ok(())
+}
+
+/// Rows that the stream would not send.
+async fn rows_out_of_reach(session: &SqlSession, table: &TableInfo, findings: &mut Findings) {
+    let about = format!("table {}", table.display_name());
+    let one = std::slice::from_ref(table);
+    if let Err(error) = catalog::children::refuse_children(session, one).await {
+        findings.error(&about, &error);
+    }
+    // What the table itself is, stands there already.
+    if table.logged
+        && let Err(error) = catalog::children::refuse_outside_the_log(session, one).await
+    {
+        findings.error(&about, &error);
+    }
 }
 
 #[cfg(test)]

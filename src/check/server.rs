@@ -6,7 +6,7 @@ use crate::{
     config::{Mark, Source},
     postgres::{
         ConnectOptions,
-        catalog::{ServerInfo, SlotInfo},
+        catalog::{ServerInfo, SlotInfo, server::RoleInfo},
     },
 };
 
@@ -23,11 +23,6 @@ pub(super) fn check(server: &ServerInfo, source: &Source, slot: Option<&SlotInfo
     retention(server, findings);
     silence(server, source, findings);
     synchronous(server, findings);
-    if server.role.replication || server.role.superuser {
-        findings.ok("role", format!("{} may replicate", server.role.name));
-    } else {
-        findings.failed("role", Code::PostgresDenied, format!("role {} lacks REPLICATION", server.role.name));
-    }
     if server.in_recovery {
         standby(server, source, findings);
     }
@@ -158,7 +153,11 @@ fn failover(server: &ServerInfo, findings: &mut Findings) {
 
 /// pg_hba.conf has lines of its own only for physical replication. But a proxy or a pooler may let
 /// ordinary sessions through and refuse a replication connection.
-pub(super) async fn check_replication(connect: &ConnectOptions, findings: &mut Findings) {
+///
+/// A session that works has the right, whatever the attributes of `role` say. They are those of the
+/// role that the session has taken on (`ALTER ROLE … SET role`), and some clouds give the right to
+/// the members of a role of theirs.
+pub(super) async fn check_replication(connect: &ConnectOptions, role: &RoleInfo, findings: &mut Findings) {
     let identity = async {
         let mut client = connect.replication().await?;
         let system = client.identify_system().await?;
@@ -166,7 +165,15 @@ pub(super) async fn check_replication(connect: &ConnectOptions, findings: &mut F
         Ok(system)
     };
     match identity.await {
-        Ok(system) => findings.ok("replication", format!("system {}, timeline {}", system.system_id, system.timeline)),
-        Err(error) => findings.error("replication", &error),
+        Ok(system) => {
+            findings.ok("replication", format!("system {}, timeline {}", system.system_id, system.timeline));
+            findings.ok("role", format!("{} may replicate", role.name));
+        }
+        Err(error) => {
+            findings.error("replication", &error);
+            if !role.replication && !role.superuser {
+                findings.failed("role", Code::PostgresDenied, format!("role {} lacks REPLICATION", role.name));
+            }
+        }
     }
 }

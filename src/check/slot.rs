@@ -26,15 +26,6 @@ pub(super) fn check(slot: Option<&SlotInfo>, server: &ServerInfo, source: &Sourc
         findings.failed(&about, Code::SlotLost, format!("the server invalidated it: {reason}"));
         return;
     }
-    if slot.two_phase {
-        let text = "it decodes prepared transactions at PREPARE, before anybody knows whether they commit";
-        findings.failed_with(
-            &about,
-            Code::ConfigInvalid,
-            text,
-            "choose another name with `slot`: outboxd makes its own",
-        );
-    }
     let status = slot.wal_status.as_deref().unwrap_or("unknown");
     if status == "unreserved" {
         findings.warning(

@@ -7,7 +7,7 @@ use crate::{
     outbox::Encoder,
     pgoutput::RelationSchema,
     postgres::catalog::{
-        ColumnInfo, IdUniqueness, TableInfo, TableKind,
+        IdUniqueness, TableInfo, TableKind,
         backfill::{BackfillQuery, Order},
         marks::mark_value,
         tables::TablePrivileges,
@@ -138,26 +138,21 @@ fn mark_column(about: &str, table: &TableInfo, source: &Source, findings: &mut F
         findings.error(about, &error);
         return;
     }
-    if let Some((text, hint)) = never_null(column) {
+    if let Some((text, hint)) = column.never_null() {
         findings.failed_with(about, Code::ColumnInvalid, text, hint);
         return;
     }
     findings.ok(about, format!("{} can be set", column.name));
 }
 
-/// Judges a mark column in which every row looks published, so that outboxd would pass over all of
-/// them.
-fn never_null(column: &ColumnInfo) -> Option<(String, &'static str)> {
-    let name = &column.name;
-    if column.generated {
-        Some((format!("{name} is generated: it cannot be set"), "use a plain column"))
-    } else if column.not_null {
-        Some((format!("{name} is NOT NULL: a row would never be unpublished"), "ALTER TABLE … DROP NOT NULL"))
-    } else if column.has_default {
-        let text = format!("{name} has a default: rows would be inserted as published, and passed over");
-        Some((text, "ALTER TABLE … ALTER COLUMN … DROP DEFAULT"))
-    } else {
-        None
+/// Judges BEFORE INSERT triggers whose functions name the mark column.
+pub(super) fn setting_triggers(table: &TableInfo, column: &str, triggers: &[String], findings: &mut Findings) {
+    for name in triggers {
+        let text = format!(
+            "the function of trigger {name} names {column}: a row whose mark it sets at the INSERT is passed over"
+        );
+        let hint = format!("let the trigger leave {column} NULL; outboxd_rows_passed_over_total counts such rows");
+        findings.warning(&format!("table {}", table.display_name()), text, hint);
     }
 }
 
@@ -173,10 +168,14 @@ fn partition_keys(about: &str, table: &TableInfo, source: &Source, findings: &mu
     let others: Vec<&str> =
         key.into_iter().filter(|name| *name != columns.published_at && *name != columns.id).collect();
     if !others.is_empty() {
+        let hint = match source.mark {
+            Mark::Update => "never update it in unmarked rows; a row that is marked already is passed over",
+            Mark::Delete | Mark::None => "never update it: nothing in the row says that it was published",
+        };
         findings.warning(
             about,
             format!("the partition key has {}: a row moved by an UPDATE of it would be seen as new", others.join(", ")),
-            "never update it in unpublished rows; a row that is marked already is passed over",
+            hint,
         );
     }
 }

@@ -35,7 +35,7 @@ use crate::{
         lock,
         newest::{self, Belief},
         position::{Phase, Position, Recovered},
-        publication::fingerprint,
+        publication::look,
         server::require_server,
         takeover::Takeover,
         verdict::{Interrupted, require_kept, require_pair},
@@ -177,7 +177,7 @@ impl<'a> Joining<'a> {
     /// way. The same command goes on from there.
     pub(super) async fn start_anew(self, takeover: Takeover, recovered: Recovered) -> Result<()> {
         let tables = tables::resolve_all(&self.sql, self.source).await?;
-        let publication = fingerprint(&self.sql, &self.source.publication, &tables).await?;
+        let publication = look(&self.sql, self.source, &tables).await?;
         let mut position = Position::creating(&self.source.slot, publication);
         let before = self.position().await?;
         position.recovered = Some(Recovered {

@@ -82,7 +82,7 @@ impl ConnectOptions {
 
     /// Run-time parameters for what outboxd relies on, such as the text output of values. With them
     /// it is the same whatever the role's or the database's own settings are.
-    pub(super) fn session_parameters(&self) -> [(&'static str, String); 8] {
+    pub(super) fn session_parameters(&self) -> [(&'static str, String); 9] {
         let fixed = |value: &str| value.to_owned();
         [
             ("DateStyle", fixed("ISO")),
@@ -95,6 +95,9 @@ impl ConnectOptions {
             ("client_min_messages", fixed("warning")),
             // Our sessions idle for as long as nothing happens.
             ("idle_session_timeout", fixed("0")),
+            // A row that row security hides looks like one that is gone. With this the statement
+            // fails instead.
+            ("row_security", fixed("off")),
             ("statement_timeout", self.statement_timeout.as_millis().to_string()),
         ]
     }

@@ -48,6 +48,8 @@ pub(super) struct Counts {
     pub(crate) dead_letters: u64,
     /// Rows that carried their mark already, and rows of tables that are none of the source's.
     pub(crate) passed_over: u64,
+    /// Those of them that carried their mark.
+    pub(crate) came_marked: u64,
 }
 
 impl Intake {
@@ -55,12 +57,6 @@ impl Intake {
     #[must_use]
     pub(super) fn new(rows: Rows, tables: Vec<TableInfo>, relatives: HashSet<u32>) -> Self {
         Self { rows, tables, relatives, xid: 0, received: Lsn::ZERO, counts: Counts::default(), refused: None }
-    }
-
-    /// The source's tables.
-    #[must_use]
-    pub(super) fn tables(&self) -> &[TableInfo] {
-        &self.tables
     }
 
     /// The highest LSN received. The status reports it as the write position.
@@ -78,6 +74,11 @@ impl Intake {
     #[must_use]
     pub(super) fn has_refused(&self) -> bool {
         self.refused.is_some()
+    }
+
+    /// Nothing more is read, for this reason, unless there is another one already.
+    pub(super) fn refuse(&mut self, error: Error) {
+        self.refused.get_or_insert(error);
     }
 
     /// Why the row or the table was refused. The session ends with it, once what came before is
@@ -161,7 +162,7 @@ impl Intake {
                     let record = last(records)?;
                     machine.published_row(record.size(), record.event_id.unwrap_or_default())?;
                 }
-                Ok(Encoded::AlreadyMarked) => self.pass_over(driver)?,
+                Ok(Encoded::AlreadyMarked) => self.pass_over_marked(driver)?,
                 Err(error) => {
                     self.refused = Some(waiting(error)?);
                     machine.refused_row()?;
@@ -171,7 +172,7 @@ impl Intake {
                 self.counts.redelivered += 1;
                 match self.rows.append_mark(row, marks)? {
                     Encoded::Published => machine.redelivered_row()?,
-                    Encoded::AlreadyMarked => self.pass_over(driver)?,
+                    Encoded::AlreadyMarked => self.pass_over_marked(driver)?,
                 }
             }
             RowIs::Dropped => {}
@@ -207,6 +208,11 @@ impl Intake {
             self.pass_over(driver)?;
         }
         Ok(())
+    }
+
+    fn pass_over_marked(&mut self, driver: &mut Relaying) -> Result<()> {
+        self.counts.came_marked += 1;
+        self.pass_over(driver)
     }
 
     fn pass_over(&mut self, driver: &mut Relaying) -> Result<()> {

@@ -22,6 +22,7 @@ mod context;
 pub mod driver;
 mod gathered;
 mod intake;
+mod looks;
 mod marker;
 mod marks;
 mod memory;

@@ -90,6 +90,14 @@ impl Report {
         self.metrics.lag_seconds.set(machine.oldest_unpublished().map_or(0.0, age));
         self.metrics.beat();
         self.lsn = Some(machine.position().lsn);
+        self.tally.came_marked(counts.came_marked);
+        if let Some(rows) = self.tally.came_marked_due(Instant::now()) {
+            tracing::warn!(
+                rows,
+                "rows came with their mark set, and were passed over: a default or a trigger sets it at the INSERT, or an \
+                 UPDATE moved them to another partition"
+            );
+        }
         if let Some(done) = self.tally.due(Instant::now()) {
             say(done, machine.position().lsn);
         }

@@ -20,6 +20,7 @@ use super::{
     driver::{Driver, Effect},
     gathered::Gathered,
     intake::{Intake, Relaying},
+    looks::{Look, Looks},
     marker::{Marked, Marker, marking_sessions},
     memory::{End, Memory, ServerLife},
     monitor::Monitor,
@@ -30,12 +31,12 @@ use super::{
     state::{Bounds, Machine},
 };
 use crate::{
-    Code, Error, Result,
+    Code, Error, Lsn, Result,
     config::{Limits, Mark, Timeouts},
     kafka::{Batching, PublishFailure},
     outbox::{Encoder, Records},
-    postgres::{ReplicationStream, SqlSession, StandbyStatus, catalog::tables},
-    source::{compare::require_same_publication, position::Position, publication::fingerprint, standing::SourceState},
+    postgres::{ReplicationStream, SqlSession, StandbyStatus},
+    source::{position::Position, standing::SourceState},
 };
 
 /// Messages that are taken before the stream looks at events again.
@@ -68,6 +69,8 @@ pub(super) struct Stream<'a> {
     driver: Relaying,
     publisher: Publisher,
     marker: Option<Marker>,
+    look: Arc<Look>,
+    looks: Looks,
     position: Position,
     life: ServerLife,
     /// The monitor ends with the session.
@@ -99,6 +102,7 @@ impl<'a> Stream<'a> {
         let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
         let rows = Rows::new(encoder, source.on_poison, memory.verdicts.clone());
         let monitor = Monitor::start(context, &tables, life.started);
+        let look = Arc::new(Look::new(source, &sql, &tables, &position.publication));
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
         Ok(Self {
             context,
@@ -111,6 +115,8 @@ impl<'a> Stream<'a> {
             driver: Driver::new(machine, Gathered::new(2 * source.limits.batch_bytes)),
             publisher: Publisher::start(producers, &source.name, PUBLISH_QUEUE)?,
             marker,
+            looks: Looks::start(Arc::clone(&look)),
+            look,
             position,
             life,
             _monitor: monitor,
@@ -136,11 +142,16 @@ impl<'a> Stream<'a> {
                 return Ok(end);
             }
             if give_up.is_none() && self.intake.has_refused() {
-                tracing::info!("finishing what came before a row that cannot be published");
+                tracing::info!("finishing what was read before the source stops");
                 give_up = Some(Instant::now() + timeouts.shutdown);
             }
-            if give_up.is_some() && self.driver.is_drained() {
-                return self.close().await;
+            if let Some(give_up) = give_up
+                && self.driver.is_drained()
+            {
+                if !self.awaits_look() || Instant::now() >= give_up {
+                    return self.close().await;
+                }
+                self.looks.hurry();
             }
             if self.read_buffered()? {
                 continue;
@@ -148,6 +159,11 @@ impl<'a> Stream<'a> {
             self.rest();
             self.wait(&mut status, &mut give_up).await?;
         }
+    }
+
+    /// Whether a look is still to come that lets more be confirmed.
+    fn awaits_look(&self) -> bool {
+        self.driver.machine.awaits_look() && self.looks.go_on()
     }
 
     /// Ends a session that is drained.
@@ -198,6 +214,7 @@ impl<'a> Stream<'a> {
             filled = self.replication.fill(), if wants_input => filled?,
             event = self.publisher.event() => self.published(event?).await?,
             marked = marked(&mut self.marker) => self.marked(&marked?)?,
+            found = self.looks.found() => self.looked(found)?,
             error = self.sql.closed() => return Err(error),
             _ = status.tick() => self.driver.ask_for_status(),
             // The metrics must show that the lag grows while nothing happens.
@@ -209,7 +226,9 @@ impl<'a> Stream<'a> {
                 *give_up = Some(Instant::now() + self.context.source.timeouts.shutdown);
             }
             () = sleep_until(give_up.unwrap_or_else(far_future)), if give_up.is_some() => {
-                return Err(self.gave_up());
+                if !self.driver.is_drained() {
+                    return Err(self.gave_up());
+                }
             }
         }
         Ok(())
@@ -221,7 +240,7 @@ impl<'a> Stream<'a> {
         match self.intake.take_refusal() {
             None => Error::new(Code::ShutdownTimeout, "closing down with rows in flight"),
             Some(refusal) => {
-                let what = "rows in flight that came before one that cannot be published";
+                let what = "rows in flight that were read before the source had to stop";
                 Error::new(Code::ShutdownTimeout, what).because(refusal)
             }
         }
@@ -233,7 +252,8 @@ impl<'a> Stream<'a> {
             match effect {
                 Effect::Publish { batch, rows, records, progress } => {
                     if rows == 0 {
-                        self.require_same_publication().await?;
+                        // The position must not pass rows over either.
+                        self.look.now().await?;
                     }
                     self.position.progress = progress;
                     let position = self.context.record_of(&self.position);
@@ -257,14 +277,18 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Compares the fingerprint before every idle advance. A publication that changed would pass
-    /// rows over in silence. So would a publication that lacks the table which was put in the place
-    /// of ours.
-    async fn require_same_publication(&self) -> Result<()> {
-        let source = &self.context.source;
-        let tables = tables::renamed(&self.sql, source, self.intake.tables()).await?;
-        let now = fingerprint(&self.sql, &source.publication, &tables).await?;
-        require_same_publication(&self.position.publication, &now)
+    /// Takes in what a look has found. After one that found something, what was read is published
+    /// and marked before the session ends, so that nothing is published without its mark.
+    fn looked(&mut self, found: Result<Lsn>) -> Result<()> {
+        match found {
+            Ok(end) => self.driver.machine.looked(end),
+            Err(error) if self.sql.is_closed() => Err(error),
+            Err(error) => {
+                self.intake.refuse(error);
+                self.driver.drain();
+                Ok(())
+            }
+        }
     }
 
     async fn published(&mut self, event: Event) -> Result<()> {

@@ -12,6 +12,9 @@ const EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Tally {
     since: Instant,
     done: Done,
+    came_marked: u64,
+    /// When the log last told of rows that came with their mark.
+    told: Option<Instant>,
 }
 
 /// Numbers of rows.
@@ -25,7 +28,7 @@ pub(super) struct Done {
 
 impl Tally {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, done: Done::default() }
+        Self { since: now, done: Done::default(), came_marked: 0, told: None }
     }
 
     pub(super) fn published(&mut self, rows: usize) {
@@ -34,6 +37,21 @@ impl Tally {
 
     pub(super) fn marked(&mut self, rows: usize) {
         self.done.marked += rows as u64;
+    }
+
+    pub(super) fn came_marked(&mut self, rows: u64) {
+        self.came_marked += rows;
+    }
+
+    /// How many rows came with their mark, if it is time to tell. The first ones are told of at
+    /// once.
+    pub(super) fn came_marked_due(&mut self, now: Instant) -> Option<u64> {
+        let is_early = self.told.is_some_and(|told| now.saturating_duration_since(told) < EVERY);
+        if self.came_marked == 0 || is_early {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.came_marked))
     }
 
     /// What a line that is due has to say. There is nothing to say of a minute without rows.
@@ -54,6 +72,18 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_come_with_their_mark_are_told_of_at_once_and_then_once_a_minute() {
+        let start = Instant::now();
+        let mut tally = Tally::new(start);
+        assert_eq!(tally.came_marked_due(start), None);
+        tally.came_marked(2);
+        assert_eq!(tally.came_marked_due(start), Some(2));
+        tally.came_marked(3);
+        assert_eq!(tally.came_marked_due(start + Duration::from_secs(59)), None);
+        assert_eq!(tally.came_marked_due(start + EVERY), Some(3));
+    }
 
     #[test]
     fn a_line_is_due_once_a_minute_while_there_are_rows_and_the_rest_at_the_end() {

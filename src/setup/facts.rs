@@ -49,7 +49,8 @@ pub struct Role {
 /// What a role may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RoleRights {
-    /// The role has LOGIN and REPLICATION, or is a superuser.
+    /// The role has LOGIN and REPLICATION, or is a superuser, or a member of the role to whose
+    /// members Amazon RDS gives the right.
     pub(crate) replication: bool,
     /// The role has CONNECT on the database.
     pub(crate) connect: bool,
@@ -125,7 +126,9 @@ pub struct KafkaFacts {
 /// right.
 pub async fn read(client: &Client, source: &Source, role: &str) -> Result<Facts> {
     const ROLE: &str = "
-SELECT r.rolsuper OR (r.rolreplication AND r.rolcanlogin), has_database_privilege(r.oid, current_database(), 'CONNECT')
+SELECT r.rolsuper OR (r.rolreplication AND r.rolcanlogin)
+         OR EXISTS (SELECT FROM pg_roles cloud WHERE cloud.rolname = 'rds_replication' AND pg_has_role(r.oid, cloud.oid, 'MEMBER')),
+       has_database_privilege(r.oid, current_database(), 'CONNECT')
 FROM pg_roles r WHERE r.rolname = $1::text";
     let failed = |error| sql_error(&format!("could not read the role {role}"), error);
     let rights = client.query_opt(ROLE, &[&role]).await.map_err(failed)?;

@@ -18,6 +18,7 @@ pub mod migrations;
 pub mod plan;
 
 pub(crate) use execute::Outcome;
+use facts::RoleRights;
 pub use facts::{Facts, KafkaFacts};
 pub use plan::{Plan, SlotStep, SqlStep, Step};
 
@@ -35,7 +36,11 @@ use crate::{
 /// [`Code::PostgresDenied`]. The message holds the SQL.
 pub async fn ensure(sql: &SqlSession, source: &Source) -> Result<()> {
     let role = server::server(sql).await?.role.name;
-    let plan = Plan::for_postgres(&facts::read(sql, source, &role).await?, source)?;
+    let mut facts = facts::read(sql, source, &role).await?;
+    // This session has logged in. Whether its role may replicate, the replication connection tells.
+    // The attributes of a role that the session has taken on do not.
+    facts.role.rights = Some(RoleRights { replication: true, connect: true });
+    let plan = Plan::for_postgres(&facts, source)?;
     for step in &plan.steps {
         let Step::Sql(step) = step else { continue };
         if !source.auto_setup {

@@ -21,7 +21,7 @@ use super::{
     compare::Server,
     newest::{self, Belief, Published},
     position::{History, Phase, Position, Progress},
-    publication::fingerprint,
+    publication::look,
 };
 use crate::{
     Code, Error, Lsn, Result,
@@ -200,7 +200,7 @@ impl Look<'_> {
             flushed: server::flushed_lsn(sql).await?,
             switches: switches.iter().map(|switch| (switch.timeline, switch.switchpoint)).collect(),
             confirmed_flush,
-            publication: fingerprint(sql, &self.source.publication, tables).await?,
+            publication: look(sql, self.source, tables).await?,
         })
     }
 }

@@ -5,8 +5,27 @@ use tokio_postgres::Client;
 
 use crate::{
     Code, Error, Result,
-    postgres::catalog::{Fingerprint, PublicationInfo, TableInfo, TableKind, children::refuse_children, publications},
+    config::{Mark, Source},
+    postgres::catalog::{
+        Fingerprint, PublicationInfo, TableInfo, TableKind,
+        children::{refuse_children, refuse_outside_the_log, refuse_row_security},
+        publications,
+    },
 };
+
+/// Looks at everything in the database that the guarantees stand on and that somebody may change
+/// while rows stream. Gives back the publication's fingerprint, which the caller compares.
+///
+/// # Errors
+/// Rows of these tables are not in the log, or the stream does not send them, or our role does not
+/// see them. Or the catalog cannot be read.
+pub(crate) async fn look(client: &Client, source: &Source, tables: &[TableInfo]) -> Result<Value> {
+    refuse_outside_the_log(client, tables).await?;
+    if source.mark != Mark::None {
+        refuse_row_security(client, tables).await?;
+    }
+    fingerprint(client, &source.publication, tables).await
+}
 
 /// The fingerprint of the publication for these tables. It is null when there is no such
 /// publication.

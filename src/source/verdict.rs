@@ -93,16 +93,29 @@ fn slot_missing(lsn: Lsn) -> Error {
 /// one, and nobody drops it.
 ///
 /// # Errors
-/// [`Code::ConfigInvalid`]: the slot is of another database, or of another plugin.
+/// [`Code::ConfigInvalid`]: the slot is of another database or of another plugin, or it decodes
+/// prepared transactions early.
 pub(crate) fn require_own(name: &str, slot: &SlotInfo, database: &str) -> Result<()> {
     if slot.plugin.as_deref() == Some("pgoutput") && slot.database.as_deref() == Some(database) {
-        return Ok(());
+        return require_whole(name, slot);
     }
     let plugin = slot.plugin.as_deref().unwrap_or("none (physical)");
     let theirs = slot.database.as_deref().unwrap_or("none");
     let text = format!(
         "slot {name}: it is another's: plugin {plugin}, database {theirs}, and the source is in database {database}; \
          choose another name with `slot`, or another `name` of the source"
+    );
+    Err(Error::new(Code::ConfigInvalid, text))
+}
+
+/// A slot with `two_phase` sends a transaction at PREPARE, before anybody knows whether it commits.
+fn require_whole(name: &str, slot: &SlotInfo) -> Result<()> {
+    if !slot.two_phase {
+        return Ok(());
+    }
+    let text = format!(
+        "slot {name}: it decodes prepared transactions at PREPARE, before anybody knows whether they commit \
+         (two_phase); choose another name with `slot`: outboxd makes its own"
     );
     Err(Error::new(Code::ConfigInvalid, text))
 }
@@ -156,7 +169,8 @@ mod tests {
         assert!(elsewhere.detail().contains("database shop"), "{elsewhere}");
         let physical = SlotInfo { plugin: None, database: None, ..slot(100) };
         let plugin = SlotInfo { plugin: Some("wal2json".into()), ..slot(100) };
-        for slot in [physical, plugin] {
+        let early = SlotInfo { two_phase: true, ..slot(100) };
+        for slot in [physical, plugin, early] {
             assert!(require_own("s", &slot, "shop").is_err());
         }
         let streaming = published(Phase::Streaming);

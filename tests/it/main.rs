@@ -11,6 +11,7 @@ mod faults;
 mod hot;
 mod joining;
 mod kafka;
+mod looks;
 mod marks;
 mod matrix;
 mod overlaps;

@@ -6,7 +6,7 @@ use testbed::eventually;
 
 use crate::scene::{PATIENCE, QUICK, Scene, halts, insert_one, metric, stop, tail, wait_code, wait_ready};
 
-const PARTITIONED: &str = "ALTER TABLE order_outbox RENAME TO shape;
+pub(crate) const PARTITIONED: &str = "ALTER TABLE order_outbox RENAME TO shape;
     CREATE TABLE order_outbox (LIKE shape INCLUDING DEFAULTS, PRIMARY KEY (id)) PARTITION BY HASH (id);
     DROP TABLE shape;
     CREATE TABLE half PARTITION OF order_outbox FOR VALUES WITH (MODULUS 2, REMAINDER 0);

@@ -54,6 +54,8 @@ pub(crate) enum Bug {
     TrustRestoredMarks,
     /// A batch of a failover slot is confirmed although the stream has not passed its marks.
     ConfirmBeforeStandby,
+    /// Everything may be confirmed without a look at the publication.
+    ConfirmWithoutLook,
 }
 
 impl Bug {
@@ -73,7 +75,7 @@ impl Bug {
     }
 
     /// Each bug, what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 23] = [
+    pub(crate) const ALL: [(Self, &str, &str); 24] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
@@ -100,5 +102,6 @@ impl Bug {
         (Self::PublishMarkedRows, "G1", "e"),
         (Self::TrustRestoredMarks, "G1, G4", "G1"),
         (Self::ConfirmBeforeStandby, "G5", "failover"),
+        (Self::ConfirmWithoutLook, "G4", "rule 7"),
     ];
 }

@@ -48,6 +48,8 @@ events! {
     Pipelined = "batches sent while the one before was committing", 10_000;
     IdleAdvance = "positions advanced while idle", 20_000;
     UrgentReply = "replies asked for", 10_000;
+    AwaitedLook = "confirmations that waited for a look at the publication", 10_000;
+    Unsent = "transactions passed over by a changed publication", 500;
     FailedOver = "failed over to a standby", 1_000;
     MarksUndone = "  which lacked marks", 200;
     LateMark = "marks applied for a session that had ended", 1_000;

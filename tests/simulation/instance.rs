@@ -95,6 +95,8 @@ pub(crate) struct Session {
     /// The last row of an earlier chunk. Its mark is durable.
     pub(crate) last_marked: Option<RowNo>,
     pub(crate) draining: bool,
+    /// Where the log ended when the look at the publication began that is under way.
+    pub(crate) look: Option<Lsn>,
     /// The transaction of the last redelivered row.
     pub(crate) read_part: Option<usize>,
 }
@@ -124,6 +126,7 @@ impl Session {
             last_published: None,
             last_marked: None,
             draining: false,
+            look: None,
             read_part: None,
         }
     }

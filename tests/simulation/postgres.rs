@@ -59,6 +59,8 @@ pub(crate) struct Transaction {
     pub(crate) rows: std::ops::Range<RowNo>,
     /// Whether other sessions see its rows. The commit is in the log, and is sent, before that.
     pub(crate) is_visible: bool,
+    /// Whether the publication had the table when it was committed.
+    pub(crate) is_sent: bool,
 }
 
 /// What a walsender sends.
@@ -148,6 +150,9 @@ pub(crate) struct Postgres {
     pub(crate) timeline: u32,
     pub(crate) switches: Vec<(u32, Lsn)>,
     pub(crate) publication: u64,
+    /// The publication lacks a table, and with it half of the transactions that are committed from
+    /// now on.
+    pub(crate) passes_over: bool,
     connections: u64,
     pub(crate) backup: Option<Backup>,
     /// Where the slot is a failover slot.
@@ -173,6 +178,7 @@ impl Postgres {
             timeline: 1,
             switches: Vec::new(),
             publication: 0,
+            passes_over: false,
             connections: 0,
             backup: None,
             standby: None,
@@ -244,6 +250,7 @@ impl Postgres {
             end_lsn: self.log_end,
             rows: first..first + rows,
             is_visible: random.chance(85),
+            is_sent: !self.passes_over || random.chance(50),
         });
     }
 
@@ -325,7 +332,7 @@ impl Postgres {
             walsender.next += 1;
             walsender.sent = next.end_lsn;
             // Since Postgres 15, pgoutput leaves out a transaction without rows.
-            if next.rows.is_empty() && random.chance(50) {
+            if !next.is_sent || next.rows.is_empty() && random.chance(50) {
                 return;
             }
             to.push_back(Message::Begin { final_lsn: next.final_lsn, xid: next.xid, time: next.time });

@@ -8,6 +8,7 @@ use outboxd::{
         driver::{Driver, Effect, EffectOf, MarkingJob},
         state::{Machine, Place, RowIs},
     },
+    source::compare::require_same_publication,
 };
 
 use crate::{
@@ -23,7 +24,8 @@ use crate::{
 impl Instance {
     /// Does one of the things that a session does side by side.
     pub(crate) fn relay(&mut self, env: &mut Env) -> Result<(), Error> {
-        match env.random.below(10) {
+        match env.random.below(11) {
+            10 => self.look(env)?,
             0..4 => self.read(env)?,
             4..6 => {
                 if env.random.chance(10) {
@@ -52,6 +54,32 @@ impl Instance {
         }
         self.stop_if_drained(env);
         Ok(())
+    }
+
+    /// Looks at the publication, in two steps: first the end of the log, then the catalog.
+    fn look(&mut self, env: &mut Env) -> Result<(), Error> {
+        self.sql(env)?;
+        let end = match self.session.look.take() {
+            _ if env.bug == Some(Bug::ConfirmWithoutLook) => Lsn(u64::MAX),
+            None => {
+                self.session.look = Some(env.postgres.log_end);
+                return Ok(());
+            }
+            Some(end) => {
+                self.require_same_publication(env)?;
+                end
+            }
+        };
+        let Some(driver) = &mut self.session.driver else { return Ok(()) };
+        if driver.machine.awaits_look() {
+            env.hit(Event::AwaitedLook);
+        }
+        driver.machine.looked(end)
+    }
+
+    fn require_same_publication(&self, env: &Env) -> Result<(), Error> {
+        let now = env.postgres.publication.into();
+        self.session.position.as_ref().map_or(Ok(()), |position| require_same_publication(&position.publication, &now))
     }
 
     fn read(&mut self, env: &mut Env) -> Result<(), Error> {
@@ -210,6 +238,9 @@ impl Instance {
                 }
                 if rows == 0 {
                     env.hit(Event::IdleAdvance);
+                    if env.bug != Some(Bug::ConfirmWithoutLook) {
+                        self.require_same_publication(env)?;
+                    }
                 }
                 if let Some(position) = &self.session.position {
                     let mut position = position.clone();

@@ -246,6 +246,7 @@ impl World {
             Fault::DeletePositions => env.kafka.delete_positions(),
             Fault::ChangePublication => {
                 env.postgres.publication += 1;
+                env.postgres.passes_over = is_streaming && env.random.chance(70);
                 true
             }
             _ => self.by_a_person(fault, is_streaming),

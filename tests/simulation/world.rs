@@ -78,6 +78,9 @@ impl World {
             env.postgres.roll_back_one();
         }
         env.postgres.commit(&mut env.random, u32::try_from(rows).unwrap_or(0), env.options.keys, time);
+        if rows > 0 && env.postgres.passes_over {
+            env.hit(Event::Unsent);
+        }
         trace!(env, "Postgres: commit {:?}", env.postgres.transactions.last());
     }
 

@@ -40,7 +40,10 @@ struct TablePrint {
 
 /// How the table comes to be in the publication. The numbers are the oids of the catalog's rows. A
 /// table that was dropped and added again has another row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// A filter is there for a person. Nothing changes it but ALTER PUBLICATION, which makes another
+/// row then. But the way in which it prints changes with settings of the session and with names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
 enum By {
     Table {
@@ -52,9 +55,32 @@ enum By {
     },
     Schema {
         row: u32,
+        /// [`TableInfo::placed`]. Positions of older versions have none.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        placed: Option<String>,
     },
     All,
     Absent,
+}
+
+impl By {
+    fn is_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Table { row, columns, .. }, Self::Table { row: other, columns: others, .. }) => {
+                row == other && columns == others
+            }
+            (Self::Schema { row, placed }, Self::Schema { row: other, placed: moved }) => {
+                row == other && !is_another(placed, moved)
+            }
+            (Self::All, Self::All) | (Self::Absent, Self::Absent) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether two that are known differ. One that an older version did not write is no difference.
+fn is_another(was: &Option<String>, now: &Option<String>) -> bool {
+    was.as_ref().zip(now.as_ref()).is_some_and(|(was, now)| was != now)
 }
 
 impl TablePrint {
@@ -81,7 +107,7 @@ impl Fingerprint {
                     filter: listed.row_filter.clone(),
                     columns: listed.columns.clone(),
                 },
-                Membership::InSchema(schema) => By::Schema { row: schema.row_oid },
+                Membership::InSchema(schema) => By::Schema { row: schema.row_oid, placed: Some(table.placed.clone()) },
                 Membership::AllTables => By::All,
                 Membership::Absent => By::Absent,
             },
@@ -130,8 +156,7 @@ impl Fingerprint {
         }
         let added = now.tables.iter().filter(|table| !self.tables.iter().any(|was| was.oid == table.oid));
         found.extend(added.map(|table| format!("table {} (oid {}) is new", table.name, table.oid)));
-        let altered = self.version.as_ref().zip(now.version.as_ref()).is_some_and(|(was, now)| was != now);
-        if found.is_empty() && altered {
+        if found.is_empty() && is_another(&self.version, &now.version) {
             found.push(
                 "it was altered and altered back, or got another owner: what it did not send meanwhile is not known"
                     .to_owned(),
@@ -152,10 +177,11 @@ impl Eq for Fingerprint {}
 fn table_differences(was: &TablePrint, now: &TablePrint, recreated: bool, found: &mut Vec<String>) {
     let name = &now.name;
     match (&was.by, &now.by) {
-        (was, now) if was == now => {}
+        (was, now) if was.is_as(now) => {}
         (_, By::Absent) => found.push(format!("table {name} was dropped from the publication")),
         (By::Absent, _) => found.push(format!("table {name} was added to the publication")),
         (By::Table { row, filter, columns }, By::Table { row: row_now, filter: filter_now, columns: columns_now }) => {
+            let said = found.len();
             if filter != filter_now {
                 let text = |filter: &Option<String>| filter.clone().unwrap_or_else(|| "none".to_owned());
                 found.push(format!("row filter of table {name} was {} and is now {}", text(filter), text(filter_now)));
@@ -168,9 +194,12 @@ fn table_differences(was: &TablePrint, now: &TablePrint, recreated: bool, found:
                 ));
             }
             // A publication that was made again is reported once, not for each table.
-            if row != row_now && !recreated {
+            if found.len() == said && row != row_now && !recreated {
                 found.push(format!("table {name} was dropped from the publication and added again"));
             }
+        }
+        (By::Schema { row, .. }, By::Schema { row: row_now, .. }) if !recreated && row == row_now => {
+            found.push(format!("table {name} was moved out of its published schema and back"));
         }
         (By::Schema { .. }, By::Schema { .. }) if !recreated => {
             found.push(format!("the schema of table {name} was dropped from the publication and added again"));
@@ -222,7 +251,7 @@ mod tests {
     fn what_is_kept_in_the_position_reads_back_equal() {
         let mut filtered = listed(2, "public.b", 12);
         filtered.by = By::Table { row: 12, filter: Some("(id > 5)".into()), columns: Some(vec![1, 2]) };
-        let schema = TablePrint { oid: 3, name: "s.c".into(), by: By::Schema { row: 77 } };
+        let schema = TablePrint { oid: 3, name: "s.c".into(), by: By::Schema { row: 77, placed: None } };
         let all = TablePrint { oid: 4, name: "s.d".into(), by: By::All };
         let fingerprint = print(vec![listed(1, "public.a", 11), filtered, schema, all]);
         let text = serde_json::to_string(&fingerprint).unwrap();
@@ -265,7 +294,7 @@ mod tests {
         );
 
         let mut filtered = was.clone();
-        filtered.tables[1].by = By::Table { row: 12, filter: Some("(id > 5)".into()), columns: Some(vec![1]) };
+        filtered.tables[1].by = By::Table { row: 13, filter: Some("(id > 5)".into()), columns: Some(vec![1]) };
         assert_eq!(
             was.differences(&filtered),
             [
@@ -273,6 +302,27 @@ mod tests {
                 "column list of table public.b was all columns and is now columns 1"
             ]
         );
+    }
+
+    #[test]
+    fn a_filter_that_prints_otherwise_is_the_same_one() {
+        let mut was = print(vec![listed(1, "public.a", 11)]);
+        let mut now = was.clone();
+        let filter = |text: &str| By::Table { row: 11, filter: Some(text.into()), columns: None };
+        (was.tables[0].by, now.tables[0].by) = (filter("(id > 5)"), filter("(\"id\" > 5)"));
+        assert_eq!(was, now);
+    }
+
+    #[test]
+    fn a_table_that_was_in_another_schema_in_between_is_seen() {
+        let placed = |placed: Option<&str>| {
+            let by = By::Schema { row: 77, placed: placed.map(str::to_owned) };
+            print(vec![TablePrint { oid: 3, name: "s.c".into(), by }])
+        };
+        assert_eq!(placed(Some("740")), placed(Some("740")));
+        assert_eq!(placed(None), placed(Some("741")), "an older version did not look");
+        let moved = placed(Some("740")).differences(&placed(Some("741")));
+        assert_eq!(moved, ["table s.c was moved out of its published schema and back"]);
     }
 
     #[test]

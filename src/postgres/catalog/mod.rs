@@ -35,7 +35,7 @@ pub(crate) use fingerprint::Fingerprint;
 pub(crate) use publications::{PublicationInfo, PublishedTable};
 pub(crate) use server::ServerInfo;
 pub use slots::SlotInfo;
-pub use table_info::{ColumnInfo, IdUniqueness, TableInfo, TableKind};
+pub use table_info::{ColumnInfo, Generated, IdUniqueness, TableInfo, TableKind};
 
 use super::sql_error;
 use crate::Error;

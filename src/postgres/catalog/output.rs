@@ -44,7 +44,7 @@ mod tests {
             base_type_oid: base.oid(),
             not_null: false,
             has_default: false,
-            generated: false,
+            generated: None,
             part_of_partition_key: false,
         }
     }

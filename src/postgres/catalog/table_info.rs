@@ -1,6 +1,6 @@
 //! An outbox table as the catalog has it: its columns, its indexes, and what follows from them.
 
-use super::names::quote_qualified;
+use super::{PublicationInfo, names::quote_qualified, publications::Membership};
 use crate::{
     Code, Error, Result,
     pgoutput::{ColumnSchema, RelationSchema},
@@ -18,6 +18,9 @@ pub struct TableInfo {
     pub name: String,
     /// Ordinary or partitioned.
     pub kind: TableKind,
+    /// `xmin` of the row of the catalog that puts it into its schema; empty where there is none.
+    /// Another one means that it was in another schema in between.
+    pub placed: String,
     /// Its rows are in the WAL. An unlogged or temporary table cannot be in a publication.
     pub logged: bool,
     /// Owning role. Only this one (or a superuser) may put the table into a publication.
@@ -64,10 +67,21 @@ pub struct ColumnInfo {
     pub not_null: bool,
     /// Has a default or is an identity column.
     pub has_default: bool,
-    /// GENERATED ALWAYS AS. pgoutput leaves it out (Postgres 18 can be told otherwise).
-    pub generated: bool,
+    /// GENERATED ALWAYS AS, and whether pgoutput sends it.
+    pub generated: Option<Generated>,
     /// Part of the partition key at any level of the tree.
     pub part_of_partition_key: bool,
+}
+
+/// A generated column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generated {
+    /// It is computed when it is read. pgoutput leaves it out.
+    Virtual,
+    /// It is stored. pgoutput leaves it out.
+    Stored,
+    /// It is stored, and the publication has it (Postgres 18).
+    Published,
 }
 
 /// An index of an outbox table.
@@ -99,6 +113,24 @@ pub enum IdUniqueness {
     WithPartitionKey(String),
     /// None.
     None,
+}
+
+impl ColumnInfo {
+    /// What makes every row look published, if this is the mark column: the text, and the next
+    /// step.
+    pub(crate) fn never_null(&self) -> Option<(String, &'static str)> {
+        let name = &self.name;
+        if self.generated.is_some() {
+            Some((format!("{name} is generated: it cannot be set"), "use a plain column"))
+        } else if self.not_null {
+            Some((format!("{name} is NOT NULL: a row would never be unpublished"), "ALTER TABLE … DROP NOT NULL"))
+        } else if self.has_default {
+            let text = format!("{name} has a default: rows would be inserted as published, and passed over");
+            Some((text, "ALTER TABLE … ALTER COLUMN … DROP DEFAULT"))
+        } else {
+            None
+        }
+    }
 }
 
 impl TableInfo {
@@ -160,14 +192,35 @@ impl TableInfo {
             .map(|index| index.name.as_str())
     }
 
-    /// The columns that pgoutput sends, in table order: all but the generated ones.
+    /// The columns that pgoutput sends, in table order: all but the generated ones, unless the
+    /// publication has those.
     pub(crate) fn published_columns(&self) -> impl Iterator<Item = &ColumnInfo> {
-        self.columns.iter().filter(|column| !column.generated)
+        let is_sent = |column: &&ColumnInfo| matches!(column.generated, None | Some(Generated::Published));
+        self.columns.iter().filter(is_sent)
+    }
+
+    /// Whether a publication could have generated columns of it.
+    pub(crate) fn has_stored_columns(&self) -> bool {
+        self.columns.iter().any(|column| column.generated == Some(Generated::Stored))
+    }
+
+    /// Learns which of its generated columns this publication has. A column list decides, and
+    /// without one the publication's own setting.
+    pub(crate) fn learn_published(&mut self, publication: &PublicationInfo) {
+        let listed = match publication.membership(self) {
+            Membership::Listed(listed) => listed.columns.as_ref(),
+            _ => None,
+        };
+        for column in &mut self.columns {
+            let is_sent = listed.map_or(publication.generated, |numbers| numbers.contains(&column.attnum));
+            if is_sent && column.generated == Some(Generated::Stored) {
+                column.generated = Some(Generated::Published);
+            }
+        }
     }
 
     /// The table as pgoutput's Relation message would show it, for rows that come from the
-    /// backfill. It has no generated columns, which pgoutput leaves out. It has the type beneath
-    /// each domain, which pgoutput tells in a Type message.
+    /// backfill. It has the type beneath each domain, which pgoutput tells in a Type message.
     #[must_use]
     pub fn relation_schema(&self) -> RelationSchema {
         let schema = |column: &ColumnInfo| ColumnSchema {

@@ -8,7 +8,8 @@ use super::{
     failed,
     names::{display_table, quote_table},
     overlaps::refuse_overlaps,
-    table_info::{ColumnInfo, IndexInfo, TableInfo, TableKind},
+    publications::publication,
+    table_info::{ColumnInfo, Generated, IndexInfo, TableInfo, TableKind},
 };
 use crate::{
     Code, Error, Result,
@@ -37,7 +38,10 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
                                                         CASE WHEN t.tgtype & 8 <> 0 THEN 'DELETE' END) || ')'
              FROM pg_trigger t
              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 24 <> 0
-             ORDER BY 1)
+             ORDER BY 1),
+       coalesce((SELECT d.xmin::text FROM pg_depend d
+                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+                   AND d.refclassid = 'pg_namespace'::regclass), '')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass($1)";
 
@@ -51,7 +55,7 @@ SELECT a.attname::text, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypi
           SELECT t.oid, t.typbasetype
           UNION ALL SELECT b.oid, b.typbasetype FROM base JOIN pg_type b ON b.oid = base.beneath)
         SELECT oid FROM base WHERE beneath = 0), a.attnotnull OR t.typnotnull,
-       a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
+       a.atthasdef OR a.attidentity <> '', nullif(a.attgenerated, '')::text,
        a.attname IN (SELECT k.attname FROM pg_partition_tree($1::oid::regclass) tree
                      JOIN pg_partitioned_table p ON p.partrelid = tree.relid
                      JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = p.partrelid AND d.objsubid > 0
@@ -110,6 +114,7 @@ pub async fn find_table(client: &Client, table: &TableName) -> Result<Option<Tab
         owner: row.get(5),
         partition_expression: row.get(6),
         marking_triggers: row.get(7),
+        placed: row.get(8),
         columns: columns.iter().map(column_from_row).collect(),
         indexes: indexes.iter().map(index_from_row).collect(),
     }))
@@ -126,7 +131,7 @@ pub async fn resolve(client: &Client, table: &TableName) -> Result<TableInfo> {
     })
 }
 
-/// All tables of a source, in configuration order.
+/// All tables of a source, in configuration order, with the columns that its publication has.
 ///
 /// # Errors
 /// As [`resolve`], for the first one that fails. [`Code::ConfigInvalid`] where two of them share
@@ -137,6 +142,11 @@ pub async fn resolve_all(client: &Client, source: &Source) -> Result<Vec<TableIn
         found.push(resolve(client, name).await?);
     }
     refuse_overlaps(client, &oids(&found)).await?;
+    if found.iter().any(TableInfo::has_stored_columns)
+        && let Some(publication) = publication(client, &source.publication).await?
+    {
+        found.iter_mut().for_each(|table| table.learn_published(&publication));
+    }
     Ok(found)
 }
 
@@ -153,7 +163,10 @@ pub(crate) fn oids(tables: &[TableInfo]) -> Vec<u32> {
 /// Only what a broken session brings.
 pub(crate) async fn renamed(client: &Client, source: &Source, tables: &[TableInfo]) -> Result<Vec<TableInfo>> {
     const NOW: &str = "
-SELECT c.oid, n.nspname::text, c.relname::text
+SELECT c.oid, n.nspname::text, c.relname::text,
+       coalesce((SELECT d.xmin::text FROM pg_depend d
+                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+                   AND d.refclassid = 'pg_namespace'::regclass), '')
 FROM unnest($1::text[], $2::oid[]) WITH ORDINALITY AS t(name, oid, place)
 LEFT JOIN pg_class same ON same.oid = to_regclass(t.name) AND same.relkind IN ('r', 'p')
 LEFT JOIN pg_class c ON c.oid = coalesce(same.oid, t.oid) LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -164,10 +177,27 @@ ORDER BY t.place";
     let mut now = tables.to_vec();
     for (table, row) in now.iter_mut().zip(&rows) {
         if let Some(oid) = row.get(0) {
-            (table.oid, table.schema, table.name) = (oid, row.get(1), row.get(2));
+            (table.oid, table.schema, table.name, table.placed) = (oid, row.get(1), row.get(2), row.get(3));
         }
     }
     Ok(now)
+}
+
+/// The BEFORE INSERT triggers of a table and its partitions whose functions name this column. Such a
+/// function may set it.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub(crate) async fn setting_triggers(client: &Client, table: &TableInfo, column: &str) -> Result<Vec<String>> {
+    // In tgtype, 1 is FOR EACH ROW, 2 is BEFORE, 4 is INSERT.
+    const TRIGGERS: &str = "
+SELECT DISTINCT t.tgname::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+WHERE (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass)))
+  AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 7 = 7 AND strpos(p.prosrc, $2::text) > 0
+ORDER BY 1";
+    let rows = client.query(TRIGGERS, &[&table.oid, &column]).await;
+    let rows = rows.map_err(|error| failed("read the triggers of the tables", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Oids of all partitions and ancestors of the tables, without the tables themselves.
@@ -225,7 +255,10 @@ fn column_from_row(row: &Row) -> ColumnInfo {
         base_type_oid: row.get(6),
         not_null: row.get(7),
         has_default: row.get(8),
-        generated: row.get(9),
+        generated: row.get::<_, Option<String>>(9).map(|kind| match kind.as_str() {
+            "s" => Generated::Stored,
+            _ => Generated::Virtual,
+        }),
         part_of_partition_key: row.get(10),
     }
 }

@@ -6,7 +6,10 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use super::walk::{Replication, Start};
+use super::{
+    preconditions::require_compacted,
+    walk::{Replication, Start},
+};
 use crate::{
     Code, Error, Lsn, Result,
     config::{Delivery, Mark},
@@ -29,7 +32,7 @@ use crate::{
         newest::{self, Belief},
         position::{History, Phase, Position, Progress, RowId},
         producers::{Producers, Unpublished},
-        publication::{self, fingerprint, require_sends},
+        publication::{self, look, require_sends},
         server::require_same_server_streams,
         standing::SourceState,
         verdict::{require_kept, require_own},
@@ -172,10 +175,13 @@ impl Start<'_> {
             setup::ensure(self.sql()?, &context.source).await?;
         }
         let read = newest::read(&context.kafka, &context.source.name, Belief::Strict, newest::PATIENCE);
-        let position = self.keeping_alive(read).await?.readable()?;
+        let read = async { tokio::try_join!(read, require_compacted(&context.kafka)) };
+        let (position, ()) = self.keeping_alive(read).await?;
+        let position = position.readable()?;
         self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
         self.relatives = tables::relatives(self.sql()?, &self.tables).await?;
-        self.publication = fingerprint(self.sql()?, &context.source.publication, &self.tables).await?;
+        self.publication = look(self.sql()?, &context.source, &self.tables).await?;
+        self.look_at_marks().await?;
         // A source that was published through another publication halts: the comparison says so.
         if position.as_ref().is_none_or(|position| !self.has_another_publication(position)) {
             require_sends(self.sql()?, &context.source.publication, &self.tables).await?;

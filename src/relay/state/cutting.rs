@@ -164,23 +164,24 @@ impl Machine {
     }
 
     /// Rule 7: confirms the end of the longest prefix that is published and marked, and never goes
-    /// back.
+    /// back. Nothing behind the last look is confirmed (rule 35): the server may have passed rows
+    /// over there.
     pub(super) fn confirm(&mut self) {
         if let Some(done) = self.queue.pop_done() {
             self.settling.add(done);
         }
-        let done = self.settling.take(self.read_to).unwrap_or(Lsn::ZERO);
+        self.done = self.done.max(self.settling.take(self.read_to).unwrap_or(Lsn::ZERO));
         // A dropped row is neither marked nor in the queue. What follows it must come again with
         // it, and so must not be confirmed.
         if self.dropped && self.marks {
             return;
         }
-        let mut end = self.confirmed.max(done);
         if self.nothing_in_flight() && !self.owes_proof() {
             // Everything that was read is done. So an idle LSN that Kafka already carries may be
             // confirmed.
-            end = end.max(self.committed.lsn.min(self.read_to));
+            self.done = self.done.max(self.committed.lsn.min(self.read_to));
         }
+        let end = self.done.min(self.looked);
         if end > self.confirmed {
             self.confirmed = end;
             self.actions.push_back(Action::Confirm);

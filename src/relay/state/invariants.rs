@@ -32,6 +32,7 @@ impl Machine {
         require(self.confirmed >= self.confirmed_before, "the confirmed LSN went back")?;
         if self.confirmed > self.confirmed_before {
             require(self.confirmed <= self.committed.lsn, "confirmed beyond the position in Kafka")?;
+            require(self.confirmed <= self.looked, "confirmed beyond the last look")?;
             require(!(self.dropped && self.marks), "confirmed though dropped rows must come again")?;
         }
         self.confirmed_before = self.confirmed;

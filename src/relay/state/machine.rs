@@ -31,6 +31,10 @@ pub struct Machine {
     pub(super) committed: Progress,
     /// The last LSN given to the server.
     pub(super) confirmed: Lsn,
+    /// Everything before this LSN is published and marked, as far as that was read.
+    pub(super) done: Lsn,
+    /// What the server sends was looked at, and found as it must be, up to this LSN.
+    pub(super) looked: Lsn,
     /// The published commit that must be seen again before redelivered rows may be marked.
     pub(super) proof: Option<CommitId>,
     /// The split transaction that must come before any new one.
@@ -78,6 +82,8 @@ impl Machine {
             split: position.split.clone(),
             committed: position,
             confirmed,
+            done: confirmed,
+            looked: Lsn::ZERO,
             proof,
             trusted: false,
             dropped: false,
@@ -314,6 +320,24 @@ impl Machine {
         self.queue.advance(batch, Stage::Marking, Stage::Done)?.behind = behind;
         self.confirm();
         self.checked()
+    }
+
+    /// Publication and tables were found as they must be, and no change of them that was committed
+    /// before `end` was overlooked. So the server has sent every row before `end`, and it may be
+    /// confirmed.
+    ///
+    /// # Errors
+    /// `internal`: an invariant does not hold.
+    pub fn looked(&mut self, end: Lsn) -> Result<(), Error> {
+        self.looked = self.looked.max(end);
+        self.confirm();
+        self.checked()
+    }
+
+    /// Whether a look would let more be confirmed.
+    #[must_use]
+    pub fn awaits_look(&self) -> bool {
+        self.done > self.confirmed.max(self.looked) && !(self.dropped && self.marks)
     }
 
     /// Takes no further input from the stream, and finishes what is in flight.

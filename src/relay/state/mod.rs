@@ -17,6 +17,7 @@
 //!   server has proved that its history is the one that was published (design, "Redelivery").
 //! - The LSN confirmed to the server is the end of the longest prefix of the queue that is done.
 //!   With nothing in flight it is an idle LSN that a position in Kafka carries (rules 4, 7, 8).
+//!   None of it lies behind the last look at the publication and the tables (rule 35).
 //!
 //! The machine has no input for a failed or unknown Kafka transaction. Such a transaction ends the
 //! session, and a new machine starts from the position that is read then (rules 22 to 24).

@@ -113,7 +113,7 @@ impl Machine {
         // may be confirmed when it is done. The same holds for a transaction that ends before the
         // slot's confirmed LSN: a late confirmation of an earlier session may have moved the slot
         // while the stream began.
-        let before = self.queue.last_end().or(self.settling.last_end()).unwrap_or(self.confirmed);
+        let before = self.queue.last_end().or(self.settling.last_end()).unwrap_or(self.done);
         let building = std::mem::take(&mut self.building);
         let end = building.boundary.map_or(before, |boundary| boundary.commit.end_lsn.max(before));
         let id = self.queue.next_id();
@@ -180,6 +180,7 @@ mod tests {
         let position = Progress { lsn: commit.end_lsn, commit: Some(commit), split: Some(split) };
         let confirmed = commit.end_lsn;
         let mut machine = Machine::new(BOUNDS, true, position, confirmed);
+        machine.looked(Lsn(600)).unwrap();
         for (final_lsn, end_lsn, xid) in [(200, 300, 6), (390, 400, 7)] {
             machine.begin(Lsn(final_lsn), xid, 1).unwrap();
             assert_eq!(machine.row(|_| false).unwrap(), RowIs::Redelivered);

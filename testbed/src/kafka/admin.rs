@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     config::ClientConfig,
     consumer::{BaseConsumer, Consumer},
@@ -69,6 +69,15 @@ impl Kafka {
             result.map_err(|(topic, code)| anyhow::anyhow!("cannot raise the partitions of {topic}: {code}"))?;
         }
         self.wait_for_leaders(name, i32::try_from(total)?).await
+    }
+
+    /// Sets one setting of a topic, and puts its others back to the brokers' own.
+    pub async fn configure_topic(&self, name: &str, key: &str, value: &str) -> Result<()> {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(name)).set(key, value);
+        for result in self.admin()?.alter_configs([&config], &options()).await? {
+            result.map_err(|(_, code)| anyhow::anyhow!("cannot set {key} of topic {name}: {code}"))?;
+        }
+        Ok(())
     }
 
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
