@@ -135,19 +135,19 @@ impl Seeding {
                 "WITH made AS (
                      INSERT INTO orders (user_id, order_number, status, shipping_address_id, billing_address_id,
                          subtotal, tax, shipping_cost, discount, total, payment_method, payment_status)
-                     VALUES ($1, $2, $3, $4, $4, $5::text::numeric, $6::text::numeric, $7::text::numeric,
+                     VALUES ($1::int, $2::text, $3, $4::int, $4::int, $5::text::numeric, $6::text::numeric, $7::text::numeric,
                          $8::text::numeric, $9::text::numeric, 'card', $10) RETURNING id),
                  parcel AS (
                      INSERT INTO shipments (order_id, tracking_number, carrier, status, shipping_address_line1,
                          shipping_city, shipping_state, shipping_pincode, estimated_delivery, actual_delivery, weight,
                          dimensions)
-                     SELECT made.id, 'TRK-' || substr($2, 5), $12, $13, a.address_line1, a.city, a.state, a.pincode,
-                         CURRENT_DATE, CASE WHEN $13 = 'DELIVERED' THEN CURRENT_DATE END, 1.50, '30x20x10'
-                     FROM made, addresses a WHERE a.id = $4 AND $13::text IS NOT NULL RETURNING id),
+                     SELECT made.id, 'TRK-' || substr($2::text, 5), $12::text, $13::text, a.address_line1, a.city, a.state, a.pincode,
+                         CURRENT_DATE, CASE WHEN $13::text = 'DELIVERED' THEN CURRENT_DATE END, 1.50, '30x20x10'
+                     FROM made, addresses a WHERE a.id = $4::int AND $13::text IS NOT NULL RETURNING id),
                  attempt AS (
                      INSERT INTO delivery_attempts (shipment_id, attempt_number, status, delivery_agent, notes)
                      SELECT id, 1, 'FAILED', (SELECT name FROM delivery_agents ORDER BY id LIMIT 1), 'nobody at home'
-                     FROM parcel WHERE $13 IN ('DELIVERED', 'RETURNED') AND $1 % 3 = 0)
+                     FROM parcel WHERE $13::text IN ('DELIVERED', 'RETURNED') AND $1::int % 3 = 0)
                  INSERT INTO order_items (order_id, product_id, product_name, sku, quantity, unit_price, total_price)
                  SELECT made.id, i.product_id, i.product_name, i.sku, i.quantity, i.unit_price, i.total_price
                  FROM made, jsonb_to_recordset($11) AS i (product_id int, product_name text, sku text, quantity int,
@@ -176,7 +176,7 @@ pub async fn logistics(client: &impl GenericClient) -> Result<()> {
             .execute(
                 "INSERT INTO carriers (name, code, api_endpoint, supports_cod, supports_express,
                      serviceable_pincodes)
-                 VALUES ($1, $2, 'https://' || lower($2) || '.example/api', true, false, $3)
+                 VALUES ($1, $2::text, 'https://' || lower($2::text) || '.example/api', true, false, $3)
                  ON CONFLICT (code) DO NOTHING",
                 &[&carrier.name, &carrier.code, &json!(served)],
             )

@@ -7,6 +7,8 @@
 //!                                      COMMIT
 //!         ◀── commit of the offset ─────┘   (later, and maybe never)
 //! ```
+//! Events that have arrived together share a transaction.
+//!
 //! The producer side puts each row into the topic once. A consumer that dies between COMMIT and the
 //! commit of the offset still reads the event again. The inbox makes that harmless, since the
 //! memory of the event and its effect are one transaction.
@@ -22,7 +24,7 @@ use anyhow::{Context, Result};
 use deadpool_postgres::Pool;
 use rdkafka::{
     ClientConfig, Message,
-    consumer::{CommitMode, Consumer as _, StreamConsumer},
+    consumer::{Consumer as _, StreamConsumer},
     message::{BorrowedMessage, Headers},
 };
 use serde_json::Value;
@@ -34,6 +36,9 @@ pub const MIGRATION: &str = include_str!("../inbox.sql");
 
 /// The longest pause before a failed event is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Events of one transaction.
+const LARGEST_BATCH: usize = 50;
 
 /// What is consumed, and under which name.
 #[derive(Debug, Clone)]
@@ -95,7 +100,10 @@ async fn consume(subscription: &Subscription, pool: &Pool, handler: &impl Handle
         .set("group.id", &subscription.consumer)
         // Others would see the records of aborted transactions.
         .set("isolation.level", "read_committed")
-        .set("enable.auto.commit", "false")
+        // The offset of an event is stored after its effect, and committed some time later. Losing
+        // that costs a second look into the inbox, and nothing else.
+        .set("enable.auto.offset.store", "false")
+        .set("auto.commit.interval.ms", "500")
         .set("auto.offset.reset", "earliest")
         // A killed consumer is replaced within this time.
         .set("session.timeout.ms", "6000")
@@ -109,19 +117,28 @@ async fn consume(subscription: &Subscription, pool: &Pool, handler: &impl Handle
     let topics: Vec<&str> = subscription.topics.iter().map(String::as_str).collect();
     consumer.subscribe(&topics)?;
     loop {
-        let message = match consumer.recv().await {
-            Ok(message) => message,
-            Err(error) => {
-                tracing::warn!(consumer = subscription.consumer, "{error}");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
+        let mut messages = Vec::new();
+        let mut next = Some(consumer.recv().await);
+        // What has arrived already goes into the same transaction.
+        while let Some(received) = next {
+            match received {
+                Ok(message) => messages.push(message),
+                Err(error) => tracing::warn!(consumer = subscription.consumer, "{error}"),
             }
-        };
-        if let Some(event) = parse(&message, handler)? {
-            take(&subscription.consumer, pool, handler, &event).await;
+            next = match messages.len() {
+                LARGEST_BATCH.. => None,
+                _ => tokio::time::timeout(Duration::ZERO, consumer.recv()).await.ok(),
+            };
         }
-        // An asynchronous commit: losing it costs a second look into the inbox, and nothing else.
-        consumer.commit_message(&message, CommitMode::Async)?;
+        let events: Vec<Event> =
+            messages.iter().filter_map(|message| parse(message, handler).transpose()).collect::<Result<_>>()?;
+        take(&subscription.consumer, pool, handler, &events).await;
+        for message in &messages {
+            if let Err(error) = consumer.store_offset_from_message(message) {
+                // The partition belongs to somebody else by now, who will find the inbox filled.
+                tracing::info!(consumer = subscription.consumer, "{error}");
+            }
+        }
     }
 }
 
@@ -141,26 +158,35 @@ fn parse(message: &BorrowedMessage<'_>, handler: &impl Handler) -> Result<Option
     Ok(Some(Event { id, kind: kind.to_owned(), data: value["data"].take() }))
 }
 
-async fn take(consumer: &str, pool: &Pool, handler: &impl Handler, event: &Event) {
-    let mut pause = Duration::from_millis(20);
-    while let Err(error) = once(consumer, pool, handler, event).await {
-        // The first pause is told, and the one that all later ones are like.
-        if pause < LONGEST_PAUSE {
-            tracing::info!(consumer, kind = event.kind, id = %event.id, "tried again in {pause:?}: {error:#}");
+/// Gives the events their effects: all in one transaction, or one by one when that fails.
+async fn take(consumer: &str, pool: &Pool, handler: &impl Handler, events: &[Event]) {
+    if events.is_empty() || once(consumer, pool, handler, events).await.is_ok() {
+        return;
+    }
+    for event in events {
+        let mut pause = Duration::from_millis(20);
+        while let Err(error) = once(consumer, pool, handler, std::slice::from_ref(event)).await {
+            // The first pauses are told, and not those that all later ones are like.
+            if pause < LONGEST_PAUSE {
+                tracing::info!(consumer, kind = event.kind, id = %event.id, "tried again in {pause:?}: {error:#}");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// Inserts the memory and makes the effect in one transaction.
-pub async fn once(consumer: &str, pool: &Pool, handler: &impl Handler, event: &Event) -> Result<()> {
+/// Inserts the memory of the events and makes their effects, in one transaction.
+pub async fn once(consumer: &str, pool: &Pool, handler: &impl Handler, events: &[Event]) -> Result<()> {
     let mut client = pool.get().await?;
     let client: &mut Client = &mut client;
     let transaction = client.transaction().await?;
     let remember = "INSERT INTO inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    if transaction.execute(remember, &[&consumer, &event.id]).await? == 1 {
-        handler.handle(&transaction, event).await?;
+    let remember = transaction.prepare(remember).await?;
+    for event in events {
+        if transaction.execute(&remember, &[&consumer, &event.id]).await? == 1 {
+            handler.handle(&transaction, event).await?;
+        }
     }
     Ok(transaction.commit().await?)
 }

@@ -27,13 +27,14 @@ const COMES_WITHIN: Duration = Duration::from_secs(90);
 pub struct Shopper {
     http: Http,
     facade: String,
+    number: u64,
     pub(super) ledger: Arc<Ledger>,
 }
 
 impl Shopper {
     #[must_use]
     pub fn new(facade: &str, ledger: Arc<Ledger>) -> Self {
-        Self { http: Http::default(), facade: facade.to_owned(), ledger }
+        Self { http: Http::default(), facade: facade.to_owned(), number: fastrand::u64(..), ledger }
     }
 
     /// Sends a request. Only a facade that does not answer at all is asked again.
@@ -50,6 +51,7 @@ impl Shopper {
         key: Uuid,
     ) -> Result<Answer> {
         let body = Bytes::from(serde_json::to_vec(body)?);
+        self.ledger.begin(self.number, format!("{method} {path}"));
         let started = Instant::now();
         loop {
             let request = Request::builder()

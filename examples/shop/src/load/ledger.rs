@@ -7,6 +7,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 /// How an order has to end, by what was ordered.
@@ -55,6 +56,8 @@ pub struct Ledger {
     /// The slowest answer, in milliseconds.
     slowest: AtomicU64,
     finished: AtomicU64,
+    /// The request that each customer waits for, and since when.
+    doing: Mutex<BTreeMap<u64, (String, Instant)>>,
 }
 
 /// Counts, for people.
@@ -103,6 +106,17 @@ impl Ledger {
 
     pub(super) fn reconnected(&self) {
         self.reconnects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin(&self, customer: u64, what: String) {
+        lock(&self.doing).insert(customer, (what, Instant::now()));
+    }
+
+    /// What each customer has asked for last, and how long ago.
+    #[must_use]
+    pub fn doing(&self) -> Vec<String> {
+        let now = lock(&self.doing);
+        now.values().map(|(what, since)| format!("{what}, {:.1} s ago", since.elapsed().as_secs_f64())).collect()
     }
 
     pub(super) fn finish(&self) {

@@ -17,6 +17,9 @@ use crate::{
     seed::CITIES,
 };
 
+/// A customer's pause after an order.
+const THINKS: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// Kinds of orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -57,6 +60,7 @@ pub(super) async fn live(shopper: Shopper, number: usize, stopped: watch::Receiv
     while !*stopped.borrow() {
         if let Err(error) = one_life(&shopper, number, &stopped).await {
             shopper.ledger.fail(format!("{error:#}"));
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
     }
 }
@@ -86,6 +90,7 @@ async fn one_life(shopper: &Shopper, number: usize, stopped: &watch::Receiver<bo
         let kind = Kind::any();
         person.order(shopper, kind).await.with_context(|| format!("an order of kind {kind:?}"))?;
         shopper.ledger.finish();
+        tokio::time::sleep(THINKS).await;
     }
     Ok(())
 }

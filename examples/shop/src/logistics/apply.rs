@@ -27,8 +27,8 @@ impl Handler for Images {
     async fn handle(&self, transaction: &Transaction<'_>, event: &Event) -> Result<()> {
         db::applying(transaction).await?;
         let kind = event.kind.trim_end_matches("_image");
-        let remember = "INSERT INTO legacy_ids SELECT $2::text, ($1 ->> 'legacy_id')::int, ($1 ->> 'id')::uuid
-                        WHERE $1 ->> 'legacy_id' IS NOT NULL ON CONFLICT DO NOTHING";
+        let remember = "INSERT INTO legacy_ids SELECT $2::text, ($1::jsonb ->> 'legacy_id')::int, ($1::jsonb ->> 'id')::uuid
+                        WHERE $1::jsonb ->> 'legacy_id' IS NOT NULL ON CONFLICT DO NOTHING";
         transaction.execute(remember, &[&event.data, &kind]).await?;
         if event.kind == "shipment_image" { apply(transaction, event).await } else { Ok(()) }
     }
@@ -41,9 +41,9 @@ async fn apply(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
                  recipient_name, recipient_phone, address_line1, city, state, pincode, weight_kg, dimensions_cm,
                  estimated_delivery, actual_delivery, created_at)
              SELECT i.id, i.order_id, i.order_number, i.tracking_number, c.id, i.carrier, i.status,
-                 $1 #>> '{snapshot,recipient_name}', $1 #>> '{snapshot,recipient_phone}', i.line1, i.city, i.state,
+                 $1::jsonb #>> '{snapshot,recipient_name}', $1::jsonb #>> '{snapshot,recipient_phone}', i.line1, i.city, i.state,
                  i.pincode, i.weight, i.dimensions, i.estimated_delivery, i.actual_delivery, i.created_at
-             FROM jsonb_to_record($1) AS i (id uuid, order_id uuid, order_number text, tracking_number text,
+             FROM jsonb_to_record($1::jsonb) AS i (id uuid, order_id uuid, order_number text, tracking_number text,
                  carrier text, status text, line1 text, city text, state text, pincode text, weight numeric,
                  dimensions text, estimated_delivery date, actual_delivery date, created_at timestamp)
              LEFT JOIN carriers c ON c.name = i.carrier
@@ -58,11 +58,11 @@ async fn apply(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
         .execute(
             "INSERT INTO delivery_attempts (shipment_id, agent_id, attempt_number, status, failure_reason,
                  attempted_at)
-             SELECT $2, (SELECT id FROM delivery_agents g WHERE g.name = i.agent ORDER BY id LIMIT 1),
+             SELECT $2::uuid, (SELECT id FROM delivery_agents g WHERE g.name = i.agent ORDER BY id LIMIT 1),
                  i.attempt_number, i.status, i.notes, CURRENT_TIMESTAMP
-             FROM jsonb_to_recordset($1 -> 'attempts') AS i (attempt_number int, status text, agent text, notes text)
+             FROM jsonb_to_recordset($1::jsonb -> 'attempts') AS i (attempt_number int, status text, agent text, notes text)
              WHERE NOT EXISTS (SELECT FROM delivery_attempts d
-                 WHERE d.shipment_id = $2 AND d.attempt_number = i.attempt_number)",
+                 WHERE d.shipment_id = $2::uuid AND d.attempt_number = i.attempt_number)",
             &[&event.data, &shipment],
         )
         .await?;

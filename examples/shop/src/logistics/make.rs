@@ -48,7 +48,7 @@ async fn insert(transaction: &Transaction<'_>, event: &Event) -> Result<Option<U
                  recipient_name, recipient_phone, address_line1, address_line2, city, state, pincode, weight_kg,
                  dimensions_cm, estimated_delivery)
              SELECT $1, $2, $3, c.id, coalesce(c.name, 'none'), CASE WHEN c.id IS NULL THEN 'RETURNED' ELSE 'PENDING' END,
-                 coalesce($4 ->> 'recipient_name', ''), coalesce($4 ->> 'recipient_phone', ''),
+                 coalesce($4::jsonb ->> 'recipient_name', ''), coalesce($4::jsonb ->> 'recipient_phone', ''),
                  a ->> 'line1', a ->> 'line2', a ->> 'city', a ->> 'state', a ->> 'pincode', 1.50, '30x20x10',
                  CURRENT_DATE + 3
              FROM (SELECT $4::jsonb -> 'shipping_address') address (a)

@@ -60,8 +60,8 @@ struct Note<'a> {
 /// Moves the parcel on from what was seen. Somebody else's change in between is worth another
 /// attempt.
 async fn advance(transaction: &Transaction<'_>, seen: &Seen, to: &str, note: &Note<'_>) -> Result<(), Failure> {
-    let update = "UPDATE shipments SET status = $3, version = version + 1, updated_at = CURRENT_TIMESTAMP,
-                      actual_delivery = CASE WHEN $3 = 'DELIVERED' THEN CURRENT_TIMESTAMP ELSE actual_delivery END
+    let update = "UPDATE shipments SET status = $3::text, version = version + 1, updated_at = CURRENT_TIMESTAMP,
+                      actual_delivery = CASE WHEN $3::text = 'DELIVERED' THEN CURRENT_TIMESTAMP ELSE actual_delivery END
                   WHERE id = $1 AND version = $2";
     if transaction.execute(update, &[&seen.id, &seen.version, &to]).await? == 0 {
         return Err(Failure::Unavailable("the shipment has just changed".to_owned()));
@@ -164,7 +164,7 @@ async fn record(transaction: &Transaction<'_>, seen: &Seen, attempt: &Attempt) -
         .execute(
             "INSERT INTO delivery_attempts (shipment_id, agent_id, attempt_number, status, failure_reason,
                  scheduled_date, attempted_at)
-             VALUES ($1, $2, $3, $4, $5, CASE WHEN $4 = 'SUCCESS' THEN NULL ELSE CURRENT_DATE + 1 END,
+             VALUES ($1, $2, $3, $4::text, $5, CASE WHEN $4::text = 'SUCCESS' THEN NULL ELSE CURRENT_DATE + 1 END,
                  CURRENT_TIMESTAMP)",
             &[&seen.id, &seen.agent, &attempt.attempt_number, &attempt.status, &attempt.reason],
         )

@@ -75,9 +75,10 @@ async fn complete(migration: &Migration) -> Result<()> {
     for flow in [Flow::USERS_BACK, Flow::ORDERS_BACK, Flow::SHIPMENTS_BACK] {
         migration.drain(&flow).await?;
     }
-    agree(migration, sync::USERS, Database::User).await?;
-    agree(migration, sync::ORDERS, Database::Order).await?;
-    agree(migration, sync::SHIPMENTS, Database::Logistics).await
+    agree(migration, sync::USERS, Database::User, Database::User).await?;
+    agree(migration, sync::ORDERS, Database::Order, Database::Order).await?;
+    agree(migration, sync::SHIPMENTS, Database::Logistics, Database::Logistics).await?;
+    Ok(())
 }
 
 /// Writes each table as CSV, with a header.

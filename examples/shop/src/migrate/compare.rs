@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use serde_json::Value;
-use tokio_postgres::Client;
+use uuid::Uuid;
 
 use super::{Migration, say, sync::Kind};
 use crate::{
@@ -23,29 +23,69 @@ const SHOWN: usize = 20;
 
 type Images = BTreeMap<String, Value>;
 
-/// Compares until both sides agree, and fails with a list when they do not.
-pub(super) async fn agree(migration: &Migration, kind: Kind, service: Database) -> Result<()> {
-    let started = tokio::time::Instant::now();
-    loop {
-        let (count, found) = differences(&migration.places, kind.name, service).await?;
-        if found.is_empty() {
-            say(&format!("{count} {} compared: no difference", kind.table));
-            return Ok(());
-        }
-        if started.elapsed() > ARRIVES_WITHIN {
-            for line in found.iter().take(SHOWN) {
-                say(line);
-            }
-            bail!("{} differences in {}", found.len(), kind.table);
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+/// Fails with a list when the two sides do not agree. Returns the moment, by the clock of the
+/// database that is written, from which on changes have not been compared.
+pub(super) async fn agree(migration: &Migration, kind: Kind, service: Database, writer: Database) -> Result<String> {
+    let clock = "SELECT localtimestamp::text";
+    let moment = migration.connect(writer).await?.query_one(clock, &[]).await?.get(0);
+    let (count, found) = lasting(&migration.places, kind.name, service, None).await?;
+    conclude(kind, count, &found)?;
+    Ok(moment)
 }
 
-/// The differences between the monolith and a service, one line each, and how many were compared.
-pub async fn differences(places: &Places, kind: &str, service: Database) -> Result<(usize, Vec<String>)> {
-    let old = images(&db::connect(places, Database::Monolith).await?, kind).await?;
-    let new = images(&db::connect(places, service).await?, kind).await?;
+/// Compares what was changed since that moment, by the images that the writer has sent.
+pub(super) async fn agree_since(
+    migration: &Migration,
+    kind: Kind,
+    service: Database,
+    (writer, moment): (Database, &str),
+) -> Result<()> {
+    let changed = "SELECT DISTINCT aggregate_id FROM sync_outbox
+                   WHERE event_type = $1 || '_image' AND created_at >= $2::text::timestamp";
+    let rows = migration.connect(writer).await?.query(changed, &[&kind.name, &moment]).await?;
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let (count, found) = lasting(&migration.places, kind.name, service, Some(&ids)).await?;
+    conclude(kind, count, &found)
+}
+
+fn conclude(kind: Kind, count: usize, found: &[String]) -> Result<()> {
+    found.iter().take(SHOWN).for_each(|line| say(line));
+    ensure!(found.is_empty(), "{} differences in {}", found.len(), kind.table);
+    say(&format!("{count} {} compared: no difference", kind.table));
+    Ok(())
+}
+
+/// The differences that stay, among all rows or these. Customers go on meanwhile, so each look finds
+/// something that is on its way. What every look finds is a difference.
+pub async fn lasting(
+    places: &Places,
+    kind: &str,
+    service: Database,
+    only: Option<&[Uuid]>,
+) -> Result<(usize, Vec<String>)> {
+    let started = tokio::time::Instant::now();
+    let (mut count, mut lasting) = differences(places, kind, service, only).await?;
+    while !lasting.is_empty() && started.elapsed() < ARRIVES_WITHIN {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let (counted, found) = differences(places, kind, service, only).await?;
+        let found: BTreeSet<String> = found.into_iter().collect();
+        lasting.retain(|line| found.contains(line));
+        count = counted;
+    }
+    Ok((count, lasting))
+}
+
+/// The differences of one look, one line each, and how many were compared.
+async fn differences(
+    places: &Places,
+    kind: &str,
+    service: Database,
+    only: Option<&[Uuid]>,
+) -> Result<(usize, Vec<String>)> {
+    let (old, new) = tokio::try_join!(
+        images(places, kind, Database::Monolith, only),
+        images(places, kind, service, only)
+    )?;
     let ids: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let mut lines = Vec::new();
     for id in &ids {
@@ -55,8 +95,17 @@ pub async fn differences(places: &Places, kind: &str, service: Database) -> Resu
 }
 
 /// The images by their UUID, without what one side alone can know.
-async fn images(client: &Client, kind: &str) -> Result<Images> {
-    let rows = client.query(&format!("SELECT {kind}_image(id) FROM {kind}s"), &[]).await?;
+async fn images(places: &Places, kind: &str, database: Database, only: Option<&[Uuid]>) -> Result<Images> {
+    let client = db::connect(places, database).await?;
+    let some = if database == Database::Monolith {
+        format!("SELECT {kind}_image(m.serial) FROM id_map m WHERE m.kind = '{kind}' AND m.id = ANY($1)")
+    } else {
+        format!("SELECT {kind}_image(id) FROM {kind}s WHERE id = ANY($1)")
+    };
+    let rows = match only {
+        Some(ids) => client.query(&some, &[&ids]).await?,
+        None => client.query(&format!("SELECT {kind}_image(id) FROM {kind}s"), &[]).await?,
+    };
     let mut images = Images::new();
     for row in rows {
         let Some(mut image) = row.get::<_, Option<Value>>(0) else { continue };

@@ -20,7 +20,7 @@ mod cutover;
 mod phases;
 mod sync;
 
-pub use compare::differences;
+pub use compare::lasting;
 pub use cutover::{Flow, unapplied};
 
 use anyhow::{Result, bail};
@@ -122,7 +122,9 @@ fn name(target: crate::facade::Target) -> &'static str {
     }
 }
 
-/// One line of what is being done.
+/// One line of what is being done, with the seconds since the command began.
 fn say(line: &str) {
-    println!("  {line}");
+    static BEGAN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    let began = BEGAN.get_or_init(std::time::Instant::now);
+    println!("  {:>5.1} s  {line}", began.elapsed().as_secs_f64());
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     Migration, boundaries,
-    compare::{self, agree},
+    compare::{self, agree, agree_since},
     cutover::Flow,
     name, say,
     sync::{self, Kind},
@@ -74,22 +74,22 @@ async fn isolated(migration: &Migration, database: Database) -> Result<()> {
 
 /// Phase 3: users move.
 pub(super) async fn move_users(migration: &Migration) -> Result<()> {
-    follow(migration, sync::USERS, Flow::USERS, Database::User).await?;
+    let compared = follow(migration, sync::USERS, Flow::USERS, Database::User).await?;
     migration.route(Domain::Users, Route::READS).await?;
     tokio::time::sleep(migration.dwell).await;
     migration.take(Database::Monolith, "users").await?;
     migration.drain(&Flow::USERS).await?;
-    agree(migration, sync::USERS, Database::User).await?;
+    agree_since(migration, sync::USERS, Database::User, (Database::Monolith, &compared)).await?;
     migration.give(Database::User, "users").await?;
     migration.route(Domain::Users, Route::SERVICE).await
 }
 
 /// Switches the sync on, and waits until the service has and says the same.
-async fn follow(migration: &Migration, kind: Kind, flow: Flow, service: Database) -> Result<()> {
+async fn follow(migration: &Migration, kind: Kind, flow: Flow, service: Database) -> Result<String> {
     let mut client = migration.monolith().await?;
     sync::on(&mut client, kind).await?;
     migration.drain(&flow).await?;
-    agree(migration, kind, service).await
+    agree(migration, kind, service, Database::Monolith).await
 }
 
 /// Phase 4: orders move. The monolith goes on shipping them.
@@ -97,14 +97,14 @@ pub(super) async fn move_orders(migration: &Migration) -> Result<()> {
     create(migration, Database::Order).await?;
     listening(migration, &migration.places.order).await?;
     isolated(migration, Database::Order).await?;
-    follow(migration, sync::ORDERS, Flow::ORDERS, Database::Order).await?;
+    let compared = follow(migration, sync::ORDERS, Flow::ORDERS, Database::Order).await?;
     migration.route(Domain::Orders, Route::READS).await?;
     tokio::time::sleep(migration.dwell).await;
     // A step of a shipment changes its order, directly before and by an event afterwards.
     migration.take(Database::Monolith, "shipments").await?;
     migration.take(Database::Monolith, "orders").await?;
     migration.drain(&Flow::ORDERS).await?;
-    agree(migration, sync::ORDERS, Database::Order).await?;
+    agree_since(migration, sync::ORDERS, Database::Order, (Database::Monolith, &compared)).await?;
     migration.give(Database::Order, "orders").await?;
     migration.route(Domain::Orders, Route::SERVICE).await?;
     migration.give(Database::Monolith, "shipments").await
@@ -116,13 +116,13 @@ pub(super) async fn move_shipments(migration: &Migration) -> Result<()> {
     copy_agents(migration).await?;
     listening(migration, &migration.places.logistics).await?;
     isolated(migration, Database::Logistics).await?;
-    follow(migration, sync::SHIPMENTS, Flow::SHIPMENTS, Database::Logistics).await?;
+    let compared = follow(migration, sync::SHIPMENTS, Flow::SHIPMENTS, Database::Logistics).await?;
     migration.route(Domain::Shipments, Route::READS).await?;
     tokio::time::sleep(migration.dwell).await;
     migration.take(Database::Monolith, "shipments").await?;
     migration.drain(&Flow::SHIPMENTS).await?;
     migration.drain(&Flow::OLD_EVENTS).await?;
-    agree(migration, sync::SHIPMENTS, Database::Logistics).await?;
+    agree_since(migration, sync::SHIPMENTS, Database::Logistics, (Database::Monolith, &compared)).await?;
     migration.give(Database::Logistics, "shipments").await?;
     migration.route(Domain::Shipments, Route::SERVICE).await?;
     retire(migration, "public", "retired").await
@@ -171,9 +171,10 @@ pub(super) async fn back_from_2(migration: &Migration) -> Result<()> {
 
 pub(super) async fn back_from_3(migration: &Migration) -> Result<()> {
     ensure!(migration.owns(Database::Monolith, "orders").await?, "walk back phase 4 first");
+    let compared = agree(migration, sync::USERS, Database::User, Database::User).await?;
     migration.take(Database::User, "users").await?;
     migration.drain(&Flow::USERS_BACK).await?;
-    agree(migration, sync::USERS, Database::User).await?;
+    agree_since(migration, sync::USERS, Database::User, (Database::User, &compared)).await?;
     migration.give(Database::Monolith, "users").await?;
     migration.route(Domain::Users, Route::MONOLITH).await?;
     sync::off(&migration.monolith().await?, sync::USERS).await
@@ -181,6 +182,7 @@ pub(super) async fn back_from_3(migration: &Migration) -> Result<()> {
 
 pub(super) async fn back_from_4(migration: &Migration) -> Result<()> {
     ensure!(!owns_shipments(migration).await?, "walk back phase 5 first");
+    let compared = agree(migration, sync::ORDERS, Database::Order, Database::Order).await?;
     migration.take(Database::Order, "orders").await?;
     settle(migration).await?;
     migration.drain(&Flow::CONFIRMED).await?;
@@ -188,7 +190,7 @@ pub(super) async fn back_from_4(migration: &Migration) -> Result<()> {
     migration.drain(&Flow::OLD_EVENTS).await?;
     settle(migration).await?;
     migration.drain(&Flow::ORDERS_BACK).await?;
-    agree(migration, sync::ORDERS, Database::Order).await?;
+    agree_since(migration, sync::ORDERS, Database::Order, (Database::Order, &compared)).await?;
     migration.give(Database::Monolith, "orders").await?;
     migration.route(Domain::Orders, Route::MONOLITH).await?;
     migration.give(Database::Monolith, "shipments").await?;
@@ -217,10 +219,13 @@ async fn settle(migration: &Migration) -> Result<()> {
 
 pub(super) async fn back_from_5(migration: &Migration) -> Result<()> {
     retire(migration, "retired", "public").await?;
+    // The tables follow again, and have to catch up first.
+    migration.drain(&Flow::SHIPMENTS_BACK).await?;
+    let compared = agree(migration, sync::SHIPMENTS, Database::Logistics, Database::Logistics).await?;
     migration.take(Database::Logistics, "shipments").await?;
     migration.drain(&Flow::SHIPMENTS_BACK).await?;
     migration.drain(&Flow::NEW_EVENTS).await?;
-    agree(migration, sync::SHIPMENTS, Database::Logistics).await?;
+    agree_since(migration, sync::SHIPMENTS, Database::Logistics, (Database::Logistics, &compared)).await?;
     migration.give(Database::Monolith, "shipments").await?;
     migration.route(Domain::Shipments, Route::MONOLITH).await?;
     sync::off(&migration.monolith().await?, sync::SHIPMENTS).await
@@ -253,7 +258,7 @@ async fn moved(migration: &Migration, domain: Domain, kind: &str, service: Datab
     let lines = if domain == Domain::Shipments {
         Vec::new()
     } else {
-        compare::differences(&migration.places, kind, service).await?.1
+        compare::lasting(&migration.places, kind, service, None).await?.1
     };
     lines.iter().take(20).for_each(|line| say(line));
     say(&format!("{} differences", lines.len()));

@@ -110,7 +110,7 @@ async fn apply_user(transaction: &Transaction<'_>, image: &Value) -> Result<()> 
     transaction
         .execute(
             "INSERT INTO users SELECT $2::int, i.email, i.password_hash, i.first_name, i.last_name, i.phone,
-                 i.is_verified, i.created_at, i.updated_at FROM jsonb_populate_record(NULL::users, $1 - 'id') i
+                 i.is_verified, i.created_at, i.updated_at FROM jsonb_populate_record(NULL::users, $1::jsonb - 'id') i
              ON CONFLICT (id) DO UPDATE SET email = excluded.email, password_hash = excluded.password_hash,
                  first_name = excluded.first_name, last_name = excluded.last_name, phone = excluded.phone,
                  is_verified = excluded.is_verified, updated_at = excluded.updated_at",
@@ -123,7 +123,7 @@ async fn apply_user(transaction: &Transaction<'_>, image: &Value) -> Result<()> 
             .execute(
                 "INSERT INTO addresses SELECT $2::int, $3::int, i.address_line1, i.address_line2, i.city, i.state,
                      i.country, i.pincode, i.is_default, i.type, i.created_at
-                 FROM jsonb_populate_record(NULL::addresses, $1 - 'id') i
+                 FROM jsonb_populate_record(NULL::addresses, $1::jsonb - 'id') i
                  ON CONFLICT (id) DO UPDATE SET address_line1 = excluded.address_line1,
                      address_line2 = excluded.address_line2, city = excluded.city, state = excluded.state,
                      country = excluded.country, pincode = excluded.pincode, is_default = excluded.is_default,
@@ -144,12 +144,12 @@ async fn apply_order(transaction: &Transaction<'_>, image: &Value) -> Result<()>
         .query_one(
             "INSERT INTO orders SELECT $2::int, $3::int, i.order_number, i.status,
                  (SELECT a.id FROM id_map m JOIN addresses a ON a.id = m.serial WHERE m.kind = 'address'
-                     AND m.id = ($1 #>> '{snapshot,shipping_address,address_id}')::uuid),
+                     AND m.id = ($1::jsonb #>> '{snapshot,shipping_address,address_id}')::uuid),
                  (SELECT a.id FROM id_map m JOIN addresses a ON a.id = m.serial WHERE m.kind = 'address'
-                     AND m.id = ($1 #>> '{snapshot,billing_address,address_id}')::uuid),
+                     AND m.id = ($1::jsonb #>> '{snapshot,billing_address,address_id}')::uuid),
                  i.subtotal, i.tax, i.shipping_cost, i.discount, i.total, i.payment_method, i.payment_status, i.notes,
                  i.created_at, i.updated_at
-             FROM jsonb_populate_record(NULL::orders, $1 - 'id' - 'user_id') i
+             FROM jsonb_populate_record(NULL::orders, $1::jsonb - 'id' - 'user_id') i
              ON CONFLICT (id) DO UPDATE SET status = excluded.status, payment_status = excluded.payment_status,
                  updated_at = excluded.updated_at
              RETURNING xmax = 0",
@@ -162,7 +162,7 @@ async fn apply_order(transaction: &Transaction<'_>, image: &Value) -> Result<()>
             .execute(
                 "INSERT INTO order_items (order_id, product_id, product_name, sku, quantity, unit_price, total_price)
                  SELECT $2::int, i.product, i.name, i.sku, i.quantity, i.unit_price, i.total_price
-                 FROM jsonb_to_recordset($1 -> 'items') AS i (product int, name text, sku text, quantity int,
+                 FROM jsonb_to_recordset($1::jsonb -> 'items') AS i (product int, name text, sku text, quantity int,
                      unit_price numeric, total_price numeric)",
                 &[image, &order],
             )
@@ -192,9 +192,9 @@ async fn apply_shipment(transaction: &Transaction<'_>, image: &Value) -> Result<
         .execute(
             "INSERT INTO delivery_attempts (shipment_id, attempt_number, status, delivery_agent, notes)
              SELECT $2::int, i.attempt_number, i.status, i.agent, i.notes
-             FROM jsonb_to_recordset($1 -> 'attempts') AS i (attempt_number int, status text, agent text, notes text)
+             FROM jsonb_to_recordset($1::jsonb -> 'attempts') AS i (attempt_number int, status text, agent text, notes text)
              WHERE NOT EXISTS (SELECT FROM delivery_attempts d
-                 WHERE d.shipment_id = $2 AND d.attempt_number = i.attempt_number)",
+                 WHERE d.shipment_id = $2::int AND d.attempt_number = i.attempt_number)",
             &[image, &shipment],
         )
         .await?;

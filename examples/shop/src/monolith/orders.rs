@@ -8,7 +8,7 @@ use axum::{
     extract::{Path, State},
     http::HeaderMap,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::{Monolith, shipments};
@@ -57,31 +57,48 @@ pub(super) async fn create(
     Ok(Reply::created(created(order, &number, status)))
 }
 
-fn created(id: i32, number: &str, status: &str) -> serde_json::Value {
+fn created(id: i32, number: &str, status: &str) -> Value {
     json!({ "id": id, "order_number": number, "status": status })
 }
 
-/// The monolith calls the User service: a user who has just registered there may not have arrived
-/// here.
+/// The monolith calls the User service while users are written there: what the service knows about
+/// this customer has to be here before the order is made, or the parcel would go to an old address.
 async fn await_user(app: &Monolith, new: &NewOrder) -> Result<(), Failure> {
     let started = tokio::time::Instant::now();
     loop {
         let client = app.pool.get().await?;
-        let known = ids::serial(&**client, "user", &new.user_id).await.is_ok()
-            && ids::serial(&**client, "address", &new.shipping_address_id).await.is_ok();
-        if known || db::owns(&**client, "users").await? {
+        if db::owns(&**client, "users").await? {
             return Ok(());
         }
+        let local = addresses(&**client, &new.user_id).await?;
         drop(client);
         let url = format!("http://{}/users/{}", app.facade, new.user_id);
-        if app.http.get(&url, USER_WITHIN).await.is_ok_and(|answer| answer.status == 404) {
-            return Err(Failure::NotFound("user"));
+        let answer = app.http.get(&url, USER_WITHIN).await;
+        match answer.map(|answer| (answer.status, answer.json())) {
+            Ok((200, user)) if local.as_ref() == Some(&essence(&user)) => return Ok(()),
+            Ok((404, _)) => return Err(Failure::NotFound("user")),
+            _ if started.elapsed() > USER_WITHIN => {
+                return Err(Failure::Unavailable("the user has not arrived yet".to_owned()));
+            }
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
-        if started.elapsed() > USER_WITHIN {
-            return Err(Failure::Unavailable("the user has not arrived yet".to_owned()));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What an order needs to know about its customer: names, phone, and the addresses by their UUIDs.
+fn essence(user: &Value) -> Value {
+    let fields = ["id", "address_line1", "address_line2", "city", "state", "pincode"];
+    let address = |address: &Value| fields.map(|field| address[field].clone());
+    let mut addresses: Vec<_> = user["addresses"].as_array().into_iter().flatten().map(address).collect();
+    addresses.sort_by_key(|address| address[0].to_string());
+    json!([user["first_name"], user["last_name"], user["phone"], addresses])
+}
+
+/// The same of the rows that are here.
+async fn addresses(client: &impl GenericClient, user: &str) -> Result<Option<Value>, Failure> {
+    let Ok(user) = ids::serial(client, "user", user).await else { return Ok(None) };
+    let image: Option<Value> = client.query_one("SELECT user_image($1)", &[&user]).await?.get(0);
+    Ok(image.map(|image| essence(&image)))
 }
 
 async fn own_address(client: &impl GenericClient, user: i32, id: &str) -> Result<i32, Failure> {
@@ -262,10 +279,10 @@ async fn change(app: &Monolith, id: &str, verb: &str) -> Result<Reply, Failure> 
 pub(super) async fn set_status(transaction: &Transaction<'_>, order: i32, to: &str) -> Result<(), Failure> {
     transaction
         .execute(
-            "UPDATE orders SET status = $2, updated_at = CURRENT_TIMESTAMP, payment_status = CASE
-                 WHEN $2 IN ('CANCELLED', 'RETURNED') AND payment_status = 'PAID' THEN 'REFUNDED'
-                 WHEN $2 = 'CONFIRMED' THEN 'PAID' ELSE payment_status END
-             WHERE id = $1 AND status <> $2",
+            "UPDATE orders SET status = $2::text, updated_at = CURRENT_TIMESTAMP, payment_status = CASE
+                 WHEN $2::text IN ('CANCELLED', 'RETURNED') AND payment_status = 'PAID' THEN 'REFUNDED'
+                 WHEN $2::text = 'CONFIRMED' THEN 'PAID' ELSE payment_status END
+             WHERE id = $1 AND status <> $2::text",
             &[&order, &to],
         )
         .await?;

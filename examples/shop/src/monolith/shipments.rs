@@ -206,8 +206,8 @@ async fn step(app: &Monolith, id: &str, step: Step) -> Result<Reply, Failure> {
         // `updated_at` also changes for an attempt, so that the image of the shipment goes out.
         transaction
             .execute(
-                "UPDATE shipments SET status = $2, updated_at = CURRENT_TIMESTAMP,
-                     actual_delivery = CASE WHEN $2 = 'DELIVERED' THEN CURRENT_DATE ELSE actual_delivery END
+                "UPDATE shipments SET status = $2::text, updated_at = CURRENT_TIMESTAMP,
+                     actual_delivery = CASE WHEN $2::text = 'DELIVERED' THEN CURRENT_DATE ELSE actual_delivery END
                  WHERE id = $1",
                 &[&id, &to],
             )
@@ -241,8 +241,8 @@ async fn record(transaction: &Transaction<'_>, shipment: i32, attempt: &Attempt)
     let inserted = transaction
         .execute(
             "INSERT INTO delivery_attempts (shipment_id, attempt_number, status, delivery_agent, notes)
-             SELECT $1, $2, $3, (SELECT name FROM delivery_agents ORDER BY id LIMIT 1), $4
-             WHERE NOT EXISTS (SELECT FROM delivery_attempts WHERE shipment_id = $1 AND attempt_number = $2)",
+             SELECT $1::int, $2::int, $3, (SELECT name FROM delivery_agents ORDER BY id LIMIT 1), $4
+             WHERE NOT EXISTS (SELECT FROM delivery_attempts WHERE shipment_id = $1::int AND attempt_number = $2::int)",
             &[&shipment, &attempt.attempt_number, &attempt.status, &attempt.reason],
         )
         .await?;

@@ -44,8 +44,8 @@ async fn apply(transaction: &Transaction<'_>, event: &Event) -> Result<()> {
         // The snapshot stays what it was when the order came.
         transaction
             .execute(
-                "UPDATE orders SET status = $1 ->> 'status', payment_status = $1 ->> 'payment_status',
-                     updated_at = ($1 ->> 'updated_at')::timestamp, version = version + 1
+                "UPDATE orders SET status = $1::jsonb ->> 'status', payment_status = $1::jsonb ->> 'payment_status',
+                     updated_at = ($1::jsonb ->> 'updated_at')::timestamp, version = version + 1
                  WHERE id = $2",
                 &[&event.data, &order],
             )
@@ -63,7 +63,7 @@ async fn insert(transaction: &Transaction<'_>, image: &Value, order: Uuid) -> Re
     transaction
         .execute(
             "INSERT INTO orders SELECT i.* FROM jsonb_populate_record(NULL::orders,
-                 $1 || ($1 -> 'snapshot') || jsonb_build_object('version', 1)) i",
+                 $1::jsonb || ($1::jsonb -> 'snapshot') || jsonb_build_object('version', 1)) i",
             &[image],
         )
         .await?;
@@ -71,7 +71,7 @@ async fn insert(transaction: &Transaction<'_>, image: &Value, order: Uuid) -> Re
         .execute(
             "INSERT INTO order_items (order_id, product_id, product_name, sku, quantity, unit_price, total_price)
              SELECT $2, md5('product:' || i.product)::uuid, i.name, i.sku, i.quantity, i.unit_price, i.total_price
-             FROM jsonb_to_recordset($1 -> 'items') AS i (product int, name text, sku text, quantity int,
+             FROM jsonb_to_recordset($1::jsonb -> 'items') AS i (product int, name text, sku text, quantity int,
                  unit_price numeric, total_price numeric)",
             &[image, &order],
         )
@@ -86,9 +86,9 @@ async fn remember_serials(transaction: &Transaction<'_>, image: &Value, kind: &s
     transaction
         .execute(
             "INSERT INTO legacy_ids
-             SELECT * FROM (SELECT $2::text, ($1 ->> 'legacy_id')::int, ($1 ->> 'id')::uuid
+             SELECT * FROM (SELECT $2::text, ($1::jsonb ->> 'legacy_id')::int, ($1::jsonb ->> 'id')::uuid
                  UNION ALL SELECT 'address', (a ->> 'legacy_id')::int, (a ->> 'id')::uuid
-                 FROM jsonb_array_elements(coalesce($1 -> 'addresses', '[]')) a) ids (kind, serial, id)
+                 FROM jsonb_array_elements(coalesce($1::jsonb -> 'addresses', '[]')) a) ids (kind, serial, id)
              WHERE serial IS NOT NULL ON CONFLICT DO NOTHING",
             &[image, &kind],
         )

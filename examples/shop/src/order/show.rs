@@ -36,7 +36,8 @@ pub(super) async fn details(State(app): App, Path(id): Path<String>) -> Result<R
     let (shipment, status) = shipment(&app, order).await;
     // The order's own text goes in as it came from Postgres, so that a price keeps its digits.
     let rest = json!({ "saga": outcome, "shipment": shipment, "shipment_status": status }).to_string();
-    Ok(Reply::ok(format!("{},{}", own.trim_end_matches('}'), rest.trim_start_matches('{'))))
+    let (open, close) = (own.strip_suffix('}').unwrap_or(&own), rest.strip_prefix('{').unwrap_or(&rest));
+    Ok(Reply::ok(format!("{open},{close}")))
 }
 
 async fn shipment(app: &Orders, order: Uuid) -> (Value, &'static str) {

@@ -125,7 +125,10 @@ impl Play {
         let started = Instant::now();
         while self.load.ledger().tally().finished < before.finished + 3 {
             if started.elapsed() > SETTLES_WITHIN {
-                bail!("no order comes to its end any more");
+                let ledger = self.load.ledger();
+                ledger.failures().iter().take(20).for_each(|failure| eprintln!("  {failure}"));
+                ledger.doing().iter().for_each(|what| eprintln!("  {what}"));
+                bail!("no order comes to its end any more: {}", ledger.tally());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -47,7 +47,7 @@ impl Handler for Images {
             .execute(
                 "INSERT INTO addresses SELECT i.id, $2, i.address_line1, i.address_line2, i.city, i.state, i.country,
                      i.pincode, i.is_default, i.type, i.created_at, 1
-                 FROM jsonb_populate_recordset(NULL::addresses, $1 -> 'addresses') i
+                 FROM jsonb_populate_recordset(NULL::addresses, $1::jsonb -> 'addresses') i
                  ON CONFLICT (id) DO UPDATE SET address_line1 = excluded.address_line1,
                      address_line2 = excluded.address_line2, city = excluded.city, state = excluded.state,
                      country = excluded.country, pincode = excluded.pincode, is_default = excluded.is_default,
@@ -62,9 +62,9 @@ impl Handler for Images {
         transaction
             .execute(
                 "INSERT INTO legacy_ids
-                 SELECT * FROM (SELECT 'user', ($1 ->> 'legacy_id')::int, ($1 ->> 'id')::uuid
+                 SELECT * FROM (SELECT 'user', ($1::jsonb ->> 'legacy_id')::int, ($1::jsonb ->> 'id')::uuid
                      UNION ALL SELECT 'address', (a ->> 'legacy_id')::int, (a ->> 'id')::uuid
-                     FROM jsonb_array_elements($1 -> 'addresses') a) ids (kind, serial, id)
+                     FROM jsonb_array_elements($1::jsonb -> 'addresses') a) ids (kind, serial, id)
                  WHERE serial IS NOT NULL ON CONFLICT DO NOTHING",
                 &[image],
             )
