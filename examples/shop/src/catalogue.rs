@@ -102,7 +102,14 @@ pub fn quote(lines: &[Line]) -> Result<Quote, Failure> {
     let tax = subtotal * 18 / 100;
     let shipping_cost = if subtotal < 50_000 { 4_000 } else { 0 };
     let discount = if subtotal > 200_000 { subtotal * 5 / 100 } else { 0 };
-    Ok(Quote { lines: priced, subtotal, tax, shipping_cost, discount, total: subtotal + tax + shipping_cost - discount })
+    Ok(Quote {
+        lines: priced,
+        subtotal,
+        tax,
+        shipping_cost,
+        discount,
+        total: subtotal + tax + shipping_cost - discount,
+    })
 }
 
 /// Hundredths as Postgres and people write them.

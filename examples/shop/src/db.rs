@@ -76,12 +76,19 @@ pub async fn run_files(client: &mut Client, files: &[&str]) -> Result<()> {
     Ok(transaction.commit().await?)
 }
 
+/// Finds something where a phase has made the tables of a service.
+const TABLES: &str = "SELECT FROM pg_class WHERE relname = 'module_state' AND relkind = 'r'";
+
+/// Whether a phase has made the tables of a service.
+pub async fn has_tables(places: &Places, database: Database) -> Result<bool> {
+    Ok(connect(places, database).await?.query_opt(TABLES, &[]).await?.is_some())
+}
+
 /// Waits until a phase has made the tables of a service.
 pub async fn await_tables(pool: &Pool) {
-    let there = "SELECT FROM pg_class WHERE relname = 'module_state' AND relkind = 'r'";
     loop {
         if let Ok(client) = pool.get().await
-            && matches!(client.query_opt(there, &[]).await, Ok(Some(_)))
+            && matches!(client.query_opt(TABLES, &[]).await, Ok(Some(_)))
         {
             return;
         }
@@ -92,8 +99,7 @@ pub async fn await_tables(pool: &Pool) {
 /// Whether this database is the one to write the module. The answer stays true until the
 /// transaction ends.
 pub async fn owns(transaction: &impl GenericClient, module: &str) -> Result<bool, tokio_postgres::Error> {
-    let row =
-        transaction.query_opt("SELECT owner FROM module_state WHERE module = $1 FOR SHARE", &[&module]).await?;
+    let row = transaction.query_opt("SELECT owner FROM module_state WHERE module = $1 FOR SHARE", &[&module]).await?;
     Ok(row.is_some_and(|row| row.get(0)))
 }
 

@@ -67,8 +67,7 @@ pub enum Database {
 
 impl Database {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Monolith, Self::User, Self::Order, Self::Logistics, Self::Partners, Self::Facade];
+    pub const ALL: [Self; 6] = [Self::Monolith, Self::User, Self::Order, Self::Logistics, Self::Partners, Self::Facade];
 
     /// Its name on the server.
     #[must_use]

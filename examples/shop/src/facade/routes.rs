@@ -110,8 +110,7 @@ impl Routes {
     pub(super) async fn set(&self, domain: Domain, route: Route) -> Result<()> {
         let client = self.pool.get().await?;
         let update = "UPDATE route SET reads = $2, writes = $3 WHERE domain = $1";
-        let changed =
-            client.execute(update, &[&domain.name(), &route.reads.name(), &route.writes.name()]).await?;
+        let changed = client.execute(update, &[&domain.name(), &route.reads.name(), &route.writes.name()]).await?;
         anyhow::ensure!(changed == 1, "no route for {domain:?}");
         self.now.write().unwrap_or_else(PoisonError::into_inner).insert(domain, route);
         Ok(())

@@ -37,19 +37,19 @@ impl Shopper {
         Self { http: Http::default(), facade: facade.to_owned(), number: fastrand::u64(..), ledger }
     }
 
+    /// What this customer remembers.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// Sends a request. Only a facade that does not answer at all is asked again.
     pub async fn send(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Answer> {
         self.send_with_key(method, path, body, Uuid::new_v4()).await
     }
 
     /// Sends a request with an `Idempotency-Key` of the caller's.
-    pub async fn send_with_key(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-        key: Uuid,
-    ) -> Result<Answer> {
+    pub async fn send_with_key(&self, method: Method, path: &str, body: &impl Serialize, key: Uuid) -> Result<Answer> {
         let body = Bytes::from(serde_json::to_vec(body)?);
         self.ledger.begin(self.number, format!("{method} {path}"));
         let started = Instant::now();

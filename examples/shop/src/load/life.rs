@@ -45,6 +45,15 @@ impl Kind {
         }
     }
 
+    /// Does what is left to do for such an order, and waits for its end.
+    pub async fn follow(self, shopper: &Shopper, order: &str) -> Result<()> {
+        match self {
+            Self::SoldOut | Self::Declined | Self::Unreachable => ends(shopper, order, Fate::Cancelled).await,
+            Self::Cancelled => cancel(shopper, order).await,
+            Self::Delivered | Self::DeliveredAtSecondAttempt | Self::GivenBack => ship(shopper, order, self).await,
+        }
+    }
+
     fn fate(self) -> Fate {
         match self {
             Self::Delivered | Self::DeliveredAtSecondAttempt => Fate::Completed,
@@ -144,21 +153,19 @@ impl Person {
 
     /// Places an order and follows it to its end.
     pub async fn order(&mut self, shopper: &Shopper, kind: Kind) -> Result<()> {
+        let order = self.place_for(shopper, kind).await?;
+        kind.follow(shopper, &order).await
+    }
+
+    /// Places an order from where orders of this kind come from. Returns its id.
+    pub async fn place_for(&mut self, shopper: &Shopper, kind: Kind) -> Result<String> {
         if kind == Kind::Unreachable {
             let nowhere = Address { pincode: UNREACHABLE.to_owned(), city: "Nowhere".to_owned(), ..any_address() };
             self.move_to(shopper, nowhere).await?;
         } else if self.address.pincode == UNREACHABLE {
             self.move_to(shopper, any_address()).await?;
         }
-        let order = self.place(shopper, kind).await?;
-        match kind {
-            Kind::SoldOut | Kind::Declined | Kind::Unreachable => {
-                ends(shopper, &order, Fate::Cancelled).await?;
-            }
-            Kind::Cancelled => cancel(shopper, &order).await?,
-            Kind::Delivered | Kind::DeliveredAtSecondAttempt | Kind::GivenBack => ship(shopper, &order, kind).await?,
-        }
-        Ok(())
+        self.place(shopper, kind).await
     }
 
     /// Places an order. Returns its id.

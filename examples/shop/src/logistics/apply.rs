@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use deadpool_postgres::Pool;
-use tokio_postgres::Transaction;
 use inbox::{Event, Handler, Subscription};
+use tokio_postgres::Transaction;
 
 use crate::{db, places::Places};
 
@@ -27,7 +27,8 @@ impl Handler for Images {
     async fn handle(&self, transaction: &Transaction<'_>, event: &Event) -> Result<()> {
         db::applying(transaction).await?;
         let kind = event.kind.trim_end_matches("_image");
-        let remember = "INSERT INTO legacy_ids SELECT $2::text, ($1::jsonb ->> 'legacy_id')::int, ($1::jsonb ->> 'id')::uuid
+        let remember =
+            "INSERT INTO legacy_ids SELECT $2::text, ($1::jsonb ->> 'legacy_id')::int, ($1::jsonb ->> 'id')::uuid
                         WHERE $1::jsonb ->> 'legacy_id' IS NOT NULL ON CONFLICT DO NOTHING";
         transaction.execute(remember, &[&event.data, &kind]).await?;
         if event.kind == "shipment_image" { apply(transaction, event).await } else { Ok(()) }

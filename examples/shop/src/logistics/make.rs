@@ -3,9 +3,9 @@
 
 use anyhow::{Result, ensure};
 use deadpool_postgres::Pool;
-use tokio_postgres::Transaction;
 use inbox::{Event, Handler, Subscription};
 use serde_json::json;
+use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::tell;

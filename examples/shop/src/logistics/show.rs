@@ -13,11 +13,7 @@ use crate::{
 
 type App = State<Arc<Logistics>>;
 
-async fn find(
-    client: &impl GenericClient,
-    column: &str,
-    value: &(dyn ToSql + Sync),
-) -> Result<Reply, Failure> {
+async fn find(client: &impl GenericClient, column: &str, value: &(dyn ToSql + Sync)) -> Result<Reply, Failure> {
     let query = format!(
         "SELECT (to_jsonb(s) - 'carrier_id' || jsonb_build_object('carrier', s.carrier_name,
              'events', coalesce((SELECT jsonb_agg(to_jsonb(e) - 'shipment_id' ORDER BY e.created_at)

@@ -6,8 +6,8 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use tokio_postgres::Transaction;
 use serde_json::json;
+use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::{Logistics, tell};

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{Migration, cutover::Flow, compare::agree, phases, say, sync};
+use super::{Migration, compare::agree, cutover::Flow, phases, say, sync};
 use crate::{
     facade::{self, Domain},
     places::Database,
@@ -21,16 +21,8 @@ use crate::{
 const ARCHIVE: &str = "monolith_archive";
 
 /// The tables to keep: the guide's seven, and the serial numbers' UUIDs.
-const TABLES: [&str; 8] = [
-    "users",
-    "addresses",
-    "orders",
-    "order_items",
-    "shipments",
-    "delivery_attempts",
-    "delivery_agents",
-    "id_map",
-];
+const TABLES: [&str; 8] =
+    ["users", "addresses", "orders", "order_items", "shipments", "delivery_attempts", "delivery_agents", "id_map"];
 
 /// Walks the phase in two parts, since the monolith has to be stopped in between. The first part
 /// makes the archive whole; the second one puts the database away.

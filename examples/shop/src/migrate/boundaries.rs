@@ -26,7 +26,9 @@ pub(super) async fn report(client: &Client) -> Result<bool> {
     println!("\nContracts to be: the HTTP API stays as it is, behind the facade; and these events");
     println!("  user.events      UserCreated AddressAdded AddressUpdated UserDeleted");
     println!("  order.events     OrderCreated OrderConfirmed OrderCancelled OrderCompleted");
-    println!("  shipment.events  ShipmentCreated ShipmentDispatched ShipmentDelivered DeliveryAttemptFailed ShipmentReturned");
+    println!(
+        "  shipment.events  ShipmentCreated ShipmentDispatched ShipmentDelivered DeliveryAttemptFailed ShipmentReturned"
+    );
     Ok(whole)
 }
 
@@ -41,10 +43,8 @@ async fn tables(client: &Client) -> Result<bool> {
         if OURS.contains(&table) {
             continue;
         }
-        let count: i64 = client
-            .query_one("SELECT reltuples::bigint FROM pg_class WHERE relname = $1", &[&table])
-            .await?
-            .get(0);
+        let count: i64 =
+            client.query_one("SELECT reltuples::bigint FROM pg_class WHERE relname = $1", &[&table]).await?.get(0);
         let domain = domain(table);
         whole &= domain.is_some();
         let rows = if count < 0 { "not counted yet".to_owned() } else { format!("about {count} rows") };

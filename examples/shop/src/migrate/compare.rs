@@ -82,10 +82,8 @@ async fn differences(
     service: Database,
     only: Option<&[Uuid]>,
 ) -> Result<(usize, Vec<String>)> {
-    let (old, new) = tokio::try_join!(
-        images(places, kind, Database::Monolith, only),
-        images(places, kind, service, only)
-    )?;
+    let (old, new) =
+        tokio::try_join!(images(places, kind, Database::Monolith, only), images(places, kind, service, only))?;
     let ids: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let mut lines = Vec::new();
     for id in &ids {
@@ -148,7 +146,11 @@ fn fields(kind: &str, id: &str, (old, new): (&Value, &Value), lines: &mut Vec<St
         let (left, right) = (old.get(name), new.get(name));
         if left != right {
             let text = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
-            lines.push(format!("{kind} {id}: {name} is {} in the monolith, {} in the service", text(left), text(right)));
+            lines.push(format!(
+                "{kind} {id}: {name} is {} in the monolith, {} in the service",
+                text(left),
+                text(right)
+            ));
         }
     }
 }

@@ -27,13 +27,8 @@ pub struct Flow {
 }
 
 const IMAGES: &str = "sync_outbox";
-const SHIPMENT_EVENTS: &[&str] = &[
-    "ShipmentCreated",
-    "ShipmentDispatched",
-    "ShipmentDelivered",
-    "DeliveryAttemptFailed",
-    "ShipmentReturned",
-];
+const SHIPMENT_EVENTS: &[&str] =
+    &["ShipmentCreated", "ShipmentDispatched", "ShipmentDelivered", "DeliveryAttemptFailed", "ShipmentReturned"];
 
 impl Flow {
     pub const USERS: Self = Self::images(Database::Monolith, &["user_image"], Database::User, "users-sync");
@@ -71,12 +66,7 @@ impl Flow {
         consumer: "orders-shipments",
     };
 
-    const fn images(
-        from: Database,
-        kinds: &'static [&'static str],
-        to: Database,
-        consumer: &'static str,
-    ) -> Self {
+    const fn images(from: Database, kinds: &'static [&'static str], to: Database, consumer: &'static str) -> Self {
         Self { from, table: IMAGES, kinds, to, consumer }
     }
 }

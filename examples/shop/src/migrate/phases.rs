@@ -28,12 +28,11 @@ pub(super) async fn note(migration: &Migration, phase: u8, what: &str) -> Result
 
 /// Makes the tables of a service, once.
 async fn create(migration: &Migration, database: Database) -> Result<()> {
-    let mut client = migration.connect(database).await?;
-    let there = "SELECT FROM pg_class WHERE relname = 'module_state' AND relkind = 'r'";
-    if client.query_opt(there, &[]).await?.is_some() {
+    if db::has_tables(&migration.places, database).await? {
         say(&format!("{}: the tables are there", database.name()));
         return Ok(());
     }
+    let mut client = migration.connect(database).await?;
     db::run_files(&mut client, db::schema(database)).await?;
     say(&format!("{}: tables, indexes, outbox and publication made", database.name()));
     Ok(())
@@ -199,7 +198,8 @@ pub(super) async fn back_from_4(migration: &Migration) -> Result<()> {
 
 async fn owns_shipments(migration: &Migration) -> Result<bool> {
     // Before phase 5 the Logistics service has no tables.
-    Ok(migration.owns(Database::Logistics, "shipments").await.unwrap_or(false))
+    Ok(db::has_tables(&migration.places, Database::Logistics).await?
+        && migration.owns(Database::Logistics, "shipments").await?)
 }
 
 /// Waits until every saga has ended.

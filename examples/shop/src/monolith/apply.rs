@@ -4,9 +4,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use deadpool_postgres::Pool;
-use tokio_postgres::Transaction;
 use inbox::{Event, Handler, Subscription};
 use serde_json::{Value, json};
+use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::shipments::{self, Place};
@@ -84,7 +84,8 @@ fn plain(failure: Failure) -> anyhow::Error {
 
 /// The serial of something whose row is here.
 async fn known(transaction: &Transaction<'_>, kind: &str, id: Uuid) -> Result<i32> {
-    let query = format!("SELECT m.serial FROM id_map m JOIN {kind}s t ON t.id = m.serial WHERE m.kind = $1 AND m.id = $2");
+    let query =
+        format!("SELECT m.serial FROM id_map m JOIN {kind}s t ON t.id = m.serial WHERE m.kind = $1 AND m.id = $2");
     let row = transaction.query_opt(&query, &[&kind, &id]).await?;
     Ok(row.with_context(|| format!("{kind} {id} has not arrived yet"))?.get(0))
 }

@@ -25,11 +25,7 @@ type App = State<Arc<Monolith>>;
 const USER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Makes an order, and at once its payment and its shipment.
-pub(super) async fn create(
-    State(app): App,
-    headers: HeaderMap,
-    Json(new): Json<NewOrder>,
-) -> Result<Reply, Failure> {
+pub(super) async fn create(State(app): App, headers: HeaderMap, Json(new): Json<NewOrder>) -> Result<Reply, Failure> {
     let number = ids::order_number(&headers)?;
     let quote = catalogue::quote(&new.items)?;
     await_user(&app, &new).await?;
@@ -48,8 +44,9 @@ pub(super) async fn create(
         None => shipping,
     };
     let (status, payment) = verdict(&transaction, &new, shipping).await?;
-    let order = insert(&transaction, &Header { number: &number, user, shipping, billing, status, payment }, &new, &quote)
-        .await?;
+    let order =
+        insert(&transaction, &Header { number: &number, user, shipping, billing, status, payment }, &new, &quote)
+            .await?;
     if status == "CONFIRMED" {
         shipments::create(&transaction, order).await?;
     }
@@ -151,8 +148,19 @@ async fn insert(
              VALUES ($1, $2, $3, $4, $5, $6::text::numeric, $7::text::numeric, $8::text::numeric, $9::text::numeric,
                  $10::text::numeric, $11, $12, $13) RETURNING id",
             &[
-                &header.user, &header.number, &header.status, &header.shipping, &header.billing, &subtotal, &tax,
-                &shipping, &discount, &total, &new.payment_method, &header.payment, &new.notes,
+                &header.user,
+                &header.number,
+                &header.status,
+                &header.shipping,
+                &header.billing,
+                &subtotal,
+                &tax,
+                &shipping,
+                &discount,
+                &total,
+                &new.payment_method,
+                &header.payment,
+                &new.notes,
             ],
         )
         .await?;
@@ -163,8 +171,13 @@ async fn insert(
                 "INSERT INTO order_items (order_id, product_id, product_name, sku, quantity, unit_price, total_price)
                  VALUES ($1, $2, $3, $4, $5, $6::text::numeric, $7::text::numeric)",
                 &[
-                    &order, &line.product, &catalogue::name(line.product), &catalogue::sku(line.product),
-                    &line.quantity, &money(line.unit_price), &money(line.total_price),
+                    &order,
+                    &line.product,
+                    &catalogue::name(line.product),
+                    &catalogue::sku(line.product),
+                    &line.quantity,
+                    &money(line.unit_price),
+                    &money(line.total_price),
                 ],
             )
             .await?;

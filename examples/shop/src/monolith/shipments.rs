@@ -65,7 +65,13 @@ pub(super) async fn insert(
                  shipping_state, shipping_pincode, estimated_delivery, weight, dimensions)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CURRENT_DATE + 3, 1.50, '30x20x10') RETURNING id",
             &[
-                &order, &ids::tracking_number(number), &name, &status, &place.line1, &place.city, &place.state,
+                &order,
+                &ids::tracking_number(number),
+                &name,
+                &status,
+                &place.line1,
+                &place.city,
+                &place.state,
                 &place.pincode,
             ],
         )
@@ -95,7 +101,8 @@ pub(super) async fn tell(
     Ok(())
 }
 
-const SHOWN: &str = "SELECT jsonb_build_object('id', s.id, 'order_id', s.order_id, 'tracking_number', s.tracking_number,
+const SHOWN: &str =
+    "SELECT jsonb_build_object('id', s.id, 'order_id', s.order_id, 'tracking_number', s.tracking_number,
         'carrier', s.carrier, 'status', s.status, 'estimated_delivery', s.estimated_delivery, 'attempts', coalesce(
             (SELECT jsonb_agg(jsonb_build_object('attempt_number', d.attempt_number, 'status', d.status)
                 ORDER BY d.attempt_number)

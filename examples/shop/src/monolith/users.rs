@@ -73,11 +73,7 @@ pub(super) async fn show(State(app): App, Path(id): Path<String>) -> Result<Repl
 }
 
 /// Changes names and phone.
-pub(super) async fn change(
-    State(app): App,
-    Path(id): Path<String>,
-    Json(to): Json<Profile>,
-) -> Result<Reply, Failure> {
+pub(super) async fn change(State(app): App, Path(id): Path<String>, Json(to): Json<Profile>) -> Result<Reply, Failure> {
     let mut client = app.pool.get().await?;
     let transaction = db::begin(&mut client).await?;
     db::require(&transaction, "users").await?;
@@ -122,7 +118,14 @@ pub(super) async fn add_address(
                  type)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
             &[
-                &user, &new.line1, &new.line2, &new.city, &new.state, &new.country, &new.pincode, &new.is_default,
+                &user,
+                &new.line1,
+                &new.line2,
+                &new.city,
+                &new.state,
+                &new.country,
+                &new.pincode,
+                &new.is_default,
                 &new.place,
             ],
         )
@@ -148,7 +151,15 @@ pub(super) async fn change_address(
                  pincode = $8, is_default = $9, type = $10
              WHERE id = $1 AND user_id = $2",
             &[
-                &address, &user, &to.line1, &to.line2, &to.city, &to.state, &to.country, &to.pincode, &to.is_default,
+                &address,
+                &user,
+                &to.line1,
+                &to.line2,
+                &to.city,
+                &to.state,
+                &to.country,
+                &to.pincode,
+                &to.is_default,
                 &to.place,
             ],
         )

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use deadpool_postgres::Pool;
-use tokio_postgres::Transaction;
 use inbox::{Event, Handler, Subscription};
 use serde_json::Value;
+use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::change::{self, Change};

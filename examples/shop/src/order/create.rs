@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, http::HeaderMap};
-use tokio_postgres::Transaction;
 use serde_json::{Value, json};
+use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::{Orders, change};
@@ -42,7 +42,8 @@ pub(super) async fn create(
         drop(client);
         return existing(&app, &number).await?.ok_or(Failure::NotFound("order"));
     };
-    change::record(&transaction, order, &change::Change { from: None, to: "CREATED", by: "user", reason: None }).await?;
+    change::record(&transaction, order, &change::Change { from: None, to: "CREATED", by: "user", reason: None })
+        .await?;
     change::tell(&transaction, order, "OrderCreated").await?;
     let begin = "INSERT INTO saga (order_id, kind, state) VALUES ($1, 'create', 'RESERVE')";
     transaction.execute(begin, &[&order]).await?;
@@ -134,8 +135,20 @@ async fn insert(
                  $11::text::numeric, $12::text::numeric, $13, $14)
              ON CONFLICT (order_number) DO NOTHING RETURNING id",
             &[
-                &number, &snapshot.user, &snapshot.email, &snapshot.name, &snapshot.phone, &snapshot.shipping,
-                &snapshot.billing, &subtotal, &tax, &shipping, &discount, &total, &new.payment_method, &new.notes,
+                &number,
+                &snapshot.user,
+                &snapshot.email,
+                &snapshot.name,
+                &snapshot.phone,
+                &snapshot.shipping,
+                &snapshot.billing,
+                &subtotal,
+                &tax,
+                &shipping,
+                &discount,
+                &total,
+                &new.payment_method,
+                &new.notes,
             ],
         )
         .await?;
@@ -147,8 +160,13 @@ async fn insert(
                 "INSERT INTO order_items (order_id, product_id, product_name, sku, quantity, unit_price, total_price)
                  VALUES ($1, md5('product:' || $2::int)::uuid, $3, $4, $5, $6::text::numeric, $7::text::numeric)",
                 &[
-                    &order, &line.product, &catalogue::name(line.product), &catalogue::sku(line.product),
-                    &line.quantity, &money(line.unit_price), &money(line.total_price),
+                    &order,
+                    &line.product,
+                    &catalogue::name(line.product),
+                    &catalogue::sku(line.product),
+                    &line.quantity,
+                    &money(line.unit_price),
+                    &money(line.total_price),
                 ],
             )
             .await?;

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use tokio_postgres::Transaction;
 use inbox::{Event, Handler, Subscription};
+use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::{

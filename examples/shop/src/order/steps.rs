@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::http::Method;
-use tokio_postgres::Transaction;
 use serde_json::{Value, json};
+use tokio_postgres::Transaction;
 use uuid::Uuid;
 
 use super::{
@@ -46,7 +46,10 @@ enum Done {
     Released,
     Closed,
     /// The partner has said no; the steps before it are to be undone.
-    Refused { reason: String, undo: &'static str },
+    Refused {
+        reason: String,
+        undo: &'static str,
+    },
 }
 
 impl Done {
@@ -133,9 +136,8 @@ async fn move_on(transaction: &Transaction<'_>, saga: &Saga, done: &Done) -> Res
     let update = "UPDATE saga SET state = $4, outcome = $5, reason = coalesce($6, reason), attempts = 0,
                       lease_until = NULL, updated_at = now()
                   WHERE order_id = $1 AND kind = $2 AND state = $3 AND outcome IS NULL";
-    let moved = transaction
-        .execute(update, &[&saga.order, &saga.kind, &saga.step.name(), &state, &outcome, &reason])
-        .await?;
+    let moved =
+        transaction.execute(update, &[&saga.order, &saga.kind, &saga.step.name(), &state, &outcome, &reason]).await?;
     Ok(moved == 1)
 }
 

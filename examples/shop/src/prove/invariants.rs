@@ -169,7 +169,8 @@ async fn payments(order: &Client, partners: &Client) -> Result<Finding> {
 
 /// The sagas' orders: what is reserved is what was sold.
 async fn reservations(order: &Client, partners: &Client) -> Result<Finding> {
-    let sold = "SELECT i.order_id || ' ' || i.sku, i.quantity::text FROM order_items i JOIN orders o ON o.id = i.order_id
+    let sold =
+        "SELECT i.order_id || ' ' || i.sku, i.quantity::text FROM order_items i JOIN orders o ON o.id = i.order_id
                 JOIN saga s ON s.order_id = o.id AND s.kind = 'create'
                 WHERE s.outcome <> 'migrated' AND o.status NOT IN ('CANCELLED', 'RETURNED')";
     let kept = "SELECT order_id || ' ' || sku, quantity::text FROM reservations WHERE NOT released";

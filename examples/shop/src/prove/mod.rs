@@ -6,6 +6,7 @@ mod play;
 mod stage;
 
 pub use invariants::{Finding, audit_topics, invariants};
+pub use play::settle;
 pub use stage::{Part, Stage};
 
 use std::path::PathBuf;

@@ -8,11 +8,7 @@ use super::{
     invariants::{audit_topics, invariants},
     stage::{Part, Stage},
 };
-use crate::{
-    db,
-    load::Load,
-    places::Database,
-};
+use crate::{db, load::Load, places::Database};
 
 /// How long a killed process stays down.
 const DOWN: Duration = Duration::from_millis(700);
@@ -36,8 +32,7 @@ pub(super) async fn play(stage: Stage, clients: usize, linger: Duration) -> Resu
         return Err(error);
     }
     let Play { stage, load, started, .. } = play;
-    let verdict = judge(&stage, load, started).await;
-    verdict
+    judge(&stage, load, started).await
 }
 
 impl Play {
@@ -194,7 +189,7 @@ async fn judge(stage: &Stage, load: Load, started: Instant) -> Result<bool> {
 }
 
 /// Waits until no saga is open and no event is unpublished.
-async fn settle(stage: &Stage) -> Result<()> {
+pub async fn settle(stage: &Stage) -> Result<()> {
     let started = Instant::now();
     loop {
         let mut open = 0_i64;
@@ -204,6 +199,10 @@ async fn settle(stage: &Stage) -> Result<()> {
             (Database::User, "SELECT count(*) FROM user_outbox WHERE published_at IS NULL"),
             (Database::Logistics, "SELECT count(*) FROM logistics_outbox WHERE published_at IS NULL"),
         ] {
+            // A service whose phase has not come has no tables.
+            if !db::has_tables(&stage.places, database).await? {
+                continue;
+            }
             let client = db::connect(&stage.places, database).await?;
             open += client.query_one(query, &[]).await?.get::<_, i64>(0);
         }
@@ -220,17 +219,13 @@ async fn topics(stage: &Stage) -> Result<bool> {
     let archive = stage.postgres.client("monolith_archive").await?;
     let audit = audit_topics(stage, Some(&archive)).await?;
     let clean = audit.is_clean();
-    println!("  {:<7} events in the topics are the outbox rows, once each, all marked", if clean { "holds" } else { "BROKEN" });
+    println!(
+        "  {:<7} events in the topics are the outbox rows, once each, all marked",
+        if clean { "holds" } else { "BROKEN" }
+    );
     println!("{}", audit.to_string().trim_end());
-    // The monolith's rows of shipment.events belong to a source that is gone with it.
-    let mut sound = clean;
-    for part in [Part::OutboxdUser, Part::OutboxdOrder] {
-        let (code, lines) = stage.verify(part).await?;
-        println!("  {:<7} outboxd verify, {}", if code == 0 { "holds" } else { "BROKEN" }, part.name());
-        if code != 0 {
-            lines.iter().for_each(|line| println!("          {line}"));
-        }
-        sound &= code == 0;
-    }
-    Ok(sound)
+    let (code, lines) = stage.verify().await?;
+    println!("  {:<7} outboxd verify says the same", if code == 0 { "holds" } else { "BROKEN" });
+    lines.iter().for_each(|line| println!("          {line}"));
+    Ok(clean && code == 0)
 }

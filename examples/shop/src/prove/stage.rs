@@ -244,14 +244,14 @@ impl Stage {
         Ok((code, daemon.lines()))
     }
 
-    /// `outboxd verify` with the configuration of this outboxd. Returns its exit code and output.
-    pub async fn verify(&self, part: Part) -> Result<(i32, Vec<String>)> {
-        let config = part.config().context("not an outboxd")?;
-        let builder = Daemon::builder(&self.outboxd)?.args(&["verify", "--config", "{config}"]).config(config);
-        let listen = builder.http_address();
-        let daemon = builder
+    /// `outboxd verify` over the tables of all events, once the monolith is put away. Returns its
+    /// exit code and output.
+    pub async fn verify(&self) -> Result<(i32, Vec<String>)> {
+        let config = include_str!("../../config/audit.toml");
+        let daemon = Daemon::builder(&self.outboxd)?
+            .args(&["verify", "--config", "{config}"])
+            .config(config)
             .env("SHOP_OUTBOXD_POSTGRES", &self.outboxd_postgres())
-            .env("OUTBOXD_LISTEN", &listen)
             .env("SHOP_BROKERS", &self.places.brokers)
             .start()?;
         let code = daemon.wait_exit(Duration::from_secs(120)).await?;

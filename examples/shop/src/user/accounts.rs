@@ -79,11 +79,7 @@ pub(super) async fn show(State(app): App, Path(id): Path<String>) -> Result<Repl
 }
 
 /// Changes names and phone. The guide has no event for that: nobody outside keeps them up to date.
-pub(super) async fn change(
-    State(app): App,
-    Path(id): Path<String>,
-    Json(to): Json<Profile>,
-) -> Result<Reply, Failure> {
+pub(super) async fn change(State(app): App, Path(id): Path<String>, Json(to): Json<Profile>) -> Result<Reply, Failure> {
     let mut client = app.pool.get().await?;
     let transaction = db::begin(&mut client).await?;
     db::require(&transaction, "users").await?;

@@ -27,11 +27,7 @@ async fn present(client: &impl GenericClient, id: &str) -> Result<Uuid, Failure>
 }
 
 /// Adds an address and tells AddressAdded. The same one again gives the one that is there.
-pub(super) async fn add(
-    State(app): App,
-    Path(id): Path<String>,
-    Json(new): Json<Address>,
-) -> Result<Reply, Failure> {
+pub(super) async fn add(State(app): App, Path(id): Path<String>, Json(new): Json<Address>) -> Result<Reply, Failure> {
     let mut client = app.pool.get().await?;
     let transaction = db::begin(&mut client).await?;
     db::require(&transaction, "users").await?;
@@ -52,7 +48,14 @@ pub(super) async fn add(
                  type)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
             &[
-                &user, &new.line1, &new.line2, &new.city, &new.state, &new.country, &new.pincode, &new.is_default,
+                &user,
+                &new.line1,
+                &new.line2,
+                &new.city,
+                &new.state,
+                &new.country,
+                &new.pincode,
+                &new.is_default,
                 &new.place,
             ],
         )
@@ -87,10 +90,7 @@ pub(super) async fn change(
             "UPDATE addresses SET address_line1 = $2, address_line2 = $3, city = $4, state = $5, country = $6,
                  pincode = $7, is_default = $8, type = $9, version = version + 1
              WHERE id = $1",
-            &[
-                &address, &to.line1, &to.line2, &to.city, &to.state, &to.country, &to.pincode, &to.is_default,
-                &to.place,
-            ],
+            &[&address, &to.line1, &to.line2, &to.city, &to.state, &to.country, &to.pincode, &to.is_default, &to.place],
         )
         .await?;
     publish(&transaction, "address", user, "AddressUpdated", &payload(user, address, &to, version + 1)).await?;

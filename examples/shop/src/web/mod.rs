@@ -12,7 +12,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_postgres::error::SqlState;
 
@@ -23,13 +23,35 @@ pub struct Reply(pub u16, pub String);
 
 impl Reply {
     /// 200 with this JSON.
-    pub fn ok(body: impl ToString) -> Self {
-        Self(200, body.to_string())
+    pub fn ok(body: impl Into<Json>) -> Self {
+        Self(200, body.into().0)
     }
 
     /// 201 with this JSON.
-    pub fn created(body: impl ToString) -> Self {
-        Self(201, body.to_string())
+    pub fn created(body: impl Into<Json>) -> Self {
+        Self(201, body.into().0)
+    }
+}
+
+/// JSON as text.
+#[derive(Debug)]
+pub struct Json(String);
+
+impl From<String> for Json {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Json {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self(value.to_string())
     }
 }
 
@@ -77,6 +99,7 @@ impl Failure {
             Self::Refused(text) => (402, text),
             Self::Elsewhere(module) => (421, format!("{module} are written elsewhere")),
             Self::Unavailable(text) => (503, text),
+            Self::Internal(error) if is_put_away(&error) => (421, format!("{error:#}")),
             Self::Internal(error) if is_temporary(&error) => (503, format!("{error:#}")),
             Self::Internal(error) => {
                 tracing::error!("{error:#}");
@@ -91,6 +114,13 @@ impl IntoResponse for Failure {
         let (status, text) = self.status_and_text();
         Reply(status, json!({ "error": text }).to_string()).into_response()
     }
+}
+
+/// Whether the table was put away by the migration while the request was on its way here. The facade
+/// sends such a request again, to where the domain is now.
+fn is_put_away(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+    code == Some(&SqlState::UNDEFINED_TABLE)
 }
 
 /// Whether the database was away, or asked for another attempt.
