@@ -8,3 +8,4 @@ mod saga;
 mod scene;
 mod schemas;
 mod table;
+mod tutorial;
