@@ -35,20 +35,17 @@ pub(super) async fn report(client: &Client) -> Result<bool> {
 async fn tables(client: &Client) -> Result<bool> {
     println!("Tables");
     let mut whole = true;
-    let query = "SELECT relname FROM pg_class
-                 WHERE relkind = 'r' AND relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'retired'))
-                 ORDER BY oid";
+    let query = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.relkind = 'r' AND n.nspname IN ('public', 'retired') ORDER BY c.oid";
     for row in client.query(query, &[]).await? {
-        let table: &str = row.get(0);
+        let (schema, table): (&str, &str) = (row.get(0), row.get(1));
         if OURS.contains(&table) {
             continue;
         }
-        let count: i64 =
-            client.query_one("SELECT reltuples::bigint FROM pg_class WHERE relname = $1", &[&table]).await?.get(0);
+        let rows: i64 = client.query_one(&format!("SELECT count(*) FROM {schema}.{table}"), &[]).await?.get(0);
         let domain = domain(table);
         whole &= domain.is_some();
-        let rows = if count < 0 { "not counted yet".to_owned() } else { format!("about {count} rows") };
-        println!("  {:<10} {table:<18} {rows}", domain.unwrap_or("?"));
+        println!("  {:<10} {table:<18} {rows:>8} rows", domain.unwrap_or("?"));
     }
     Ok(whole)
 }

@@ -207,12 +207,13 @@ async fn settle(migration: &Migration) -> Result<()> {
     let client = migration.connect(Database::Order).await?;
     let started = tokio::time::Instant::now();
     loop {
-        let open: i64 = client.query_one("SELECT count(*) FROM saga WHERE outcome IS NULL", &[]).await?.get(0);
-        if open == 0 {
+        let query = "SELECT order_id || ' ' || kind || ' ' || state FROM saga WHERE outcome IS NULL";
+        let open: Vec<String> = client.query(query, &[]).await?.iter().map(|row| row.get(0)).collect();
+        if open.is_empty() {
             say("every saga has ended");
             return Ok(());
         }
-        ensure!(started.elapsed() < std::time::Duration::from_secs(60), "{open} sagas do not end");
+        ensure!(started.elapsed() < std::time::Duration::from_secs(60), "these sagas do not end: {open:?}");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }

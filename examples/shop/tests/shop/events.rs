@@ -1,12 +1,21 @@
 //! Each service publishes the guide's events, in the guide's form, to the guide's topics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use axum::http::Method;
 use serde_json::Value;
-use shop::load::{Kind, Person};
-use testbed::reader::{Record, read_committed};
+use shop::{
+    load::{Kind, Person},
+    prove::Stage,
+};
+use testbed::{
+    eventually,
+    reader::{Record, read_committed},
+};
 
 use crate::scene;
 
@@ -47,6 +56,7 @@ async fn every_event_of_the_guide_is_published_in_its_form() -> Result<()> {
     shopper.must(Method::DELETE, &format!("/users/{}", left.id), &Value::Null).await?;
     let gone = shopper.get(&format!("/users/{}", left.id)).await?;
     ensure!(gone.status == 404, "a deleted user is shown: {}", gone.body);
+    forgotten(&stage, &left.id).await?;
 
     scene::settled(&stage).await?;
     scene::assert_sound(&stage, shopper.ledger()).await?;
@@ -64,6 +74,24 @@ async fn every_event_of_the_guide_is_published_in_its_form() -> Result<()> {
             in_form(event)?;
         }
     }
+    Ok(())
+}
+
+/// The event takes the place of the foreign key, and the row goes with the purge.
+async fn forgotten(stage: &Stage, user: &str) -> Result<()> {
+    let order = stage.postgres.client("order_service").await?;
+    let known = "SELECT FROM deleted_users WHERE user_id = $1::text::uuid";
+    eventually(Duration::from_secs(60), async || match order.query_opt(known, &[&user]).await {
+        Ok(Some(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let users = stage.postgres.client("user_service").await?;
+    let row = "SELECT email FROM users WHERE id = $1::text::uuid";
+    let email: String = users.query_one(row, &[&user]).await?.get(0);
+    ensure!(email.starts_with("deleted-"), "{email} is kept");
+    ensure!(shop::user::purge(&users, 30).await? == 0, "a row went before its time");
+    ensure!(shop::user::purge(&users, 0).await? > 0 && users.query_opt(row, &[&user]).await?.is_none(), "a row stays");
     Ok(())
 }
 

@@ -68,8 +68,19 @@ pub(crate) async fn back(stage: &Stage, phase: u8) -> Result<()> {
 /// `shop migrate`, which has to succeed.
 pub(crate) async fn migrate(stage: &Stage, arguments: &[&str]) -> Result<()> {
     let (code, lines) = stage.migrate(arguments).await?;
+    if code != 0 {
+        tell(stage);
+    }
     ensure!(code == 0, "shop migrate {arguments:?} ended with {code}:\n{}", lines.join("\n"));
     Ok(())
+}
+
+/// Prints the last lines of every process, for the reader of a failed test.
+pub(crate) fn tell(stage: &Stage) {
+    for part in stage.started() {
+        let lines = stage.lines(part);
+        eprintln!("--- {}\n{}", part.name(), lines[lines.len().saturating_sub(20)..].join("\n"));
+    }
 }
 
 /// A customer who remembers nothing yet.
