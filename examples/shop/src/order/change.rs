@@ -66,6 +66,13 @@ pub(super) async fn advance(
     Ok(())
 }
 
+/// An order of a user, and the news that the user is gone, come one after the other.
+pub(super) async fn lock_user(transaction: &Transaction<'_>, user: Uuid) -> Result<(), tokio_postgres::Error> {
+    let text = user.to_string();
+    transaction.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&text]).await?;
+    Ok(())
+}
+
 /// Puts an event into the outbox: what the guide's OrderCreated has, and what a parcel needs.
 pub(super) async fn tell(
     transaction: &impl GenericClient,

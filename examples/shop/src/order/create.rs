@@ -33,6 +33,7 @@ pub(super) async fn create(
     let mut client = app.pool.get().await?;
     let transaction = db::begin(&mut client).await?;
     db::require(&transaction, "orders").await?;
+    change::lock_user(&transaction, snapshot.user).await?;
     let gone = "SELECT FROM deleted_users WHERE user_id = $1";
     if transaction.query_opt(gone, &[&snapshot.user]).await?.is_some() {
         return Err(Failure::NotFound("user"));

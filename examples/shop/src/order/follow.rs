@@ -67,6 +67,7 @@ impl Handler for Follow {
 
 /// The event does what the foreign key did: no new order, and what is not confirmed is given up.
 async fn user_deleted(transaction: &Transaction<'_>, user: Uuid) -> Result<(), Failure> {
+    change::lock_user(transaction, user).await?;
     transaction.execute("INSERT INTO deleted_users VALUES ($1) ON CONFLICT DO NOTHING", &[&user]).await?;
     let open = "SELECT id FROM orders WHERE user_id = $1 AND status = 'CREATED'";
     for row in transaction.query(open, &[&user]).await? {
@@ -77,6 +78,7 @@ async fn user_deleted(transaction: &Transaction<'_>, user: Uuid) -> Result<(), F
 
 async fn shipment(transaction: &Transaction<'_>, event: &Event) -> Result<(), Failure> {
     let order = event.uuid("order_id")?;
+    await_commit(transaction, order).await?;
     let seen = change::look(transaction, order).await?;
     let reason = event.data["reason"].as_str();
     match (event.kind.as_str(), seen.status.as_str()) {
@@ -94,6 +96,17 @@ async fn shipment(transaction: &Transaction<'_>, event: &Event) -> Result<(), Fa
         ("ShipmentReturned", _) => give_back(transaction, order, reason).await?,
         _ => {}
     }
+    Ok(())
+}
+
+/// Waits until what has led to this event is visible here.
+///
+/// Postgres sends a commit to outboxd before it shows it to other sessions. On a busy machine the
+/// answer to OrderConfirmed can be here in between, and would find the saga one step behind. A lock
+/// that names no state finds the row as it was, and waits for whoever is changing it.
+async fn await_commit(transaction: &Transaction<'_>, order: Uuid) -> Result<(), tokio_postgres::Error> {
+    transaction.query("SELECT FROM saga WHERE order_id = $1 ORDER BY kind FOR UPDATE", &[&order]).await?;
+    transaction.query("SELECT FROM orders WHERE id = $1 FOR UPDATE", &[&order]).await?;
     Ok(())
 }
 

@@ -209,7 +209,12 @@ pub async fn settle(stage: &Stage) -> Result<()> {
         if open == 0 {
             return Ok(());
         }
-        ensure!(started.elapsed() < SETTLES_WITHIN, "{open} sagas and events are still open");
+        if started.elapsed() > SETTLES_WITHIN {
+            let client = db::connect(&stage.places, Database::Order).await?;
+            let query = "SELECT order_id || ' ' || kind || ' ' || state FROM saga WHERE outcome IS NULL";
+            let sagas: Vec<String> = client.query(query, &[]).await?.iter().map(|row| row.get(0)).collect();
+            bail!("{open} sagas and events are still open, of which sagas: {sagas:?}");
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -92,3 +92,50 @@ async fn cancelling_at_any_moment_leaves_one_outcome() -> Result<()> {
     scene::settled(&stage).await?;
     scene::assert_sound(&stage, shopper.ledger()).await
 }
+
+/// Postgres sends a commit to outboxd before other sessions see it. So the answer to an event can
+/// come to a saga whose own step is not visible yet.
+#[tokio::test]
+async fn an_answer_that_overtakes_the_commit_of_its_question_is_not_lost() -> Result<()> {
+    let stage = scene::stage_at(5).await?;
+    let shopper = scene::shopper(&stage);
+    let person = Person::register(&shopper, 1).await?;
+    let (question, answer) =
+        (stage.postgres.client("order_service").await?, stage.postgres.client("logistics_service").await?);
+    // An order that waits in its step CONFIRM, which nobody takes.
+    let row = question
+        .query_one(
+            "WITH o AS (INSERT INTO orders (order_number, user_id, customer_email, shipping_address, subtotal, total)
+                 VALUES ('ORD-1', $1::text::uuid, $2, '{}', 1, 1) RETURNING id)
+             INSERT INTO saga (order_id, kind, state, lease_until)
+             SELECT id, 'create', 'CONFIRM', now() + interval '1 hour' FROM o RETURNING order_id::text",
+            &[&person.id, &person.email],
+        )
+        .await?;
+    let order: String = row.get(0);
+    let watcher = stage.postgres.client("order_service").await?;
+    question.batch_execute("BEGIN; UPDATE saga SET state = 'SHIP' WHERE state = 'CONFIRM'").await?;
+    answer
+        .execute(
+            "INSERT INTO logistics_outbox (aggregate_type, aggregate_id, event_type, payload)
+             VALUES ('shipment', gen_random_uuid(), 'ShipmentCreated', jsonb_build_object('order_id', $1::text))",
+            &[&order],
+        )
+        .await?;
+    // The consumer is at it: it waits for our lock, or has passed by.
+    let there = "SELECT FROM pg_stat_activity WHERE datname = 'order_service' AND wait_event_type = 'Lock'
+                 UNION ALL SELECT FROM inbox WHERE consumer = 'orders-shipments'";
+    eventually(DIES_WITHIN, async || match watcher.query_opt(there, &[]).await {
+        Ok(Some(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    question.batch_execute("COMMIT").await?;
+    let outcome = "SELECT outcome FROM saga WHERE order_id = $1::text::uuid";
+    eventually(Duration::from_secs(20), async || match watcher.query_one(outcome, &[&order]).await {
+        Ok(row) if row.get::<_, Option<&str>>(0) == Some("completed") => Ok(()),
+        other => Err(format!("{:?}", other.map(|row| row.get::<_, Option<String>>(0)))),
+    })
+    .await;
+    Ok(())
+}
