@@ -131,6 +131,12 @@ codes! {
     /// A record is larger than the broker accepts, and `on_poison = "stop"`.
     RowTooLarge = "row-too-large", Halt, "raise max.message.bytes of the topic, or set on_poison = \"dead-letter\"";
 
+    /// A row makes a message of the stream that is larger than `message_bytes`.
+    MessageTooLarge = "message-too-large", Halt, "raise message_bytes under [source.limits] above the size that the message names, then start outboxd again";
+    /// Kafka refuses the dead letter of a row, and with `mark = "delete"` also one without the row's
+    /// content.
+    DeadLetterRefused = "dead-letter-refused", Halt, "repair what the message names, such as max.message.bytes of the dead-letter topic; then start outboxd again";
+
     /// No broker answered in time.
     KafkaUnreachable = "kafka-unreachable", Retry, "check brokers, listeners and network; outboxd keeps trying";
     /// The brokers refused the credentials.
@@ -143,6 +149,8 @@ codes! {
     KafkaFenced = "kafka-fenced", Rebuild, "another instance took over; this one goes back to standby";
     /// A Kafka transaction failed and was aborted.
     KafkaTransactionFailed = "kafka-transaction-failed", Rebuild, "resuming from the position in Kafka";
+    /// The brokers refuse every time that a record could have.
+    KafkaClock = "kafka-clock", Retry, "set the clocks of Postgres, the brokers and this host right, or raise message.timestamp.before.max.ms and message.timestamp.after.max.ms of the topic; outboxd keeps trying";
     /// It is not known whether a Kafka transaction was committed.
     KafkaCommitUnknown = "kafka-commit-unknown", Rebuild, "resuming from the position in Kafka, which tells whether it was";
 

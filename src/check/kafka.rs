@@ -6,22 +6,27 @@ use super::Findings;
 use crate::{
     Code, Config,
     config::{Delivery, Kafka},
-    kafka::{broker, position_topic, topics},
+    kafka::{
+        broker,
+        durability::{self, durability, topics_of},
+        position_topic, topics,
+    },
     setup::facts::constant_topics,
 };
 
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let kafka = &config.kafka;
-    match topics::ping(kafka, topics::TIMEOUT).await {
+    let brokers = match topics::ping(kafka, topics::TIMEOUT).await {
         Ok(cluster) => {
             let id = cluster.cluster_id.as_deref().unwrap_or("unknown");
             findings.ok("connection", format!("{} brokers, cluster {id}", cluster.brokers));
+            cluster.brokers
         }
         Err(error) => {
             findings.error("connection", &error);
             return;
         }
-    }
+    };
     positions(kafka, findings).await;
     if kafka.delivery == Delivery::ExactlyOnce {
         transaction_timeout(kafka, findings).await;
@@ -30,6 +35,27 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
         for name in constant_topics(source) {
             topic(kafka, &name, findings).await;
         }
+    }
+    for topic in topics_of(kafka, config.sources.iter().flat_map(constant_topics)) {
+        // What cannot be asked is told above.
+        if let Ok(Some(found)) = durability(kafka, &topic).await {
+            commits(&found, brokers, findings);
+        }
+    }
+}
+
+/// What the commits in a topic stand on. A cluster of one broker is no surprise to whoever has it.
+fn commits(found: &durability::Durability, brokers: usize, findings: &mut Findings) {
+    let about = format!("commits in {}", found.topic);
+    let weak = found.weaknesses();
+    if weak.is_empty() {
+        return findings.ok(&about, found.to_string());
+    }
+    let text = format!("{found}: {}", weak.join("; "));
+    if brokers == 1 {
+        findings.note(&about, text, durability::HINT);
+    } else {
+        findings.warning(&about, text, durability::HINT);
     }
 }
 

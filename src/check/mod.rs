@@ -8,6 +8,7 @@
 //! A check changes nothing. It leaves out what it cannot ask because something before it failed:
 //! that failure has to be repaired first.
 
+mod clocks;
 mod kafka;
 mod mark_cost;
 mod marking;
@@ -239,6 +240,7 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
         }
     }
     marking::check(&connect, &found, source, findings).await?;
+    clocks::check(&connect, &found, source, findings).await?;
     tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
     publication::check(publication.as_ref(), &found, setting, findings);
     slot::check(slot.as_ref(), &server, source, findings);

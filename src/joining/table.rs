@@ -32,6 +32,7 @@ use crate::{
     },
     relay,
     source::{
+        compare::require_same_system,
         lock,
         newest::{self, Belief},
         position::{Phase, Position, Recovered},
@@ -91,6 +92,7 @@ impl<'a> Joining<'a> {
         let slot = lock::slot_at_rest(&self.sql, &self.source.slot).await?;
         require_free(slot.as_ref(), self.source)?;
         let Some(position) = self.position().await? else { return Ok(Stage::Ordinary) };
+        require_same_system(&position, &server::system_id(&self.sql).await?)?;
         require_pair(Some(&position), slot.is_some(), Interrupted::GoesOn)?;
         match position.phase {
             Phase::Creating => Ok(Stage::Creating),
@@ -180,6 +182,7 @@ impl<'a> Joining<'a> {
         let publication = look(&self.sql, self.source, &tables).await?;
         let mut position = Position::creating(&self.source.slot, publication);
         let before = self.position().await?;
+        position.history.system_id = server::system_id(&self.sql).await?;
         position.recovered = Some(Recovered {
             phase: before.as_ref().map(|before| before.phase),
             lsn: before.as_ref().map(|before| before.progress.lsn),

@@ -21,7 +21,8 @@ pub enum PublishFailure {
         /// Indexes in the batch, ascending. If `certain`, each was refused on its own; if not, at
         /// least one of them is at fault.
         rows: Vec<usize>,
-        /// [`Code::RowTooLarge`] or [`Code::RowInvalid`].
+        /// [`Code::RowTooLarge`] or [`Code::RowInvalid`]. With [`Code::KafkaClock`] only the times of
+        /// the records are at fault.
         error: Error,
         /// False when a broker refused records together. Then the caller sends them again in
         /// smaller parts, or one by one.
@@ -77,15 +78,14 @@ pub(super) fn code_of(code: Kafka, otherwise: Code) -> Code {
     }
 }
 
-/// The code when the fault is the row's own. `InvalidTimestamp` is such a fault:
-/// `message.timestamp.after.max.ms` is one hour by default.
+/// The code when the record itself is refused. It is the row's own fault, but for `InvalidTimestamp`:
+/// the row's record can have another time.
 pub(super) fn row_fault(code: Kafka) -> Option<Code> {
     match code {
         Kafka::MessageSizeTooLarge | Kafka::MessageBatchTooLarge | Kafka::InvalidMessageSize => Some(Code::RowTooLarge),
         // UnknownPartition: the row names a partition that its topic does not have.
-        Kafka::InvalidTimestamp | Kafka::InvalidRecord | Kafka::InvalidTopic | Kafka::UnknownPartition => {
-            Some(Code::RowInvalid)
-        }
+        Kafka::InvalidTimestamp => Some(Code::KafkaClock),
+        Kafka::InvalidRecord | Kafka::InvalidTopic | Kafka::UnknownPartition => Some(Code::RowInvalid),
         _ => None,
     }
 }
@@ -118,14 +118,23 @@ pub(super) fn rejected(failed: &[FailedDelivery], one_by_one: bool) -> Option<Pu
     let mut rows: Vec<Row> = failed.iter().filter(|f| row_fault(f.code) == Some(fault)).map(|f| f.row).collect();
     rows.sort_unstable();
     let error = Error::new(fault, format!("records for {} were refused", first.topic)).because(in_words(first.code));
-    if rows.last() == Some(&POSITION) {
-        // The position topic takes less than a position. No row is at fault, so none becomes a dead
-        // letter.
-        return Some(PublishFailure::Aborted(Error::new(Code::KafkaTransactionFailed, error.to_string())));
+    if let Some(position) = failed.iter().find(|failed| failed.row == POSITION && row_fault(failed.code) == Some(fault))
+    {
+        rows.retain(|row| *row != POSITION);
+        if rows.is_empty() {
+            // No row is at fault, so none becomes a dead letter.
+            return Some(PublishFailure::Aborted(refused_position(&position.topic, position.code)));
+        }
     }
     let by_itself = matches!(first.code, Kafka::InvalidTopic | Kafka::UnknownPartition);
     let certain = one_by_one || by_itself;
     Some(PublishFailure::Rejected { rows, error, certain })
+}
+
+/// The position topic refuses a position.
+pub(super) fn refused_position(topic: &str, code: Kafka) -> Error {
+    let text = format!("position topic {topic} refuses the position");
+    Error::new(Code::KafkaTransactionFailed, text).because(in_words(code))
 }
 
 /// Whether a record with this code failed only because something else did.
@@ -177,7 +186,7 @@ mod tests {
             (Kafka::UnknownTopicOrPartition, Code::TopicMissing),
             (Kafka::UnknownTopic, Code::TopicMissing),
             (Kafka::MessageSizeTooLarge, Code::RowTooLarge),
-            (Kafka::InvalidTimestamp, Code::RowInvalid),
+            (Kafka::InvalidTimestamp, Code::KafkaClock),
             (Kafka::OutOfOrderSequenceNumber, Code::KafkaTransactionFailed),
         ];
         for (kafka, code) in cases {
@@ -214,8 +223,11 @@ mod tests {
 
     #[test]
     fn a_refused_position_is_no_row_s_fault() {
-        let deliveries = [failed(Kafka::MessageSizeTooLarge, POSITION)];
-        assert!(matches!(rejected(&deliveries, true), Some(PublishFailure::Aborted(_))));
+        let alone = [failed(Kafka::PurgeQueue, 1), failed(Kafka::MessageSizeTooLarge, POSITION)];
+        let Some(PublishFailure::Aborted(error)) = rejected(&alone, true) else { panic!() };
+        assert!(error.detail().contains("position topic events refuses"), "{error}");
+        let beside = [failed(Kafka::MessageSizeTooLarge, POSITION), failed(Kafka::MessageSizeTooLarge, 3)];
+        assert!(matches!(rejected(&beside, true), Some(PublishFailure::Rejected { rows, .. }) if rows == [3]));
     }
 
     #[test]

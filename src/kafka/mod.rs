@@ -24,6 +24,7 @@
 mod batch;
 pub(crate) mod broker;
 mod context;
+pub(crate) mod durability;
 mod failure;
 mod judge;
 mod options;

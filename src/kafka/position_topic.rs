@@ -11,7 +11,7 @@ use rdkafka::{
 };
 
 use super::{
-    blocking,
+    blocking, broker,
     context::ReaderContext,
     failure::explain,
     options::{self, Isolation},
@@ -41,6 +41,9 @@ const CONFIGS: &[(&str, &str)] = &[
     ("message.timestamp.type", "LogAppendTime"),
 ];
 
+/// Replicas of a position topic that outlasts the loss of a broker.
+const REPLICAS: u32 = 3;
+
 /// Creates the position topic when it is missing, and checks the one that is there.
 ///
 /// # Errors
@@ -48,13 +51,31 @@ const CONFIGS: &[(&str, &str)] = &[
 /// as [`topics::create`].
 pub async fn ensure(kafka: &Kafka) -> Result<()> {
     if !exists(kafka).await? {
-        let configs = CONFIGS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let mut configs: Vec<_> = CONFIGS.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
         let name = kafka.position_topic.clone();
-        let topic = NewTopic { name, partitions: 1, replication: kafka.topic_replication, configs };
+        let replication = replication(kafka).await?;
+        if replication >= REPLICAS {
+            configs.push(("min.insync.replicas".to_owned(), "2".to_owned()));
+        }
+        let topic = NewTopic { name, partitions: 1, replication, configs };
         topics::create(kafka, vec![topic]).await?;
         wait_until_there(kafka).await?;
     }
     validate(kafka).await
+}
+
+/// On how many brokers a new position topic is. Exactly once stands on it, and the brokers' own
+/// default is often 1. So it is 3 where there are as many brokers, unless the configuration says
+/// otherwise or the default is more.
+async fn replication(kafka: &Kafka) -> Result<u32> {
+    if kafka.topic_replication > 0 {
+        return Ok(kafka.topic_replication);
+    }
+    let brokers = topics::ping(kafka, topics::TIMEOUT).await?.brokers;
+    // Without the right to ask, the default counts as less.
+    let default = broker::setting(kafka, "default.replication.factor", topics::TIMEOUT).await.unwrap_or_default();
+    let default = default.and_then(|text| text.parse().ok()).unwrap_or(0);
+    Ok(u32::try_from(brokers).unwrap_or(REPLICAS).min(REPLICAS).max(default))
 }
 
 /// Whether there is a position topic.
@@ -92,6 +113,18 @@ pub(crate) async fn validate(kafka: &Kafka) -> Result<()> {
         return Err(Error::new(Code::PositionInvalid, message));
     }
     Ok(())
+}
+
+/// The largest record that the topic takes, in bytes. `None` where the brokers do not tell us.
+///
+/// # Errors
+/// As [`topics::configuration`].
+pub(crate) async fn largest_record(kafka: &Kafka) -> Result<Option<usize>> {
+    match topics::configuration(kafka, &kafka.position_topic).await {
+        Ok(entries) => Ok(entries.get("max.message.bytes").and_then(|bytes| bytes.parse().ok())),
+        Err(error) if error.code() == Code::KafkaDenied => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn info(kafka: &Kafka, timeout: Duration) -> Result<Option<TopicInfo>> {
@@ -133,24 +166,31 @@ pub enum Succession {
     Regression,
 }
 
+/// How positions follow each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Order {
+    /// What the second of two positions is to the first.
+    pub succession: fn(&[u8], &[u8]) -> Succession,
+    /// Whether a position may have come late, as its producer is not fenced.
+    pub may_be_late: fn(&[u8]) -> bool,
+}
+
 /// The newest committed position of `key` (a source's name); `None` when there is none, or a
 /// tombstone. The caller has called `init_transactions` on all producers of the source (rule 1).
 /// Otherwise one of them may still commit.
 ///
-/// `succession(older, newer)` says what the newer of two positions is to the older one.
+/// `order` says what a position is to the one before it. The reading begins near the end, and at
+/// the beginning where the position that it finds may be late: the one that holds may lie before.
 ///
 /// # Errors
 /// [`Code::PositionRegressed`]; [`Code::PositionInvalid`] for a topic with several partitions;
 /// [`Code::TopicMissing`]; [`Code::KafkaUnreachable`] and [`Code::PositionUnstable`] when `timeout`
 /// has passed first.
-pub async fn read<F>(kafka: &Kafka, key: &str, succession: F, timeout: Duration) -> Result<Option<Vec<u8>>>
-where
-    F: Fn(&[u8], &[u8]) -> Succession + Send + 'static,
-{
+pub async fn read(kafka: &Kafka, key: &str, order: Order, timeout: Duration) -> Result<Option<Vec<u8>>> {
     let (kafka, key) = (kafka.clone(), key.to_owned());
     blocking(move || {
         let reading = Reading::start(&kafka, &key, timeout)?;
-        let newest = reading.newest(&succession);
+        let newest = reading.newest(order);
         reading.close();
         newest
     })
@@ -194,17 +234,18 @@ impl Reading {
         }
     }
 
-    fn newest(&self, succession: &impl Fn(&[u8], &[u8]) -> Succession) -> Result<Option<Vec<u8>>> {
+    fn newest(&self, order: Order) -> Result<Option<Vec<u8>>> {
         if self.low >= self.high {
             return Ok(None);
         }
         self.wait_stable()?;
         let tail = (self.high - TAIL).max(self.low);
-        let found = self.scan(tail, succession)?;
-        if found.is_some() || tail == self.low {
+        let found = self.scan(tail, order.succession)?;
+        let may_be_late = found.iter().flatten().any(|found| (order.may_be_late)(found));
+        if tail == self.low || found.is_some() && !may_be_late {
             return Ok(found.flatten());
         }
-        Ok(self.scan(self.low, succession)?.flatten())
+        Ok(self.scan(self.low, order.succession)?.flatten())
     }
 
     /// Rule 2: waits until every transaction below the high watermark has ended. Then a
@@ -232,7 +273,7 @@ impl Reading {
 
     /// Reads from `start` to the high watermark. The outer `None` means that no record has our key.
     #[expect(clippy::option_option, reason = "no record, and a tombstone, lead to different next steps")]
-    fn scan(&self, start: i64, succession: &impl Fn(&[u8], &[u8]) -> Succession) -> Result<Option<Option<Vec<u8>>>> {
+    fn scan(&self, start: i64, succession: fn(&[u8], &[u8]) -> Succession) -> Result<Option<Option<Vec<u8>>>> {
         let failed = |error: &KafkaError| {
             explain(
                 format!("reading topic {}", self.topic),

@@ -253,7 +253,7 @@ impl Producer {
     fn send_position(&self, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         let record = BaseRecord::with_opaque_to(position.topic, POSITION).key(position.key).payload(position.value);
         // The topic has one partition. With a second one, positions would have no order (rule 2).
-        self.hand_over(record.partition(0)).map_err(|error| self.failed_send(POSITION, &error))
+        self.hand_over(record.partition(0)).map_err(|error| self.failed_position(position.topic, &error))
     }
 
     /// Hands a record to librdkafka, waiting while its queue is full.

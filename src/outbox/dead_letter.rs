@@ -16,7 +16,8 @@ use crate::pgoutput::{Column, Tuple};
 impl Encoder {
     /// Appends the dead letter of a row that [`Encoder::encode`] or a broker found to be poison.
     /// The letter is the record that the row would have been. Where that cannot be written, it has
-    /// the key, the headers and the payload column's bytes as Postgres sent them. The headers
+    /// the key, the headers and the payload column's bytes as Postgres sent them. Its timestamp is
+    /// the time of sending. The headers
     /// `outboxd_error_code`, `outboxd_error` and `outboxd_topic` follow; the last is the topic that
     /// the row was meant for, or null when that is unknown.
     ///
@@ -42,6 +43,7 @@ impl Encoder {
             };
             draft.value(payload);
         }
+        self.stamp(None, row.created_at().ok().flatten(), &mut draft);
         write_error(&row, poison, &mut draft);
         Ok(draft.finish()?)
     }
@@ -61,6 +63,7 @@ impl Encoder {
         let row = self.row(relation, row)?;
         let mut draft = self.dead_letter(&row, out);
         self.write_remains(&row, &mut draft);
+        self.stamp(None, row.created_at().ok().flatten(), &mut draft);
         write_error(&row, poison, &mut draft);
         Ok(draft.finish()?)
     }
@@ -94,8 +97,6 @@ impl Encoder {
             aggregate_id: attribute(row.binding.aggregate_id),
         };
         draft.id(attributes.id);
-        // The record gets the time of sending: the row's own time may be what the brokers refuse.
-        draft.timestamp(None);
         let key = Self::key(row, &attributes, draft).unwrap_or(Span::NULL);
         draft.key(key);
         self.shape.write_remaining_headers(row, &attributes, draft);

@@ -75,6 +75,11 @@ impl<'r> Draft<'r> {
         self.row.timestamp = timestamp;
     }
 
+    /// The name of the row's topic, which was set last.
+    pub(super) fn topic_text(&self) -> &str {
+        &self.records.topics.draft
+    }
+
     pub(super) fn header(&mut self, name: u16, value: Span) {
         self.records.headers.push(Header { name, value });
     }

@@ -6,11 +6,13 @@ use super::{
     binding::{Binding, Row},
     cell::{Kind, Text},
     draft::Draft,
-    envelope::{Content, Shape},
+    envelope::{Content, Shape, names},
     event::{Attributes, Event},
     poison::{Failure, Poison, PoisonReason},
     records::{HeaderNames, Records, Span},
     template::{Rendering, check_topic, only_column, render},
+    times::Times,
+    timestamp,
 };
 use crate::{
     Code, Error,
@@ -46,6 +48,8 @@ pub struct Encoder {
     bindings: Vec<Binding>,
     /// Microseconds since the Unix epoch.
     pub(super) commit_time: i64,
+    /// Which times the brokers have refused.
+    pub(crate) times: Times,
 }
 
 impl Encoder {
@@ -66,6 +70,7 @@ impl Encoder {
             kinds: HashMap::new(),
             bindings: Vec::new(),
             commit_time: 0,
+            times: Times::default(),
         })
     }
 
@@ -124,6 +129,7 @@ impl Encoder {
         let mut draft = Draft::start(out, &self.names, row.binding.table);
         self.topic(&row, &mut draft)?;
         self.write(&row, &event, &mut draft)?;
+        self.stamp(Some(event.timestamp), Some(event.time), &mut draft);
         draft.finish()?;
         Ok(Encoded::Published)
     }
@@ -160,11 +166,27 @@ impl Encoder {
         Row::new(self.binding(relation)?, row)
     }
 
-    /// Writes id, key, value, headers and timestamp.
+    /// Gives the record its time: `wanted`, in milliseconds since the Unix epoch, or the time of
+    /// sending, as far as the brokers take it. The event's own time, in microseconds, goes into a
+    /// header where it is another one.
+    pub(super) fn stamp(&self, wanted: Option<i64>, own: Option<i64>, draft: &mut Draft<'_>) {
+        let chosen = self.times.choose(draft.topic_text(), wanted, self.commit_time.div_euclid(1000));
+        draft.timestamp(chosen);
+        if own.is_none() || chosen == own.map(|micros| micros.div_euclid(1000)) {
+            return;
+        }
+        let at = draft.position();
+        // A time that RFC 3339 cannot express is no part of the header. The error names it.
+        if own.is_some_and(|micros| timestamp::write_rfc3339(micros, draft.out()).is_ok()) {
+            let value = draft.since(at);
+            draft.header(names::EVENT_TIME, value);
+        }
+    }
+
+    /// Writes id, key, value and headers.
     pub(super) fn write(&self, row: &Row<'_, '_>, event: &Event<'_>, draft: &mut Draft<'_>) -> Result<(), Poison> {
         let attributes = event.write_attributes(draft);
         draft.id(attributes.id);
-        draft.timestamp(Some(event.timestamp));
         let key = Self::key(row, &attributes, draft)?;
         draft.key(key);
         self.shape.write(Content { row, event, attributes: &attributes }, draft)

@@ -76,9 +76,11 @@ impl<'a> Event<'a> {
 }
 
 /// Milliseconds since the Unix epoch, rounded down. Kafka has no time before 1970 and takes -1 for
-/// no time, and librdkafka takes 0 for "now". So the record of an event that old has the commit
-/// time, and only the envelope has the event's own.
+/// no time, and librdkafka takes 0 for "now". The brokers refuse what lies too far ahead of their
+/// clock. A clock is no fault of a row, so an event that is that old, or that lies ahead of its own
+/// commit, has the commit time on its record.
 pub(super) fn record_timestamp(time: i64, commit_time: i64) -> i64 {
     let millis = time.div_euclid(1000);
-    if millis > 0 { millis } else { commit_time.div_euclid(1000) }
+    let commit = commit_time.div_euclid(1000);
+    if (1..=commit).contains(&millis) { millis } else { commit }
 }

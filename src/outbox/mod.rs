@@ -13,7 +13,7 @@
 //! - a row gives one record, or is already marked, or is poison: never two records, never half a
 //!   one;
 //! - the same row gives the same bytes whenever it is sent again, from the stream or from the
-//!   backfill;
+//!   backfill, as long as the brokers take its time;
 //! - the payload's JSON text is spliced in unchanged: numbers keep every digit;
 //! - no column name is looked up and nothing is allocated for a row in the steady state.
 
@@ -28,6 +28,7 @@ mod json;
 mod poison;
 mod records;
 mod template;
+mod times;
 mod timestamp;
 
 #[cfg(test)]
@@ -37,3 +38,8 @@ pub use encoder::{Encoded, Encoder};
 pub(crate) use poison::{Failure, Poison, PoisonReason};
 pub use records::{RecordRef, Records};
 pub(crate) use template::FALLBACK_TOPIC;
+pub(crate) use times::Times;
+pub(crate) use timestamp::parse_rfc3339;
+
+/// The header with the event's own time, where the record's timestamp is another one.
+pub(crate) const EVENT_TIME: &str = "outboxd_event_time";

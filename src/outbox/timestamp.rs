@@ -46,6 +46,12 @@ pub(super) fn parse(text: &str) -> Result<i64, &'static str> {
     Ok(days_since_epoch(year, month, day) * DAY + (hour * 3600 + minute * 60 + second - offset) * SECOND + fraction)
 }
 
+/// Microseconds since the Unix epoch of what [`write_rfc3339`] wrote.
+pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
+    let (date, clock) = text.strip_suffix('Z')?.split_once('T')?;
+    parse(&format!("{date} {clock}")).ok()
+}
+
 /// Microseconds since the Unix epoch of a binary timestamp. That counts microseconds since
 /// 2000-01-01, and the two ends of its range stand for the infinities. Source: `timestamp_send` and
 /// `DT_NOBEGIN`, `DT_NOEND` in PostgreSQL's timestamp.h.

@@ -21,6 +21,11 @@ const BASE: usize = 256 * 1024;
 /// does not allocate.
 const KEEP: usize = 1024 * 1024;
 
+/// The tag of a message of the stream.
+const COPY_DATA: u8 = b'd';
+/// The largest message that Postgres makes of a row (`MaxAllocSize`).
+const LARGEST_ROW: usize = 1 << 30;
+
 /// One message, borrowed from the buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
@@ -60,7 +65,9 @@ impl FrameBuffer {
 
     /// Size of the message at the front, including its header, once its header is here.
     fn front(&self) -> Result<Option<usize>> {
-        let Some(&[_, a, b, c, d]) = self.bytes[self.start..self.end].first_chunk::<HEADER>() else { return Ok(None) };
+        let Some(&[tag, a, b, c, d]) = self.bytes[self.start..self.end].first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length < 4 {
             return Err(Error::new(
@@ -69,8 +76,11 @@ impl FrameBuffer {
             ));
         }
         if length >= self.limit {
+            // Only a row makes a message of the stream that large. Anything else is no message at all.
+            let is_row = tag == COPY_DATA && length <= LARGEST_ROW;
+            let code = if is_row { Code::MessageTooLarge } else { Code::PostgresProtocol };
             let text = format!("a message of {length} bytes is larger than the bound of {} bytes", self.limit);
-            return Err(Error::new(Code::PostgresProtocol, text));
+            return Err(Error::new(code, text));
         }
         Ok(Some(length + 1))
     }
@@ -249,6 +259,8 @@ mod tests {
         let (seen, end, buffer) = drain(1 << 30, vec![bytes.clone()]);
         assert!(seen.is_empty() && end.contains("postgres-protocol"), "{end}");
         assert_eq!(buffer.bytes.len(), BASE);
+        bytes.splice(1..5, 65_u32.to_be_bytes());
+        assert!(drain(64, vec![bytes.clone()]).1.contains("message-too-large"));
         bytes.splice(1..5, 3_u32.to_be_bytes());
         assert!(drain(64, vec![bytes]).1.contains("too short"));
     }

@@ -30,7 +30,7 @@ pub(super) struct Greeting {
 /// Starts a session with `replication=database`.
 pub(super) async fn start(transport: Transport, options: &ConnectOptions) -> Result<(Wire, Greeting)> {
     let mut wire = Wire::new(transport, STARTUP_LIMIT.min(options.max_message_bytes));
-    let session = options.session_parameters();
+    let session: Vec<_> = options.session_parameters().collect();
     let mut parameters = vec![
         ("user", options.user.as_str()),
         ("database", &options.database),

@@ -23,6 +23,8 @@ pub struct ConnectOptions {
     pub(super) connect_timeout: Duration,
     pub(super) statement_timeout: Duration,
     pub(super) max_message_bytes: usize,
+    /// Sessions have TimeZone UTC, and not what the server, the database or the role sets.
+    pub(super) in_utc: bool,
 }
 
 impl ConnectOptions {
@@ -57,6 +59,7 @@ impl ConnectOptions {
             connect_timeout: url.connect_timeout.unwrap_or(Duration::from_secs(10)),
             statement_timeout: Duration::from_secs(30),
             max_message_bytes: 1 << 30,
+            in_utc: true,
         }
     }
 
@@ -66,6 +69,13 @@ impl ConnectOptions {
     pub(crate) fn within(mut self, bound: Duration) -> Self {
         self.connect_timeout = self.connect_timeout.min(bound);
         self.statement_timeout = self.statement_timeout.min(bound);
+        self
+    }
+
+    /// The same in the time zone that the server, the database or the role sets.
+    #[must_use]
+    pub(crate) fn in_its_own_zone(mut self) -> Self {
+        self.in_utc = false;
         self
     }
 
@@ -82,9 +92,9 @@ impl ConnectOptions {
 
     /// Run-time parameters for what outboxd relies on, such as the text output of values. With them
     /// it is the same whatever the role's or the database's own settings are.
-    pub(super) fn session_parameters(&self) -> [(&'static str, String); 9] {
+    pub(super) fn session_parameters(&self) -> impl Iterator<Item = (&'static str, String)> {
         let fixed = |value: &str| value.to_owned();
-        [
+        let parameters = [
             ("DateStyle", fixed("ISO")),
             ("TimeZone", fixed("UTC")),
             ("IntervalStyle", fixed("postgres")),
@@ -99,7 +109,9 @@ impl ConnectOptions {
             // fails instead.
             ("row_security", fixed("off")),
             ("statement_timeout", self.statement_timeout.as_millis().to_string()),
-        ]
+        ];
+        let in_utc = self.in_utc;
+        parameters.into_iter().filter(move |(name, _)| in_utc || *name != "TimeZone")
     }
 }
 

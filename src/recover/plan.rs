@@ -10,7 +10,7 @@ use crate::{
     config::{Backfill, Mark, Source},
     postgres::catalog::SlotInfo,
     source::{
-        compare::compare,
+        compare::{compare, require_same_system},
         facts::Facts,
         position::{Phase, Position, Recovered},
         verdict::{Evidence, verdict},
@@ -85,11 +85,18 @@ impl Plan {
                         while it streams needs --force)";
             return Err(refused(text));
         }
-        let Way { position, next, says } = match strategy {
+        let Way { position, next, mut says } = match strategy {
             Strategy::RepublishUnmarked => republish(facts, source)?,
             Strategy::FromSlot => from_slot(facts, source, halt.as_ref().map(Error::code))?,
             Strategy::FromNow => from_now(facts, source)?,
         };
+        if halt.as_ref().is_some_and(|halt| halt.code() == Code::SystemChanged) {
+            let system = &facts.server.system_id;
+            says.push(format!(
+                "the source belongs to system {system} from then on; the one before halts with system-changed if it \
+                 comes back behind this configuration"
+            ));
+        }
         Ok(Self { halt, strategy, says, position, next })
     }
 
@@ -162,9 +169,10 @@ fn republish(facts: &Facts, source: &Source) -> Result<Way> {
                     them nothing tells which rows are published";
         return Err(refused(text));
     }
-    let mut position = Position::creating(&source.slot, facts.server.publication.clone());
+    let mut position = facts.creating(source);
     // The last chunk of an interrupted backfill may be unmarked. The next start marks it first.
     if let Some(before) = facts.position().filter(|before| before.phase == Phase::Backfill)
+        && require_same_system(before, &facts.server.system_id).is_ok()
         && before.chunk.iter().all(|row| facts.tables.contains(&row.table))
     {
         position = before.clone();
@@ -251,7 +259,7 @@ fn from_now(facts: &Facts, source: &Source) -> Result<Way> {
         format!("unmarked rows now: {}", unmarked(facts)),
         "if it is interrupted before it says that it is done, run it again before the daemon".to_owned(),
     ];
-    let position = Position::creating(&source.slot, facts.server.publication.clone());
+    let position = facts.creating(source);
     Ok(Way { position, next: Next::NewSlot, says })
 }
 

@@ -14,27 +14,26 @@
 //! A server that was restored in the meantime would show published rows, too. So the position also
 //! names a row that was marked before. If that row is there without its mark, the source halts.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{
     context::Context,
     marker::MarkingSession,
     marks::Marks,
     report::Report,
-    rows::{Row, Rows, Verdicts, waiting},
+    rows::{Policy, Row, Rows, Verdicts, waiting},
 };
 use crate::{
     Code, Error, Result,
-    outbox::{Encoder, Records},
+    kafka::position_topic,
+    outbox::{Encoder, Records, Times},
     pgoutput::{Tuple, TupleWriter},
     postgres::{
         SqlSession,
         catalog::{
             TableInfo,
             backfill::{BackfillCursor, BackfillRow},
+            server,
         },
     },
     source::{
@@ -50,9 +49,12 @@ const FETCH_ROWS: usize = 250;
 /// going by the rows of the last one.
 const FETCH_BYTES: usize = 4 << 20;
 
-/// Bytes of ids in one chunk. Its position holds all of them, and has to fit a record of Kafka's
-/// default size.
-const CHUNK_ID_BYTES: usize = 384 << 10;
+/// Bytes of the position of one chunk, at most. It holds the ids of all rows of the chunk. So many
+/// bytes fit a record of Kafka's default size, and the position topic may take less.
+const POSITION_BYTES: usize = 1_000_000;
+
+/// What Kafka adds to a position, and some room to spare.
+const POSITION_OVERHEAD: usize = 1024;
 
 /// How a backfill ended if Postgres gave no error.
 pub(super) enum Ended {
@@ -71,6 +73,8 @@ pub(super) struct Backfill<'a> {
     pub(crate) marking: Option<MarkingSession>,
     /// Records that Kafka has refused.
     pub(super) verdicts: Verdicts,
+    /// Times that Kafka has refused.
+    pub(super) times: Times,
     /// The position of phase `backfill` at the slot's consistent point.
     pub(crate) position: Position,
 }
@@ -80,9 +84,25 @@ struct Reading<'a> {
     cursor: BackfillCursor<'a>,
     /// How many rows the next FETCH asks for.
     fetch: usize,
+    /// Rows that were fetched and are in no chunk yet.
+    fetched: VecDeque<BackfillRow>,
+    is_at_end: bool,
     /// Why nothing more is read: a row that cannot be published. The backfill ends with it, once
     /// the rows before it are published and marked.
     refusal: Option<Error>,
+}
+
+impl Reading<'_> {
+    /// The next row. It stays until it is taken from `fetched`.
+    async fn next(&mut self) -> Result<Option<&BackfillRow>> {
+        if self.fetched.is_empty() && !self.is_at_end {
+            let fetched = self.cursor.fetch(self.fetch).await?;
+            self.is_at_end = fetched.len() < self.fetch;
+            self.fetch = next_fetch(&fetched);
+            self.fetched = fetched.into();
+        }
+        Ok(self.fetched.front())
+    }
 }
 
 impl Backfill<'_> {
@@ -98,10 +118,20 @@ impl Backfill<'_> {
             marking.wait_to_see(&snapshot).await?;
         }
         let cursor = BackfillCursor::open(&snapshot, self.tables, &self.context.source).await?;
-        let mut reading = Reading { cursor, fetch: 1, refusal: None };
+        let mut reading = Reading { cursor, fetch: 1, fetched: VecDeque::new(), is_at_end: false, refusal: None };
+        let limit = position_topic::largest_record(&self.context.kafka).await?.unwrap_or(POSITION_BYTES);
+        let limit = limit.min(POSITION_BYTES).saturating_sub(POSITION_OVERHEAD);
         let (mut records, mut total) = (Records::default(), 0_usize);
+        // Nobody knows any more when the rows were committed. A row without a creation time, or with
+        // one ahead of the server's clock, gets the time of its backfill, by the server's clock.
+        let began_at = server::clock(&snapshot).await?;
         loop {
-            let marks = self.next_chunk(&mut reading, &mut rows, &mut records).await?;
+            rows.begin(began_at);
+            let marked = last_marked(&self.position.chunk, self.tables).filter(|_| self.marking.is_some());
+            self.position.marked = marked.or_else(|| self.position.marked.take());
+            self.position.chunk.clear();
+            let room = limit.saturating_sub(self.position.encode().len());
+            let marks = self.next_chunk(&mut reading, &mut rows, &mut records, room).await?;
             if records.is_empty() {
                 if let Some(refusal) = reading.refusal {
                     return Err(refusal);
@@ -109,8 +139,6 @@ impl Backfill<'_> {
                 tracing::info!(rows = total, "backfill done");
                 return Ok(Ended::Done(Box::new(producers)));
             }
-            let marked = last_marked(&self.position.chunk, self.tables).filter(|_| self.marking.is_some());
-            self.position.marked = marked.or_else(|| self.position.marked.take());
             let oid = |table: u16| self.tables[usize::from(table)].oid;
             self.position.chunk =
                 marks.iter().map(|row| RowId { table: oid(row.table), id: row.id.to_owned() }).collect();
@@ -142,60 +170,70 @@ impl Backfill<'_> {
         for (number, table) in (0_u16..).zip(self.tables) {
             encoder.bind(&table.relation_schema(), number)?;
         }
-        // Nobody knows any more when the rows were committed. A row without a creation time gets
-        // the time of its backfill.
-        encoder.begin(now_micros());
-        Ok(Rows::new(encoder, source.on_poison, self.verdicts.clone()))
+        encoder.times = self.times.clone();
+        Ok(Rows::new(encoder, Policy::of(source), self.verdicts.clone()))
     }
 
-    /// Reads rows until the chunk has enough rows or bytes, or a row is refused. It fetches few at a
-    /// time where they are large.
-    async fn next_chunk(&self, snapshot: &mut Reading<'_>, rows: &mut Rows, records: &mut Records) -> Result<Marks> {
+    /// Reads rows until the chunk has enough rows or bytes, or its position has no room for another
+    /// id, or a row is refused.
+    async fn next_chunk(
+        &self,
+        snapshot: &mut Reading<'_>,
+        rows: &mut Rows,
+        records: &mut Records,
+        mut room: usize,
+    ) -> Result<Marks> {
         let limits = &self.context.source.limits;
         let (mut marks, mut tuple, mut writer) = (Marks::default(), Vec::new(), TupleWriter::new());
+        let id = &self.context.source.mapping.columns.id;
+        let place = |table: &TableInfo| table.relation_schema().columns.iter().position(|column| column.name == *id);
+        let ids: Vec<Option<usize>> = self.tables.iter().map(place).collect();
         while snapshot.refusal.is_none()
             && records.len() < limits.backfill_chunk_rows
             && records.bytes() < limits.batch_bytes
-            && marks.bytes() < CHUNK_ID_BYTES
         {
-            let fetched = snapshot.cursor.fetch(snapshot.fetch).await?;
-            let is_last = fetched.len() < snapshot.fetch;
-            snapshot.fetch = next_fetch(&fetched);
-            for row in &fetched {
-                tuple.clear();
-                writer.begin(&mut tuple);
-                for column in &row.columns {
-                    match column {
-                        Some(text) => writer.text(&mut tuple, text),
-                        None => writer.null(&mut tuple),
-                    }
-                }
-                let range = writer.finish(&mut tuple);
-                let tuple = Tuple::parse(&tuple[range])
-                    .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
-                let relation = self.tables[usize::from(row.table)].oid;
-                if let Err(error) = rows.append(Row { xid: 0, relation, tuple: &tuple }, records, &mut marks) {
-                    snapshot.refusal = Some(waiting(error)?);
-                    break;
+            let Some(row) = snapshot.next().await? else { break };
+            let id = ids[usize::from(row.table)].and_then(|place| row.columns.get(place)?.as_deref());
+            let needs = id.map_or(0, bytes_in_position);
+            if needs > room && !records.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(needs);
+            let Some(row) = snapshot.fetched.pop_front() else { break };
+            tuple.clear();
+            writer.begin(&mut tuple);
+            for column in &row.columns {
+                match column {
+                    Some(text) => writer.text(&mut tuple, text),
+                    None => writer.null(&mut tuple),
                 }
             }
-            if is_last {
-                break;
+            let range = writer.finish(&mut tuple);
+            let tuple = Tuple::parse(&tuple[range])
+                .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
+            let relation = self.tables[usize::from(row.table)].oid;
+            if let Err(error) = rows.append(Row { xid: 0, relation, tuple: &tuple }, records, &mut marks) {
+                snapshot.refusal = Some(waiting(error)?);
             }
         }
         Ok(marks)
     }
 }
 
+/// Bytes that a row with this id takes in the position of its chunk, at most.
+fn bytes_in_position(id: &[u8]) -> usize {
+    const AROUND: usize = r#"{"table":4294967295,"id":""},"#.len();
+    let escaped = |byte: &u8| match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    AROUND + id.iter().map(escaped).sum::<usize>()
+}
+
 /// The row of a chunk whose mark is made last, since rows are marked table by table.
 pub(super) fn last_marked(chunk: &[RowId], tables: &[TableInfo]) -> Option<RowId> {
     chunk.iter().max_by_key(|row| tables.iter().position(|table| table.oid == row.table)).cloned()
-}
-
-/// Microseconds since the Unix epoch.
-fn now_micros() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// How many rows to fetch after these. Large payloads must not come 250 at a time, and the first
@@ -210,6 +248,18 @@ fn next_fetch(fetched: &[BackfillRow]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_position_of_a_chunk_is_no_larger_than_was_counted() {
+        let ids = ["", "4d47e190-0402-4048-bc2c-89dd54343cdc", "a \"quoted\" \\ one", "\u{1}\n\t", "größe"];
+        let mut position = Position::creating("s", serde_json::Value::Null);
+        position.phase = crate::source::position::Phase::Backfill;
+        let before = position.encode().len();
+        position.chunk = ids.map(|id| RowId { table: u32::MAX, id: id.to_owned() }).to_vec();
+        let counted: usize = ids.iter().map(|id| bytes_in_position(id.as_bytes())).sum();
+        let field = r#","chunk":[]"#.len();
+        assert!(position.encode().len() <= before + field + counted, "{counted}");
+    }
 
     #[test]
     fn as_many_rows_are_fetched_as_their_size_allows() {

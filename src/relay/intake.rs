@@ -87,6 +87,17 @@ impl Intake {
         self.refused.take()
     }
 
+    /// Takes an error of the stream. A message that is too large ends the session once what came
+    /// before it is finished.
+    ///
+    /// # Errors
+    /// Any other error.
+    pub(super) fn refuse_message(&mut self, error: Error, driver: &mut Relaying) -> Result<()> {
+        self.refused = Some(waiting(error)?);
+        driver.drain();
+        Ok(())
+    }
+
     /// Takes one message of the stream. A row that is poison with `on_poison = "stop"`, and a table
     /// whose columns cannot serve, are no error yet ([`Intake::has_refused`]): the driver drains.
     ///
@@ -118,7 +129,7 @@ impl Intake {
             Message::Begin(begin) => {
                 self.xid = begin.xid;
                 driver.machine.begin(begin.final_lsn, begin.xid, begin.commit_time)?;
-                self.rows.encoder.begin(begin.commit_time);
+                self.rows.begin(begin.commit_time);
             }
             Message::Insert(insert) => self.take_row(&insert, driver)?,
             Message::Commit(commit) => {
@@ -131,8 +142,7 @@ impl Intake {
                 let mut tables = (0_u16..).zip(&self.tables);
                 if let Some((table, _)) = tables.find(|(_, table)| table.oid == relation.oid) {
                     if let Err(error) = self.rows.encoder.bind(&relation.to_schema(), table) {
-                        self.refused = Some(waiting(error)?);
-                        driver.drain();
+                        self.refuse_message(error, driver)?;
                     }
                 } else {
                     self.refuse_namesake(&relation)?;

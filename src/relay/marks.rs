@@ -45,12 +45,6 @@ impl Marks {
         self.rows.len()
     }
 
-    /// Bytes of all ids.
-    #[must_use]
-    pub(super) fn bytes(&self) -> usize {
-        self.text.len()
-    }
-
     /// The rows that have an id, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = MarkRow<'_>> {
         let mut start = 0;

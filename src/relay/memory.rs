@@ -2,12 +2,12 @@
 
 use std::time::SystemTime;
 
-use super::rows::Verdicts;
+use super::rows::{Verdicts, now_millis};
 use crate::{
     Code,
     config::Kafka,
     kafka::{Batching, PublishFailure, topics},
-    outbox::Records,
+    outbox::{Records, Times},
     source::position::Progress,
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Memory {
     pub(super) suspected: Option<Progress>,
     /// The records that Kafka refused.
     pub(super) verdicts: Verdicts,
+    /// The times that Kafka refused.
+    pub(super) times: Times,
 }
 
 impl Memory {
@@ -45,11 +47,17 @@ impl Memory {
         self.learn_rows(records, failure) || self.learn_topics(kafka, records, failure).await
     }
 
-    /// The next session finds out which rows are to blame: it sends the same batch record by record
-    /// if need be, and treats as poison each record that Kafka refused by itself.
+    /// The next session gives records another time where theirs was refused. Else it finds out which
+    /// rows are to blame: it sends the same batch record by record if need be, and treats as poison
+    /// each record that Kafka refused by itself.
     fn learn_rows(&mut self, records: &Records, failure: &PublishFailure) -> bool {
         let PublishFailure::Rejected { rows, error, certain } = failure else { return false };
         tracing::warn!(code = error.code().as_str(), rows = rows.len(), certain, "{}", error.detail());
+        if error.code() == Code::KafkaClock {
+            let refused =
+                rows.iter().filter_map(|&row| records.get(row)).map(|record| (record.topic, record.timestamp));
+            return self.times.refuse(refused, now_millis());
+        }
         self.batching = Batching::OneByOne;
         if !certain {
             return true;

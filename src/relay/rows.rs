@@ -1,12 +1,12 @@
 //! Turns a row into a record or a dead letter, or ends the source: the poison policy around the
 //! encoder.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::SystemTime};
 
 use super::marks::{MarkRow, Marks};
 use crate::{
     Code, Error, Result,
-    config::OnPoison,
+    config::{Mark, OnPoison, Source},
     outbox::{Encoded, Encoder, Failure, Poison, PoisonReason, RecordRef, Records},
     pgoutput::Tuple,
 };
@@ -73,7 +73,7 @@ fn key(record: RecordRef<'_>) -> RecordKey {
 pub(super) struct Rows {
     /// Knows the tables' columns.
     pub(crate) encoder: Encoder,
-    on_poison: OnPoison,
+    policy: Policy,
     verdicts: Verdicts,
     dead_letters: u64,
     /// Memory in which the id of a redelivered row is read.
@@ -83,8 +83,16 @@ pub(super) struct Rows {
 impl Rows {
     /// Begins with the verdicts of earlier sessions.
     #[must_use]
-    pub(super) fn new(encoder: Encoder, on_poison: OnPoison, verdicts: Verdicts) -> Self {
-        Self { encoder, on_poison, verdicts, dead_letters: 0, scratch: Records::default() }
+    pub(super) fn new(encoder: Encoder, policy: Policy, verdicts: Verdicts) -> Self {
+        Self { encoder, policy, verdicts, dead_letters: 0, scratch: Records::default() }
+    }
+
+    /// A transaction starts. `commit_time` is in microseconds since the Unix epoch.
+    pub(super) fn begin(&mut self, commit_time: i64) {
+        self.encoder.begin(commit_time);
+        if !self.encoder.times.is_empty() {
+            self.encoder.times.set_now(now_millis());
+        }
     }
 
     /// Appends the row's record or its dead letter to `records`, and its id to `marks`. A row whose
@@ -142,26 +150,78 @@ impl Rows {
 
     fn append_poison(&mut self, row: Row<'_>, poison: &Poison, records: &mut Records) -> Result<()> {
         let id = self.encoder.event_id(row.relation, row.tuple).unwrap_or_default();
-        if self.on_poison == OnPoison::Stop {
+        if self.policy.on_poison == OnPoison::Stop {
             let code = if poison.reason == PoisonReason::TooLarge { Code::RowTooLarge } else { Code::RowInvalid };
             return Err(Error::new(code, format!("event {id:?} of {}: {poison}", self.table(row))));
         }
         tracing::warn!(event_id = %id, reason = %poison, "dead letter");
         self.dead_letters += 1;
-        if poison.reason != PoisonReason::TooLarge {
-            self.encoder.encode_dead_letter(row.relation, row.tuple, poison, records).map_err(into_error)?;
-            if self.verdicts.on_last(records).is_none() {
-                return Ok(());
+        let Some(refused) = self.append_letter(row, poison, Letter::Whole, records)? else { return Ok(()) };
+        let topic = refused.topic;
+        let about = format!("event {id:?} of {}: topic {topic} refuses its dead letter", self.table(row));
+        if self.policy.mark == Mark::Delete {
+            let text = format!("{about}, and mark = \"delete\" would leave its content nowhere: {}", refused.poison);
+            return Err(Error::new(Code::DeadLetterRefused, text));
+        }
+        match self.append_letter(row, poison, Letter::WithoutPayload, records)? {
+            Some(refused) => {
+                let text = format!("{about}, even without the payload: {}", refused.poison);
+                Err(Error::new(Code::DeadLetterRefused, text))
             }
+            None => Ok(()),
         }
-        // A dead letter with the payload does not fit either. This one has headers and error alone.
-        let encoder = &self.encoder;
-        encoder.encode_dead_letter_without_payload(row.relation, row.tuple, poison, records).map_err(into_error)?;
-        if let Some(refused) = self.verdicts.on_last(records) {
-            let text = format!("event {id:?} of {}: Kafka refuses even its dead letter: {refused}", self.table(row));
-            return Err(Error::new(Code::RowInvalid, text));
+    }
+
+    /// Appends a dead letter, unless Kafka is known to refuse it.
+    fn append_letter(
+        &mut self,
+        row: Row<'_>,
+        poison: &Poison,
+        letter: Letter,
+        records: &mut Records,
+    ) -> Result<Option<RefusedLetter>> {
+        let (encoder, Row { relation, tuple, .. }) = (&self.encoder, row);
+        let encoded = match letter {
+            Letter::Whole => encoder.encode_dead_letter(relation, tuple, poison, records),
+            Letter::WithoutPayload => encoder.encode_dead_letter_without_payload(relation, tuple, poison, records),
+        };
+        match encoded {
+            Ok(()) => {
+                let topic = last(records)?.topic.to_owned();
+                Ok(self.verdicts.on_last(records).map(|poison| RefusedLetter { topic, poison }))
+            }
+            // It is larger than any topic can take.
+            Err(Failure::Poison(poison)) => Ok(Some(RefusedLetter { topic: String::new(), poison })),
+            Err(Failure::Protocol(error)) => Err(error),
         }
-        Ok(())
+    }
+}
+
+/// How much of its row a dead letter holds.
+#[derive(Debug, Clone, Copy)]
+enum Letter {
+    Whole,
+    /// Headers and the error alone, for a topic that takes no more.
+    WithoutPayload,
+}
+
+/// A dead letter that Kafka refuses.
+struct RefusedLetter {
+    topic: String,
+    poison: Poison,
+}
+
+/// What becomes of a row that cannot be a record, and of one that was published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy {
+    pub(super) on_poison: OnPoison,
+    pub(super) mark: Mark,
+}
+
+impl Policy {
+    #[must_use]
+    pub(super) fn of(source: &Source) -> Self {
+        Self { on_poison: source.on_poison, mark: source.mark }
     }
 }
 
@@ -183,20 +243,23 @@ pub(super) struct Row<'a> {
 /// Any other error. Nothing that was read can be trusted then.
 pub(super) fn waiting(error: Error) -> Result<Error> {
     match error.code() {
-        Code::RowInvalid | Code::RowTooLarge | Code::ColumnInvalid => Ok(error),
+        Code::RowInvalid
+        | Code::RowTooLarge
+        | Code::MessageTooLarge
+        | Code::DeadLetterRefused
+        | Code::ColumnInvalid => Ok(error),
         _ => Err(error),
-    }
-}
-
-fn into_error(failure: Failure) -> Error {
-    match failure {
-        Failure::Poison(poison) => Error::new(Code::RowInvalid, format!("no dead letter can be made: {poison}")),
-        Failure::Protocol(error) => error,
     }
 }
 
 pub(super) fn last(records: &Records) -> Result<RecordRef<'_>> {
     records.last().ok_or_else(|| Error::new(Code::Internal, "a row was encoded and left no record"))
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn now_millis() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn push_mark(record: RecordRef<'_>, xid: u32, marks: &mut Marks) {

@@ -28,7 +28,7 @@
 use crate::{
     Code, Error, Lsn,
     source::{
-        compare::{Server, compare},
+        compare::{Server, compare, require_same_system},
         position::{Phase, Position, Progress},
         verdict::{Interrupted, require_pair},
     },
@@ -96,6 +96,8 @@ pub enum Fact {
         position: Option<Box<Position>>,
         /// Whether the slot exists.
         slot_exists: bool,
+        /// The system identifier of the server that answers.
+        system_id: String,
     },
     /// What the server showed when the slot was taken.
     Server(Box<Server>),
@@ -201,13 +203,13 @@ impl Startup {
                 Some(halt) => return Err(halt),
                 None => Step::ReadPosition,
             },
-            (Step::ReadPosition, Fact::Position { position, slot_exists }) => {
+            (Step::ReadPosition, Fact::Position { position, slot_exists, system_id }) => {
                 self.position = position;
                 self.slot_exists = slot_exists;
                 // The start reads the position first and asks for the slot after it. If we lost the
                 // slot or the lock meanwhile, a successor may have written the one and made the
                 // other in between.
-                self.decide().unwrap_or_else(|halt| self.halt_if_ours(halt))
+                self.decide(&system_id).unwrap_or_else(|halt| self.halt_if_ours(halt))
             }
             (Step::Compare, Fact::Server(server)) => match self.compare(&server) {
                 Ok(()) => Step::Stream,
@@ -259,7 +261,10 @@ impl Startup {
     }
 
     /// Decides what follows, now that the holder of the slot or of the lock has read the position.
-    fn decide(&mut self) -> Result<Step, Error> {
+    fn decide(&mut self, system_id: &str) -> Result<Step, Error> {
+        if let Some(position) = &self.position {
+            require_same_system(position, system_id)?;
+        }
         let phase = self.position.as_ref().map(|position| position.phase);
         // A start that is not setting up has the slot in hand.
         let slot_exists = self.slot_exists || !self.setting_up;

@@ -26,7 +26,7 @@ use super::{
     monitor::Monitor,
     publisher::{Event, Job, Publisher},
     report::Report,
-    rows::Rows,
+    rows::{Policy, Rows},
     start::Started,
     state::{Bounds, Machine},
 };
@@ -99,8 +99,9 @@ impl<'a> Stream<'a> {
             Mark::None => None,
             Mark::Update | Mark::Delete => Some(Marker::start(marking_sessions(context, &tables, life.started).await?)),
         };
-        let encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
-        let rows = Rows::new(encoder, source.on_poison, memory.verdicts.clone());
+        let mut encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
+        encoder.times = memory.times.clone();
+        let rows = Rows::new(encoder, Policy::of(source), memory.verdicts.clone());
         let monitor = Monitor::start(context, &tables, life.started);
         let look = Arc::new(Look::new(source, &sql, &tables, &position.publication));
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
@@ -180,10 +181,14 @@ impl<'a> Stream<'a> {
         let now = self.epoch.elapsed();
         let mut taken = 0;
         while taken < MESSAGES_AT_ONCE && self.driver.machine.wants_input() {
-            let Some(message) = self.replication.next_message()? else {
-                break;
-            };
-            self.intake.take(message, &mut self.driver, now)?;
+            match self.replication.next_message() {
+                Ok(Some(message)) => self.intake.take(message, &mut self.driver, now)?,
+                Ok(None) => break,
+                Err(error) => {
+                    self.intake.refuse_message(error, &mut self.driver)?;
+                    break;
+                }
+            }
             taken += 1;
         }
         self.taken += taken;
@@ -211,7 +216,9 @@ impl<'a> Stream<'a> {
         let wants_input = self.driver.machine.wants_input();
         let wake = self.driver.machine.next_deadline().map(|deadline| self.epoch + deadline);
         tokio::select! {
-            filled = self.replication.fill(), if wants_input => filled?,
+            filled = self.replication.fill(), if wants_input => {
+                filled.or_else(|error| self.intake.refuse_message(error, &mut self.driver))?;
+            }
             event = self.publisher.event() => self.published(event?).await?,
             marked = marked(&mut self.marker) => self.marked(&marked?)?,
             found = self.looks.found() => self.looked(found)?,

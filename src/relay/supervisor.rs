@@ -15,7 +15,8 @@ use super::{
     session::Session,
 };
 use crate::{
-    Class, Code, Error, Result, config::Config, runtime::run_to_end, source::standing::SourceState, telemetry::Metrics,
+    Class, Code, Error, Result, config::Config, kafka::durability, runtime::run_to_end, setup::facts::constant_topics,
+    source::standing::SourceState, telemetry::Metrics,
 };
 
 /// The first pause of the backoff.
@@ -56,11 +57,14 @@ pub(crate) async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Rec
             async move { context.supervise().await }.instrument(span),
         )?);
     }
+    let known = durability::topics_of(&config.kafka, config.sources.iter().flat_map(constant_topics));
+    let telling = tokio::spawn(durability::tell(config.kafka.clone(), known));
     let mut first_halt = None;
     for ended in sources {
         let halt = ended.await.unwrap_or_else(|_| Err(Error::new(Code::Internal, "a source's thread ended")));
         first_halt = first_halt.or(halt.err());
     }
+    telling.abort();
     first_halt.filter(|_| !*shutdown.borrow()).map_or(Ok(()), Err)
 }
 

@@ -14,7 +14,7 @@ use crate::{
             PublicationInfo, TableInfo,
             names::{display_table, quote_ident, quote_qualified},
             overlaps::{named_twice, refuse_overlaps},
-            publications, slots,
+            publications, server, slots,
             tables::{self, TablePrivileges},
         },
         sql_error,
@@ -35,6 +35,8 @@ pub struct Facts {
     pub publication: Option<PublicationInfo>,
     /// Whether there is a slot of the source's name.
     pub slot_exists: bool,
+    /// The system identifier of the server.
+    pub system_id: String,
 }
 
 /// The daemon's role.
@@ -157,6 +159,7 @@ FROM pg_roles r WHERE r.rolname = $1::text";
         tables: found,
         publication: publications::publication(client, &source.publication).await?,
         slot_exists: slot.is_some(),
+        system_id: server::system_id(client).await?,
     })
 }
 

@@ -14,7 +14,10 @@ use crate::{
     config::{Backfill, Columns, Kafka, Mark, Source, Template},
     kafka::topics::NewTopic,
     postgres::catalog::{names::quote_ident, publications::Membership},
-    source::verdict::{Interrupted, require_pair},
+    source::{
+        compare::require_same_system,
+        verdict::{Interrupted, require_pair},
+    },
 };
 
 /// What to do for one source.
@@ -217,6 +220,9 @@ impl Plan {
 
     fn slot(&mut self, facts: &Facts, topics: &KafkaFacts, source: &Source) -> Result<()> {
         let name = &source.slot;
+        if let Some(position) = &topics.position {
+            require_same_system(position, &facts.system_id)?;
+        }
         if facts.slot_exists {
             self.present.push(format!("replication slot {name}"));
             return Ok(());

@@ -33,12 +33,7 @@ pub struct Server {
 pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
     let history = &position.history;
     let reached = reached(position);
-    if history.system_id != server.system_id {
-        return Err(Error::new(
-            Code::SystemChanged,
-            format!("rows were published from system {}, and system {} answers", history.system_id, server.system_id),
-        ));
-    }
+    require_same_system(position, &server.system_id)?;
     compare_timelines(history.timeline, reached, server)?;
     if reached > server.flushed {
         return Err(Error::new(
@@ -48,6 +43,21 @@ pub fn compare(position: &Position, server: &Server) -> Result<(), Error> {
     }
     require_slot_behind(position, server.confirmed_flush)?;
     require_same_publication(&position.publication, &server.publication)
+}
+
+/// Another cluster may answer behind the same configuration. What it has says nothing about what was
+/// published, so this comes before any other question. The position of a first set-up names no
+/// system, since nothing is published yet.
+///
+/// # Errors
+/// [`Code::SystemChanged`].
+pub(crate) fn require_same_system(position: &Position, system_id: &str) -> Result<(), Error> {
+    let published = &position.history.system_id;
+    if published.is_empty() || published == system_id {
+        return Ok(());
+    }
+    let text = format!("rows were published from system {published}, and system {system_id} answers");
+    Err(Error::new(Code::SystemChanged, text))
 }
 
 /// Rule 4: a server begins at the slot's own position when a client asks for an earlier one, and

@@ -95,6 +95,14 @@ impl Facts {
         self.published.position()
     }
 
+    /// A position of phase `creating` that belongs to the server at hand.
+    #[must_use]
+    pub(crate) fn creating(&self, source: &Source) -> Position {
+        let mut position = Position::creating(&source.slot, self.server.publication.clone());
+        position.history.system_id.clone_from(&self.server.system_id);
+        position
+    }
+
     /// A position with which the stream of the server at hand begins at `begins`.
     #[must_use]
     pub(crate) fn streaming_at(&self, begins: Lsn, source: &Source) -> Position {

@@ -12,7 +12,7 @@ use crate::{
     Code, Error, Result,
     config::Kafka,
     kafka::{
-        position_topic::{self, Succession},
+        position_topic::{self, Order, Succession},
         topics,
     },
 };
@@ -78,12 +78,11 @@ pub(crate) async fn read(kafka: &Kafka, source: &str, belief: Belief, patience: 
     if !position_topic::exists_within(kafka, patience.min(topics::TIMEOUT)).await? {
         return Ok(Published::Nothing);
     }
-    let succession = match belief {
-        Belief::Strict => strict,
-        Belief::Credulous => |_: &[u8], _: &[u8]| Succession::Newer,
+    let order = match belief {
+        Belief::Strict => Order { succession: strict, may_be_late: is_unfenced },
+        Belief::Credulous => Order { succession: |_, _| Succession::Newer, may_be_late: |_| false },
     };
-    let newest =
-        position_topic::read(kafka, source, succession, deadline.saturating_duration_since(Instant::now())).await?;
+    let newest = position_topic::read(kafka, source, order, deadline.saturating_duration_since(Instant::now())).await?;
     Ok(newest.map_or(Published::Nothing, |bytes| decode(&bytes)))
 }
 
@@ -104,4 +103,9 @@ fn strict(older: &[u8], newer: &[u8]) -> Succession {
         (Ok(older), Ok(newer)) if older.outlives(&newer) => Succession::Late,
         _ => Succession::Newer, // What cannot be read is refused as such, if it is the newest.
     }
+}
+
+/// Whether a producer wrote the position that nothing fences.
+fn is_unfenced(position: &[u8]) -> bool {
+    Position::decode(position).is_ok_and(|position| position.unfenced)
 }

@@ -6,6 +6,7 @@
 //! | any | another's | `config-invalid` |
 //! | any | lost | `slot-lost` (rule 17) |
 //! | unreadable | any | `position-invalid` |
+//! | of another system | any | `system-changed` |
 //! | none | exists | `position-lost` (rule 4) |
 //! | `streaming` | none | `slot-missing` (rule 4) |
 //! | `streaming` | exists | what [`compare`] says |
@@ -13,7 +14,7 @@
 //! | none | none | none: the source was never set up |
 
 use super::{
-    compare::{Server, compare, require_slot_behind},
+    compare::{Server, compare, require_same_system, require_slot_behind},
     newest::Published,
     position::{Phase, Position},
 };
@@ -56,6 +57,9 @@ fn judge(Evidence { name, database, slot, published, server }: Evidence<'_>) -> 
         Published::Nothing => None,
         Published::Known(position) => Some(position),
     };
+    if let (Some(position), Some(server)) = (position, server) {
+        require_same_system(position, &server.system_id)?;
+    }
     require_pair(position.map(AsRef::as_ref), slot.is_some(), Interrupted::GoesOn)?;
     match (position, slot, server) {
         (Some(position), ..) if position.phase != Phase::Streaming => Ok(()),
@@ -192,6 +196,18 @@ mod tests {
         assert_eq!(with(|server| server.publication = serde_json::json!({})), Some("publication-changed"));
         assert_eq!(code(Some(&slot(101)), &streaming, None), Some("slot-ahead"));
         assert_eq!(code(Some(&slot(100)), &streaming, None), None);
+    }
+
+    #[test]
+    fn another_system_is_told_whatever_slot_there_is_and_in_every_phase() {
+        let other = Server { system_id: "8".into(), ..server() };
+        for phase in [Phase::Streaming, Phase::Backfill, Phase::Creating] {
+            for slot in [None, Some(slot(100))] {
+                assert_eq!(code(slot.as_ref(), &published(phase), Some(&other)), Some("system-changed"), "{phase:?}");
+            }
+        }
+        let first = Published::Known(Box::new(Position::creating("s", serde_json::Value::Null)));
+        assert_eq!(code(None, &first, Some(&other)), None, "nothing was published yet");
     }
 
     #[test]

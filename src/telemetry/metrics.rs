@@ -4,7 +4,7 @@
 //! `outboxd_events_published_total` appear later, when rows go to them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -23,6 +23,11 @@ use crate::{
     Class, Code, Error, Lsn,
     source::standing::{SourceState, Standing},
 };
+
+/// How many topics of a source have a counter of their own.
+const TOPICS: usize = 1000;
+/// The label under which the records of all other topics are counted. No topic has this name.
+const OTHER_TOPICS: &str = "(others)";
 
 /// `pg_replication_slots.wal_status`.
 /// Source: PostgreSQL documentation, "pg_replication_slots".
@@ -92,6 +97,8 @@ pub(crate) struct SourceMetrics {
     pub(crate) in_flight_bytes: IntGauge,
     name: Arc<str>,
     events_published: IntCounterVec,
+    /// The topics that have a counter of their own.
+    topics: Arc<Mutex<HashSet<Box<str>>>>,
     kafka_transactions: [IntCounter; Outcome::ALL.len()],
     slot_wal_status: [IntGauge; WAL_STATUSES.len()],
     states: [IntGauge; SourceState::ALL.len()],
@@ -175,6 +182,7 @@ impl SourceMetrics {
             in_flight_bytes: families.in_flight_bytes.with_label_values(source),
             name: name.into(),
             events_published: families.events_published.clone(),
+            topics: Arc::default(),
             kafka_transactions: Outcome::ALL
                 .map(|outcome| families.kafka_transactions.with_label_values(&[name, outcome.as_str()])),
             slot_wal_status: WAL_STATUSES.map(|status| families.slot_wal_status.with_label_values(&[name, status])),
@@ -191,10 +199,17 @@ impl SourceMetrics {
     }
 
     /// The counter of records committed to `topic`. This is a lookup: keep the handle as long as
-    /// the topic stays the same.
+    /// the topic stays the same. A template over an id has no end of topics, so those beyond
+    /// [`TOPICS`] share one counter.
     #[must_use]
     pub(crate) fn events_published(&self, topic: &str) -> IntCounter {
-        self.events_published.with_label_values(&[&*self.name, topic])
+        let mut topics = lock(&self.topics);
+        let is_known = topics.contains(topic);
+        if !is_known && topics.len() < TOPICS {
+            topics.insert(topic.into());
+        }
+        let label = if is_known || topics.contains(topic) { topic } else { OTHER_TOPICS };
+        self.events_published.with_label_values(&[&*self.name, label])
     }
 
     /// Counts a Kafka transaction.
@@ -339,6 +354,18 @@ mod tests {
         metrics.source("order").events_published("order.events").inc_by(3);
         let text = metrics.render().unwrap();
         assert!(text.contains(r#"outboxd_events_published_total{source="order",topic="order.events"} 3"#), "{text}");
+    }
+
+    #[test]
+    fn topics_beyond_the_bound_share_one_counter() {
+        let metrics = Metrics::new();
+        let source = metrics.source("order");
+        for topic in 0..TOPICS + 5 {
+            source.events_published(&format!("t{topic}")).inc();
+        }
+        let text = metrics.render().unwrap();
+        assert_eq!(text.lines().filter(|line| line.starts_with("outboxd_events_published_total{")).count(), TOPICS + 1);
+        assert!(text.contains(r#"outboxd_events_published_total{source="order",topic="(others)"} 5"#), "{text}");
     }
 
     #[test]

@@ -16,10 +16,15 @@ use crate::{
     Code, Error, Result,
     config::Kafka,
     kafka::topic_reader::{Seen, Span, TopicReader},
+    outbox::{EVENT_TIME, parse_rfc3339},
 };
 
 /// Between two looks at the ends of a topic.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// A record whose row's clock was ahead has the time of its commit, which lies before the row's. The
+/// reading begins this much earlier, in milliseconds, which is more than time zones differ.
+const AHEAD: i64 = 26 * 3_600_000;
 
 /// A topic that is read.
 #[derive(Debug, Clone)]
@@ -95,7 +100,7 @@ impl Cluster {
         let Some(since) = self.since.filter(|_| !topic.spans.is_empty()) else { return Ok(topic) };
         let reader = self.reader.clone();
         let skip = move || {
-            reader.skip_before(&topic.name, &mut topic.spans, since)?;
+            reader.skip_before(&topic.name, &mut topic.spans, since.saturating_sub(AHEAD))?;
             Ok(topic)
         };
         blocking(skip).await
@@ -185,10 +190,17 @@ fn entry_of(seen: &Seen<'_>, topic: &TopicToRead) -> RecordEntry {
             offset: seen.offset().unsigned_abs(),
         },
         dead: topic.dead,
-        // A dead letter may carry the time of sending.
-        created: if topic.dead { None } else { seen.created() },
+        // A dead letter carries the time of sending.
+        created: if topic.dead { None } else { event_time(seen) },
         key: seen.key().map(key_hash),
     }
+}
+
+/// The time of the record's row, in milliseconds since the Unix epoch.
+fn event_time(seen: &Seen<'_>) -> Option<i64> {
+    // A record whose timestamp is not its row's time says so in a header.
+    let header = seen.header(EVENT_TIME).and_then(|text| parse_rfc3339(std::str::from_utf8(text).ok()?));
+    header.map(|micros| micros.div_euclid(1000)).or_else(|| seen.created())
 }
 
 /// Writes what a record is matched by. False when the record has no id.

@@ -200,7 +200,8 @@ impl Instance {
         self.sql(env)?;
         let position = self.session.read.take();
         self.session.publication = env.postgres.publication.into();
-        Ok(Some(Fact::Position { position, slot_exists: env.postgres.slot.is_some() }))
+        let (slot_exists, system_id) = (env.postgres.slot.is_some(), "1".to_owned());
+        Ok(Some(Fact::Position { position, slot_exists, system_id }))
     }
 
     fn mark_chunk(&mut self, env: &mut Env) -> Result<Option<Fact>, Error> {

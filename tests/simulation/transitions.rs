@@ -60,7 +60,7 @@ impl Came {
             Fact::SlotAbsent => Self::NoSlot,
             Fact::Slot { .. } => Self::Slot,
             Fact::Server(_) => Self::Server,
-            Fact::Position { position, slot_exists } => Self::read(position.as_deref(), *slot_exists),
+            Fact::Position { position, slot_exists, .. } => Self::read(position.as_deref(), *slot_exists),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     error::{Code, Error},
     kafka::{
         context::{POSITION, Row},
-        failure::{PublishFailure, code_of, consequence, explain, in_words, rejected, row_fault},
+        failure::{PublishFailure, code_of, consequence, explain, in_words, refused_position, rejected, row_fault},
     },
 };
 
@@ -52,7 +52,7 @@ impl Producer {
             return self.failed_delivery();
         }
         match row_fault(code) {
-            Some(fault) if row != POSITION => {
+            Some(fault) => {
                 let message = format!("row {row} of the batch was refused before sending");
                 PublishFailure::Rejected {
                     rows: vec![row],
@@ -60,8 +60,17 @@ impl Producer {
                     certain: true,
                 }
             }
-            _ => self.failed_call("sending a record", error),
+            None => self.failed_call("sending a record", error),
         }
+    }
+
+    /// A position that librdkafka would not take.
+    pub(super) fn failed_position(&self, topic: &str, error: &KafkaError) -> PublishFailure {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument);
+        if row_fault(code).is_some() && self.native.context().failed().is_empty() {
+            return aborted(refused_position(topic, code));
+        }
+        self.failed_send(POSITION, error)
     }
 
     /// What the failed deliveries say. It waits a little for the others of the same request.

@@ -11,7 +11,8 @@
 //!
 //! The always-headers are `event_id`, `event_type`, `aggregate_type`, `aggregate_id` and
 //! `content-type`, in this order; with both envelopes of CloudEvents `content-type` comes first.
-//! NULL in the column is null in the header. Extras are the configured (header, column) pairs, in
+//! `outboxd_event_time` follows where the record's timestamp is not the event's own time. NULL in
+//! the column is null in the header. Extras are the configured (header, column) pairs, in
 //! configuration order.
 
 mod cloudevents;
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// Numbers of the headers that have fixed names. The numbers of the extras follow.
-pub(super) mod names {
+pub(in crate::outbox) mod names {
     pub(in super::super) const EVENT_ID: u16 = 0;
     pub(in super::super) const EVENT_TYPE: u16 = 1;
     pub(in super::super) const AGGREGATE_TYPE: u16 = 2;
@@ -50,9 +51,10 @@ pub(super) mod names {
     pub(in super::super) const CE_TYPE: u16 = 12;
     pub(in super::super) const CE_SUBJECT: u16 = 13;
     pub(in super::super) const CE_TIME: u16 = 14;
+    pub(in super::super) const EVENT_TIME: u16 = 15;
 
     /// By number.
-    pub(in super::super) const FIXED: [&str; 15] = [
+    pub(in super::super) const FIXED: [&str; 16] = [
         "event_id",
         "event_type",
         "aggregate_type",
@@ -68,6 +70,7 @@ pub(super) mod names {
         "ce_type",
         "ce_subject",
         "ce_time",
+        crate::outbox::EVENT_TIME,
     ];
 }
 
@@ -142,7 +145,7 @@ impl Shape {
 
 /// The numbers of the extra headers, without end.
 fn extra_names() -> impl Iterator<Item = u16> {
-    // FIXED has fifteen names.
+    // FIXED has sixteen names.
     let first = u16::try_from(names::FIXED.len()).unwrap_or(u16::MAX);
     first..
 }

@@ -21,7 +21,9 @@ fn a_row_for_an_illegal_topic_keeps_its_record_and_goes_to_the_fixed_topic() {
     assert!(record.value().starts_with(r#"{"event_id":"4d47e190"#), "{}", record.value());
     let always = ["event_id", "event_type", "aggregate_type", "aggregate_id", "content-type"];
     assert_eq!(record.header_names()[..5], always);
-    assert_eq!(record.header_names()[5..], ["outboxd_error_code", "outboxd_error", "outboxd_topic"]);
+    let ours = ["outboxd_event_time", "outboxd_error_code", "outboxd_error", "outboxd_topic"];
+    assert_eq!(record.header_names()[5..], ours);
+    assert_eq!((record.timestamp, record.header(ours[0])), (None, Some("2024-01-15T10:30:00Z")));
     assert_eq!(record.header("outboxd_error_code"), Some("topic-invalid"));
     assert_eq!(record.header("outboxd_topic"), Some("a b.events"));
     assert!(record.header("outboxd_error").unwrap().contains("a b.events"));

@@ -137,6 +137,17 @@ fn a_zone_is_turned_to_utc_and_an_age_before_kafkas_has_the_commit_time_on_the_r
     let record = encode(&encoder, &with(5, Some("1969-12-31 23:59:59+00")));
     assert!(record.value().contains(r#""timestamp":"1969-12-31T23:59:59Z""#), "{}", record.value());
     assert_eq!(record.timestamp, Some(COMMIT_TIME / 1000));
+    assert_eq!(record.header("outboxd_event_time"), Some("1969-12-31T23:59:59Z"));
+}
+
+#[test]
+fn a_row_that_is_ahead_of_its_commit_has_the_commit_time_and_its_own_in_a_header() {
+    let encoder = bound(&mapping(Envelope::Payload), &table(&SEED));
+    let record = encode(&encoder, &with(5, Some("2024-01-15 19:30:00.5")));
+    assert_eq!(record.timestamp, Some(COMMIT_TIME / 1000));
+    assert_eq!(record.header("outboxd_event_time"), Some("2024-01-15T19:30:00.5Z"));
+    let record = encode(&encoder, &with(5, None));
+    assert!(!record.header_names().contains(&"outboxd_event_time"), "the row has no time of its own");
 }
 
 #[test]

@@ -17,6 +17,7 @@
 
 pub mod backfill;
 pub mod children;
+pub(crate) mod clocks;
 pub mod fingerprint;
 pub mod mark_cost;
 pub(crate) mod mark_trial;

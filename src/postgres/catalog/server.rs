@@ -182,6 +182,26 @@ pub async fn current_lsn(client: &Client) -> Result<Lsn> {
     read_lsn(client, CURRENT).await
 }
 
+/// The identifier of the cluster, as IDENTIFY_SYSTEM gives it.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub(crate) async fn system_id(client: &Client) -> Result<String> {
+    const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
+    let row = client.query_one(SYSTEM, &[]).await.map_err(|error| failed("read the system identifier", error))?;
+    Ok(row.get(0))
+}
+
+/// The server's clock, in microseconds since the Unix epoch.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub(crate) async fn clock(client: &Client) -> Result<i64> {
+    const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let row = client.query_one(CLOCK, &[]).await.map_err(|error| failed("read the server's clock", error))?;
+    Ok(row.get(0))
+}
+
 async fn read_lsn(client: &Client, sql: &str) -> Result<Lsn> {
     let row = client.query_one(sql, &[]).await.map_err(|error| failed("read the server's WAL position", error))?;
     Ok(Lsn(row.get::<_, PgLsn>(0).into()))

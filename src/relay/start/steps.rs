@@ -187,7 +187,11 @@ impl Start<'_> {
             require_sends(self.sql()?, &context.source.publication, &self.tables).await?;
         }
         let slot_exists = slots::slot(self.sql()?, &context.source.slot).await?.is_some();
-        Ok(Fact::Position { position, slot_exists })
+        let system_id = match &self.replication {
+            Some(replication) => replication.system.system_id.clone(),
+            None => server::system_id(self.sql()?).await?,
+        };
+        Ok(Fact::Position { position, slot_exists, system_id })
     }
 
     fn has_another_publication(&self, position: &Position) -> bool {
@@ -306,7 +310,12 @@ impl Start<'_> {
         let begins = self.startup.begins();
         let (system_id, timeline) = match &self.replication {
             Some(replication) => (replication.system.system_id.clone(), replication.system.timeline),
-            None => (String::new(), 0), // Phase `creating`: nothing was published, nothing is compared.
+            // Phase `creating`: a first set-up names no system, and one that was interrupted or
+            // recovered keeps the one that it belongs to.
+            None => {
+                let read = self.startup.position().map(|position| position.history.system_id.clone());
+                (read.unwrap_or_default(), 0)
+            }
         };
         let history = History { system_id, timeline, slot: self.context.source.slot.clone(), consistent_point: begins };
         let progress = Progress { lsn: begins, ..Progress::default() };
@@ -334,8 +343,9 @@ impl Start<'_> {
         };
         let position = self.set_up_position(Phase::Backfill)?;
         let tables = self.tables.clone();
-        let verdicts = self.memory.verdicts.clone();
-        let backfill = Backfill { context: self.context, tables: &tables, snapshot, marking, verdicts, position };
+        let (verdicts, times) = (self.memory.verdicts.clone(), self.memory.times.clone());
+        let backfill =
+            Backfill { context: self.context, tables: &tables, snapshot, marking, verdicts, times, position };
         match self.keeping_alive(backfill.run(producers)).await? {
             Ended::Done(producers) => self.producers = Some(*producers),
             Ended::Unpublished(unpublished) => {

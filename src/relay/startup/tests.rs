@@ -9,7 +9,11 @@ fn with_slot(phase: Phase, slot_exists: bool) -> Fact {
     let history =
         History { system_id: "1".into(), timeline: 1, slot: "outboxd_order".into(), consistent_point: Lsn(1) };
     let position = Position::new(phase, Progress::default(), history, serde_json::Value::Null);
-    Fact::Position { position: Some(Box::new(position)), slot_exists }
+    Fact::Position { position: Some(Box::new(position)), slot_exists, system_id: "1".into() }
+}
+
+fn nothing(slot_exists: bool) -> Fact {
+    Fact::Position { position: None, slot_exists, system_id: "1".into() }
 }
 
 fn server(system_id: &str) -> Fact {
@@ -49,7 +53,7 @@ fn the_position_is_read_only_with_the_slot_in_hand_and_the_predecessor_fenced() 
 
 #[test]
 fn a_first_start_writes_creating_before_it_makes_the_slot() {
-    let none = Fact::Position { position: None, slot_exists: false };
+    let none = nothing(false);
     let made = Fact::Slot { begins: Lsn(7) };
     let (steps, result) = walk(
         BACKFILL,
@@ -122,16 +126,16 @@ fn a_lost_slot_or_position_halts() {
     facts.extend([with_slot(Phase::Streaming, false), Fact::Done]);
     assert_eq!(walk(BACKFILL, facts).1, Err(Code::SlotMissing));
     let mut facts = ready();
-    facts.extend([Fact::Position { position: None, slot_exists: true }, Fact::Done]);
+    facts.extend([nothing(true), Fact::Done]);
     assert_eq!(walk(BACKFILL, facts).1, Err(Code::PositionLost));
     let mut facts = vec![Fact::Done, Fact::Done, Fact::Done];
-    facts.extend([Fact::Position { position: None, slot_exists: true }, Fact::Done]);
+    facts.extend([nothing(true), Fact::Done]);
     assert_eq!(walk(BACKFILL, facts).1, Err(Code::PositionLost));
 }
 
 #[test]
 fn what_a_successor_did_meanwhile_is_no_reason_to_halt() {
-    let made_meanwhile = Fact::Position { position: None, slot_exists: true };
+    let made_meanwhile = nothing(true);
     let facts = vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, made_meanwhile, Fact::TakenByAnother];
     let (steps, result) = walk(BACKFILL, facts);
     assert_eq!(result, Ok(()));
@@ -158,5 +162,21 @@ fn where_another_leads_one_stands_by() {
         vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, position(Phase::Streaming)],
     ] {
         assert_eq!(walk(BACKFILL, facts).0.last(), Some(&Step::StandBy));
+    }
+}
+
+#[test]
+fn another_system_halts_in_every_phase_before_anything_is_made() {
+    for phase in [Phase::Streaming, Phase::Creating, Phase::Backfill] {
+        let elsewhere = || match with_slot(phase, false) {
+            Fact::Position { position, slot_exists, .. } => {
+                Fact::Position { position, slot_exists, system_id: "2".into() }
+            }
+            fact => fact,
+        };
+        let setting_up = vec![Fact::SlotAbsent, Fact::Done, Fact::Done, Fact::Done, elsewhere(), Fact::Done];
+        assert_eq!(walk(BACKFILL, setting_up).1, Err(Code::SystemChanged), "{phase:?}");
+        let with_the_slot = vec![Fact::Done, Fact::Done, Fact::Done, elsewhere(), Fact::Done];
+        assert_eq!(walk(BACKFILL, with_the_slot).1, Err(Code::SystemChanged), "{phase:?}");
     }
 }

@@ -42,6 +42,26 @@ impl Kafka {
         Ok(name)
     }
 
+    /// Makes this the one setting of a topic's own, and waits until the brokers show it.
+    pub async fn set_topic(&self, name: &str, key: &str, value: &str) -> Result<()> {
+        let topic = ResourceSpecifier::Topic(name);
+        let admin = self.admin()?;
+        for result in admin.alter_configs([&AlterConfig::new(topic).set(key, value)], &options()).await? {
+            result.map_err(|(topic, code)| anyhow::anyhow!("cannot alter {topic:?}: {code}"))?;
+        }
+        crate::eventually(Duration::from_secs(20), || async {
+            for result in admin.describe_configs([&topic], &options()).await? {
+                let resource = result.map_err(|code| anyhow::anyhow!("cannot describe {name}: {code}"))?;
+                if resource.get(key).and_then(|entry| entry.value.as_deref()) != Some(value) {
+                    bail!("{key} of {name} is not yet {value}");
+                }
+            }
+            Ok(())
+        })
+        .await;
+        Ok(())
+    }
+
     /// Deletes a topic and waits until the metadata no longer shows it.
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
         for result in self.admin()?.delete_topics(&[name], &options()).await? {

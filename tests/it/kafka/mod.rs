@@ -17,7 +17,7 @@ use outboxd::{
     config::{Delivery, Kafka as Config},
     kafka::{
         Batch, Batching, Header, Outgoing, PositionRecord, Producer, PublishFailure,
-        position_topic::{self, Succession},
+        position_topic::{self, Order, Succession},
         topics,
     },
 };
@@ -133,12 +133,15 @@ impl Source {
     }
 
     async fn read_within(&self, timeout: Duration) -> outboxd::Result<Option<String>> {
-        let succession = |older: &[u8], newer: &[u8]| match newer < older {
-            true if newer.ends_with(b"late") => Succession::Late,
-            true => Succession::Regression,
-            false => Succession::Newer,
+        let order = Order {
+            succession: |older, newer| match newer < older {
+                true if newer.ends_with(b"late") => Succession::Late,
+                true => Succession::Regression,
+                false => Succession::Newer,
+            },
+            may_be_late: |position| position.ends_with(b"late"),
         };
-        let found = position_topic::read(&self.config, &self.name, succession, timeout).await?;
+        let found = position_topic::read(&self.config, &self.name, order, timeout).await?;
         Ok(found.map(|position| String::from_utf8(position).unwrap()))
     }
 

@@ -123,6 +123,22 @@ async fn a_late_position_is_passed_over_and_an_earlier_one_refused() {
     assert_eq!(source.read().await.unwrap_err().code(), Code::PositionRegressed);
 }
 
+/// Others have written so much meanwhile that the position that holds is far behind the tail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_position_that_stands_alone_at_the_end_is_passed_over() {
+    let source = Source::new().await;
+    let mut other = Source::on(&source.config.brokers);
+    other.config.position_topic.clone_from(&source.config.position_topic);
+    let mut producer = source.producer();
+    producer.publish(&Rows::default(), source.position("5 late")).unwrap();
+    let mut busy = other.producer();
+    for n in 0..400 {
+        busy.publish(&Rows::default(), other.position(&format!("{n:04}"))).unwrap();
+    }
+    producer.publish(&Rows::default(), source.position("1 late")).unwrap();
+    assert_eq!(source.read().await.unwrap().as_deref(), Some("5 late"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tombstone_is_no_position() {
     let source = Source::new().await;

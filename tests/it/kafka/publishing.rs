@@ -124,17 +124,17 @@ async fn a_row_beyond_what_a_request_can_hold_is_refused_before_sending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timestamp_that_the_broker_refuses_is_the_row_s_fault() {
+async fn a_timestamp_that_the_broker_refuses_is_a_clock_s_fault() {
     let source = Source::new().await;
     let mut rows = Rows::of(&source.topic, &["a", "b", "c"]);
     rows.0[1].timestamp = Some(4_102_444_800_000);
     let failure = source.producer().publish(&rows, source.position("1")).unwrap_err();
     let PublishFailure::Rejected { rows: suspected, error, certain } = failure else { panic!("{failure:?}") };
-    assert!(suspected.contains(&1) && !certain && error.code() == Code::RowInvalid, "{suspected:?} {error}");
+    assert!(suspected.contains(&1) && !certain && error.code() == Code::KafkaClock, "{suspected:?} {error}");
 
     let failure = source.producer_with(Batching::OneByOne).publish(&rows, source.position("1")).unwrap_err();
     let PublishFailure::Rejected { rows, error, certain } = failure else { panic!("{failure:?}") };
-    assert_eq!((rows, error.code(), certain), (vec![1], Code::RowInvalid, true));
+    assert_eq!((rows, error.code(), certain), (vec![1], Code::KafkaClock, true));
     let text = error.detail();
     assert!(text.contains("the broker's clock") && text.contains("message.timestamp.after.max.ms"), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Brokers that are down, full, forgetful or behind: numbers 15, 23, 28, 29, 30.
+//! Brokers that are down, full, forgetful or behind: numbers 15, 23, 28, 29, 30, 113.
 
 use std::time::Duration;
 
@@ -116,5 +116,35 @@ async fn a_batch_beyond_what_librdkafka_queues_waits_for_room() -> Result<()> {
         daemon.wait_for_line(|line| line.contains("queue is full"), PATIENCE).await?;
         scene.assert_exactly(3_000).await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_commits_stand_on_is_said_and_a_new_position_topic_is_on_three_brokers() -> Result<()> {
+    let scene = own_kafka(Kafka::builder(3).separate_controller()).await?;
+    let topic = scene.topic.clone();
+    // Keys of `[[source]]` stand before its tables.
+    let lines = format!("topic = \"{topic}\"\n{}", scene.source_lines);
+    let scene = Scene { source_lines: lines, ..scene };
+    let daemon = scene.streaming().await?;
+    let told = |line: &str| line.contains(&topic) && line.contains("replication factor 3, min.insync.replicas = 1");
+    daemon.wait_for_line(told, PATIENCE).await?;
+    let about = |text: &str, topic: &str| {
+        let line = text.lines().find(|line| line.contains(&format!("commits in {topic} ")));
+        line.unwrap_or_default().to_owned()
+    };
+    let (_, text, _) = scene.command(&["check"]).await?;
+    let line = about(&text, &topic);
+    assert!(line.contains("warning") && line.contains("min.insync.replicas = 1"), "{text}");
+    let line = about(&text, &scene.position_topic);
+    assert!(line.contains("ok ") && line.contains("replication factor 3, min.insync.replicas = 2"), "{text}");
+    assert!(!about(&text, "__transaction_state").is_empty(), "{text}");
+    scene.kafka.set_topic(&topic, "min.insync.replicas", "2").await?;
+    let (_, text, _) = scene.command(&["check"]).await?;
+    assert!(about(&text, &topic).contains("ok "), "{text}");
+    scene.kafka.set_topic(&topic, "unclean.leader.election.enable", "true").await?;
+    let (_, text, _) = scene.command(&["check"]).await?;
+    let line = about(&text, &topic);
+    assert!(line.contains("warning") && line.contains("unclean.leader.election.enable = true"), "{text}");
     Ok(())
 }

@@ -165,3 +165,14 @@ async fn a_daemon_that_is_stopped_for_longer_than_its_transactions_may_take() ->
     scene.oracle().await?.assert_clean();
     Ok(())
 }
+
+/// 6,000 ids are 400 kB of position.
+#[tokio::test]
+async fn the_position_of_a_chunk_fits_a_topic_that_takes_little() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let small = [("cleanup.policy", "compact"), ("max.message.bytes", "20000")];
+    scene.kafka.create_topic(&scene.position_topic, 1, &small).await?;
+    testbed::workload::bulk(&scene.client, "order_outbox", &scene.aggregate, 6_000, 50).await?;
+    let _daemon = scene.streaming().await?;
+    scene.assert_exactly_whatever_the_order(6_000).await
+}

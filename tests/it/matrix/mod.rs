@@ -16,5 +16,6 @@ mod rights;
 mod rows;
 mod schema;
 mod table;
+mod times;
 mod wire_faults;
 mod zombies;

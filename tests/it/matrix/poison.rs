@@ -1,4 +1,4 @@
-//! Rows that cannot become records, and what came before them: numbers 88 to 92.
+//! Rows that cannot become records, and what came before them: numbers 88 to 92, 112.
 
 use anyhow::Result;
 use testbed::{Kafka, reader};
@@ -196,4 +196,26 @@ async fn check_tells_of_a_topic_whose_name_the_brokers_refuse() -> Result<()> {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("row-invalid") && text.contains(&topic), "{text}");
     Ok(())
+}
+
+#[tokio::test]
+async fn what_came_before_a_row_over_a_lowered_message_bytes_is_published_and_marked() -> Result<()> {
+    let mut scene = Scene::shared().await?;
+    scene.kafka.set_topic(&scene.topic, "max.message.bytes", "10000000").await?;
+    let daemon = scene.streaming().await?;
+    stop(&daemon).await?;
+    scene.insert(3).await?;
+    let large = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload) \
+                 VALUES ($1, gen_random_uuid(), 'Large', jsonb_build_object('seq', 1, 'x', repeat('x', 3000000)))";
+    scene.client.execute(large, &[&scene.aggregate]).await?;
+    scene.insert(2).await?;
+    let lowered = scene.with("[source.limits]\nmessage_bytes = \"1MiB\"");
+    let daemon = lowered.daemon()?;
+    let line = halts(&daemon, "message-too-large").await?;
+    assert!(line.contains("1048576"), "{line}");
+    assert_eq!((lowered.records().await?, marked(&lowered).await?), (3, 3), "{}", tail(&daemon));
+    halts_again(&daemon, "message-too-large").await?;
+    let raised = Scene { source_lines: String::new(), ..lowered };
+    let _daemon = raised.streaming().await?;
+    raised.assert_exactly(6).await
 }

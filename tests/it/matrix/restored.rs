@@ -3,8 +3,10 @@
 use anyhow::Result;
 use testbed::{Daemon, Postgres, Proxy, Version};
 
+use crate::recover::recover;
 use crate::scene::{
-    Host, PATIENCE, Scene, create_publication, halts, halts_again, stop, wait_code, wait_ready, wait_true,
+    Host, PATIENCE, Scene, create_publication, halts, halts_again, stop, streams_again, wait_code, wait_ready,
+    wait_true,
 };
 
 /// A daemon that reaches its server through a proxy, which can lead it to another one.
@@ -144,6 +146,48 @@ async fn another_cluster_at_the_same_address_halts() -> Result<()> {
     there.query_one("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await?;
     proxy.retarget(other.postgres.port()?);
     halts_again(&daemon, "system-changed").await
+}
+
+/// The same source on a server of its own: another cluster behind the same configuration.
+async fn elsewhere(scene: &Scene) -> Result<Scene> {
+    let other = Scene::on_major(Version::V16).await?;
+    create_publication(&other.client, &scene.slot()).await?;
+    Ok(Scene {
+        source: scene.source.clone(),
+        aggregate: scene.aggregate.clone(),
+        topic: scene.topic.clone(),
+        position_topic: scene.position_topic.clone(),
+        ..other
+    })
+}
+
+/// Neither cluster takes over from the other by itself, whichever phase the position is in.
+#[tokio::test]
+async fn another_cluster_behind_the_same_configuration_is_told_and_the_first_one_publishes_nothing_again() -> Result<()>
+{
+    let mut first = Scene::shared().await?;
+    let daemon = first.stopped().await?;
+    let mut second = elsewhere(&first).await?;
+    second.insert(2).await?;
+    let there = second.daemon()?;
+    halts(&there, "system-changed").await?;
+    let (_, status, _) = second.command(&["status"]).await?;
+    assert!(status.contains("system-changed") && !status.contains("slot-missing"), "{status}");
+    for arguments in [&["setup"][..], &["setup", "--add-table", "order_outbox"]] {
+        let (code, said, refused) = second.command(arguments).await?;
+        assert!(code != 0 && refused.contains("system-changed"), "{code} {said}{refused}");
+    }
+    let said = recover(&second, "republish-unmarked").await?;
+    assert!(said.contains("system-changed") && said.contains("belongs to system"), "{said}");
+    first.insert(3).await?;
+    halts_again(&daemon, "system-changed").await?;
+    streams_again(&there).await?;
+    second.wait_records(5).await;
+    halts_again(&daemon, "system-changed").await?;
+    first.drop_slot().await?;
+    halts_again(&daemon, "system-changed").await?;
+    assert_eq!(second.records().await?, 5);
+    Ok(())
 }
 
 /// A server whose disk was put back to an earlier moment, slot included, after more was published.
