@@ -45,17 +45,24 @@ pub(super) struct FrameBuffer {
     start: usize,
     end: usize,
     limit: usize,
+    /// Bytes of all messages taken so far.
+    taken: u64,
 }
 
 impl FrameBuffer {
     /// An empty buffer that refuses messages above `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
-        Self { bytes: vec![0; BASE], start: 0, end: 0, limit }
+        Self { bytes: vec![0; BASE], start: 0, end: 0, limit, taken: 0 }
     }
 
     /// From now on the buffer takes messages of up to `limit` bytes.
     pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// Bytes of all messages taken so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Bytes received and not yet taken.
@@ -100,6 +107,7 @@ impl FrameBuffer {
         let Some(total) = self.front()?.filter(|total| *total <= self.buffered()) else { return Ok(None) };
         let frame = &self.bytes[self.start..self.start + total];
         self.start += total;
+        self.taken += total as u64;
         Ok(Some(Frame { tag: frame[0], body: &frame[HEADER..] }))
     }
 

@@ -133,12 +133,25 @@ fn three_numbers(bytes: &[u8]) -> Option<(u64, u64, i64, &[u8])> {
 pub(crate) struct ReplicationStream {
     reader: ReplicationReader,
     sender: StatusSender,
+    room: Option<usize>,
 }
 
 impl ReplicationStream {
     pub(super) fn new(wire: Wire) -> Self {
+        let room = wire.transport.room();
         let (reader, writer) = split(wire.transport);
-        Self { reader: ReplicationReader { reader, frames: wire.frames }, sender: StatusSender::new(writer) }
+        Self { reader: ReplicationReader { reader, frames: wire.frames }, sender: StatusSender::new(writer), room }
+    }
+
+    /// How many bytes the socket holds for us before the server has to wait, where that is little
+    /// and does not grow.
+    pub(crate) fn room(&self) -> Option<usize> {
+        self.room
+    }
+
+    /// Bytes of all messages that were taken so far.
+    pub(crate) fn bytes_taken(&self) -> u64 {
+        self.reader.frames.taken()
     }
 
     /// Waits until at least one whole message is buffered, then takes whatever else has arrived.
@@ -169,7 +182,7 @@ impl ReplicationStream {
     ///
     /// An error means only that the server may hold the slot a little longer.
     pub(crate) async fn close(self) -> Result<()> {
-        let Self { mut reader, sender } = self;
+        let Self { mut reader, sender, .. } = self;
         // Both run at once: a server that is busy writing reads nothing until we read.
         let end = async { tokio::join!(sender.close(CLOSE_BOUND), reader.drain()).0 };
         timeout(CLOSE_BOUND, end)

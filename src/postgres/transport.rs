@@ -23,6 +23,18 @@ pub(super) struct Transport {
     pub(super) endpoint: Option<Vec<u8>>,
 }
 
+impl Transport {
+    /// How many bytes the other side may write before it has to wait for us, where that does not
+    /// grow with the traffic. The sender's buffer bounds a Unix socket, and both sides have the
+    /// system's default (unix(7), `SO_SNDBUF`).
+    pub(super) fn room(&self) -> Option<usize> {
+        match &self.stream {
+            Stream::Unix(stream) => SockRef::from(stream).send_buffer_size().ok(),
+            Stream::Tcp(_) | Stream::Tls(_) => None,
+        }
+    }
+}
+
 /// What the bytes travel on.
 pub(super) enum Stream {
     Tcp(TcpStream),

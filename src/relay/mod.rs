@@ -30,6 +30,7 @@ mod monitor;
 mod once;
 mod publisher;
 mod report;
+mod rest;
 mod rows;
 mod session;
 mod start;

@@ -26,6 +26,7 @@ use super::{
     monitor::Monitor,
     publisher::{Event, Job, Publisher},
     report::Report,
+    rest::Rest,
     rows::{Policy, Rows},
     start::Started,
     state::{Bounds, Machine},
@@ -44,15 +45,6 @@ const MESSAGES_AT_ONCE: usize = 4096;
 
 /// Batches that may wait for the publisher. The state machine allows fewer.
 const PUBLISH_QUEUE: usize = 8;
-
-/// So many messages at once are a backlog, and so is a transaction that the server sends this long
-/// after its commit. Behind a backlog the stream lets messages gather.
-const BACKLOG_MESSAGES: usize = 24;
-const BACKLOG_AGE: Duration = Duration::from_millis(10);
-
-/// How long they may gather. The sockets' buffers hold far more than the walsender writes in that
-/// time.
-const REST: Duration = Duration::from_millis(2);
 
 /// Metrics are updated at least this often.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -75,8 +67,7 @@ pub(super) struct Stream<'a> {
     life: ServerLife,
     /// The monitor ends with the session.
     _monitor: Monitor,
-    /// Messages that were taken since the last rest.
-    taken: usize,
+    rest: Rest,
     /// When the metrics were last updated.
     reported: Instant,
     ended: Option<End>,
@@ -105,6 +96,7 @@ impl<'a> Stream<'a> {
         let monitor = Monitor::start(context, &tables, life.started);
         let look = Arc::new(Look::new(source, &sql, &tables, &position.publication));
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
+        let rest = Rest::new(stream.room());
         Ok(Self {
             context,
             report: Report::new(context.metrics.clone()),
@@ -121,7 +113,7 @@ impl<'a> Stream<'a> {
             position,
             life,
             _monitor: monitor,
-            taken: 0,
+            rest,
             reported: Instant::now(),
             ended: None,
         })
@@ -179,7 +171,7 @@ impl<'a> Stream<'a> {
     /// Takes messages that are buffered, up to a bound. Returns whether there were any.
     fn read_buffered(&mut self) -> Result<bool> {
         let now = self.epoch.elapsed();
-        let mut taken = 0;
+        let (mut taken, before) = (0, self.replication.bytes_taken());
         while taken < MESSAGES_AT_ONCE && self.driver.machine.wants_input() {
             match self.replication.next_message() {
                 Ok(Some(message)) => self.intake.take(message, &mut self.driver, now)?,
@@ -191,23 +183,19 @@ impl<'a> Stream<'a> {
             }
             taken += 1;
         }
-        self.taken += taken;
+        self.rest.took(taken, self.replication.bytes_taken() - before);
         Ok(taken > 0)
     }
 
-    /// Behind a backlog, lets more messages gather before it reads them.
-    ///
-    /// The thread sleeps, not only the task. As long as nobody waits on the socket, a walsender
-    /// that writes row by row wakes nobody, and to wake us costs it more than to write the row. A
-    /// reader that is woken for every row never sees many together, so this goes by the stream's
-    /// age as well. So short a rest hurts nothing else on this thread, and a stream that is not
-    /// behind does not rest.
+    /// Behind a backlog, lets more messages gather before it reads them. The thread sleeps, not
+    /// only the task, so that nobody waits on the socket. So short a rest hurts nothing else on
+    /// this thread.
     fn rest(&mut self) {
-        let taken = std::mem::take(&mut self.taken);
         let machine = &self.driver.machine;
-        let is_backlog = taken >= BACKLOG_MESSAGES || taken > 0 && machine.behind() >= BACKLOG_AGE;
-        if is_backlog && machine.wants_input() {
-            std::thread::sleep(REST);
+        if let Some(pause) = self.rest.due(machine.behind())
+            && machine.wants_input()
+        {
+            std::thread::sleep(pause);
         }
     }
 

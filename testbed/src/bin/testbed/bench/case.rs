@@ -8,7 +8,7 @@ use super::{
     drain::{self, COLUMNS, Drain},
     peer,
     report::Report,
-    setting::{EXACTLY_ONCE, Setting, Source, say},
+    setting::{EXACTLY_ONCE, Setting, Source, Via, say},
     shape::Shape,
     table::Table,
 };
@@ -25,11 +25,13 @@ pub(crate) struct Way {
     pub(crate) delivery: &'static str,
     /// Whether every mark on the table is a HOT update.
     pub(crate) hot: bool,
+    /// As the command line says, if there is nothing here.
+    pub(crate) via: Option<Via>,
 }
 
 impl Way {
     /// Without marks. From case to case only the rows differ.
-    pub(crate) const PLAIN: Self = Self { mark: "none", delivery: EXACTLY_ONCE, hot: false };
+    pub(crate) const PLAIN: Self = Self { mark: "none", delivery: EXACTLY_ONCE, hot: false, via: None };
 }
 
 /// The result of one case: outboxd, and the rows a second of `pg_recvlogical` on the same rows.
@@ -63,11 +65,12 @@ impl Series {
     pub(crate) fn write(&self, title: &str, report: &mut Report) {
         let columns: Vec<&str> = COLUMNS.into_iter().chain(["CPU without start", "pg_recvlogical"]).collect();
         let mut table = Table::new(&columns);
-        for Found { way: Way { mark, delivery, hot }, shape, recvlogical, drain } in &self.found {
+        for Found { way: Way { mark, delivery, hot, via }, shape, recvlogical, drain } in &self.found {
             let mut cells = drain.cells(*recvlogical);
             cells.extend([format!("{:.1}", drain.processor_streaming), format!("{recvlogical:.0}")]);
             let hot = if *hot { ", a HOT table" } else { "" };
-            table.row(&format!("{shape}; mark {mark}, {delivery}{hot}"), &cells);
+            let via = via.map_or_else(String::new, |via| format!("; {via}"));
+            table.row(&format!("{shape}; mark {mark}, {delivery}{hot}{via}"), &cells);
         }
         report.section(title, table.text());
         report.figure(self.name, self.found.iter().map(Found::json).collect::<Vec<_>>());
@@ -86,7 +89,7 @@ async fn run(setting: &Setting, name: &str, way: Way, shape: Shape) -> Result<Fo
     if way.hot {
         client.batch_execute(HOT).await?;
     }
-    let source = Source { delivery: way.delivery, ..Source::new(name, name, way.mark) };
+    let source = Source { delivery: way.delivery, via: way.via, ..Source::new(name, name, way.mark) };
     setting.set_up(&client, &source).await?;
     client.query_one("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&REFERENCE]).await?;
     shape.load(&client).await?;
@@ -106,6 +109,7 @@ impl Found {
             "mark": self.way.mark,
             "delivery": self.way.delivery,
             "hot": self.way.hot,
+            "via": self.way.via.map(|via| via.to_string()),
             "rows": self.shape.rows,
             "rows_per_transaction": self.shape.per_transaction,
             "payload": self.shape.payload.to_string(),

@@ -77,7 +77,7 @@ pub(crate) async fn run(setting: &Setting, source: &Source, client: &Client, sha
         sessions: per_million(sessions(client).await?),
         peak_mib: daemon.peak_resident()? as f64 / 1_048_576.0,
         threads: thread_times(daemon.pid()?)?,
-        transactions: metric(&daemon, "outboxd_kafka_transactions_total{outcome=\"committed\"").await?,
+        transactions: transactions(&daemon).await?,
     };
     daemon.term()?;
     ensure!(daemon.wait_exit(patience(0)).await? == 0, "{}", daemon.lines().join("\n"));
@@ -161,6 +161,11 @@ async fn backends(client: &Client, kind: &str) -> Result<Duration> {
         used += Processor::of(u32::try_from(row.get::<_, i32>(0))?)?.time()?;
     }
     Ok(used)
+}
+
+/// How many batches Kafka has committed or, at least once, acknowledged.
+pub(crate) async fn transactions(daemon: &Daemon) -> Result<f64> {
+    metric(daemon, "outboxd_kafka_transactions_total{outcome=\"committed\"").await
 }
 
 /// The sum of all samples whose line begins with `start`.

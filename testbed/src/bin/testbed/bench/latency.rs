@@ -7,18 +7,22 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
-use testbed::reader::{Follower, From};
+use serde_json::{Map, Value, json};
+use testbed::{
+    Daemon,
+    reader::{Follower, From},
+};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use super::{
-    drain::checkpoint,
+    drain::{checkpoint, transactions},
     report::Report,
-    setting::{Setting, Source, TABLE, say, streaming},
+    setting::{Setting, Source, TABLE, Via, say, streaming},
     table::Table,
 };
+use crate::host::{Processor, thread_times};
 
 const DATABASE: &str = "latency";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +38,9 @@ const RATE_OF_WRITER: u32 = 150;
 const WARM_UP_RATE: u32 = 1_000;
 const WARM_UP_SECONDS: u32 = 30;
 
+/// How many of the broker's threads are told.
+const THREADS: usize = 8;
+
 /// How much is measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Amount {
@@ -41,9 +48,12 @@ pub(crate) struct Amount {
     /// Transactions a second of each load, one load after the other.
     pub(crate) rates: Vec<u32>,
     pub(crate) seconds: u32,
+    /// Deliveries, and the ways of the rows. Each combination is measured by itself.
+    pub(crate) deliveries: Vec<&'static str>,
+    pub(crate) ways: Vec<Via>,
 }
 
-/// Milliseconds.
+/// Milliseconds, and what a load took.
 struct Latency {
     what: String,
     rows: usize,
@@ -52,26 +62,60 @@ struct Latency {
     p99: f64,
     p999: f64,
     max: f64,
+    load: Option<Use>,
+}
+
+/// What a load took each second, on average.
+#[derive(Debug, Clone)]
+struct Use {
+    /// Kafka transactions, or batches where there is no transaction.
+    transactions: f64,
+    /// Cores of the broker and of the daemon.
+    kafka: f64,
+    daemon: f64,
+    /// Cores of the broker's threads, by their names, the busiest first.
+    kafka_threads: Vec<(String, f64)>,
 }
 
 pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Report) -> Result<()> {
     let client = setting.database(DATABASE).await?;
     settle(&client).await?;
-    let source = Source::new(DATABASE, "latency", "update");
-    setting.set_up(&client, &source).await?;
+    let mut found = Vec::new();
+    for delivery in &amount.deliveries {
+        for via in &amount.ways {
+            let name = format!("latency_{}", found.len());
+            let source = Source { delivery, via: Some(*via), ..Source::new(DATABASE, &name, "update") };
+            say(&format!("latency, {delivery}, {via}"));
+            let latencies = measure_one(setting, amount, &client, source).await?;
+            found.push(Series { delivery, via: *via, found: latencies });
+        }
+    }
+    write(report, &found);
+    Ok(())
+}
+
+/// The latencies of one source.
+struct Series {
+    delivery: &'static str,
+    via: Via,
+    found: Vec<Latency>,
+}
+
+async fn measure_one(setting: &Setting, amount: &Amount, client: &Client, source: Source) -> Result<Vec<Latency>> {
+    setting.set_up(client, &source).await?;
     let mut follower = Follower::start(&setting.kafka.brokers(), &[&source.topic()], From::End).await?;
 
     say("start to first record");
-    let insert = prepare(&client).await?;
+    let insert = prepare(client).await?;
     client.execute(&insert, &[&Uuid::new_v4()]).await?;
     let started = Instant::now();
-    let daemon = setting.daemon(&[source])?;
+    let daemon = setting.daemon(std::slice::from_ref(&source))?;
     let (_, arrived) = follower.next(PATIENCE).await?;
     let mut found = vec![Latency::of("process start to its first record", vec![arrived - started])];
     streaming(&daemon).await?;
 
     say("warming up");
-    loaded(setting, &mut follower, WARM_UP_RATE, WARM_UP_SECONDS).await?;
+    loaded(setting, &daemon, &mut follower, WARM_UP_RATE, WARM_UP_SECONDS).await?;
 
     say("single rows while idle");
     let mut idle = Vec::new();
@@ -87,12 +131,12 @@ pub(crate) async fn measure(setting: &Setting, amount: &Amount, report: &mut Rep
 
     for rate in &amount.rates {
         say(&format!("{rate} transactions a second"));
-        found.push(loaded(setting, &mut follower, *rate, amount.seconds).await?);
+        found.push(loaded(setting, &daemon, &mut follower, *rate, amount.seconds).await?);
     }
     daemon.term()?;
     daemon.wait_exit(PATIENCE).await?;
-    write(report, &found);
-    Ok(())
+    setting.drop_slot(&source.slot()).await?;
+    Ok(found)
 }
 
 /// Writes what the drains left onto the disk. Otherwise that would disturb the commits that are
@@ -112,7 +156,14 @@ async fn prepare(client: &Client) -> Result<Statement> {
     Ok(client.prepare(&insert).await?)
 }
 
-async fn loaded(setting: &Setting, follower: &mut Follower, rate: u32, seconds: u32) -> Result<Latency> {
+async fn loaded(
+    setting: &Setting,
+    daemon: &Daemon,
+    follower: &mut Follower,
+    rate: u32,
+    seconds: u32,
+) -> Result<Latency> {
+    let meter = Meter::start(setting, daemon).await?;
     let mut writers = JoinSet::new();
     let count = WRITERS.max(rate.div_ceil(RATE_OF_WRITER));
     for _ in 0..count {
@@ -139,6 +190,7 @@ async fn loaded(setting: &Setting, follower: &mut Follower, rate: u32, seconds: 
         committed.extend(writer??);
     }
     let reached = committed.len() as f64 / started.elapsed().as_secs_f64();
+    let load = meter.stop(daemon).await?;
     let mut latencies = Vec::new();
     while latencies.len() < committed.len() {
         let (record, arrived) = follower.next(PATIENCE).await?;
@@ -146,7 +198,64 @@ async fn loaded(setting: &Setting, follower: &mut Follower, rate: u32, seconds: 
         let committed = committed.get(id).with_context(|| format!("event {id} is nobody's"))?;
         latencies.push(arrived.saturating_duration_since(*committed));
     }
-    Ok(Latency::of(&format!("{reached:.0} single-row transactions a second"), latencies))
+    let latency = Latency::of(&format!("{reached:.0} single-row transactions a second"), latencies);
+    Ok(Latency { load: Some(load), ..latency })
+}
+
+/// Cores that each thread took since `before`, the busiest first.
+fn since(before: &[(String, f64)], after: Vec<(String, f64)>, seconds: f64) -> Vec<(String, f64)> {
+    let earlier = |name: &str| before.iter().find(|(known, _)| known == name).map_or(0.0, |(_, time)| *time);
+    let mut used: Vec<_> =
+        after.into_iter().map(|(name, time)| (name.clone(), (time - earlier(&name)) / seconds)).collect();
+    used.sort_by(|a, b| b.1.total_cmp(&a.1));
+    used.truncate(THREADS);
+    used
+}
+
+/// The processor times and counters at one moment.
+struct Meter {
+    started: Instant,
+    kafka_pid: u32,
+    kafka_threads: Vec<(String, f64)>,
+    kafka: Processor,
+    daemon: Processor,
+    kafka_before: Duration,
+    daemon_before: Duration,
+    transactions_before: f64,
+}
+
+impl Meter {
+    async fn start(setting: &Setting, daemon: &Daemon) -> Result<Self> {
+        let kafka_pid = setting.kafka.pid(0)?;
+        let (kafka, process) = (Processor::of(kafka_pid)?, Processor::of(daemon.pid()?)?);
+        let (kafka_before, daemon_before) = (kafka.time()?, process.time()?);
+        let transactions_before = transactions(daemon).await?;
+        let kafka_threads = thread_times(kafka_pid)?;
+        let started = Instant::now();
+        Ok(Self {
+            started,
+            kafka_pid,
+            kafka_threads,
+            kafka,
+            daemon: process,
+            kafka_before,
+            daemon_before,
+            transactions_before,
+        })
+    }
+
+    async fn stop(self, daemon: &Daemon) -> Result<Use> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let cores = |processor: &Processor, before| {
+            anyhow::Ok((processor.time()?.saturating_sub(before)).as_secs_f64() / seconds)
+        };
+        Ok(Use {
+            transactions: (transactions(daemon).await? - self.transactions_before) / seconds,
+            kafka: cores(&self.kafka, self.kafka_before)?,
+            daemon: cores(&self.daemon, self.daemon_before)?,
+            kafka_threads: since(&self.kafka_threads, thread_times(self.kafka_pid)?, seconds),
+        })
+    }
 }
 
 impl Latency {
@@ -164,22 +273,57 @@ impl Latency {
             p99: at(0.99),
             p999: at(0.999),
             max: at(1.0),
+            load: None,
         }
     }
 
+    fn cells(&self) -> Vec<String> {
+        let mut cells = vec![self.rows.to_string()];
+        let latencies = [self.p50, self.p90, self.p99, self.p999, self.max];
+        cells.extend(latencies.map(|milliseconds| format!("{milliseconds:.1}")));
+        cells.extend(match &self.load {
+            Some(Use { transactions, kafka, daemon, .. }) => {
+                [format!("{transactions:.0}"), format!("{:.0} %", kafka * 100.0), format!("{:.0} %", daemon * 100.0)]
+            }
+            None => [const { String::new() }; 3],
+        });
+        cells
+    }
+
     fn json(&self) -> Value {
-        let Self { what, rows, p50, p90, p99, p999, max } = self;
-        json!({"what": what, "rows": rows, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "p99.9_ms": p999, "max_ms": max})
+        let Self { what, rows, p50, p90, p99, p999, max, load } = self;
+        let mut figures = json!({
+            "what": what, "rows": rows, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "p99.9_ms": p999, "max_ms": max
+        });
+        if let Some(Use { transactions, kafka, daemon, kafka_threads }) = load {
+            figures["kafka_transactions_per_second"] = json!(transactions);
+            figures["kafka_cores"] = json!(kafka);
+            figures["outboxd_cores"] = json!(daemon);
+            figures["kafka_cores_by_thread"] =
+                kafka_threads.iter().map(|(name, cores)| (name.clone(), json!(cores))).collect::<Map<_, _>>().into();
+        }
+        figures
     }
 }
 
-fn write(report: &mut Report, found: &[Latency]) {
-    let mut table = Table::new(&["rows", "p50", "p90", "p99", "p99.9", "max"]);
-    for Latency { what, rows, p50, p90, p99, p999, max } in found {
-        let mut cells = vec![rows.to_string()];
-        cells.extend([p50, p90, p99, p999, max].map(|milliseconds| format!("{milliseconds:.1}")));
-        table.row(what, &cells);
+fn write(report: &mut Report, found: &[Series]) {
+    let mut table =
+        Table::new(&["rows", "p50", "p90", "p99", "p99.9", "max", "batches/s", "broker, of a core", "daemon"]);
+    let (mut figures, mut threads) = (Vec::new(), String::new());
+    for Series { delivery, via, found } in found {
+        for latency in found {
+            table.row(&format!("{delivery}, {via}: {}", latency.what), &latency.cells());
+            let mut figure = latency.json();
+            figure["via"] = json!(via.to_string());
+            figure["delivery"] = json!(delivery);
+            figures.push(figure);
+            if let Some(load) = &latency.load {
+                let names = load.kafka_threads.iter().map(|(name, cores)| format!("`{name}` {:.1} %", cores * 100.0));
+                let names = names.collect::<Vec<_>>().join(", ");
+                threads.push_str(&format!("\nThe broker, {delivery}, {via}, {}: {names}.\n", latency.what));
+            }
+        }
     }
-    report.section("Commit to read_committed consumer, mark update, in ms", table.text());
-    report.figure("latency", found.iter().map(Latency::json).collect::<Vec<_>>());
+    report.section("Commit to read_committed consumer, mark update, in ms", &format!("{}{threads}", table.text()));
+    report.figure("latency", figures);
 }

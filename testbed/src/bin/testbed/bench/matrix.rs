@@ -4,15 +4,14 @@
 use anyhow::Result;
 
 use super::{
+    DELIVERIES, PARTITIONS,
     case::{self, Series, Way},
     report::Report,
-    setting::{EXACTLY_ONCE, Setting},
+    setting::{Codec, Setting, Via},
     shape::{Payload, Shape},
 };
 
 const MARKS: [&str; 3] = ["none", "update", "delete"];
-const DELIVERIES: [&str; 2] = [EXACTLY_ONCE, "at-least-once"];
-
 /// Rows of a transaction, besides those of the base case.
 const PER_TRANSACTION: [i64; 4] = [1, 10, 100, 10_000];
 
@@ -28,7 +27,7 @@ pub(crate) async fn measure(setting: &Setting, base: Shape, report: &mut Report)
     let mut ways = Series::new("ways");
     for mark in MARKS {
         for delivery in DELIVERIES {
-            ways.run(setting, Way { mark, delivery, hot: false }, base).await?;
+            ways.run(setting, Way { mark, delivery, ..Way::PLAIN }, base).await?;
         }
     }
     ways.run(setting, Way { mark: "update", hot: true, ..Way::PLAIN }, base).await?;
@@ -39,6 +38,15 @@ pub(crate) async fn measure(setting: &Setting, base: Shape, report: &mut Report)
         transactions.run(setting, Way::PLAIN, Shape { per_transaction, ..base }).await?;
     }
     transactions.write("Rows of a transaction", report);
+
+    let via = setting.via;
+    let mut roads = Series::new("roads");
+    let mut ways = PARTITIONS.map(|partitions| Via { partitions, ..via }).to_vec();
+    ways.extend([Via { compression: Codec::None, ..via }, Via { unix_socket: true, ..via }]);
+    for via in ways {
+        roads.run(setting, Way { via: Some(via), ..Way::PLAIN }, base).await?;
+    }
+    roads.write("Sockets, partitions, codecs", report);
 
     let mut payloads = Series::new("payloads");
     for (bytes, fewer) in PAYLOADS {

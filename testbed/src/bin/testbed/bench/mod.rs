@@ -39,13 +39,18 @@ use anyhow::Result;
 use self::{
     latency::Amount,
     report::Report,
-    setting::{Options, Setting},
+    setting::{EXACTLY_ONCE, Options, Setting, Via},
     shape::Shape,
 };
 use crate::RESULTS;
 
 /// Rows to drain in a plain run.
 const ROWS: i64 = 500_000;
+
+/// What a service's topics have.
+const PARTITIONS: [i32; 3] = [1, 6, 24];
+
+const DELIVERIES: [&str; 2] = [EXACTLY_ONCE, "at-least-once"];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -80,6 +85,9 @@ struct Mode {
     /// Leave the drains out
     #[arg(long)]
     only_latency: bool,
+    /// Latencies with 1, 6 and 24 partitions, exactly once and at least once
+    #[arg(long)]
+    latencies: bool,
     /// Leave latency out
     #[arg(long)]
     only_drain: bool,
@@ -120,6 +128,7 @@ impl Mode {
             _ if self.shards => Some("shards"),
             _ if self.counts => Some("counts"),
             _ if self.only_latency => Some("latency"),
+            _ if self.latencies => Some("latencies"),
             _ if self.only_drain => Some("drain"),
             _ => None,
         }
@@ -145,7 +154,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
 
 async fn measure(setting: &Setting, arguments: &Arguments, report: &mut Report) -> Result<()> {
     let Arguments { mode, rows, rows_per_transaction, idle_rows, rate, seconds, .. } = arguments;
-    let mut amount = Amount { idle: *idle_rows, rates: rate.clone(), seconds: *seconds };
+    let mut amount = Amount {
+        idle: *idle_rows,
+        rates: rate.clone(),
+        seconds: *seconds,
+        deliveries: vec![EXACTLY_ONCE],
+        ways: vec![arguments.options.via],
+    };
     let shape = Shape::seed(rows.unwrap_or(ROWS), *rows_per_transaction);
     match mode {
         _ if mode.matrix => {
@@ -161,6 +176,12 @@ async fn measure(setting: &Setting, arguments: &Arguments, report: &mut Report) 
         }
         _ if mode.shards => shards::measure(setting, shape, report).await,
         _ if mode.counts => counts::measure(setting, rows.unwrap_or(counts::ROWS), report).await,
+        _ if mode.latencies => {
+            let via = arguments.options.via;
+            amount.ways = PARTITIONS.map(|partitions| Via { partitions, ..via }).into();
+            amount.deliveries = DELIVERIES.into();
+            latency::measure(setting, &amount, report).await
+        }
         _ if mode.only_latency => latency::measure(setting, &amount, report).await,
         _ if mode.only_drain => quick::measure(setting, shape, report).await,
         _ => {

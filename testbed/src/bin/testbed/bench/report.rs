@@ -79,8 +79,9 @@ fn heading(host: &Host, mode: Option<&str>, options: &Options) -> String {
         "# outboxd {commit}{mode}, {date}\n\n\
          {cores} cores of {processor}, {memory_gib} GiB, Linux {kernel}, host {name}, load before: {load}.\n\
          Postgres {} (fsync on), Kafka {} (one broker), outboxd and the measuring program share them{with}.\n\
-         Exactly-once, unless a line says otherwise.\n",
+         Exactly-once, {}, unless a line says otherwise.\n",
         options.postgres.major(),
-        testbed::artifacts::KAFKA
+        testbed::artifacts::KAFKA,
+        options.via
     )
 }

@@ -1,6 +1,7 @@
 //! The servers, and daemons with one source on them.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -27,6 +28,8 @@ pub(crate) struct Options {
     /// Postgres' major: 15, 16, 17 or 18
     #[arg(long, default_value = "15")]
     pub(crate) postgres: Version,
+    #[command(flatten)]
+    pub(crate) via: Via,
     /// Further lines of the daemon's [source.limits], for experiments: `batch_rows = 2000`
     #[arg(long)]
     limit: Vec<String>,
@@ -42,11 +45,57 @@ impl Options {
     }
 }
 
+/// How rows come to the daemon and leave it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Via {
+    /// Partitions of a topic
+    #[arg(long, default_value_t = 6)]
+    pub(crate) partitions: i32,
+    /// The records' `compression.type`
+    #[arg(long, default_value = "lz4")]
+    pub(crate) compression: Codec,
+    /// Reach Postgres through its Unix socket
+    #[arg(long)]
+    pub(crate) unix_socket: bool,
+}
+
+/// What librdkafka compresses with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Codec {
+    None,
+    Lz4,
+    Snappy,
+    Gzip,
+    Zstd,
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+            Self::Snappy => "snappy",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partitions, compression, unix_socket } = self;
+        let socket = if *unix_socket { "a Unix socket" } else { "TCP" };
+        let plural = if *partitions == 1 { "" } else { "s" };
+        write!(f, "{socket}, {partitions} partition{plural}, {compression}")
+    }
+}
+
 pub(crate) struct Setting {
     pub(crate) version: Version,
     pub(crate) postgres: Postgres,
     pub(crate) kafka: Kafka,
     outboxd: PathBuf,
+    pub(crate) via: Via,
     limits: String,
     kafka_options: String,
 }
@@ -72,6 +121,7 @@ impl Setting {
             postgres,
             kafka,
             outboxd,
+            via: options.via,
             limits: options.limit.join("\n"),
             kafka_options: options.kafka_option.join("\n"),
         })
@@ -89,23 +139,37 @@ impl Setting {
     /// stands for the HTTP address.
     pub(crate) fn config(&self, sources: &[Source]) -> String {
         let mut text = String::new();
+        let first = sources.first();
         for source in sources {
-            let Source { name, database, mark, .. } = source;
+            let Source { name, mark, .. } = source;
             text.push_str(&format!(
                 "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{}\"\n\
                  mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n",
-                self.postgres.url(database),
+                self.url(source),
                 source.topic(),
                 self.limits
             ));
         }
         text + &format!(
             "[kafka]\nbrokers = \"{}\"\nposition_topic = \"positions\"\ndelivery = \"{}\"\n\
-             [kafka.options]\n{}\n[http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
+             [kafka.options]\n\"compression.type\" = \"{}\"\n{}\n[http]\nlisten = \"{{http}}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n",
             self.kafka.brokers(),
-            sources.first().map_or(EXACTLY_ONCE, |source| source.delivery),
+            first.map_or(EXACTLY_ONCE, |source| source.delivery),
+            first.map_or(self.via, |source| self.via(source)).compression,
             self.kafka_options
         )
+    }
+
+    fn via(&self, source: &Source) -> Via {
+        source.via.unwrap_or(self.via)
+    }
+
+    fn url(&self, source: &Source) -> String {
+        let url = self.postgres.url(&source.database);
+        match self.postgres.socket_dir() {
+            Ok(directory) if self.via(source).unix_socket => format!("{url}?host={}", directory.display()),
+            _ => url,
+        }
     }
 
     /// The program.
@@ -150,7 +214,7 @@ impl Setting {
             source.slot()
         );
         client.batch_execute(&publication).await?;
-        self.kafka.create_topic(&source.topic(), 3, &[]).await
+        self.kafka.create_topic(&source.topic(), self.via(source).partitions, &[]).await
     }
 
     /// Lets a daemon make slot and position, too, and ends that daemon. What is written from now on
@@ -174,12 +238,15 @@ pub(crate) struct Source {
     pub(crate) delivery: &'static str,
     /// The publication's row filter.
     pub(crate) filter: Option<String>,
+    /// As the command line says, if there is nothing here.
+    pub(crate) via: Option<Via>,
 }
 
 impl Source {
     /// A source that delivers exactly once.
     pub(crate) fn new(database: &str, name: &str, mark: &'static str) -> Self {
-        Self { name: name.to_owned(), database: database.to_owned(), mark, delivery: EXACTLY_ONCE, filter: None }
+        let (name, database) = (name.to_owned(), database.to_owned());
+        Self { name, database, mark, delivery: EXACTLY_ONCE, filter: None, via: None }
     }
 
     pub(crate) fn topic(&self) -> String {
