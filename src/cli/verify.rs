@@ -44,6 +44,10 @@ pub(super) struct VerifyArgs {
     /// By created_at, an inversion up to this is no difference: transactions may overlap.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     order_tolerance: Duration,
+    /// Compare each record's key and value with what its row makes now. A row that was changed after
+    /// its commit differs.
+    #[arg(long)]
+    content: bool,
     /// Where sorting goes that does not fit into memory [default: the system's].
     #[arg(long, value_name = "DIR")]
     temp_dir: Option<PathBuf>,
@@ -65,6 +69,7 @@ impl VerifyArgs {
             wait: self.wait,
             order_by: self.order_by.clone(),
             order_tolerance: self.order_tolerance,
+            content: self.content,
             temp_dir: self.temp_dir.clone().unwrap_or_else(std::env::temp_dir),
             memory: self.memory,
         };

@@ -75,6 +75,11 @@ impl Seen<'_> {
         self.0.key()
     }
 
+    #[must_use]
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        self.0.payload()
+    }
+
     /// The time that its producer gave it, in milliseconds since the Unix epoch; `None` when the
     /// broker set its own.
     #[must_use]

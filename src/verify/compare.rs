@@ -114,6 +114,7 @@ pub(super) fn compare(subject: &Subject, mut entries: Sorted, order: Sorter, mem
         source: source.name.clone(),
         unmarked: (source.mark != Mark::None).then_some(0),
         unknown: (source.mark != Mark::Delete).then_some(0),
+        differing: subject.content.then_some(0),
         ..Report::default()
     };
     let reports = subject.sources.iter().map(report).collect();
@@ -163,6 +164,7 @@ impl Comparison<'_> {
             self.dead_lettered(row.source, self.subject.table(&row), record);
         } else {
             self.judge_order(record, row.source, Some(row.table), row.order)?;
+            self.judge_content(record, row);
         }
         let marks = self.subject.sources.get(usize::from(row.source)).is_some_and(|rules| rules.mark != Mark::None);
         if marks && !row.marked {
@@ -227,6 +229,23 @@ impl Comparison<'_> {
         self.scratch.clear();
         OrderEntry { place: record.place, key, scope, value, source, table, id }.write(&mut self.scratch);
         self.out.order.push(&self.scratch).map_err(disk)
+    }
+
+    /// Compares what the record holds with what its row makes now. Where rows of two tables share id
+    /// and topic, nobody knows whose record it is.
+    fn judge_content(&mut self, record: RecordEntry, row: RowEntry) {
+        let (Some(holds), Some(should)) = (record.content, row.content) else { return };
+        if holds == should || self.rows.len() > 1 {
+            return;
+        }
+        let (subject, id) = (self.subject, entry::split_match(&self.key).id);
+        let Some(report) = self.out.reports.get_mut(usize::from(row.source)) else { return };
+        report.count(Kind::Differing, || {
+            let mut offender = subject.offender(Kind::Differing, id);
+            offender.table = subject.table(&row);
+            offender.place = Some(subject.place(record.place));
+            offender
+        });
     }
 
     fn duplicated(&mut self, source: u16, table: Option<String>, record: RecordEntry, first: RecordEntry) {

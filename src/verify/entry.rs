@@ -1,8 +1,8 @@
 //! Rows and records as byte strings. Their order puts together what belongs together.
 //!
 //! ```text
-//!   match:  id ─ topic ─ 0 = row ───── source, table, flags, order value
-//!                      └ 1 = record ── place (topic, partition, offset), flags, time, key's hash
+//!   match:  id ─ topic ─ 0 = row ───── source, table, flags, order value, content's hash
+//!                      └ 1 = record ── place (topic, partition, offset), flags, time, hashes of key, content
 //!   order:  topic ─ partition ─ hash of the key ─ scope ─ offset ─ order value, source, table, id
 //! ```
 //!
@@ -52,6 +52,8 @@ pub(super) struct RowEntry {
     /// The row may have a record or not: it has no creation time, and `--since` is asked for.
     pub(super) optional: bool,
     pub(super) order: Option<OrderValue>,
+    /// What its record should hold, where that is asked for and the row tells it.
+    pub(super) content: Option<ContentHash>,
 }
 
 /// A record of a topic.
@@ -64,6 +66,8 @@ pub(super) struct RecordEntry {
     pub(super) created: Option<i64>,
     /// The hash of its key. `None` is Kafka's null, which has no order.
     pub(super) key: Option<KeyHash>,
+    /// What it holds, where that is asked for.
+    pub(super) content: Option<ContentHash>,
 }
 
 /// Stands for a key. Keys can be long, and the audit only compares them.
@@ -72,6 +76,21 @@ pub(super) type KeyHash = [u8; 16];
 pub(super) fn key_hash(key: &[u8]) -> KeyHash {
     let mut hash = [0; 16];
     hash.copy_from_slice(&Sha256::digest(key)[..16]);
+    hash
+}
+
+/// Stands for the key and the value of a record.
+pub(super) type ContentHash = [u8; 16];
+
+pub(super) fn content_hash(key: Option<&[u8]>, value: Option<&[u8]>) -> ContentHash {
+    let mut digest = Sha256::new();
+    for part in [key, value] {
+        // A length tells where the part ends. No part has this one, which stands for Kafka's null.
+        digest.update(part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());
+        digest.update(part.unwrap_or_default());
+    }
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&digest.finalize()[..16]);
     hash
 }
 
@@ -96,10 +115,12 @@ impl RowEntry {
         out.push(0);
         out.extend_from_slice(&self.source.to_be_bytes());
         out.extend_from_slice(&self.table.to_be_bytes());
-        out.push(u8::from(self.marked) | u8::from(self.optional) << 1 | u8::from(self.order.is_some()) << 2);
+        let flags = [self.marked, self.optional, self.order.is_some(), self.content.is_some()];
+        out.push(packed(flags));
         if let Some(order) = self.order {
             out.extend_from_slice(&order.to_be_bytes());
         }
+        out.extend_from_slice(self.content.as_ref().map_or(&[], <[u8; 16]>::as_slice));
     }
 }
 
@@ -111,14 +132,19 @@ impl RecordEntry {
         out.extend_from_slice(&self.place.topic.to_be_bytes());
         out.extend_from_slice(&self.place.partition.to_be_bytes());
         out.extend_from_slice(&self.place.offset.to_be_bytes());
-        out.push(u8::from(self.dead) | u8::from(self.created.is_some()) << 1 | u8::from(self.key.is_some()) << 2);
+        out.push(packed([self.dead, self.created.is_some(), self.key.is_some(), self.content.is_some()]));
         if let Some(created) = self.created {
             out.extend_from_slice(&created.to_be_bytes());
         }
-        if let Some(key) = self.key {
-            out.extend_from_slice(&key);
+        for hash in [self.key, self.content].iter().flatten() {
+            out.extend_from_slice(hash);
         }
     }
+}
+
+/// The flags as the bits of a byte, the first one as the lowest.
+fn packed(flags: [bool; 4]) -> u8 {
+    flags.iter().rev().fold(0, |byte, flag| byte << 1 | u8::from(*flag))
 }
 
 /// How many bytes of a match entry hold its id and its topic.
@@ -141,7 +167,8 @@ pub(super) fn read(rest: &[u8]) -> Option<Entry> {
             let (source, table) = (u16::from_be_bytes(bytes.take()?), u16::from_be_bytes(bytes.take()?));
             let [flags] = bytes.take()?;
             let order = if flags & 4 != 0 { Some(u128::from_be_bytes(bytes.take()?)) } else { None };
-            Entry::Row(RowEntry { source, table, marked: flags & 1 != 0, optional: flags & 2 != 0, order })
+            let content = if flags & 8 != 0 { Some(bytes.take()?) } else { None };
+            Entry::Row(RowEntry { source, table, marked: flags & 1 != 0, optional: flags & 2 != 0, order, content })
         }
         _ => {
             let (topic, partition) = (u32::from_be_bytes(bytes.take()?), u32::from_be_bytes(bytes.take()?));
@@ -149,7 +176,8 @@ pub(super) fn read(rest: &[u8]) -> Option<Entry> {
             let [flags] = bytes.take()?;
             let created = if flags & 2 != 0 { Some(i64::from_be_bytes(bytes.take()?)) } else { None };
             let key = if flags & 4 != 0 { Some(bytes.take()?) } else { None };
-            Entry::Record(RecordEntry { place, dead: flags & 1 != 0, created, key })
+            let content = if flags & 8 != 0 { Some(bytes.take()?) } else { None };
+            Entry::Record(RecordEntry { place, dead: flags & 1 != 0, created, key, content })
         }
     })
 }
@@ -224,12 +252,14 @@ mod tests {
 
     #[test]
     fn a_row_comes_before_its_records_and_both_read_back() {
-        let row = RowEntry { source: 3, table: 2, marked: true, optional: false, order: Some(order_value(-5)) };
+        let (order, content) = (Some(order_value(-5)), Some(content_hash(None, Some(b"v"))));
+        let row = RowEntry { source: 3, table: 2, marked: true, optional: false, order, content };
         let record = RecordEntry {
             place: Place { topic: 9, partition: 1, offset: 77 },
             dead: true,
             created: Some(-1),
             key: Some(key_hash(b"k")),
+            content: Some(content_hash(Some(b"k"), None)),
         };
         let id = id_of("event-1");
         let event = EventKey { id: &id, meant_for: 7 };
@@ -242,10 +272,27 @@ mod tests {
         assert_eq!(split_match(&first[..length]), event);
         assert_eq!(read(&first[length..]), Some(Entry::Row(row)));
         assert_eq!(read(&second[length..]), Some(Entry::Record(record)));
-        let bare = RecordEntry { created: None, key: None, dead: false, ..record };
+        let bare = RecordEntry { created: None, key: None, content: None, dead: false, ..record };
         second.clear();
         bare.write(event, &mut second);
         assert_eq!(read(&second[length..]), Some(Entry::Record(bare)));
+    }
+
+    #[test]
+    fn contents_that_differ_in_any_way_have_another_hash() {
+        let contents = [
+            (None, None),
+            (Some(""), None),
+            (None, Some("")),
+            (Some("ab"), Some("c")),
+            (Some("a"), Some("bc")),
+            (Some("abc"), Some("")),
+        ];
+        let hash = |(key, value): &(Option<&str>, Option<&str>)| {
+            content_hash(key.map(str::as_bytes), value.map(str::as_bytes))
+        };
+        let hashes: std::collections::BTreeSet<_> = contents.iter().map(hash).collect();
+        assert_eq!(hashes.len(), contents.len());
     }
 
     #[test]

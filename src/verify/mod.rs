@@ -24,6 +24,7 @@
 
 mod again;
 pub(crate) mod compare;
+mod content;
 mod entry;
 mod id;
 mod order;
@@ -89,6 +90,8 @@ pub(crate) struct Options {
     pub(crate) order_by: Option<String>,
     /// Without such a column, an inversion of creation times up to this is no difference.
     pub(crate) order_tolerance: Duration,
+    /// Compare what records hold with what their rows make.
+    pub(crate) content: bool,
     /// Where sorted runs go.
     pub(crate) temp_dir: PathBuf,
     /// Bytes that are sorted in memory.
@@ -105,8 +108,8 @@ pub(crate) async fn audit(config: &Config, options: &Options, progress: &Progres
     let (chosen, others) = choose(config, options)?;
     // This comes before anything that takes long: a full disk shows later, a wrong directory now.
     tempfile::tempfile_in(&options.temp_dir).map_err(disk)?;
-    let cluster = Cluster::open(&config.kafka, options.since)?;
-    let sources = open_sources(&chosen, options).await?;
+    let cluster = Cluster::open(&config.kafka, options.since, options.content)?;
+    let sources = open_sources(&chosen, options, &config.kafka.position_topic).await?;
     let audit = Audit { config, options, progress, chosen, others, cluster, sources };
     let outcome = audit.run().await;
     progress.end();
@@ -134,12 +137,18 @@ fn order_by<'a>(source: &'a Source, options: &'a Options) -> Option<&'a str> {
 }
 
 /// One snapshot for each source.
-async fn open_sources<'c>(chosen: &[&'c Source], options: &'c Options) -> Result<Vec<OpenSource<'c>>> {
+async fn open_sources<'c>(
+    chosen: &[&'c Source],
+    options: &'c Options,
+    position_topic: &'c str,
+) -> Result<Vec<OpenSource<'c>>> {
     let mut sources = Vec::with_capacity(chosen.len());
     for (number, source) in (0..).zip(chosen) {
-        let shape = Shape { source, order_by: order_by(source, options), since: options.since };
-        let open =
-            OpenSource::open(number, shape).await.map_err(|error| error.about(format_args!("source {}", source.name)));
+        let Options { since, content, .. } = *options;
+        let shape = Shape { source, order_by: order_by(source, options), since, content };
+        let open = OpenSource::open(number, shape, position_topic)
+            .await
+            .map_err(|error| error.about(format_args!("source {}", source.name)));
         sources.push(open?);
     }
     Ok(sources)
@@ -197,7 +206,12 @@ impl Audit<'_> {
         let plan = plan::plan(&setting, &mut numbers);
         let Plan { rules, mut read, notes, judges_unknown } = plan;
         self.add_spans(&mut read, &mut spans, &existing).await?;
-        let subject = Subject { sources: self.rules(), topics: rules, since: self.options.since.is_some() };
+        let subject = Subject {
+            sources: self.rules(),
+            topics: rules,
+            since: self.options.since.is_some(),
+            content: self.options.content,
+        };
         let records = self.read(read, sorter, numbers).await?;
         let ReadRecords { sink, numbers, topics, notes: of_reading, trimmed } = records;
 
@@ -333,6 +347,11 @@ impl Audit<'_> {
                 report.note(format!(
                     "{left_out} differences of all sources were counted without a second look: there were more than --memory holds"
                 ));
+            }
+            if report.differing.is_some_and(|differing| differing > 0) {
+                let text = "a row that was changed after its commit differs from its record, and so does every row from before \
+                            a change of the mapping";
+                report.note(text.to_owned());
             }
             if report.missing > 0 && self.options.since.is_none() {
                 if open.config.backfill == Backfill::None {

@@ -51,6 +51,8 @@ pub(super) struct Shape<'a> {
     pub(super) order_by: Option<&'a str>,
     /// Milliseconds since the Unix epoch.
     pub(super) since: Option<i64>,
+    /// Read what the row's record is made of.
+    pub(super) content: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +84,7 @@ impl RowQuery {
         row_filter: Option<&str>,
         shape: Shape<'_>,
     ) -> Result<Self> {
-        let Shape { source: config, order_by, since } = shape;
+        let Shape { source: config, order_by, since, content } = shape;
         let columns = &config.mapping.columns;
         let id = info.needed_column(&columns.id)?;
         let topic = config.mapping.topic.constant();
@@ -95,8 +97,9 @@ impl RowQuery {
             Mark::Delete | Mark::None => "false".to_owned(),
         };
         let Since { young, undated } = Since::of(info, &columns.created_at, since)?;
+        let values = if content { content_sql(info) } else { "NULL::text[]".to_owned() };
         let select = format!(
-            "SELECT {} AS i, {topic_sql} AS t, {} AS o, {marked} AS m, {undated} AS n FROM {} t",
+            "SELECT {} AS i, {topic_sql} AS t, {} AS o, {marked} AS m, {undated} AS n, {values} AS v FROM {} t",
             id_sql(id),
             order.sql,
             info.sql_name()
@@ -158,9 +161,15 @@ impl RowQuery {
         };
         let order = self.order.zip(raw(2)).and_then(|(column, bytes)| column.value(bytes, self.mark));
         let (source, table) = (self.source, self.table);
-        let entry = RowEntry { source, table, marked: row.get(3), optional: row.get(4), order };
+        let entry = RowEntry { source, table, marked: row.get(3), optional: row.get(4), order, content: None };
         ReadRow { entry, topic }
     }
+}
+
+/// What the row's record is made of, if that was asked for.
+pub(super) fn values(row: &Row) -> Option<Vec<Option<&[u8]>>> {
+    let values = row.get::<_, Option<Vec<Option<Raw<'_>>>>>(5)?;
+    Some(values.into_iter().map(|value| value.map(|raw| raw.0)).collect())
 }
 
 /// A value as the server sent it.
@@ -214,6 +223,12 @@ fn id_sql(id: &ColumnInfo) -> String {
         Some(Type::UUID) => name,
         _ => text_sql("t", id),
     }
+}
+
+/// The values of the published columns, as pgoutput would send them.
+fn content_sql(info: &TableInfo) -> String {
+    let values: Vec<_> = info.published_columns().map(|column| text_sql("t", column)).collect();
+    format!("ARRAY[{}]::text[]", values.join(", "))
 }
 
 fn template_sql(info: &TableInfo, source: &Source) -> Result<String> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    entry::{NO_TOPIC, Place, RecordEntry, key_hash},
+    entry::{NO_TOPIC, Place, RecordEntry, content_hash, key_hash},
     id,
     progress::Progress,
     routes::TopicNumbers,
@@ -61,6 +61,8 @@ pub(super) struct Cluster {
     reader: Arc<TopicReader>,
     /// Milliseconds since the Unix epoch.
     since: Option<i64>,
+    /// Whether what the records hold matters.
+    content: bool,
 }
 
 /// A record and what it is matched by.
@@ -72,8 +74,8 @@ pub(super) struct Match<'k> {
 }
 
 impl Cluster {
-    pub(super) fn open(kafka: &Kafka, since: Option<i64>) -> Result<Self> {
-        Ok(Self { reader: Arc::new(TopicReader::open(kafka, "verify")?), since })
+    pub(super) fn open(kafka: &Kafka, since: Option<i64>, content: bool) -> Result<Self> {
+        Ok(Self { reader: Arc::new(TopicReader::open(kafka, "verify")?), since, content })
     }
 
     /// Every topic with its partitions.
@@ -125,7 +127,10 @@ impl Cluster {
                 if unsaid >= 1_000 {
                     progress.add(std::mem::take(&mut unsaid));
                 }
-                let record = entry_of(seen, topic);
+                let mut record = entry_of(seen, topic);
+                if cluster.content && !topic.dead {
+                    record.content = Some(content_hash(seen.key(), seen.value()));
+                }
                 if let (Some(created), Some(since)) = (record.created, cluster.since)
                     && created < since
                 {
@@ -193,6 +198,7 @@ fn entry_of(seen: &Seen<'_>, topic: &TopicToRead) -> RecordEntry {
         // A dead letter carries the time of sending.
         created: if topic.dead { None } else { event_time(seen) },
         key: seen.key().map(key_hash),
+        content: None,
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Outcome {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) source: String,
-    /// Nothing is missing, duplicated, out of order, unmarked or unknown.
+    /// Nothing is missing, duplicated, out of order, unmarked, unknown or differing.
     pub(crate) clean: bool,
     /// Rows that were looked at.
     pub(crate) rows: u64,
@@ -39,6 +39,9 @@ pub(crate) struct Report {
     pub(crate) unmarked: Option<u64>,
     /// Records whose row is not there.
     pub(crate) unknown: Option<u64>,
+    /// Records whose key or value is not what their row makes now. Judged only where that is asked
+    /// for.
+    pub(crate) differing: Option<u64>,
     /// Rows that are in a dead-letter topic. That is no difference.
     pub(crate) dead_lettered: u64,
     /// The first of each kind.
@@ -61,6 +64,8 @@ pub(crate) enum Kind {
     Unmarked,
     /// A record whose row is not there.
     Unknown,
+    /// A record whose key or value is not what its row makes now.
+    Differing,
     /// A row in a dead-letter topic. That is no difference.
     DeadLettered,
 }
@@ -89,6 +94,7 @@ impl Report {
             Kind::OutOfOrder => self.out_of_order += 1,
             Kind::Unmarked => *self.unmarked.get_or_insert(0) += 1,
             Kind::Unknown => *self.unknown.get_or_insert(0) += 1,
+            Kind::Differing => *self.differing.get_or_insert(0) += 1,
             Kind::DeadLettered => self.dead_lettered += 1,
         }
         if self.offenders.iter().filter(|offender| offender.kind == kind).count() < NAMED {
@@ -104,7 +110,7 @@ impl Report {
     }
 
     fn differences(&self) -> u64 {
-        let may_be_unjudged = self.unmarked.unwrap_or(0) + self.unknown.unwrap_or(0);
+        let may_be_unjudged = self.unmarked.unwrap_or(0) + self.unknown.unwrap_or(0) + self.differing.unwrap_or(0);
         self.missing + self.duplicated + self.out_of_order + may_be_unjudged
     }
 }
@@ -146,6 +152,7 @@ impl Report {
             ("out of order", grouped(self.out_of_order)),
             ("unmarked", judged(self.unmarked)),
             ("unknown", judged(self.unknown)),
+            ("differing", judged(self.differing)),
             ("dead-lettered", grouped(self.dead_lettered)),
         ];
         for (name, number) in lines {
@@ -170,6 +177,7 @@ impl std::fmt::Display for Offender {
             Kind::OutOfOrder => ("out of order", "at"),
             Kind::Unmarked => ("unmarked", "at"),
             Kind::Unknown => ("unknown", "at"),
+            Kind::Differing => ("differing", "at"),
             Kind::DeadLettered => ("dead-lettered", "at"),
         };
         write!(f, "{kind}:")?;

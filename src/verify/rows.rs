@@ -5,10 +5,11 @@ use std::time::Instant;
 use tokio_postgres::types::Type;
 
 use super::{
+    content::Contents,
     disk,
     entry::{EventKey, RowEntry},
     progress::Progress,
-    query::{RowQuery, Shape},
+    query::{self, RowQuery, Shape},
     routes::TopicNumbers,
     sort::Sorter,
 };
@@ -28,7 +29,12 @@ use crate::{
 };
 
 /// Rows that the server sends at a time: a few MiB.
-const FETCH: u64 = 10_000;
+const FETCH: usize = 10_000;
+
+/// Where whole rows are read, so many bytes come at a time. The first rows may be large as well, so
+/// their number begins small.
+const FETCH_BYTES: usize = 4 << 20;
+const FETCH_FIRST: usize = 16;
 
 /// A source whose rows can be read. Its snapshot lives until [`OpenSource::end_snapshot`].
 pub(super) struct OpenSource<'c> {
@@ -36,6 +42,10 @@ pub(super) struct OpenSource<'c> {
     pub(super) tables: Vec<TableInfo>,
     queries: Vec<RowQuery>,
     session: SqlSession,
+    /// The position topic, to which no record goes.
+    position_topic: &'c str,
+    /// Whether records are compared with what their rows make.
+    content: bool,
 }
 
 /// Rows of one table that are asked for by their ids.
@@ -49,7 +59,7 @@ pub(super) struct Asked<'a> {
 
 impl<'c> OpenSource<'c> {
     /// Connects, takes the snapshot and looks at the tables within it.
-    pub(super) async fn open(number: u16, shape: Shape<'c>) -> Result<Self> {
+    pub(super) async fn open(number: u16, shape: Shape<'c>, position_topic: &'c str) -> Result<Self> {
         let config = shape.source;
         let session = ConnectOptions::of(config).sql("verify").await?;
         // Row security must fail an audit, not hide rows from it. The planner must plan for the
@@ -74,7 +84,7 @@ impl<'c> OpenSource<'c> {
             };
             queries.push(RowQuery::new(number, table, info, filter, shape)?);
         }
-        Ok(Self { config, tables, queries, session })
+        Ok(Self { config, tables, queries, session, position_topic, content: shape.content })
     }
 
     /// About how many rows there are, by the planner's statistics.
@@ -95,24 +105,37 @@ impl<'c> OpenSource<'c> {
         mut routed: impl FnMut(u32),
     ) -> Result<()> {
         let (mut id, mut entry) = (Vec::new(), Vec::new());
-        for (query, table) in self.queries.iter().zip(&self.tables) {
+        let mut contents = match self.content {
+            true => Some(Contents::new(self.config, &self.tables, self.position_topic)?),
+            false => None,
+        };
+        for (number, (query, table)) in self.queries.iter().zip(&self.tables).enumerate() {
             let name = quote_qualified(&table.schema, &table.name);
             let reading = format!("read the rows of {name}");
             let declare = format!("DECLARE outboxd_verify NO SCROLL CURSOR FOR {}", query.all());
             self.session.batch_execute(&declare).await.map_err(failed(&reading))?;
+            let mut limit = if self.content { FETCH_FIRST } else { FETCH };
             loop {
-                let fetch = format!("FETCH FORWARD {FETCH} FROM outboxd_verify");
+                let (asked, mut bytes) = (limit, 0);
+                let fetch = format!("FETCH FORWARD {asked} FROM outboxd_verify");
                 let rows = self.session.query_typed(&fetch, &[]).await.map_err(failed(&reading))?;
                 for row in &rows {
-                    let read = query.read(row, topics, &mut id);
+                    let mut read = query.read(row, topics, &mut id);
+                    if let (Some(contents), Some(values)) = (&mut contents, query::values(row)) {
+                        bytes += values.iter().flatten().map(|value| value.len()).sum::<usize>();
+                        read.entry.content = contents.of(number, values)?;
+                    }
                     routed(read.topic);
                     entry.clear();
                     read.entry.write(EventKey { id: &id, meant_for: read.topic }, &mut entry);
                     sorter.push(&entry).map_err(disk)?;
                 }
                 progress.add(rows.len() as u64);
-                if (rows.len() as u64) < FETCH {
+                if rows.len() < asked {
                     break;
+                }
+                if self.content {
+                    limit = next_fetch(asked, bytes);
                 }
             }
             self.session.batch_execute("CLOSE outboxd_verify").await.map_err(failed(&reading))?;
@@ -154,6 +177,12 @@ impl<'c> OpenSource<'c> {
         }
         Ok(())
     }
+}
+
+/// How many rows to ask for after these, which had so many bytes.
+fn next_fetch(rows: usize, bytes: usize) -> usize {
+    let row = bytes / rows.max(1);
+    (FETCH_BYTES / row.max(1)).clamp(1, FETCH.min(2 * rows))
 }
 
 fn failed(what: &str) -> impl FnOnce(tokio_postgres::Error) -> Error {

@@ -15,6 +15,8 @@ pub(super) struct Subject {
     /// The audit looks only at rows and records from a moment on. Then it cannot call a record
     /// without a creation time unknown: its row may be older.
     pub(super) since: bool,
+    /// What records hold is compared with what their rows make.
+    pub(super) content: bool,
 }
 
 /// What is judged of a source.

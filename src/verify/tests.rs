@@ -22,7 +22,7 @@ fn subject(mark: Mark, tolerance: u128) -> Subject {
     let own = if mark == Mark::Delete { Strangers::Gone } else { Strangers::Unknown };
     let topic = |name: &str, strangers| TopicRules { name: name.into(), owner: Some(0), strangers };
     let topics = vec![topic("own", own), topic("shared", Strangers::Elsewhere), topic("own.dead-letter", own)];
-    Subject { sources: vec![source], topics, since: false }
+    Subject { sources: vec![source], topics, since: false, content: false }
 }
 
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ fn outcome(subject: &Subject, rows: &[Row], records: &[Record], memory: usize) -
     for row in rows {
         bytes.clear();
         let (source, table, order) = (0, u16::from(row.id) % 2, Some(order_value(row.created)));
-        let entry = RowEntry { source, table, marked: row.marked, optional: false, order };
+        let entry = RowEntry { source, table, marked: row.marked, optional: false, order, content: None };
         entry.write(EventKey { id: &event_id(row.id), meant_for: row.topic }, &mut bytes);
         sorter.push(&bytes).unwrap();
     }
@@ -69,7 +69,7 @@ fn outcome(subject: &Subject, rows: &[Row], records: &[Record], memory: usize) -
         let topic = if record.dead { 2 } else { record.topic };
         let key = Some(key_hash(&[record.key]));
         let place = Place { topic, partition: 0, offset };
-        let entry = RecordEntry { place, dead: record.dead, created: None, key };
+        let entry = RecordEntry { place, dead: record.dead, created: None, key, content: None };
         entry.write(EventKey { id: &event_id(record.id), meant_for: record.topic }, &mut bytes);
         sorter.push(&bytes).unwrap();
     }

@@ -353,7 +353,7 @@ async fn the_object_has_its_documented_keys_and_bad_arguments_end_with_2() -> Re
     for (value, expected) in [
         (
             &outcome["sources"][0],
-            "clean dead_lettered duplicated inversions_within_tolerance missing notes offenders out_of_order records rows source \
+            "clean dead_lettered differing duplicated inversions_within_tolerance missing notes offenders out_of_order records rows source \
              unknown unmarked",
         ),
         (&outcome["sources"][0]["offenders"][0], "after id kind place table"),
@@ -374,5 +374,35 @@ async fn the_object_has_its_documented_keys_and_bad_arguments_end_with_2() -> Re
     let nobody = format!("127.0.0.1:{}", testbed::ports::free()?);
     let (code, out, err) = scene.command(&["verify", "--brokers", &nobody]).await?;
     assert!(code == 1 && out.is_empty() && err.contains("kafka-unreachable"), "{code}: {out}{err}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_records_hold_is_compared_where_that_is_asked_for() -> Result<()> {
+    for envelope in ["event", "payload", "cloudevents", "cloudevents-structured", "debezium"] {
+        let mut scene = Scene::shared().await?.with(&format!("envelope = \"{envelope}\""));
+        let daemon = scene.streaming().await?;
+        scene.insert(20).await?;
+        scene.wait_marked("order_outbox").await;
+        stop(&daemon).await?;
+
+        let (code, clean) = report(&scene, &["--content"]).await?;
+        assert_eq!((code, &clean["differing"], &clean["records"]), (0, &0.into(), &20.into()), "{envelope}: {clean:#}");
+
+        // One payload and one key are not what they were.
+        let change = "UPDATE order_outbox SET payload = '{\"seq\": 0}' WHERE id = (SELECT min(id::text)::uuid FROM order_outbox)";
+        scene.client.batch_execute(change).await?;
+        let change = "UPDATE order_outbox SET aggregate_id = gen_random_uuid() WHERE id = (SELECT max(id::text)::uuid FROM order_outbox)";
+        scene.client.batch_execute(change).await?;
+        let (code, found) = report(&scene, &["--content"]).await?;
+        assert_eq!((code, &found["differing"]), (1, &2.into()), "{envelope}: {found:#}");
+        let offender = &found["offenders"][0];
+        assert_eq!((&offender["kind"], &offender["table"]), (&"differing".into(), &"public.order_outbox".into()));
+        let notes = found["notes"].to_string();
+        assert!(notes.contains("changed after its commit"), "{notes}");
+
+        let (code, ids) = report(&scene, &[]).await?;
+        assert_eq!((code, &ids["differing"]), (0, &Value::Null), "{envelope}: {ids:#}");
+    }
     Ok(())
 }

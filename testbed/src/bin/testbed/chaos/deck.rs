@@ -5,19 +5,23 @@ use std::time::Duration;
 use super::fault::{Fault, Kind};
 
 pub(crate) struct Deck {
+    has_standby: bool,
     random: fastrand::Rng,
     cards: Vec<Kind>,
 }
 
 impl Deck {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { random: fastrand::Rng::with_seed(seed), cards: Vec::new() }
+    /// The deck of a run with or without a standby that can take the primary's place.
+    pub(crate) fn new(seed: u64, has_standby: bool) -> Self {
+        Self { has_standby, random: fastrand::Rng::with_seed(seed), cards: Vec::new() }
     }
 
     /// The next fault. A deck that is used up is shuffled anew.
     pub(crate) fn deal(&mut self) -> Fault {
         if self.cards.is_empty() {
-            self.cards = Kind::ALL.iter().flat_map(|&(kind, cards, ..)| std::iter::repeat_n(kind, cards)).collect();
+            let comes = |kind: &Kind| self.has_standby || *kind != Kind::FailOver;
+            let cards = Kind::ALL.iter().flat_map(|&(kind, cards, ..)| std::iter::repeat_n(kind, cards));
+            self.cards = cards.filter(comes).collect();
             self.random.shuffle(&mut self.cards);
         }
         let kind = self.cards.pop().unwrap_or(Kind::KillDaemon);
@@ -38,7 +42,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn dealt(seed: u64, faults: usize) -> Vec<String> {
-        let mut deck = Deck::new(seed);
+        let mut deck = Deck::new(seed, true);
         (0..faults)
             .map(|_| {
                 let pause = deck.pause(Duration::from_secs(1));
@@ -56,7 +60,7 @@ mod tests {
     #[test]
     fn every_kind_comes_in_every_deck() {
         let cards = Kind::ALL.iter().map(|(_, cards, ..)| cards).sum();
-        let mut deck = Deck::new(7);
+        let mut deck = Deck::new(7, true);
         for _ in 0..3 {
             let kinds: BTreeSet<Kind> = (0..cards).map(|_| deck.deal().kind).collect();
             assert_eq!(kinds.len(), Kind::ALL.len());

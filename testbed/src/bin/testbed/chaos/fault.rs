@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     ImmediateRestart,
     KillPostgres,
     PausePostgres,
+    FailOver,
     TerminateWalsender,
     TerminateMarkers,
     TerminateSessions,
@@ -59,7 +60,7 @@ pub(crate) enum Resource {
 impl Kind {
     /// Every kind, with the number of its cards in the deck, its name, and its longest duration in
     /// milliseconds.
-    pub(crate) const ALL: [(Self, usize, &'static str, u64); 30] = [
+    pub(crate) const ALL: [(Self, usize, &'static str, u64); 31] = [
         (Self::KillDaemon, 8, "daemon: kill -9", 2_000),
         (Self::StopDaemon, 5, "daemon: SIGSTOP, SIGCONT", 6_000),
         (Self::RestartDaemon, 3, "daemon: SIGTERM, restart", 1_000),
@@ -71,6 +72,7 @@ impl Kind {
         (Self::ImmediateRestart, 2, "postgres: immediate restart", 1_000),
         (Self::KillPostgres, 1, "postgres: kill -9 of all its processes, restart", 1_000),
         (Self::PausePostgres, 1, "postgres: SIGSTOP, SIGCONT", 4_000),
+        (Self::FailOver, 2, "postgres: the primary dies, its standby is promoted", 3_000),
         (Self::TerminateWalsender, 3, "postgres: walsender terminated", 0),
         (Self::TerminateMarkers, 3, "postgres: markers terminated", 0),
         (Self::TerminateSessions, 2, "postgres: every session of outboxd terminated", 0),
@@ -113,6 +115,7 @@ impl Kind {
             | Self::ImmediateRestart
             | Self::KillPostgres
             | Self::PausePostgres
+            | Self::FailOver
             | Self::TerminateWalsender
             | Self::TerminateMarkers
             | Self::TerminateSessions => Resource::Postgres,

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::{
     fault::{Fault, Kind},
     kafka,
+    servers::Ending,
     stage::{BROKERS, PATIENCE, Stage},
 };
 use crate::sources::SOURCES;
@@ -19,7 +20,7 @@ use crate::sources::SOURCES;
 const SIGTERM: i32 = 15;
 
 /// When a fast shutdown takes longer than this, a daemon delays it.
-const SHUTDOWN_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const SHUTDOWN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Returns whether the fault happened. For instance, a foreign producer cannot reach a broker that
 /// is down. An error is a failure of the run.
@@ -29,6 +30,10 @@ pub(crate) async fn inflict(stage: &Stage, fault: Fault) -> Result<bool> {
         K::KillDaemon | K::StopDaemon | K::RestartDaemon => hit_daemon(stage, fault).await?,
         K::KillBroker | K::PauseBroker | K::RestartBroker | K::PauseTwoBrokers => hit_broker(stage, fault).await?,
         K::FastRestart | K::ImmediateRestart | K::KillPostgres | K::PausePostgres => hit_postgres(stage, fault).await?,
+        K::FailOver => {
+            let ending = [Ending::Kill, Ending::Immediate, Ending::Fast][fault.choice % 3];
+            return stage.servers.fail_over(fault.lasts, ending, &stage.proxies).await;
+        }
         K::TerminateWalsender => {
             let slot = format!("outboxd_{}", SOURCES[fault.target].name);
             let query = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots \
@@ -108,7 +113,7 @@ async fn hit_broker(stage: &Stage, fault: Fault) -> Result<()> {
 }
 
 async fn hit_postgres(stage: &Stage, fault: Fault) -> Result<()> {
-    let postgres = &stage.postgres;
+    let postgres = stage.servers.primary();
     match fault.kind {
         Kind::PausePostgres => {
             postgres.pause()?;
@@ -130,14 +135,14 @@ async fn hit_postgres(stage: &Stage, fault: Fault) -> Result<()> {
 }
 
 async fn terminate(stage: &Stage, query: &str, whose: &str) -> Result<bool> {
-    let client = stage.postgres.client("postgres").await?;
+    let client = stage.servers.client("postgres").await?;
     Ok(client.query_one(query, &[&whose]).await?.get::<_, i64>(0) > 0)
 }
 
 /// Locks every unmarked row that it can get, again and again.
 async fn lock_rows(stage: &Stage, fault: Fault) -> Result<bool> {
     let source = &SOURCES[fault.target];
-    let mut client = stage.postgres.client(source.database).await?;
+    let mut client = stage.servers.client(source.database).await?;
     let lock = format!("SELECT id FROM {} WHERE published_at IS NULL FOR UPDATE SKIP LOCKED", source.table);
     let transaction = client.transaction().await?;
     let (until, mut locked) = (tokio::time::Instant::now() + fault.lasts, 0);

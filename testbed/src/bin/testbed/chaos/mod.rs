@@ -19,6 +19,7 @@ mod kafka;
 mod pair;
 mod rain;
 mod report;
+mod servers;
 mod stage;
 mod takeover;
 mod watch;

@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// Major of Postgres
     #[arg(long, default_value = "15")]
     postgres: Version,
+    /// Give Postgres (17 or later) a standby that takes its place again and again
+    #[arg(long)]
+    failover: bool,
     /// The daemon; by default the outboxd beside this program
     #[arg(long)]
     outboxd: Option<PathBuf>,
@@ -60,11 +63,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
     let timeline = Timeline::new();
     timeline.say(&format!("seed {seed}: starting Postgres, {BROKERS} brokers and {DAEMONS} daemons"));
-    let stage = Arc::new(Stage::start(&daemon_binary(arguments.outboxd.clone())?, arguments.postgres).await?);
+    let stage = Arc::new(
+        Stage::start(&daemon_binary(arguments.outboxd.clone())?, arguments.postgres, arguments.failover).await?,
+    );
     let watch = Watch::start(&stage);
     let mut run = Run {
         stage: Arc::clone(&stage),
-        deck: Deck::new(seed),
+        deck: Deck::new(seed, arguments.failover),
         timeline,
         running: JoinSet::new(),
         taken: BTreeSet::new(),
@@ -84,7 +89,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<bool> {
     let postgres = arguments.postgres.major();
     let command = format!(
         "testbed chaos run --minutes {minutes} --seed {seed} --audit-every {audit_every} --rate {rate} --pause {pause} \
-         --postgres {postgres}"
+         --postgres {postgres}{}",
+        if arguments.failover { " --failover" } else { "" }
     );
     let report = Report {
         host,

@@ -69,8 +69,9 @@ impl Report<'_> {
         format!(
             "# Chaos: outboxd {commit}, {date}\n\n`{}`\n\n\
              {cores} cores of {processor}, {memory_gib} GiB, Linux {kernel}, host {name}, load before: {load}.\n\
-             Postgres {postgres}, Kafka {} (three brokers and a controller), three daemons with all three sources, and the writers share them.\n",
+             Postgres {postgres}{}, Kafka {} (three brokers and a controller), three daemons with all three sources, and the writers share them.\n",
             self.command,
+            if self.stage.has_standby { " with a standby" } else { "" },
             testbed::artifacts::KAFKA
         )
     }

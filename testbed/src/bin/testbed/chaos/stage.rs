@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use testbed::{Daemon, Kafka, Postgres, Proxy, Version};
 
-use super::watch::wait_state;
+use super::{servers::Servers, watch::wait_state};
 use crate::sources::{SOURCES, Source};
 
 /// Instances of the daemon.
@@ -28,7 +28,9 @@ pub(crate) const MAX_PARTITIONS: usize = 8;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 pub(crate) struct Stage {
-    pub(crate) postgres: Postgres,
+    pub(crate) servers: Servers,
+    /// Whether a standby can take the primary's place.
+    pub(crate) has_standby: bool,
     pub(crate) kafka: Kafka,
     /// One proxy between each daemon and Postgres.
     pub(crate) proxies: Vec<Proxy>,
@@ -37,7 +39,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) async fn start(outboxd: &Path, version: Version) -> Result<Self> {
+    pub(crate) async fn start(outboxd: &Path, version: Version, has_standby: bool) -> Result<Self> {
         let postgres = Postgres::builder(version)
             // With such frequent checkpoints a crash forgets only a little of what the slots had
             // confirmed.
@@ -61,7 +63,7 @@ impl Stage {
         let (mut proxies, mut daemons) = (Vec::new(), Vec::new());
         for _ in 0..DAEMONS {
             let proxy = Proxy::start(postgres.port()?)?;
-            let config = config(&proxy.address(), &brokers);
+            let config = config(&proxy.address(), &brokers, has_standby);
             daemons.push(Daemon::builder(outboxd)?.args(&["run", "--config", "{config}"]).config(&config).start()?);
             proxies.push(proxy);
             // The first daemon leads all sources until the first faults.
@@ -69,8 +71,12 @@ impl Stage {
                 wait_state(&daemons[0], "streaming", PATIENCE).await?;
             }
         }
+        let servers = Servers::new(postgres)?;
+        if has_standby {
+            servers.add_standby().await?;
+        }
         let partitions = std::array::from_fn(|_| AtomicUsize::new(PARTITIONS));
-        Ok(Self { postgres, kafka, proxies, daemons, partitions })
+        Ok(Self { servers, has_standby, kafka, proxies, daemons, partitions })
     }
 
     /// Ends all network faults.
@@ -102,15 +108,15 @@ impl Stage {
         for broker in 0..BROKERS {
             std::fs::copy(self.kafka.log_path(broker)?, folder.join(format!("broker-{broker}.log")))?;
         }
-        std::fs::copy(self.postgres.log_path()?, folder.join("postgres.log"))?;
+        std::fs::copy(self.servers.primary().log_path()?, folder.join("postgres.log"))?;
         Ok(())
     }
 }
 
 /// The configuration of a daemon. Kafka's bounds are shorter than the longest faults, so that
 /// commits become unknown and transactions time out.
-fn config(postgres: &str, brokers: &str) -> String {
-    let sources: String = SOURCES.iter().map(|source| section(source, postgres)).collect();
+fn config(postgres: &str, brokers: &str, failover: bool) -> String {
+    let sources: String = SOURCES.iter().map(|source| section(source, postgres, failover)).collect();
     format!(
         "{sources}[kafka]\nbrokers = \"{brokers}\"\nposition_topic = \"outboxd.chaos.positions\"\n\
          transaction_timeout = \"10s\"\ndelivery_timeout = \"4s\"\n\n\
@@ -120,11 +126,11 @@ fn config(postgres: &str, brokers: &str) -> String {
 
 /// The section of one source. All timeouts are short, so that much happens in little time. Batches
 /// are small, so that large transactions are split.
-fn section(source: &Source, postgres: &str) -> String {
+fn section(source: &Source, postgres: &str, failover: bool) -> String {
     let Source { name, database, table, .. } = source;
     format!(
         "[[source]]\nname = \"{name}\"\nurl = \"postgres://outboxd@{postgres}/{database}\"\ntables = [\"{table}\"]\n\
-         [source.limits]\nbatch_rows = 1000\n\
+         failover = {failover}\n[source.limits]\nbatch_rows = 1000\n\
          [source.timeouts]\nstatus = \"300ms\"\nconnect = \"3s\"\nstatement = \"10s\"\nlock = \"2s\"\n\
          idle_advance = \"1s\"\nbackoff_max = \"2s\"\n\n"
     )

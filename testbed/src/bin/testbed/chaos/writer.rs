@@ -61,7 +61,7 @@ impl Writers {
             let random = fastrand::Rng::with_seed(seed ^ (tasks.len() as u64 + 1));
             let writer = Writer {
                 source,
-                url: stage.postgres.superuser_url(source.database),
+                url: stage.servers.url(source.database),
                 pause,
                 random,
                 keys: std::array::from_fn(|_| Uuid::new_v4()),
