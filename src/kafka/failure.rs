@@ -16,17 +16,29 @@ pub enum PublishFailure {
     Unknown(Error),
     /// It was not committed and never will be. Nobody asked the coordinator for more than to abort.
     Aborted(Error),
+    /// It was not committed, and a broker refused records together: one of them is at fault, or
+    /// they are too many. The producer searches at once, so nobody else meets this.
+    Suspected {
+        /// Indexes in the batch, ascending.
+        rows: Vec<usize>,
+        /// As in [`PublishFailure::Rejected`].
+        error: Error,
+    },
     /// It was not committed, and the rows themselves are the cause.
     Rejected {
-        /// Indexes in the batch, ascending. If `certain`, each was refused on its own; if not, at
-        /// least one of them is at fault.
+        /// Indexes in the batch, ascending. Each was refused on its own, and there may be more. With
+        /// [`Code::KafkaClock`] at least one of them was refused.
         rows: Vec<usize>,
         /// [`Code::RowTooLarge`] or [`Code::RowInvalid`]. With [`Code::KafkaClock`] only the times of
         /// the records are at fault.
         error: Error,
-        /// False when a broker refused records together. Then the caller sends them again in
-        /// smaller parts, or one by one.
-        certain: bool,
+    },
+    /// It was not committed. A broker refused records together that it takes in smaller parts.
+    Crowded {
+        /// The size of a part that it took.
+        bytes: usize,
+        /// [`Code::KafkaTransactionFailed`], with the broker's reason.
+        error: Error,
     },
 }
 
@@ -35,7 +47,8 @@ impl PublishFailure {
     #[must_use]
     pub fn error(&self) -> &Error {
         match self {
-            Self::Fenced(error) | Self::Unknown(error) | Self::Aborted(error) | Self::Rejected { error, .. } => error,
+            Self::Fenced(error) | Self::Unknown(error) | Self::Aborted(error) => error,
+            Self::Suspected { error, .. } | Self::Rejected { error, .. } | Self::Crowded { error, .. } => error,
         }
     }
 
@@ -43,7 +56,8 @@ impl PublishFailure {
     #[must_use]
     pub(crate) fn into_error(self) -> Error {
         match self {
-            Self::Fenced(error) | Self::Unknown(error) | Self::Aborted(error) | Self::Rejected { error, .. } => error,
+            Self::Fenced(error) | Self::Unknown(error) | Self::Aborted(error) => error,
+            Self::Suspected { error, .. } | Self::Rejected { error, .. } | Self::Crowded { error, .. } => error,
         }
     }
 }
@@ -111,9 +125,9 @@ pub(super) fn in_words(code: Kafka) -> String {
     format!("{words}: {code}")
 }
 
-/// The rows that are at fault. A broker refuses a request as a whole. So a fault is certain only
-/// for a record that travelled alone, or one that librdkafka itself refused.
-pub(super) fn rejected(failed: &[FailedDelivery], one_by_one: bool) -> Option<PublishFailure> {
+/// The rows that may be at fault. A broker refuses records that travel together as a whole. So the
+/// fault is certain only for a record that librdkafka itself refused.
+pub(super) fn rejected(failed: &[FailedDelivery]) -> Option<PublishFailure> {
     let (first, fault) = failed.iter().find_map(|failed| Some((failed, row_fault(failed.code)?)))?;
     let mut rows: Vec<Row> = failed.iter().filter(|f| row_fault(f.code) == Some(fault)).map(|f| f.row).collect();
     rows.sort_unstable();
@@ -126,9 +140,9 @@ pub(super) fn rejected(failed: &[FailedDelivery], one_by_one: bool) -> Option<Pu
             return Some(PublishFailure::Aborted(refused_position(&position.topic, position.code)));
         }
     }
-    let by_itself = matches!(first.code, Kafka::InvalidTopic | Kafka::UnknownPartition);
-    let certain = one_by_one || by_itself;
-    Some(PublishFailure::Rejected { rows, error, certain })
+    // A clock is no fault of one row, so nobody looks for that row.
+    let by_itself = matches!(first.code, Kafka::InvalidTopic | Kafka::UnknownPartition) || fault == Code::KafkaClock;
+    Some(if by_itself { PublishFailure::Rejected { rows, error } } else { PublishFailure::Suspected { rows, error } })
 }
 
 /// The position topic refuses a position.
@@ -206,28 +220,26 @@ mod tests {
     }
 
     #[test]
-    fn only_a_record_that_travelled_alone_is_refused_for_certain() {
+    fn records_that_were_refused_together_are_suspected() {
         let deliveries = [
             failed(Kafka::PurgeQueue, 0),
             failed(Kafka::MessageSizeTooLarge, 4),
             failed(Kafka::MessageSizeTooLarge, 2),
         ];
-        for one_by_one in [false, true] {
-            let Some(PublishFailure::Rejected { rows, error, certain }) = rejected(&deliveries, one_by_one) else {
-                panic!()
-            };
-            assert_eq!((rows, error.code(), certain), (vec![2, 4], Code::RowTooLarge, one_by_one));
-        }
-        assert!(rejected(&[failed(Kafka::UnknownTopic, 0)], true).is_none());
+        let Some(PublishFailure::Suspected { rows, error }) = rejected(&deliveries) else { panic!() };
+        assert_eq!((rows, error.code()), (vec![2, 4], Code::RowTooLarge));
+        let alone = rejected(&[failed(Kafka::UnknownPartition, 3)]);
+        assert!(matches!(alone, Some(PublishFailure::Rejected { rows, .. }) if rows == [3]));
+        assert!(rejected(&[failed(Kafka::UnknownTopic, 0)]).is_none());
     }
 
     #[test]
     fn a_refused_position_is_no_row_s_fault() {
         let alone = [failed(Kafka::PurgeQueue, 1), failed(Kafka::MessageSizeTooLarge, POSITION)];
-        let Some(PublishFailure::Aborted(error)) = rejected(&alone, true) else { panic!() };
+        let Some(PublishFailure::Aborted(error)) = rejected(&alone) else { panic!() };
         assert!(error.detail().contains("position topic events refuses"), "{error}");
         let beside = [failed(Kafka::MessageSizeTooLarge, POSITION), failed(Kafka::MessageSizeTooLarge, 3)];
-        assert!(matches!(rejected(&beside, true), Some(PublishFailure::Rejected { rows, .. }) if rows == [3]));
+        assert!(matches!(rejected(&beside), Some(PublishFailure::Suspected { rows, .. }) if rows == [3]));
     }
 
     #[test]

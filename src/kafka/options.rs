@@ -72,8 +72,8 @@ pub(super) fn producer(kafka: &Kafka, transactional_id: &str, batching: Batching
             .set("transactional.id", transactional_id)
             .set("transaction.timeout.ms", millis(kafka.transaction_timeout));
     }
-    if batching == Batching::OneByOne {
-        config.set("batch.num.messages", "1");
+    if let Batching::AtMost(bytes) = batching {
+        config.set("batch.size", bytes.clamp(1, MESSAGE_MAX_BYTES as usize).to_string());
     }
     // Rule 22: only these lines show that a commit's connection was lost. They are few, and `[log]`
     // still decides which a person sees.
@@ -239,11 +239,11 @@ mod tests {
 
     #[test]
     fn the_user_s_option_wins_over_a_default_and_never_over_a_guarantee() {
-        let config = producer(&kafka(&[("linger.ms", "7"), ("acks", "0")]), "outboxd-order-0", Batching::OneByOne);
+        let config = producer(&kafka(&[("linger.ms", "7"), ("acks", "0")]), "outboxd-order-0", Batching::AtMost(500));
         assert_eq!(config.get("linger.ms"), Some("7"));
         assert_eq!(config.get("acks"), Some("all"));
         assert_eq!(config.get("client.id"), Some("outboxd-order"));
-        assert_eq!(config.get("batch.num.messages"), Some("1"));
+        assert_eq!(config.get("batch.size"), Some("500"));
         assert_eq!(config.get("message.timeout.ms"), Some("30000"));
     }
 }

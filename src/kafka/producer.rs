@@ -6,7 +6,8 @@
 //!   begin ─▶ records ─▶ position ─▶ all acknowledged ─▶ commit ─▶ published
 //!     │         │           │              │               │
 //!     └─────────┴───────────┴──────────────┘               └─▶ Unknown, Fenced
-//!                     └─▶ abort ─▶ Aborted, Rejected, Fenced
+//!                     └─▶ abort ─▶ Aborted, Fenced
+//!                           └─▶ search ─▶ Rejected, Crowded
 //! ```
 //!
 //! With `delivery = "at-least-once"` there is no transaction. The producer sends the records, waits
@@ -18,6 +19,7 @@
 //! while messages are in flight.
 
 mod failing;
+mod search;
 
 use std::{
     sync::{
@@ -30,12 +32,14 @@ use std::{
 
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, OwnedHeaders},
+    message::{Header as NativeHeader, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 
+use failing::ABORT_WITHIN;
+
 use super::{
-    batch::{Batch, Outgoing},
+    batch::{Batch, Header, Outgoing},
     context::{POSITION, ProducerContext, Row},
     failure::{PublishFailure, code_of, explain},
     options,
@@ -55,15 +59,14 @@ const LOOK_MAX: Duration = Duration::from_millis(1);
 /// gets the caller's whole patience, since it may have to abort a predecessor's transaction.
 const NOBODY_AFTER: Duration = Duration::from_secs(5);
 
-/// How records share a request.
+/// How many records share a part of a request. A broker takes or refuses such a part as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Batching {
     /// As librdkafka packs them.
     #[default]
     Normal,
-    /// Each alone, so that a refusal names its row. It is slow, and serves to find the rows that a
-    /// broker refuses.
-    OneByOne,
+    /// So many bytes, or one record if it is larger.
+    AtMost(usize),
 }
 
 /// The record that closes a transaction.
@@ -93,7 +96,6 @@ enum State {
 pub struct Producer {
     native: BaseProducer<ProducerContext>,
     delivery: Delivery,
-    batching: Batching,
     delivery_timeout: Duration,
     cancel: Arc<AtomicBool>,
     state: State,
@@ -116,7 +118,7 @@ impl Producer {
             .create_with_context(ProducerContext::default())
             .map_err(|error| options::refused(&error))?;
         let (delivery, delivery_timeout) = (kafka.delivery, kafka.delivery_timeout);
-        Ok(Self { native, delivery, batching, delivery_timeout, cancel, state: State::Ready })
+        Ok(Self { native, delivery, delivery_timeout, cancel, state: State::Ready })
     }
 
     /// Takes the transactional.id. This fences whoever had it and aborts what they left open. With
@@ -167,10 +169,11 @@ impl Producer {
     /// As [`Producer::publish`].
     pub(crate) fn send<B: Batch>(&mut self, batch: &B, position: PositionRecord<'_>) -> Result<(), PublishFailure> {
         self.step(State::Ready, State::Sent)?;
-        match self.delivery {
+        let sent = match self.delivery {
             Delivery::ExactlyOnce => self.send_transaction(batch, position),
             Delivery::AtLeastOnce => self.acknowledge(batch, position),
-        }?;
+        };
+        sent.map_err(|failure| self.explained(batch, failure))?;
         self.state = State::Sent;
         Ok(())
     }
@@ -191,7 +194,7 @@ impl Producer {
     /// Gives up what was sent, because the transaction before it was not committed (rule 26).
     pub(crate) fn give_up(mut self) {
         if self.step(State::Sent, State::Spent).is_ok() && self.delivery == Delivery::ExactlyOnce {
-            self.abort();
+            let _ = self.abort(ABORT_WITHIN);
         }
     }
 
@@ -213,9 +216,11 @@ impl Producer {
             .and_then(|()| self.send_position(position))
             .and_then(|()| self.wait_acknowledged());
         if let Err(failure) = &sent
-            && !matches!(failure, PublishFailure::Fenced(_))
+            // Before it searches, the search aborts.
+            && !matches!(failure, PublishFailure::Fenced(_) | PublishFailure::Suspected { .. })
         {
-            self.abort();
+            // Nothing needs it to succeed.
+            let _ = self.abort(ABORT_WITHIN);
         }
         sent
     }
@@ -238,14 +243,23 @@ impl Producer {
             // Rule 3: only positions go to the position topic.
             if outgoing.topic == position_topic {
                 let error = Error::new(Code::RowInvalid, format!("row {row} is meant for the position topic"));
-                return Err(PublishFailure::Rejected { rows: vec![row], error, certain: true });
+                return Err(PublishFailure::Rejected { rows: vec![row], error });
             }
-            self.hand_over(record(row, outgoing)).map_err(|error| self.failed_send(row, &error))?;
-            if row % 1024 == 1023 {
-                // This takes failures and log lines.
-                self.native.poll(Duration::ZERO);
-                self.check()?;
-            }
+            self.send_row(row, outgoing)?;
+        }
+        Ok(())
+    }
+
+    fn send_row<'h>(
+        &self,
+        row: Row,
+        outgoing: Outgoing<'_, impl ExactSizeIterator<Item = Header<'h>>>,
+    ) -> Result<(), PublishFailure> {
+        self.hand_over(record(row, outgoing)).map_err(|error| self.failed_send(row, &error))?;
+        if row % 1024 == 1023 {
+            // This takes failures and log lines.
+            self.native.poll(Duration::ZERO);
+            self.check()?;
         }
         Ok(())
     }
@@ -387,7 +401,7 @@ fn retriable(error: &KafkaError) -> bool {
 
 fn record<'a, 'h>(
     row: Row,
-    outgoing: Outgoing<'a, impl ExactSizeIterator<Item = super::batch::Header<'h>>>,
+    outgoing: Outgoing<'a, impl ExactSizeIterator<Item = Header<'h>>>,
 ) -> BaseRecord<'a, [u8], [u8], Row> {
     let mut record = BaseRecord::with_opaque_to(outgoing.topic, row);
     record.key = outgoing.key;
@@ -398,7 +412,7 @@ fn record<'a, 'h>(
     if outgoing.headers.len() > 0 {
         let headers = OwnedHeaders::new_with_capacity(outgoing.headers.len());
         record.headers =
-            Some(outgoing.headers.fold(headers, |headers, (key, value)| headers.insert(Header { key, value })));
+            Some(outgoing.headers.fold(headers, |headers, (key, value)| headers.insert(NativeHeader { key, value })));
     }
     record
 }

@@ -28,12 +28,8 @@ pub(super) struct Memory {
     /// The life of the server that has shown what was published, up to this position. It is kept
     /// when rows were dropped for lack of room meanwhile, since the next session takes them again.
     pub(crate) trusted: Option<(ServerLife, Progress)>,
-    /// How records are sent. After Kafka has refused a batch they go one by one, to learn which of
-    /// them it refuses.
+    /// How many records go together. Kafka has refused more.
     pub(crate) batching: Batching,
-    /// How far batches were handed to the publisher when that batch was refused. Rows after it are
-    /// not to blame.
-    pub(super) suspected: Option<Progress>,
     /// The records that Kafka refused.
     pub(super) verdicts: Verdicts,
     /// The times that Kafka refused.
@@ -44,23 +40,20 @@ impl Memory {
     /// Learns from a failed publication. Returns whether some of its rows are to blame, so that the
     /// next session follows at once.
     pub(super) async fn learn(&mut self, kafka: &Kafka, records: &Records, failure: &PublishFailure) -> bool {
-        self.learn_rows(records, failure) || self.learn_topics(kafka, records, failure).await
+        self.learn_rows(records, failure)
+            || self.learn_size(failure)
+            || self.learn_topics(kafka, records, failure).await
     }
 
-    /// The next session gives records another time where theirs was refused. Else it finds out which
-    /// rows are to blame: it sends the same batch record by record if need be, and treats as poison
-    /// each record that Kafka refused by itself.
+    /// The next session gives records another time where theirs was refused. It treats as poison each
+    /// record that Kafka refused by itself for another reason.
     fn learn_rows(&mut self, records: &Records, failure: &PublishFailure) -> bool {
-        let PublishFailure::Rejected { rows, error, certain } = failure else { return false };
-        tracing::warn!(code = error.code().as_str(), rows = rows.len(), certain, "{}", error.detail());
+        let PublishFailure::Rejected { rows, error } = failure else { return false };
+        tracing::warn!(code = error.code().as_str(), rows = rows.len(), "{}", error.detail());
         if error.code() == Code::KafkaClock {
             let refused =
                 rows.iter().filter_map(|&row| records.get(row)).map(|record| (record.topic, record.timestamp));
             return self.times.refuse(refused, now_millis());
-        }
-        self.batching = Batching::OneByOne;
-        if !certain {
-            return true;
         }
         let mut learned = false;
         for record in rows.iter().filter_map(|&row| records.get(row)) {
@@ -68,6 +61,20 @@ impl Memory {
         }
         // A known verdict that did not help is a reason to stop. Otherwise we would try for ever.
         learned
+    }
+
+    /// The sessions to come send smaller parts, where Kafka refused records only because they went
+    /// together. The parts stay small: the topic's limit is what it was.
+    fn learn_size(&mut self, failure: &PublishFailure) -> bool {
+        let PublishFailure::Crowded { bytes, error } = failure else { return false };
+        if let Batching::AtMost(before) = self.batching
+            && before <= *bytes
+        {
+            return false;
+        }
+        tracing::warn!(code = error.code().as_str(), bytes, "sending smaller parts: {}", error.detail());
+        self.batching = Batching::AtMost(*bytes);
+        true
     }
 
     /// After a batch that lacked a topic: asks the brokers which of the batch's topics they refuse

@@ -66,9 +66,11 @@ impl Report {
     pub(super) fn failed(&self, failure: &PublishFailure) {
         self.metrics.kafka_transaction(match failure {
             PublishFailure::Unknown(_) => Outcome::Unknown,
-            PublishFailure::Fenced(_) | PublishFailure::Aborted(_) | PublishFailure::Rejected { .. } => {
-                Outcome::Aborted
-            }
+            PublishFailure::Fenced(_)
+            | PublishFailure::Aborted(_)
+            | PublishFailure::Suspected { .. }
+            | PublishFailure::Rejected { .. }
+            | PublishFailure::Crowded { .. } => Outcome::Aborted,
         });
     }
 

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     Code, Error, Lsn, Result,
     config::{Limits, Mark, Timeouts},
-    kafka::{Batching, PublishFailure},
+    kafka::PublishFailure,
     outbox::{Encoder, Records},
     postgres::{ReplicationStream, SqlSession, StandbyStatus},
     source::{position::Position, standing::SourceState},
@@ -293,16 +293,7 @@ impl<'a> Stream<'a> {
                 let oldest = self.driver.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);
                 self.driver.give_back(records);
-                self.driver.committed(batch)?;
-                let position = self.driver.machine.position();
-                let is_through = self.memory.suspected.as_ref().is_none_or(|suspected| !position.is_behind(suspected));
-                if self.memory.batching == Batching::OneByOne && is_through {
-                    // The records that were refused together have gone through one by one. The next
-                    // session goes at full speed again, whatever waits behind them.
-                    (self.memory.batching, self.memory.suspected) = (Batching::Normal, None);
-                    self.ended = Some(End::Again);
-                }
-                Ok(())
+                self.driver.committed(batch)
             }
             Event::Failed { records, failure } => self.failed(&records, failure).await,
         }
@@ -312,7 +303,6 @@ impl<'a> Stream<'a> {
     /// at once.
     async fn failed(&mut self, records: &Records, failure: PublishFailure) -> Result<()> {
         self.report.failed(&failure);
-        self.memory.suspected = Some(self.position.progress.clone());
         if !self.memory.learn(&self.context.kafka, records, &failure).await {
             return Err(failure.into_error());
         }

@@ -10,7 +10,7 @@ use rdkafka::{
     producer::{Producer as _, PurgeConfig},
 };
 
-use super::{Batching, LOOK, Producer, SLICE, retriable};
+use super::{LOOK, Producer, SLICE, retriable};
 use crate::{
     error::{Code, Error},
     kafka::{
@@ -21,26 +21,30 @@ use crate::{
 
 /// Longest wait for an abort. The abort only helps readers: the next `init_transactions` aborts,
 /// too.
-const ABORT_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const ABORT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a producer waits for the other reports once a record has failed.
 const REPORTS_WITHIN: Duration = Duration::from_millis(100);
 
 impl Producer {
-    /// Lets readers go on at once, and not only when the transaction times out. Nothing needs it to
-    /// succeed.
-    pub(super) fn abort(&self) {
+    /// Lets readers go on at once, and not only when the transaction times out. Returns whether
+    /// that succeeded.
+    pub(super) fn abort(&self, within: Duration) -> bool {
         self.native.purge(PurgeConfig::default().queue().inflight());
-        let deadline = Instant::now() + ABORT_WITHIN;
+        let deadline = Instant::now() + within;
         // The purged messages' reports must be taken before the abort can end.
         self.settle();
         while Instant::now() < deadline {
             self.native.poll(Duration::ZERO);
             match self.native.abort_transaction(SLICE) {
                 Err(error) if retriable(&error) && !self.cancelled() => {}
-                Err(error) => return tracing::debug!(%error, "the transaction was left to the next producer to abort"),
-                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "the transaction was left to the next producer to abort");
+                    return false;
+                }
+                Ok(()) => return true,
             }
         }
+        false
     }
 
     /// A record that librdkafka would not take.
@@ -54,11 +58,7 @@ impl Producer {
         match row_fault(code) {
             Some(fault) => {
                 let message = format!("row {row} of the batch was refused before sending");
-                PublishFailure::Rejected {
-                    rows: vec![row],
-                    error: Error::new(fault, message).because(in_words(code)),
-                    certain: true,
-                }
+                PublishFailure::Rejected { rows: vec![row], error: Error::new(fault, message).because(in_words(code)) }
             }
             None => self.failed_call("sending a record", error),
         }
@@ -80,7 +80,7 @@ impl Producer {
             return self.fatal(code, reason);
         }
         let failed = std::mem::take(&mut *self.native.context().failed());
-        if let Some(rejected) = rejected(&failed, self.batching == Batching::OneByOne) {
+        if let Some(rejected) = rejected(&failed) {
             return rejected;
         }
         // Purged messages failed because something else did. That is another message, or the

@@ -352,7 +352,7 @@ impl Start<'_> {
                 let Unpublished { records, failure } = *unpublished;
                 let refused = self.memory.learn(&self.context.kafka, &records, &failure).await;
                 let error = failure.into_error();
-                let again = "records were refused, and the backfill begins anew to set them aside";
+                let again = "records were refused, and the backfill begins anew with what was learned of them";
                 return Err(if refused {
                     Error::new(Code::KafkaTransactionFailed, again).because(error)
                 } else {

@@ -30,8 +30,8 @@ async fn a_batch_that_fails_half_way_shows_nothing_and_spends_its_producer() {
 
     let failure = producer.publish(&rows, source.position("2")).unwrap_err();
 
-    let PublishFailure::Rejected { rows, error, certain } = failure else { panic!("{failure:?}") };
-    assert_eq!((rows, error.code(), certain), (vec![1], Code::RowInvalid, true));
+    let PublishFailure::Rejected { rows, error } = failure else { panic!("{failure:?}") };
+    assert_eq!((rows, error.code()), (vec![1], Code::RowInvalid));
     let again = producer.publish(&Rows::default(), source.position("3")).unwrap_err();
     assert_eq!(again.error().code(), Code::Internal);
     assert_eq!(source.values().await, ["before"]);
@@ -58,7 +58,7 @@ async fn no_row_goes_to_the_position_topic() {
     let source = Source::new().await;
     let rows = Rows::of(&source.config.position_topic, &["a"]);
     let failure = source.producer().publish(&rows, source.position("1")).unwrap_err();
-    assert!(matches!(failure, PublishFailure::Rejected { certain: true, .. }), "{failure:?}");
+    assert!(matches!(failure, PublishFailure::Rejected { .. }), "{failure:?}");
     assert_eq!(source.read().await.unwrap(), None);
 }
 
@@ -85,30 +85,15 @@ async fn with_too_large_rows() -> (Source, Rows) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_the_broker_finds_too_large_are_suspected_together() {
-    let (source, rows) = with_too_large_rows().await;
-    let failure = source.producer().publish(&rows, source.position("1")).unwrap_err();
-    let PublishFailure::Rejected { rows, error, certain } = failure else { panic!("{failure:?}") };
-    assert_eq!((error.code(), certain), (Code::RowTooLarge, false));
-    assert!(rows.contains(&1) || rows.contains(&3), "{rows:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_the_broker_finds_too_large_are_known_one_by_one() {
+async fn rows_that_the_broker_finds_too_large_are_found_among_others() {
     let (source, mut rows) = with_too_large_rows().await;
-    // Several rows can be refused at once. Each refusal names its row, and the batch without these rows succeeds.
-    for _ in 0..2 {
-        match source.producer_with(Batching::OneByOne).publish(&rows, source.position("1")) {
-            Ok(_) => break,
-            Err(PublishFailure::Rejected { rows: refused, error, certain }) => {
-                assert_eq!((error.code(), certain), (Code::RowTooLarge, true));
-                assert!(refused.iter().all(|&row| rows.0[row].value.len() > 5_000), "{refused:?}");
-                for row in refused.into_iter().rev() {
-                    rows.0.remove(row);
-                }
-            }
-            Err(failure) => panic!("{failure:?}"),
-        }
+    let failure = source.producer().publish(&rows, source.position("1")).unwrap_err();
+    let PublishFailure::Rejected { rows: refused, error } = failure else { panic!("{failure:?}") };
+    assert_eq!((&refused[..], error.code()), (&[1, 3][..], Code::RowTooLarge));
+    // The search left nothing that a reader of committed records sees.
+    assert_eq!(source.values().await, Vec::<String>::new());
+    for row in refused.into_iter().rev() {
+        rows.0.remove(row);
     }
     source.producer().publish(&rows, source.position("2")).unwrap();
     assert!(source.values().await.iter().all(|value| value == "small"));
@@ -119,8 +104,19 @@ async fn a_row_beyond_what_a_request_can_hold_is_refused_before_sending() {
     let source = Source::new().await;
     let rows = Rows::sized(&source.topic, &[b"small".to_vec(), vec![b'x'; 105_000_000]]);
     let failure = source.producer().publish(&rows, source.position("1")).unwrap_err();
-    let PublishFailure::Rejected { rows, error, certain } = failure else { panic!("{failure:?}") };
-    assert_eq!((rows, error.code(), certain), (vec![1], Code::RowTooLarge, true));
+    let PublishFailure::Rejected { rows, error } = failure else { panic!("{failure:?}") };
+    assert_eq!((rows, error.code()), (vec![1], Code::RowTooLarge));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_too_large_only_together_go_in_parts_that_the_broker_takes() {
+    let (source, _) = with_too_large_rows().await;
+    let rows = Rows::sized(&source.topic, &vec![b"small".repeat(100); 40]);
+    let failure = source.producer().publish(&rows, source.position("1")).unwrap_err();
+    let PublishFailure::Crowded { bytes, .. } = failure else { panic!("{failure:?}") };
+    assert!(bytes < 5_000, "{bytes}");
+    source.producer_with(Batching::AtMost(bytes)).publish(&rows, source.position("2")).unwrap();
+    assert_eq!(source.values().await.len(), 40);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,12 +125,8 @@ async fn a_timestamp_that_the_broker_refuses_is_a_clock_s_fault() {
     let mut rows = Rows::of(&source.topic, &["a", "b", "c"]);
     rows.0[1].timestamp = Some(4_102_444_800_000);
     let failure = source.producer().publish(&rows, source.position("1")).unwrap_err();
-    let PublishFailure::Rejected { rows: suspected, error, certain } = failure else { panic!("{failure:?}") };
-    assert!(suspected.contains(&1) && !certain && error.code() == Code::KafkaClock, "{suspected:?} {error}");
-
-    let failure = source.producer_with(Batching::OneByOne).publish(&rows, source.position("1")).unwrap_err();
-    let PublishFailure::Rejected { rows, error, certain } = failure else { panic!("{failure:?}") };
-    assert_eq!((rows, error.code(), certain), (vec![1], Code::KafkaClock, true));
+    let PublishFailure::Rejected { rows: suspected, error } = failure else { panic!("{failure:?}") };
+    assert!(suspected.contains(&1) && error.code() == Code::KafkaClock, "{suspected:?} {error}");
     let text = error.detail();
     assert!(text.contains("the broker's clock") && text.contains("message.timestamp.after.max.ms"), "{text}");
 }

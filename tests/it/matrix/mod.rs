@@ -9,6 +9,7 @@ mod kafka;
 mod network;
 mod poison;
 mod postgres;
+mod refused;
 mod relays;
 pub(crate) mod restored;
 mod resumed;
