@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{
     connect::Session,
     login::{Greeting, start},
-    options::ConnectOptions,
+    options::{ConnectOptions, NO_TRANSACTION_TIMEOUT, has_transaction_timeout},
     server_error::ServerError,
     stream::ReplicationStream,
     timeline::{SystemIdentity, TimelineSwitch, parse_history},
@@ -59,7 +59,11 @@ impl Session for ReplicationClient {
     async fn open(transport: Transport, options: &ConnectOptions, _purpose: &str) -> Result<Self> {
         let (wire, greeting) = start(transport, options).await?;
         let bound = if options.statement_timeout.is_zero() { Duration::MAX } else { options.statement_timeout };
-        Ok(Self { wire, greeting, bound, busy: false })
+        let mut client = Self { wire, greeting, bound, busy: false };
+        if has_transaction_timeout(client.server_version()) {
+            client.command(NO_TRANSACTION_TIMEOUT, bound).await?;
+        }
+        Ok(client)
     }
 
     async fn is_writable(&mut self) -> Result<bool> {

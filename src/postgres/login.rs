@@ -196,7 +196,7 @@ async fn greeting(wire: &mut Wire) -> Result<Greeting> {
 }
 
 /// `15.18 (Debian …)` is 150018, `9.6.3` is 90603, `19beta1` is 190000.
-fn version_number(text: &str) -> u32 {
+pub(super) fn version_number(text: &str) -> u32 {
     let numbers: Vec<u32> = text
         .split(|c: char| !c.is_ascii_digit() && c != '.')
         .next()

@@ -92,6 +92,7 @@ impl ConnectOptions {
 
     /// Run-time parameters for what outboxd relies on, such as the text output of values. With them
     /// it is the same whatever the role's or the database's own settings are.
+    /// `docs/operating/sessions.md` goes through all of them.
     pub(super) fn session_parameters(&self) -> impl Iterator<Item = (&'static str, String)> {
         let fixed = |value: &str| value.to_owned();
         let parameters = [
@@ -103,16 +104,35 @@ impl ConnectOptions {
             // When the publication is missing, Postgres 18 goes on without it and says so only in a
             // warning.
             ("client_min_messages", fixed("warning")),
+            // The catalog prints names and expressions as it does by default.
+            ("quote_all_identifiers", fixed("off")),
+            ("standard_conforming_strings", fixed("on")),
+            // No snapshot of ours waits for a safe one, and no statement fails for what others read.
+            ("default_transaction_isolation", fixed("read committed")),
+            ("default_transaction_deferrable", fixed("off")),
             // Our sessions idle for as long as nothing happens.
             ("idle_session_timeout", fixed("0")),
             // A row that row security hides looks like one that is gone. With this the statement
             // fails instead.
             ("row_security", fixed("off")),
+            ("idle_in_transaction_session_timeout", fixed("0")),
+            // Whoever waits for a lock sets a bound of its own.
+            ("lock_timeout", fixed("0")),
             ("statement_timeout", self.statement_timeout.as_millis().to_string()),
         ];
         let in_utc = self.in_utc;
         parameters.into_iter().filter(move |(name, _)| in_utc || *name != "TimeZone")
     }
+}
+
+/// For sessions of servers that have it ([`has_transaction_timeout`]): an older server refuses a
+/// session that names it while it logs in. A walsender that relays a long transaction, and a
+/// backfill, last longer than what the role allows others.
+pub(super) const NO_TRANSACTION_TIMEOUT: &str = "SET transaction_timeout = 0";
+
+/// Whether a server of this version, as `server_version_num` has it, has `transaction_timeout`.
+pub(super) fn has_transaction_timeout(version: u32) -> bool {
+    version >= 170_000
 }
 
 #[cfg(test)]

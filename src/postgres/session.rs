@@ -18,7 +18,8 @@ use tokio_postgres::{
 use super::{
     connect::Session,
     farewell,
-    options::{self, ConnectOptions},
+    login::version_number,
+    options::{self, ConnectOptions, NO_TRANSACTION_TIMEOUT, has_transaction_timeout},
     server_error::{ServerError, sql_error},
     transport::Transport,
 };
@@ -77,6 +78,7 @@ impl Session for SqlSession {
         let config = configuration(options, purpose);
         let (client, connection) =
             config.connect_raw(transport, Secured).await.map_err(|error| sql_error("opening an SQL session", error))?;
+        let version = connection.parameter("server_version").map_or(0, version_number);
         let (end, ended) = watch::channel(None);
         let task = tokio::spawn(async move {
             let mut connection = pin!(connection);
@@ -88,7 +90,12 @@ impl Session for SqlSession {
             };
             drop(end.send(Some(ending(outcome))));
         });
-        Ok(Self { client, ended, task: Some(task) })
+        let session = Self { client, ended, task: Some(task) };
+        if has_transaction_timeout(version) {
+            let set = session.batch_execute(NO_TRANSACTION_TIMEOUT).await;
+            set.map_err(|error| sql_error("setting up an SQL session", error))?;
+        }
+        Ok(session)
     }
 
     async fn is_writable(&mut self) -> Result<bool> {
@@ -126,11 +133,10 @@ fn configuration(options: &ConnectOptions, purpose: &str) -> Config {
     if let Some(password) = &options.password {
         config.password(password.expose());
     }
-    // The library has no other way to set parameters. None of these values holds a space. Ours come
-    // last and win.
+    // The library has no other way to set parameters. Ours come last and win.
     let mut parameters = options.options.clone().unwrap_or_default();
     for (name, value) in options.session_parameters() {
-        parameters.push_str(&format!(" -c {name}={value}"));
+        parameters.push_str(&format!(" -c {name}={}", value.replace(' ', "\\ ")));
     }
     config.options(parameters);
     config

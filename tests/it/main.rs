@@ -21,6 +21,7 @@ mod retention;
 mod runbook;
 mod scene;
 mod sessions;
+mod settings;
 mod setup;
 mod sources;
 mod status;
