@@ -17,7 +17,6 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio::{
     sync::{Notify, mpsc},
-    task::JoinHandle,
     time::{sleep, timeout},
 };
 
@@ -27,6 +26,7 @@ use crate::{
     postgres::{
         SqlSession,
         catalog::{TableInfo, server, tables},
+        farewell::Task,
         sqlstate,
     },
     source::{compare::require_same_publication, publication},
@@ -88,7 +88,7 @@ impl Look {
 
 /// The task that looks. It ends with the first look that finds something, and when this is dropped.
 pub(super) struct Looks {
-    task: JoinHandle<()>,
+    task: Task,
     found: mpsc::Receiver<Result<Lsn>>,
     hurry: Arc<Notify>,
 }
@@ -98,7 +98,7 @@ impl Looks {
         let (tell, found) = mpsc::channel(1);
         let hurry = Arc::new(Notify::new());
         let hurried = Arc::clone(&hurry);
-        let task = tokio::spawn(async move { look_on(&look, &tell, &hurried).await });
+        let task = Task::spawn(async move { look_on(&look, &tell, &hurried).await });
         Self { task, found, hurry }
     }
 
@@ -118,12 +118,6 @@ impl Looks {
     /// Whether looks are to come.
     pub(super) fn go_on(&self) -> bool {
         !self.task.is_finished() || !self.found.is_empty()
-    }
-}
-
-impl Drop for Looks {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
             marks::{Changed, Id, MarkStatement, is_passing, mark_failed},
             server, slots,
         },
+        farewell::Task,
         sql_error,
     },
 };
@@ -61,7 +62,7 @@ pub(super) struct Marked {
 pub(super) struct Marker {
     jobs: mpsc::Sender<MarkJob>,
     done: mpsc::Receiver<Result<Marked>>,
-    task: tokio::task::JoinHandle<()>,
+    _task: Task,
 }
 
 impl Marker {
@@ -72,7 +73,7 @@ impl Marker {
         let (jobs, mut queue) = mpsc::channel::<MarkJob>(1);
         let (answers, done) = mpsc::channel(1);
         let sessions: Vec<_> = sessions.into_iter().map(Arc::new).collect();
-        let task = tokio::spawn(async move {
+        let task = Task::spawn(async move {
             loop {
                 let job = tokio::select! {
                     job = queue.recv() => job,
@@ -89,7 +90,7 @@ impl Marker {
                 }
             }
         });
-        Self { jobs, done, task }
+        Self { jobs, done, _task: task }
     }
 
     /// Hands over a job, once the last one is answered.
@@ -112,12 +113,6 @@ impl Marker {
     /// Marking failed, or the server ended the session.
     pub(super) async fn done(&mut self) -> Result<Marked> {
         self.done.recv().await.unwrap_or_else(|| Err(Error::new(Code::MarkFailed, "the marker ended")))
-    }
-}
-
-impl Drop for Marker {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     postgres::{
         ConnectOptions, SqlSession,
         catalog::{TableInfo, monitor},
+        farewell::Task,
     },
     source::{server::require_same_server, standing::SlotStanding},
     telemetry::{SeenSlot, SourceMetrics},
@@ -18,7 +19,9 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(5);
 
 /// The monitoring task. It ends when this is dropped.
-pub(super) struct Monitor(tokio::task::JoinHandle<()>);
+pub(super) struct Monitor {
+    _task: Task,
+}
 
 impl Monitor {
     /// Starts the task. An error that keeps it from looking holds nothing up.
@@ -26,13 +29,7 @@ impl Monitor {
         let source = &context.source;
         let queries = monitor::Monitor::new(&source.slot, tables, &source.mapping.columns, source.mark);
         let (connect, metrics) = (context.connect.clone(), context.metrics.clone());
-        Self(tokio::spawn(async move { watch(&connect, started, &queries, &metrics).await }))
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        self.0.abort();
+        Self { _task: Task::spawn(async move { watch(&connect, started, &queries, &metrics).await }) }
     }
 }
 

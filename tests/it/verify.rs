@@ -380,7 +380,8 @@ async fn the_object_has_its_documented_keys_and_bad_arguments_end_with_2() -> Re
 #[tokio::test]
 async fn what_records_hold_is_compared_where_that_is_asked_for() -> Result<()> {
     for envelope in ["event", "payload", "cloudevents", "cloudevents-structured", "debezium"] {
-        let mut scene = Scene::shared().await?.with(&format!("envelope = \"{envelope}\""));
+        let lines = format!("envelope = \"{envelope}\"\ncloudevents_source = \"/orders\"");
+        let mut scene = Scene::shared().await?.with(&lines);
         let daemon = scene.streaming().await?;
         scene.insert(20).await?;
         scene.wait_marked("order_outbox").await;
