@@ -10,6 +10,7 @@
 //! | [`migrate`] | the six phases, each with its check and its way back |
 //! | [`seed`] | users, orders and shipments to begin with |
 //! | [`load`] | clients that remember what they were told |
+//! | [`page`] | what `shop up` shows in a browser |
 //! | [`prove`] | `make shop`: everything at once, and the invariants |
 //!
 //! Below these stand `places` (where everything is), `db`, `web`, `ids`, `catalogue`, `api`,
@@ -29,6 +30,7 @@ pub mod migrate;
 pub mod monolith;
 pub mod order;
 pub mod outbox;
+pub mod page;
 pub mod partners;
 pub mod password;
 pub mod places;

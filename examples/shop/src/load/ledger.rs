@@ -95,7 +95,7 @@ impl Ledger {
         lock(&self.deleted).push(email.to_owned());
     }
 
-    pub(super) fn fail(&self, text: String) {
+    pub(crate) fn fail(&self, text: String) {
         lock(&self.failures).push(text);
     }
 
@@ -119,7 +119,7 @@ impl Ledger {
         now.values().map(|(what, since)| format!("{what}, {:.1} s ago", since.elapsed().as_secs_f64())).collect()
     }
 
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.finished.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -33,6 +33,32 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Their names in a URL, and what they are.
+    pub const NAMES: [(&'static str, &'static str); 7] = [
+        ("delivered", "order"),
+        ("second", "order, delivered at the second attempt"),
+        ("back", "order, given back at the door"),
+        ("sold-out", "order what is sold out"),
+        ("declined", "order with a card that is declined"),
+        ("unreachable", "order to where no carrier goes"),
+        ("cancelled", "order, and cancel"),
+    ];
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "delivered" => Self::Delivered,
+            "second" => Self::DeliveredAtSecondAttempt,
+            "back" => Self::GivenBack,
+            "sold-out" => Self::SoldOut,
+            "declined" => Self::Declined,
+            "unreachable" => Self::Unreachable,
+            "cancelled" => Self::Cancelled,
+            _ => return None,
+        })
+    }
+
     fn any() -> Self {
         match fastrand::u32(..20) {
             0 | 1 => Self::SoldOut,

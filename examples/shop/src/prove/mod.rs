@@ -9,9 +9,11 @@ pub use invariants::{Finding, audit_topics, invariants};
 pub use play::settle;
 pub use stage::{Part, Stage};
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Result;
+
+use crate::page;
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Arguments {
@@ -29,6 +31,9 @@ pub struct Arguments {
 pub struct UpArguments {
     #[command(flatten)]
     stage: StageArguments,
+    /// host:port of the page
+    #[arg(long, default_value = "127.0.0.1:8090")]
+    page: String,
 }
 
 #[derive(clap::Args, Debug, Clone)]
@@ -49,14 +54,18 @@ pub async fn run(arguments: Arguments) -> Result<bool> {
 
 /// Starts everything and waits for Ctrl-C.
 pub async fn up(arguments: UpArguments) -> Result<()> {
-    let stage = Stage::start(&arguments.stage.outboxd, arguments.stage.users).await?;
-    println!("The shop is at http://{}. In another terminal:", stage.places.facade);
+    let stage = Arc::new(Stage::start(&arguments.stage.outboxd, arguments.stage.users).await?);
+    println!(
+        "The page is at http://{}, the shop's API at http://{}. In another terminal:",
+        arguments.page, stage.places.facade
+    );
     for (name, value) in stage.places.environment() {
         println!("  export {name}={value}");
     }
     println!("  shop migrate 1   # and 2 to 6; --check, --back\n  shop load        # customers\nCtrl-C ends it all.");
     let follow = stage.follow();
     tokio::select! {
+        served = page::serve(stage.clone(), Arc::default(), &arguments.page) => served,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
         ended = follow => ended,
     }

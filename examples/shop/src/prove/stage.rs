@@ -67,6 +67,12 @@ impl Part {
         }
     }
 
+    /// Whether it is an outboxd.
+    #[must_use]
+    pub fn is_outboxd(self) -> bool {
+        self.config().is_some()
+    }
+
     /// The configuration of an outboxd.
     fn config(self) -> Option<&'static str> {
         Some(match self {

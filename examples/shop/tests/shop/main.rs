@@ -1,8 +1,10 @@
 //! The shop on real servers. Each test that needs everything starts everything.
 
+mod browser;
 mod composition;
 mod events;
 mod inbox;
+mod page;
 mod phases;
 mod saga;
 mod scene;
