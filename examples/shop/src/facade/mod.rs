@@ -119,14 +119,14 @@ async fn persist(facade: &Facade, domain: Domain, kept: &Kept) -> Result<Answer,
     while started.elapsed() < PATIENCE {
         let route = facade.routes.of(domain);
         let target = if reads { route.reads } else { route.writes };
-        match send(facade, domain, target, kept).await {
-            // A domain that is read in one place and written in the other: what was just written
-            // may not have arrived.
-            Ok(answer) if reads && route.reads != route.writes && matches!(answer.status, 401 | 404) => {
-                if let Ok(answer) = send(facade, domain, route.writes, kept).await {
-                    return Ok(answer);
-                }
-            }
+        let mut answer = send(facade, domain, target, kept).await;
+        // A domain that is read in one place and written in the other: what was just written may
+        // not have arrived.
+        let unseen = answer.as_ref().is_ok_and(|answer| matches!(answer.status, 401 | 404));
+        if reads && route.reads != route.writes && unseen {
+            answer = send(facade, domain, route.writes, kept).await;
+        }
+        match answer {
             Ok(answer) if !matches!(answer.status, 421 | 503) => return Ok(answer),
             Ok(answer) => last = answer.body,
             Err(error) => last = format!("{error:#}"),
