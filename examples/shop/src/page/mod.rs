@@ -6,7 +6,10 @@
 mod faults;
 mod panel;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use anyhow::Result;
 use axum::{
@@ -32,12 +35,19 @@ struct Page {
     /// One fault at a time, and its name for the panel.
     fault: Mutex<()>,
     now: std::sync::Mutex<String>,
+    /// Faults that are over.
+    over: AtomicU64,
 }
 
 /// Serves the page until the process ends. The ledger remembers what is ordered there.
 pub async fn serve(stage: Arc<Stage>, ledger: Arc<Ledger>, address: &str) -> Result<()> {
-    let page =
-        Arc::new(Page { stage, ledger, fault: Mutex::default(), now: std::sync::Mutex::new("all is well".to_owned()) });
+    let page = Arc::new(Page {
+        stage,
+        ledger,
+        fault: Mutex::default(),
+        now: std::sync::Mutex::new("all is well".to_owned()),
+        over: AtomicU64::new(0),
+    });
     let router = Router::new()
         .route("/", get(whole))
         .route("/panel", get(fragment))
@@ -94,7 +104,10 @@ async fn inflict(State(page): App, Path(fault): Path<String>) -> Result<Reply, F
         let _one = page.fault.lock().await;
         page.say(fault.label());
         match fault.inflict(&page.stage).await {
-            Ok(()) => page.say("all is well"),
+            Ok(()) => {
+                page.over.fetch_add(1, Ordering::Relaxed);
+                page.say("all is well");
+            }
             Err(error) => page.say(&format!("{error:#}")),
         }
     });

@@ -26,8 +26,9 @@ pub(super) async fn render(page: &Page) -> String {
     let tally = page.ledger.tally();
     let _ = write!(
         html,
-        "<p id=now>{}</p><p id=tally>{} orders placed here, {} followed to their end, {} failed requests</p>",
+        "<p id=now>{}</p><p id=faults-over>{} faults are over</p><p id=tally>{} orders placed here, {} followed to their end, {} failed requests</p>",
         escape(&page.said()),
+        page.over.load(std::sync::atomic::Ordering::Relaxed),
         tally.orders,
         tally.finished,
         tally.failures
