@@ -37,6 +37,9 @@ pub const MIGRATION: &str = include_str!("../inbox.sql");
 /// The longest pause before a failed event is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// The longest wait between two looks at what has arrived.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Events of one transaction.
 const LARGEST_BATCH: usize = 50;
 
@@ -118,7 +121,9 @@ async fn consume(subscription: &Subscription, pool: &Pool, handler: &impl Handle
     consumer.subscribe(&topics)?;
     loop {
         let mut messages = Vec::new();
-        let mut next = Some(consumer.recv().await);
+        // A look at least this often, whoever should have woken us.
+        let Ok(first) = tokio::time::timeout(LOOK_EVERY, consumer.recv()).await else { continue };
+        let mut next = Some(first);
         // What has arrived already goes into the same transaction.
         while let Some(received) = next {
             match received {
