@@ -168,7 +168,14 @@ struct Draft {
 impl Draft {
     fn set(&mut self, name: &str, value: String) -> Result<()> {
         match name {
-            "host" => self.parts.hosts = value.split(',').map(|host| (host.to_owned(), None)).collect(),
+            // As in libpq, `host` replaces the hosts of the authority and leaves their ports.
+            "host" => {
+                let named = std::mem::take(&mut self.parts.hosts);
+                if self.ports.is_empty() && named.iter().any(|(_, port)| port.is_some()) {
+                    self.ports = named.into_iter().map(|(_, port)| port).collect();
+                }
+                self.parts.hosts = value.split(',').map(|host| (host.to_owned(), None)).collect();
+            }
             "port" => self.ports = value.split(',').map(port_number).collect::<Result<_>>()?,
             "user" => self.parts.user = Some(value),
             "password" => self.parts.password = Some(value),

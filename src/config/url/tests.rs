@@ -45,6 +45,7 @@ fn sockets() {
     let path = Host::Unix("/run/pg/.s.PGSQL.5433".into());
     assert_eq!(parse("postgres://me@%2Frun%2Fpg:5433/db").hosts, std::slice::from_ref(&path));
     assert_eq!(parse("postgres://me@/db?host=/run/pg&port=5433").hosts, std::slice::from_ref(&path));
+    assert_eq!(parse("postgres://me@127.0.0.1:5433/db?host=/run/pg").hosts, std::slice::from_ref(&path));
     assert_eq!(parse("postgres:///db?host=/run/pg&port=5433&user=me").hosts, [path]);
 }
 
