@@ -188,8 +188,6 @@ fn properties(node: Node, cluster: &[Node], logs: &Path) -> String {
     };
     let replicas = cluster.iter().filter(|n| n.role != Role::Controller).count().min(3);
     let in_sync = replicas.div_ceil(2);
-    // Nobody takes over from a sole broker, and a machine that stalls must not fence it.
-    let session_timeout = if replicas == 1 { 30_000 } else { 3_000 };
     // Records carry the times of their rows, and a test may set these to any year. So Kafka must
     // not remove a record because of its age.
     let mut text = format!(
@@ -212,7 +210,7 @@ default.replication.factor={replicas}
 transaction.abort.timed.out.transaction.cleanup.interval.ms=500
 group.initial.rebalance.delay.ms=0
 broker.heartbeat.interval.ms=500
-broker.session.timeout.ms={session_timeout}
+broker.session.timeout.ms=3000
 num.network.threads=2
 num.io.threads=4
 background.threads=2

@@ -148,7 +148,7 @@ impl Kafka {
                     Ok(brokers) => {
                         Ok(Self { brokers: Vec::new(), _controller: None, wire: None, elsewhere: Some(brokers) })
                     }
-                    Err(_) => Self::start().await,
+                    Err(_) => Self::never_fenced().start().await,
                 }
             })
             .await
@@ -158,7 +158,13 @@ impl Kafka {
     /// its test. A test must never stop or pause the broker.
     pub async fn shared_wired() -> Result<&'static Self> {
         static SHARED: OnceCell<Kafka> = OnceCell::const_new();
-        SHARED.get_or_try_init(|| Self::builder(1).wired().start()).await
+        SHARED.get_or_try_init(|| Self::never_fenced().wired().start()).await
+    }
+
+    /// A broker that nobody stops. A machine that stalls must not fence it. After a kill it would
+    /// have to wait for as long before it may come back.
+    fn never_fenced() -> Builder {
+        Self::builder(1).setting("broker.session.timeout.ms", "30000")
     }
 
     /// `bootstrap.servers`.
