@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use super::topics;
 use crate::{
     config::{Delivery, Kafka},
-    error::{Code, Result},
+    error::Result,
 };
 
 /// Where the brokers keep which transactions were committed.
@@ -81,11 +81,7 @@ pub(crate) async fn durability(kafka: &Kafka, topic: &str) -> Result<Option<Dura
     let Some(info) = topics::describe(kafka, &[topic], topics::TIMEOUT).await?.remove(topic).flatten() else {
         return Ok(None);
     };
-    let settings = match topics::configuration(kafka, topic).await {
-        Ok(settings) => settings,
-        Err(error) if error.code() == Code::KafkaDenied => std::collections::BTreeMap::new(),
-        Err(error) => return Err(error),
-    };
+    let settings = topics::told_configuration(kafka, topic).await?.unwrap_or_default();
     let setting = |name: &str| settings.get(name).map(String::as_str);
     Ok(Some(Durability {
         topic: topic.to_owned(),

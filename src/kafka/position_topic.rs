@@ -102,11 +102,8 @@ pub(crate) async fn exists_within(kafka: &Kafka, timeout: Duration) -> Result<bo
 pub(crate) async fn validate(kafka: &Kafka) -> Result<()> {
     let Some(info) = info(kafka, topics::TIMEOUT).await? else { return Ok(()) };
     one_partition(&kafka.position_topic, &info)?;
-    let policy = match topics::configuration(kafka, &kafka.position_topic).await {
-        Ok(mut entries) => entries.remove("cleanup.policy").unwrap_or_default(),
-        Err(error) if error.code() == Code::KafkaDenied => return Ok(()),
-        Err(error) => return Err(error),
-    };
+    let Some(mut entries) = topics::told_configuration(kafka, &kafka.position_topic).await? else { return Ok(()) };
+    let policy = entries.remove("cleanup.policy").unwrap_or_default();
     if policy != "compact" {
         let message =
             format!("topic {} has cleanup.policy = {policy}, which may delete positions", kafka.position_topic);
@@ -120,11 +117,8 @@ pub(crate) async fn validate(kafka: &Kafka) -> Result<()> {
 /// # Errors
 /// As [`topics::configuration`].
 pub(crate) async fn largest_record(kafka: &Kafka) -> Result<Option<usize>> {
-    match topics::configuration(kafka, &kafka.position_topic).await {
-        Ok(entries) => Ok(entries.get("max.message.bytes").and_then(|bytes| bytes.parse().ok())),
-        Err(error) if error.code() == Code::KafkaDenied => Ok(None),
-        Err(error) => Err(error),
-    }
+    let entries = topics::told_configuration(kafka, &kafka.position_topic).await?;
+    Ok(entries.and_then(|entries| entries.get("max.message.bytes")?.parse().ok()))
 }
 
 async fn info(kafka: &Kafka, timeout: Duration) -> Result<Option<TopicInfo>> {

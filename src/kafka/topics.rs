@@ -226,6 +226,18 @@ pub async fn configuration(kafka: &Kafka, topic: &str) -> Result<BTreeMap<String
     Ok(entries)
 }
 
+/// The same, and `None` without the right to ask.
+///
+/// # Errors
+/// As [`configuration`], but for [`Code::KafkaDenied`].
+pub(crate) async fn told_configuration(kafka: &Kafka, topic: &str) -> Result<Option<BTreeMap<String, String>>> {
+    match configuration(kafka, topic).await {
+        Ok(entries) => Ok(Some(entries)),
+        Err(error) if error.code() == Code::KafkaDenied => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn native(topic: &NewTopic) -> admin::NewTopic<'_> {
     let count = |number: u32| i32::try_from(number).ok().filter(|&number| number > 0).unwrap_or(-1);
     let replication = TopicReplication::Fixed(count(topic.replication));

@@ -161,6 +161,22 @@ impl TupleWriter {
         self.start..out.len()
     }
 
+    /// Writes a row of text forms at the end of `out`, and gives its bytes there.
+    pub(crate) fn row<'v>(
+        &mut self,
+        out: &mut Vec<u8>,
+        values: impl IntoIterator<Item = Option<&'v [u8]>>,
+    ) -> std::ops::Range<usize> {
+        self.begin(out);
+        for value in values {
+            match value {
+                Some(text) => self.text(out, text),
+                None => self.null(out),
+            }
+        }
+        self.finish(out)
+    }
+
     pub(super) fn put(&mut self, out: &mut Vec<u8>, kind: u8, value: &[u8]) {
         self.count = self.count.saturating_add(1);
         out.push(kind);

@@ -14,8 +14,8 @@ use tokio::{task::JoinHandle, time::timeout};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The tasks of the sessions that were dropped and have not ended, and tasks that may still hold a
-/// session. Each dropped session takes the
-/// ended ones away, so the list is as long as the sessions that are just leaving.
+/// session. Each of them takes the ended ones away, so the list is as long as those that are just
+/// leaving.
 static LEAVING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 /// A task that may hold a session. Dropping this ends it.

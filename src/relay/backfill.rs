@@ -33,7 +33,7 @@ use crate::{
         catalog::{
             TableInfo,
             backfill::{BackfillCursor, BackfillRow},
-            server,
+            fetch, server,
         },
     },
     source::{
@@ -44,10 +44,6 @@ use crate::{
 
 /// Rows of one FETCH, at most. So many make the round trips cheap.
 const FETCH_ROWS: usize = 250;
-
-/// Bytes that one FETCH should bring. The next FETCH asks for as many rows as make up this size,
-/// going by the rows of the last one.
-const FETCH_BYTES: usize = 4 << 20;
 
 /// Bytes of the position of one chunk, at most. It holds the ids of all rows of the chunk. So many
 /// bytes fit a record of Kafka's default size, and the position topic may take less.
@@ -201,14 +197,7 @@ impl Backfill<'_> {
             room = room.saturating_sub(needs);
             let Some(row) = snapshot.fetched.pop_front() else { break };
             tuple.clear();
-            writer.begin(&mut tuple);
-            for column in &row.columns {
-                match column {
-                    Some(text) => writer.text(&mut tuple, text),
-                    None => writer.null(&mut tuple),
-                }
-            }
-            let range = writer.finish(&mut tuple);
+            let range = writer.row(&mut tuple, row.columns.iter().map(Option::as_deref));
             let tuple = Tuple::parse(&tuple[range])
                 .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
             let relation = self.tables[usize::from(row.table)].oid;
@@ -236,13 +225,11 @@ pub(super) fn last_marked(chunk: &[RowId], tables: &[TableInfo]) -> Option<RowId
     chunk.iter().max_by_key(|row| tables.iter().position(|table| table.oid == row.table)).cloned()
 }
 
-/// How many rows to fetch after these. Large payloads must not come 250 at a time, and the first
-/// rows may be large as well. So the number grows step by step.
+/// How many rows to fetch after these.
 fn next_fetch(fetched: &[BackfillRow]) -> usize {
     let size = |row: &BackfillRow| row.columns.iter().flatten().map(|column| column.len()).sum::<usize>();
     let bytes: usize = fetched.iter().map(size).sum();
-    let row = bytes / fetched.len().max(1);
-    (FETCH_BYTES / row.max(1)).clamp(1, FETCH_ROWS.min(2 * fetched.len().max(4)))
+    fetch::next_fetch(fetched.len(), bytes, FETCH_ROWS)
 }
 
 #[cfg(test)]

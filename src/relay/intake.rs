@@ -76,9 +76,11 @@ impl Intake {
         self.refused.is_some()
     }
 
-    /// Nothing more is read, for this reason, unless there is another one already.
-    pub(super) fn refuse(&mut self, error: Error) {
+    /// Reads nothing more, for this reason, unless there is another one already. The session ends
+    /// once what came before is finished.
+    pub(super) fn refuse(&mut self, error: Error, driver: &mut Relaying) {
         self.refused.get_or_insert(error);
+        driver.drain();
     }
 
     /// Why the row or the table was refused. The session ends with it, once what came before is
@@ -93,8 +95,7 @@ impl Intake {
     /// # Errors
     /// Any other error.
     pub(super) fn refuse_message(&mut self, error: Error, driver: &mut Relaying) -> Result<()> {
-        self.refused = Some(waiting(error)?);
-        driver.drain();
+        self.refuse(waiting(error)?, driver);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use tokio::{
     sync::{Notify, mpsc},
     time::{sleep, timeout},
 };
+use tokio_postgres::error::SqlState;
 
 use crate::{
     Lsn, Result,
@@ -37,9 +38,6 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// How long after it was flushed a commit may be invisible still.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A statement that took too long, because of a lock for instance. The next look may be luckier.
-const CANCELED: &str = "57014";
 
 /// What a look compares.
 pub(super) struct Look {
@@ -77,7 +75,8 @@ impl Look {
         };
         match look.await {
             Ok(end) => Ok(Some(end)),
-            Err(error) if sqlstate(&error) == Some(CANCELED) => {
+            // It took too long, because of a lock for instance. The next look may be luckier.
+            Err(error) if sqlstate(&error) == Some(SqlState::QUERY_CANCELED.code()) => {
                 tracing::warn!("looking at the publication took too long: {error}");
                 Ok(None)
             }

@@ -279,8 +279,7 @@ impl<'a> Stream<'a> {
             Ok(end) => self.driver.machine.looked(end),
             Err(error) if self.sql.is_closed() => Err(error),
             Err(error) => {
-                self.intake.refuse(error);
-                self.driver.drain();
+                self.intake.refuse(error, &mut self.driver);
                 Ok(())
             }
         }

@@ -49,26 +49,13 @@ impl Contents {
     ///
     /// # Errors
     /// [`Code::Internal`]: the values are not those of the table.
-    pub(super) fn of<'v>(
-        &mut self,
-        table: usize,
-        values: impl IntoIterator<Item = Option<&'v [u8]>>,
-    ) -> Result<Option<ContentHash>> {
+    pub(super) fn of(&mut self, table: usize, values: &[Option<&[u8]>]) -> Result<Option<ContentHash>> {
         let Some(Table { oid, created_at }) = self.tables.get(table) else { return Ok(None) };
-        self.tuple.clear();
-        self.writer.begin(&mut self.tuple);
-        let mut is_dated = false;
-        for (place, value) in values.into_iter().enumerate() {
-            is_dated |= Some(place) == *created_at && value.is_some();
-            match value {
-                Some(text) => self.writer.text(&mut self.tuple, text),
-                None => self.writer.null(&mut self.tuple),
-            }
-        }
-        let range = self.writer.finish(&mut self.tuple);
-        if !is_dated {
+        if created_at.and_then(|place| *values.get(place)?).is_none() {
             return Ok(None);
         }
+        self.tuple.clear();
+        let range = self.writer.row(&mut self.tuple, values.iter().copied());
         let tuple = Tuple::parse(&self.tuple[range])
             .map_err(|error| Error::new(Code::Internal, "a row of the audit").because(error))?;
         self.records.clear();

@@ -20,6 +20,7 @@ use crate::{
         ConnectOptions, SqlSession,
         catalog::{
             TableInfo,
+            fetch::next_fetch,
             names::quote_qualified,
             publications::{self, Membership},
             tables,
@@ -31,9 +32,7 @@ use crate::{
 /// Rows that the server sends at a time: a few MiB.
 const FETCH: usize = 10_000;
 
-/// Where whole rows are read, so many bytes come at a time. The first rows may be large as well, so
-/// their number begins small.
-const FETCH_BYTES: usize = 4 << 20;
+/// Where whole rows are read, the first of them may be large.
 const FETCH_FIRST: usize = 16;
 
 /// A source whose rows can be read. Its snapshot lives until [`OpenSource::end_snapshot`].
@@ -123,7 +122,7 @@ impl<'c> OpenSource<'c> {
                     let mut read = query.read(row, topics, &mut id);
                     if let (Some(contents), Some(values)) = (&mut contents, query::values(row)) {
                         bytes += values.iter().flatten().map(|value| value.len()).sum::<usize>();
-                        read.entry.content = contents.of(number, values)?;
+                        read.entry.content = contents.of(number, &values)?;
                     }
                     routed(read.topic);
                     entry.clear();
@@ -135,7 +134,7 @@ impl<'c> OpenSource<'c> {
                     break;
                 }
                 if self.content {
-                    limit = next_fetch(asked, bytes);
+                    limit = next_fetch(asked, bytes, FETCH);
                 }
             }
             self.session.batch_execute("CLOSE outboxd_verify").await.map_err(failed(&reading))?;
@@ -177,12 +176,6 @@ impl<'c> OpenSource<'c> {
         }
         Ok(())
     }
-}
-
-/// How many rows to ask for after these, which had so many bytes.
-fn next_fetch(rows: usize, bytes: usize) -> usize {
-    let row = bytes / rows.max(1);
-    (FETCH_BYTES / row.max(1)).clamp(1, FETCH.min(2 * rows))
 }
 
 fn failed(what: &str) -> impl FnOnce(tokio_postgres::Error) -> Error {

@@ -250,22 +250,14 @@ async fn one_halted_source_leaves_the_others_running() -> Result<()> {
 #[tokio::test]
 async fn rows_that_somebody_has_locked_are_marked_later_and_hold_up_no_others() -> Result<()> {
     let mut scene = Scene::shared().await?.with("[source.timeouts]\nlock = \"200ms\"");
-    scene
-        .client
-        .batch_execute(
-            "CREATE FUNCTION wait_for_42() RETURNS trigger LANGUAGE plpgsql AS \
-             $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END $$; \
-             CREATE TRIGGER wait_for_42 BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION wait_for_42(); \
-             SELECT pg_advisory_lock(42)",
-        )
-        .await?;
+    scene.hold_marks().await?;
     let daemon = scene.streaming().await?;
     for rows in [3, 6] {
         scene.insert(3).await?;
         scene.wait_records(rows).await;
         daemon.wait_for_line(|line| line.contains("trying again"), PATIENCE).await?;
     }
-    scene.client.batch_execute("SELECT pg_advisory_unlock(42)").await?;
+    scene.let_marks_go().await?;
     scene.oracle().await?.assert_clean();
     let ended = daemon.lines().into_iter().find(|line| line.contains("retry_in") && line.contains("mark-failed"));
     ensure!(ended.is_none(), "the session ended over a lock: {ended:?}");

@@ -18,7 +18,8 @@
 pub mod backfill;
 pub mod children;
 pub(crate) mod clocks;
-pub mod fingerprint;
+pub(crate) mod fetch;
+mod fingerprint;
 pub mod mark_cost;
 pub(crate) mod mark_trial;
 pub mod marks;

@@ -31,7 +31,17 @@ pub struct TablePrivileges {
     pub row_security: bool,
 }
 
-const TABLE: &str = "
+/// [`TableInfo::placed`] of the row `c` of pg_class.
+macro_rules! placed {
+    () => {
+        "coalesce((SELECT d.xmin::text FROM pg_depend d
+                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+                     AND d.refclassid = 'pg_namespace'::regclass), '')"
+    };
+}
+
+const TABLE: &str = concat!(
+    "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'p', pg_get_userbyid(c.relowner)::text,
        coalesce((SELECT p.partexprs IS NOT NULL FROM pg_partitioned_table p WHERE p.partrelid = c.oid), false),
        ARRAY(SELECT t.tgname::text || ' (' || concat_ws(', ', CASE WHEN t.tgtype & 16 <> 0 THEN 'UPDATE' END,
@@ -39,11 +49,12 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
              FROM pg_trigger t
              WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 24 <> 0
              ORDER BY 1),
-       coalesce((SELECT d.xmin::text FROM pg_depend d
-                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
-                   AND d.refclassid = 'pg_namespace'::regclass), '')
+       ",
+    placed!(),
+    "
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = to_regclass($1)";
+WHERE c.oid = to_regclass($1)"
+);
 
 // A partition may itself be partitioned, by other columns, so the key of every level counts. The
 // catalog records a key as columns that depend on their own table as a whole. It does so for the
@@ -162,15 +173,17 @@ pub(crate) fn oids(tables: &[TableInfo]) -> Vec<u32> {
 /// # Errors
 /// Only what a broken session brings.
 pub(crate) async fn renamed(client: &Client, source: &Source, tables: &[TableInfo]) -> Result<Vec<TableInfo>> {
-    const NOW: &str = "
+    const NOW: &str = concat!(
+        "
 SELECT c.oid, n.nspname::text, c.relname::text,
-       coalesce((SELECT d.xmin::text FROM pg_depend d
-                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
-                   AND d.refclassid = 'pg_namespace'::regclass), '')
+       ",
+        placed!(),
+        "
 FROM unnest($1::text[], $2::oid[]) WITH ORDINALITY AS t(name, oid, place)
 LEFT JOIN pg_class same ON same.oid = to_regclass(t.name) AND same.relkind IN ('r', 'p')
 LEFT JOIN pg_class c ON c.oid = coalesce(same.oid, t.oid) LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
-ORDER BY t.place";
+ORDER BY t.place"
+    );
     let names: Vec<String> = source.tables.iter().map(quote_table).collect();
     let oids = oids(tables);
     let rows = client.query(NOW, &[&names, &oids]).await.map_err(|error| failed("look up the tables", error))?;

@@ -18,6 +18,9 @@ use crate::{
     process::{Account, Guarded},
 };
 
+/// The physical slot of [`Postgres::failover_standby`].
+const STANDBY_SLOT: &str = "standby";
+
 /// The data directory at one moment. Its files are removed together with the server that it came
 /// from.
 #[derive(Debug, Clone)]
@@ -87,6 +90,23 @@ impl Postgres {
         let child = Child { guard, install, port: AtomicU16::new(0), certificates };
         child.launch_on_free_port().await?;
         Ok(Self { place: Place::Child(Box::new(child)) })
+    }
+
+    /// Starts a standby that synchronises failover slots (Postgres 17). It has a physical slot, for
+    /// which the server can wait ([`Postgres::wait_for_standby`]).
+    pub async fn failover_standby(&self) -> Result<Self> {
+        let client = self.client("postgres").await?;
+        client.execute("SELECT pg_create_physical_replication_slot($1, true)", &[&STANDBY_SLOT]).await?;
+        self.standby(&[("sync_replication_slots", "on"), ("primary_slot_name", STANDBY_SLOT)]).await
+    }
+
+    /// Says whether the server sends to failover slots only what the standby has
+    /// (`synchronized_standby_slots`). A server without a standby would wait for ever.
+    pub async fn wait_for_standby(&self, waits: bool) -> Result<()> {
+        let client = self.client("postgres").await?;
+        let slot = if waits { STANDBY_SLOT } else { "" };
+        client.batch_execute(&format!("ALTER SYSTEM SET synchronized_standby_slots = '{slot}'")).await?;
+        Ok(client.batch_execute("SELECT pg_reload_conf()").await?)
     }
 
     /// Ends recovery, which begins a new timeline, and waits for that.

@@ -16,11 +16,8 @@ struct Pair {
 
 async fn pair() -> Result<Pair> {
     let scene = Scene::on_own_postgres(Postgres::builder(Version::V18)).await?.with("failover = true").with(QUICK);
-    scene.client.batch_execute("SELECT pg_create_physical_replication_slot('standby', true)").await?;
-    let settings = [("sync_replication_slots", "on"), ("primary_slot_name", "standby")];
-    let standby = scene.postgres.standby(&settings).await?;
-    scene.client.batch_execute("ALTER SYSTEM SET synchronized_standby_slots = 'standby'").await?;
-    scene.client.batch_execute("SELECT pg_reload_conf()").await?;
+    let standby = scene.postgres.failover_standby().await?;
+    scene.postgres.wait_for_standby(true).await?;
     let (proxy, daemon) = behind_a_proxy(&scene).await?;
     Ok(Pair { scene, standby, proxy, daemon })
 }
@@ -38,22 +35,14 @@ impl Pair {
         let synced =
             format!("SELECT bool_or(synced AND NOT temporary) FROM pg_replication_slots WHERE slot_name = '{slot}'");
         wait_true(&there, &format!("SELECT coalesce(({synced}), false)")).await;
-        scene
-            .client
-            .batch_execute(
-                "CREATE FUNCTION wait_for_42() RETURNS trigger LANGUAGE plpgsql AS \
-                 $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NEW; END $$; \
-                 CREATE TRIGGER wait_for_42 BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION wait_for_42(); \
-                 SELECT pg_advisory_lock(42)",
-            )
-            .await?;
+        scene.hold_marks().await?;
         scene.insert(3).await?;
         scene.wait_records(6).await;
         let end: String = scene.client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0);
         wait_true(&there, &format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")).await;
         let receiver: i32 = there.query_one("SELECT pid FROM pg_stat_wal_receiver", &[]).await?.get(0);
         signal(receiver, "STOP").await?;
-        scene.client.batch_execute("SELECT pg_advisory_unlock(42)").await?;
+        scene.let_marks_go().await?;
         scene.wait_marked("order_outbox").await;
         // The daemon has told where it stands since the marks were made, and the standby has heard of it.
         let marked: String = scene.client.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
@@ -74,8 +63,7 @@ impl Pair {
     async fn fail_over(&mut self) -> Result<()> {
         self.scene.postgres.stop_immediate().await?;
         let there = self.standby.client("postgres").await?;
-        there.batch_execute("ALTER SYSTEM SET synchronized_standby_slots = ''").await?;
-        there.batch_execute("SELECT pg_reload_conf()").await?;
+        self.standby.wait_for_standby(false).await?;
         let receiver = there.query_opt("SELECT pid FROM pg_stat_wal_receiver", &[]).await?;
         let receiver = receiver.and_then(|row| row.get::<_, Option<i32>>(0)).context("the receiver is gone")?;
         let (promoted, let_go) = tokio::join!(self.standby.promote(), let_go_to_end(receiver));

@@ -1,4 +1,4 @@
-//! Records that the broker refuses among thousands that it takes: numbers 98 and 99. The brokers answer slowly, so no
+//! Records that the broker refuses among thousands that it takes: numbers 115 and 116. The brokers answer slowly, so no
 //! transaction could hold all records one by one.
 
 use std::time::Duration;

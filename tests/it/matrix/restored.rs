@@ -35,11 +35,8 @@ async fn a_promoted_standby_without_the_slot_halts() -> Result<()> {
 #[tokio::test]
 async fn a_failover_slot_carries_the_source_over_to_the_standby() -> Result<()> {
     let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V17)).await?.with("failover = true");
-    scene.client.batch_execute("SELECT pg_create_physical_replication_slot('standby', true)").await?;
-    let settings = [("sync_replication_slots", "on"), ("primary_slot_name", "standby")];
-    let standby = scene.postgres.standby(&settings).await?;
-    scene.client.batch_execute("ALTER SYSTEM SET synchronized_standby_slots = 'standby'").await?;
-    scene.client.batch_execute("SELECT pg_reload_conf()").await?;
+    let standby = scene.postgres.failover_standby().await?;
+    scene.postgres.wait_for_standby(true).await?;
     let (proxy, _daemon) = behind_a_proxy(&scene).await?;
     scene.insert(5).await?;
     scene.oracle().await?.assert_clean();
@@ -54,9 +51,7 @@ async fn a_failover_slot_carries_the_source_over_to_the_standby() -> Result<()> 
     scene.postgres.stop_immediate().await?;
     standby.promote().await?;
     // With the name of a standby that is gone, the slot would wait for ever.
-    let alone = standby.client("postgres").await?;
-    alone.batch_execute("ALTER SYSTEM SET synchronized_standby_slots = ''").await?;
-    alone.batch_execute("SELECT pg_reload_conf()").await?;
+    standby.wait_for_standby(false).await?;
     proxy.retarget(standby.port()?);
     scene.client = standby.client(&scene.database).await?;
     scene.insert(5).await?;
@@ -67,9 +62,7 @@ async fn a_failover_slot_carries_the_source_over_to_the_standby() -> Result<()> 
 /// did not wait for it, since `synchronized_standby_slots` is empty.
 pub(crate) async fn promoted_without_the_last_rows() -> Result<(Scene, Daemon)> {
     let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V17)).await?.with("failover = true");
-    scene.client.batch_execute("SELECT pg_create_physical_replication_slot('standby', true)").await?;
-    let settings = [("sync_replication_slots", "on"), ("primary_slot_name", "standby")];
-    let standby = scene.postgres.standby(&settings).await?;
+    let standby = scene.postgres.failover_standby().await?;
     let (proxy, daemon) = behind_a_proxy(&scene).await?;
     scene.insert(5).await?;
     scene.oracle().await?.assert_clean();

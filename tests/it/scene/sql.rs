@@ -58,6 +58,20 @@ pub(crate) async fn create_publication(client: &Client, name: &str) -> Result<()
 
 /// What a test does to the slot, the publication and the sessions that use them.
 impl Scene {
+    /// From now on every mark waits, until [`Scene::let_marks_go`].
+    pub(crate) async fn hold_marks(&self) -> Result<()> {
+        let hold = "CREATE FUNCTION wait_for_42() RETURNS trigger LANGUAGE plpgsql AS \
+                    $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NEW; END $$; \
+                    CREATE TRIGGER wait_for_42 BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION wait_for_42(); \
+                    SELECT pg_advisory_lock(42)";
+        Ok(self.client.batch_execute(hold).await?)
+    }
+
+    /// Lets the marks be made.
+    pub(crate) async fn let_marks_go(&self) -> Result<()> {
+        Ok(self.client.batch_execute("SELECT pg_advisory_unlock(42)").await?)
+    }
+
     /// The slot's name, which is the publication's as well.
     pub(crate) fn slot(&self) -> String {
         format!("outboxd_{}", self.source)

@@ -26,9 +26,6 @@ use tokio_postgres::Client;
 use super::{inflict::SHUTDOWN_WITHIN, stage::PATIENCE};
 use crate::sources::SOURCES;
 
-/// The physical slot of the standby.
-const STANDBY_SLOT: &str = "standby";
-
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) struct Servers {
@@ -71,10 +68,8 @@ impl Servers {
     pub(crate) async fn add_standby(&self) -> Result<()> {
         let primary = self.primary();
         let client = primary.client("postgres").await?;
-        client.execute("SELECT pg_create_physical_replication_slot($1, true)", &[&STANDBY_SLOT]).await?;
-        let settings = [("sync_replication_slots", "on"), ("primary_slot_name", STANDBY_SLOT)];
-        let standby = primary.standby(&settings).await?;
-        set_awaited(&client, STANDBY_SLOT).await?;
+        let standby = primary.failover_standby().await?;
+        primary.wait_for_standby(true).await?;
         let there = standby.client("postgres").await?;
         let started = Instant::now();
         while !is_in_step(&client, &there).await? {
@@ -109,7 +104,7 @@ impl Servers {
         }
         // The receiver may have ended, as its primary has.
         let _ = signal(Signal::SIGCONT);
-        set_awaited(&there, "").await?;
+        standby.wait_for_standby(false).await?;
         standby.promote().await?;
         let port = standby.port()?;
         for proxy in proxies.iter().chain([&self.front]) {
@@ -121,12 +116,6 @@ impl Servers {
         self.add_standby().await?;
         Ok(true)
     }
-}
-
-/// Lets the primary send to failover slots only what this physical slot has.
-async fn set_awaited(client: &Client, slot: &str) -> Result<()> {
-    client.batch_execute(&format!("ALTER SYSTEM SET synchronized_standby_slots = '{slot}'")).await?;
-    Ok(client.batch_execute("SELECT pg_reload_conf()").await?)
 }
 
 /// Whether the standby has replayed what the primary has, and every slot is there for good.
