@@ -3,12 +3,12 @@
 //!
 //! ```text
 //!   snapshot ── FETCH ──▶ chunk n ──▶ Kafka: records + position(backfill, ids of chunk n) ──▶ marks of chunk n
-//!                            ▲                                                                   │
-//!                            └────────────────────── only then chunk n+1 ◀───────────────────────┘
+//!                  │                       ▲                                                     │
+//!                  └─────▶ chunk n+1 ──────┴─────────────────── only then ◀──────────────────────┘
 //! ```
 //!
-//! Chunk n+1 is committed only after the marks of chunk n are durable. So at most one chunk can be
-//! published and unmarked, and the position names its rows. After a crash they are marked first.
+//! While chunk n is published and marked, chunk n+1 is read. It is sent only after the marks of chunk
+//! n are durable. So at most one chunk can be published and unmarked, and the position names its rows. After a crash they are marked first.
 //! Then the slot is made anew, and its snapshot shows whatever is still unmarked.
 //!
 //! A server that was restored in the meantime would show published rows, too. So the position also
@@ -38,12 +38,12 @@ use crate::{
     },
     source::{
         position::{Position, RowId},
-        producers::{Producers, Unpublished},
+        producers::{PositionBytes, Producers, Unpublished},
     },
 };
 
 /// Rows of one FETCH, at most. So many make the round trips cheap.
-const FETCH_ROWS: usize = 250;
+const FETCH_ROWS: usize = 1_000;
 
 /// Bytes of the position of one chunk, at most. It holds the ids of all rows of the chunk. So many
 /// bytes fit a record of Kafka's default size, and the position topic may take less.
@@ -101,8 +101,17 @@ impl Reading<'_> {
     }
 }
 
+/// What one Kafka transaction of a backfill publishes.
+#[derive(Default)]
+struct Chunk {
+    records: Records,
+    marks: Marks,
+    dead_letters: u64,
+}
+
 impl Backfill<'_> {
-    /// Publishes and marks every unpublished row of the snapshot.
+    /// Publishes and marks every unpublished row of the snapshot. While a chunk is published and
+    /// marked, the next one is read.
     ///
     /// # Errors
     /// Whatever stopped it. The next start marks what was published and begins anew.
@@ -117,47 +126,67 @@ impl Backfill<'_> {
         let mut reading = Reading { cursor, fetch: 1, fetched: VecDeque::new(), is_at_end: false, refusal: None };
         let limit = position_topic::largest_record(&self.context.kafka).await?.unwrap_or(POSITION_BYTES);
         let limit = limit.min(POSITION_BYTES).saturating_sub(POSITION_OVERHEAD);
-        let (mut records, mut total) = (Records::default(), 0_usize);
         // Nobody knows any more when the rows were committed. A row without a creation time, or with
         // one ahead of the server's clock, gets the time of its backfill, by the server's clock.
-        let began_at = server::clock(&snapshot).await?;
-        loop {
-            rows.begin(began_at);
+        rows.begin(server::clock(&snapshot).await?);
+        self.position.chunk.clear();
+        let mut total = 0_usize;
+        let mut chunk = Chunk::default();
+        let mut spare = Chunk::default();
+        self.read_chunk(&mut reading, &mut rows, &mut chunk, limit).await?;
+        while !chunk.records.is_empty() {
+            let oid = |table: u16| self.tables[usize::from(table)].oid;
+            self.position.chunk =
+                chunk.marks.iter().map(|row| RowId { table: oid(row.table), id: row.id.to_owned() }).collect();
+            let position = self.context.record_of(&self.position);
             let marked = last_marked(&self.position.chunk, self.tables).filter(|_| self.marking.is_some());
             self.position.marked = marked.or_else(|| self.position.marked.take());
             self.position.chunk.clear();
-            let room = limit.saturating_sub(self.position.encode().len());
-            let marks = self.next_chunk(&mut reading, &mut rows, &mut records, room).await?;
-            if records.is_empty() {
-                if let Some(refusal) = reading.refusal {
-                    return Err(refusal);
-                }
-                tracing::info!(rows = total, "backfill done");
-                return Ok(Ended::Done(Box::new(producers)));
-            }
-            let oid = |table: u16| self.tables[usize::from(table)].oid;
-            self.position.chunk =
-                marks.iter().map(|row| RowId { table: oid(row.table), id: row.id.to_owned() }).collect();
-            let began = Instant::now();
-            let position = self.context.record_of(&self.position);
-            (producers, records) = match producers.publish(records, position).await {
-                Ok(published) => published,
-                Err(unpublished) => {
-                    report.failed(&unpublished.failure);
-                    return Ok(Ended::Unpublished(Box::new(unpublished)));
-                }
+
+            let publishing = self.publish_chunk(producers, &mut chunk, position, &mut report);
+            let (published, read) =
+                tokio::join!(publishing, self.read_chunk(&mut reading, &mut rows, &mut spare, limit));
+            producers = match published? {
+                Ok(producers) => producers,
+                Err(unpublished) => return Ok(Ended::Unpublished(unpublished)),
             };
-            report.committed(&records, began.elapsed(), None);
-            self.context.metrics.dead_letters.inc_by(rows.take_dead_letters());
-            total += records.len();
-            records.clear();
-            records.shrink_to(2 * self.context.source.limits.batch_bytes);
-            if let Some(marking) = &self.marking {
-                marking.mark(&marks).await?;
-                self.context.metrics.rows_marked.inc_by(marks.len() as u64);
-            }
+            total += chunk.records.len();
             tracing::info!(rows = total, "backfilling");
+            read?;
+            std::mem::swap(&mut chunk, &mut spare);
         }
+        if let Some(refusal) = reading.refusal {
+            return Err(refusal);
+        }
+        tracing::info!(rows = total, "backfill done");
+        Ok(Ended::Done(Box::new(producers)))
+    }
+
+    /// Publishes a chunk, and then marks its rows.
+    async fn publish_chunk(
+        &self,
+        producers: Producers,
+        chunk: &mut Chunk,
+        position: PositionBytes,
+        report: &mut Report,
+    ) -> Result<std::result::Result<Producers, Box<Unpublished>>> {
+        let began = Instant::now();
+        let (producers, records) = match producers.publish(std::mem::take(&mut chunk.records), position).await {
+            Ok(published) => published,
+            Err(unpublished) => {
+                report.failed(&unpublished.failure);
+                return Ok(Err(Box::new(unpublished)));
+            }
+        };
+        chunk.records = records;
+        let metrics = &self.context.metrics;
+        report.committed(&chunk.records, began.elapsed(), None);
+        metrics.dead_letters.inc_by(chunk.dead_letters);
+        if let Some(marking) = &self.marking {
+            marking.mark(&chunk.marks).await?;
+            metrics.rows_marked.inc_by(chunk.marks.len() as u64);
+        }
+        Ok(Ok(producers))
     }
 
     fn rows(&self) -> Result<Rows> {
@@ -171,16 +200,22 @@ impl Backfill<'_> {
     }
 
     /// Reads rows until the chunk has enough rows or bytes, or its position has no room for another
-    /// id, or a row is refused.
-    async fn next_chunk(
+    /// id, or a row is refused. Whatever the chunk held before is gone. `limit` is what the
+    /// position may take.
+    async fn read_chunk(
         &self,
         snapshot: &mut Reading<'_>,
         rows: &mut Rows,
-        records: &mut Records,
-        mut room: usize,
-    ) -> Result<Marks> {
+        chunk: &mut Chunk,
+        limit: usize,
+    ) -> Result<()> {
         let limits = &self.context.source.limits;
-        let (mut marks, mut tuple, mut writer) = (Marks::default(), Vec::new(), TupleWriter::new());
+        let mut room = limit.saturating_sub(self.position.encode().len());
+        let Chunk { records, marks, dead_letters } = chunk;
+        records.clear();
+        records.shrink_to(2 * limits.batch_bytes);
+        marks.clear();
+        let (mut tuple, mut writer) = (Vec::new(), TupleWriter::new());
         let id = &self.context.source.mapping.columns.id;
         let place = |table: &TableInfo| table.relation_schema().columns.iter().position(|column| column.name == *id);
         let ids: Vec<Option<usize>> = self.tables.iter().map(place).collect();
@@ -201,11 +236,12 @@ impl Backfill<'_> {
             let tuple = Tuple::parse(&tuple[range])
                 .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
             let relation = self.tables[usize::from(row.table)].oid;
-            if let Err(error) = rows.append(Row { xid: 0, relation, tuple: &tuple }, records, &mut marks) {
+            if let Err(error) = rows.append(Row { xid: 0, relation, tuple: &tuple }, records, marks) {
                 snapshot.refusal = Some(waiting(error)?);
             }
         }
-        Ok(marks)
+        *dead_letters = rows.take_dead_letters();
+        Ok(())
     }
 }
 
@@ -256,7 +292,7 @@ mod tests {
         };
         assert_eq!(next_fetch(&rows(1, 100)), 8);
         assert_eq!(next_fetch(&rows(64, 100)), 128);
-        assert_eq!(next_fetch(&rows(250, 100)), 250);
+        assert_eq!(next_fetch(&rows(1_000, 100)), 1_000);
         assert_eq!(next_fetch(&rows(8, 1 << 20)), 4);
         assert_eq!(next_fetch(&rows(1, 50 << 20)), 1);
         assert_eq!(next_fetch(&[]), 8);

@@ -40,6 +40,12 @@ impl Marks {
         self.rows.push(Packed { end: self.text.len(), xid: 0, table: NO_TABLE });
     }
 
+    /// Takes all rows out, and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.rows.clear();
+    }
+
     #[must_use]
     pub(super) fn len(&self) -> usize {
         self.rows.len()

@@ -1,6 +1,9 @@
 //! Measures how fast outboxd drains a backlog.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
@@ -146,19 +149,21 @@ async fn walsender(client: &Client, source: &Source) -> Result<Processor> {
 
 /// Processor time that the daemon's SQL sessions have used since they began.
 async fn sessions(client: &Client) -> Result<Duration> {
-    backends(client, "client backend").await
+    Ok(backends(client, "client backend").await?.values().sum())
 }
 
 /// Processor time that all walsenders of the daemon have used.
 pub(crate) async fn walsenders(client: &Client) -> Result<Duration> {
-    backends(client, "walsender").await
+    Ok(backends(client, "walsender").await?.values().sum())
 }
 
-async fn backends(client: &Client, kind: &str) -> Result<Duration> {
+/// Processor time that each of the daemon's sessions of this kind has used since it began.
+pub(crate) async fn backends(client: &Client, kind: &str) -> Result<BTreeMap<u32, Duration>> {
     let query = "SELECT pid FROM pg_stat_activity WHERE usename = $1 AND backend_type = $2";
-    let mut used = Duration::ZERO;
+    let mut used = BTreeMap::new();
     for row in client.query(query, &[&testbed::postgres::ROLE, &kind]).await? {
-        used += Processor::of(u32::try_from(row.get::<_, i32>(0))?)?.time()?;
+        let pid = u32::try_from(row.get::<_, i32>(0))?;
+        used.insert(pid, Processor::of(pid)?.time()?);
     }
     Ok(used)
 }

@@ -11,6 +11,7 @@
 //! their full cost), and makes a checkpoint before each measurement. Kafka is one broker with the
 //! optimising compiler, which the tests do not use.
 
+mod backfill;
 mod bare;
 mod case;
 mod chart;
@@ -108,6 +109,9 @@ struct Mode {
     /// the key
     #[arg(long)]
     shards: bool,
+    /// Backfills of rows from before the slot, beside a COPY of the same rows
+    #[arg(long)]
+    backfill: bool,
     /// System calls and allocations of a row
     #[arg(long)]
     counts: bool,
@@ -126,6 +130,7 @@ impl Mode {
             _ if self.transaction => Some("transaction"),
             _ if self.sources => Some("sources"),
             _ if self.shards => Some("shards"),
+            _ if self.backfill => Some("backfill"),
             _ if self.counts => Some("counts"),
             _ if self.only_latency => Some("latency"),
             _ if self.latencies => Some("latencies"),
@@ -175,6 +180,7 @@ async fn measure(setting: &Setting, arguments: &Arguments, report: &mut Report) 
             sources::measure(setting, shape.rows, idle, report).await
         }
         _ if mode.shards => shards::measure(setting, shape, report).await,
+        _ if mode.backfill => backfill::measure(setting, shape, report).await,
         _ if mode.counts => counts::measure(setting, rows.unwrap_or(counts::ROWS), report).await,
         _ if mode.latencies => {
             let via = arguments.options.via;

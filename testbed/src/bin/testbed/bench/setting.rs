@@ -141,10 +141,10 @@ impl Setting {
         let mut text = String::new();
         let first = sources.first();
         for source in sources {
-            let Source { name, mark, .. } = source;
+            let Source { name, mark, backfill, .. } = source;
             text.push_str(&format!(
                 "[[source]]\nname = \"{name}\"\nurl = \"{}\"\ntables = [\"{TABLE}\"]\ntopic = \"{}\"\n\
-                 mark = \"{mark}\"\nbackfill = \"none\"\n[source.limits]\n{}\n",
+                 mark = \"{mark}\"\nbackfill = \"{backfill}\"\n[source.limits]\n{}\n",
                 self.url(source),
                 source.topic(),
                 self.limits
@@ -236,6 +236,7 @@ pub(crate) struct Source {
     pub(crate) database: String,
     pub(crate) mark: &'static str,
     pub(crate) delivery: &'static str,
+    pub(crate) backfill: &'static str,
     /// The publication's row filter.
     pub(crate) filter: Option<String>,
     /// As the command line says, if there is nothing here.
@@ -246,7 +247,7 @@ impl Source {
     /// A source that delivers exactly once.
     pub(crate) fn new(database: &str, name: &str, mark: &'static str) -> Self {
         let (name, database) = (name.to_owned(), database.to_owned());
-        Self { name, database, mark, delivery: EXACTLY_ONCE, filter: None, via: None }
+        Self { name, database, mark, delivery: EXACTLY_ONCE, backfill: "none", filter: None, via: None }
     }
 
     pub(crate) fn topic(&self) -> String {
