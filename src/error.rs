@@ -53,6 +53,18 @@ macro_rules! codes {
     };
 }
 
+/// What only a daemon does by itself, at the end of a hint.
+const DAEMON_ONLY: [&str; 2] = ["; outboxd keeps trying", "; outboxd reconnects"];
+
+impl Code {
+    /// The next step of a person who ran a command. A command does not go on by itself.
+    #[must_use]
+    pub(crate) fn advice(self) -> &'static str {
+        let hint = self.hint();
+        DAEMON_ONLY.iter().find_map(|end| hint.strip_suffix(end)).unwrap_or(hint)
+    }
+}
+
 codes! {
     /// A configuration file, flag or variable that cannot be read or does not make sense.
     ConfigInvalid = "config-invalid", Config, "correct the value that the message names; config/outboxd.toml shows every key";
@@ -80,6 +92,8 @@ codes! {
     PostgresUnavailable = "postgres-unavailable", Retry, "the server is restarting or ended the session; outboxd reconnects";
     /// All connections, walsenders or replication slots of the server are taken.
     PostgresExhausted = "postgres-exhausted", Retry, "raise max_wal_senders, max_replication_slots or max_connections, or drop what is unused";
+    /// A connection pooler answers in the server's place.
+    PostgresPooler = "postgres-pooler", Halt, "give outboxd the server's own host and port: replication cannot go through a connection pooler";
     /// The server sent what the protocol does not allow, or a message over the size limit.
     PostgresProtocol = "postgres-protocol", Rebuild, "reconnecting; if it repeats, a proxy that does not pass the replication protocol through is the usual cause";
     /// A statement failed for a reason that has no code of its own.
@@ -259,6 +273,15 @@ mod tests {
             assert!(seen.insert(code.as_str()), "{code} stands twice");
             assert!(code.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{code}");
             assert!(!code.hint().is_empty(), "{code} has no hint");
+        }
+    }
+
+    #[test]
+    fn what_only_a_daemon_does_is_the_last_part_of_a_hint() {
+        for code in Code::ALL {
+            for word in ["keeps trying", "reconnects"] {
+                assert!(!code.advice().contains(word), "{code}: {}", code.advice());
+            }
         }
     }
 

@@ -120,7 +120,7 @@ impl Findings {
     }
 
     fn failed(&mut self, about: &str, code: Code, message: impl Into<String>) {
-        self.failed_with(about, code, message, code.hint());
+        self.failed_with(about, code, message, code.advice());
     }
 
     /// Adds a failure with a next step that fits better than the code's.
@@ -130,7 +130,7 @@ impl Findings {
     }
 
     fn error(&mut self, about: &str, error: &Error) {
-        self.failed_with(about, error.code(), error.detail(), error.hint());
+        self.failed_with(about, error.code(), error.detail(), error.code().advice());
     }
 
     fn push(&mut self, about: &str, Found { verdict, code, message, hint }: Found) {
@@ -282,7 +282,7 @@ mod tests {
         let expected = format!(
             "source order\n  ok       connection  Postgres 15\n  warning  slot        it lags\n{blank}hint: start the daemon\n  \
              failed   table a     [table-missing] there is none\n{blank}hint: {}\n1 ok, 1 warnings, 1 failed\n",
-            Code::TableMissing.hint(),
+            Code::TableMissing.advice(),
             blank = " ".repeat(23),
         );
         assert_eq!(text, expected);

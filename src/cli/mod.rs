@@ -2,6 +2,7 @@
 //! command.
 
 mod check;
+mod output;
 mod recover;
 mod run;
 mod setup;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{Class, Error, Result, config::Flags, door, runtime::on_runtime};
+use crate::{Class, Error, Result, door, runtime::on_runtime};
 
 /// Carries the rows of a Postgres outbox table to Kafka, exactly once, in commit order.
 #[derive(Parser)]
@@ -34,8 +35,9 @@ pub struct Cli {
 enum Command {
     /// Publish until SIGTERM or SIGINT, then drain.
     #[command(after_help = "Examples:\n  outboxd run --config /etc/outboxd/outboxd.toml\n  \
-                            outboxd run --source-url postgres://outboxd@localhost/orders --table order_outbox --brokers kafka:9092")]
-    Run(#[command(flatten)] Flags),
+                            outboxd run --source-url postgres://outboxd@localhost/orders --table order_outbox --brokers kafka:9092\n  \
+                            outboxd run --config /etc/outboxd/outboxd.toml --until-idle")]
+    Run(#[command(flatten)] run::RunArgs),
     /// Test every precondition and say what is missing.
     #[command(after_help = "Example:\n  outboxd check --config /etc/outboxd/outboxd.toml")]
     Check(#[command(flatten)] check::CheckArgs),
@@ -67,16 +69,19 @@ impl Cli {
     #[must_use]
     pub fn execute(self) -> ExitCode {
         self.outcome().unwrap_or_else(|error| {
-            eprintln!("{}", explain(&error));
+            output::complain(&explain(&error));
             exit_code(&error)
         })
     }
 
     fn outcome(self) -> Result<ExitCode> {
         match self.command {
-            Command::Run(flags) => {
-                let config = door::open(&flags)?;
-                on_runtime(run::run(config, run::relay))
+            Command::Run(args) => {
+                let config = door::open(&args.flags)?;
+                match args.until_idle {
+                    true => on_runtime(run::run(config, run::relay_until_idle)),
+                    false => on_runtime(run::run(config, run::relay)),
+                }
             }
             Command::Check(args) => {
                 let config = door::open(&args.flags)?;
@@ -105,7 +110,7 @@ impl Cli {
 
 /// Shows `error[code]: message`, and the next step on a line of its own.
 fn explain(error: &Error) -> String {
-    format!("error[{}]: {}\n  hint: {}", error.code(), error.detail(), error.hint())
+    format!("error[{}]: {}\n  hint: {}", error.code(), error.detail(), error.code().advice())
 }
 
 /// The exit codes are a contract: 2 and 3 tell systemd not to start the daemon again.
@@ -121,7 +126,7 @@ fn exit_code(error: &Error) -> ExitCode {
 mod tests {
     use clap::CommandFactory;
 
-    use super::*;
+    use super::{run::RunArgs, *};
     use crate::{Code, Config};
 
     #[test]
@@ -162,7 +167,8 @@ mod tests {
             "--brokers",
             "k",
         ];
-        let Command::Run(flags) = Cli::try_parse_from(arguments).map_err(|error| error.to_string()).unwrap().command
+        let Command::Run(RunArgs { flags, .. }) =
+            Cli::try_parse_from(arguments).map_err(|error| error.to_string()).unwrap().command
         else {
             panic!("not run");
         };

@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 
+use super::output::print;
 use crate::{
     Code, Config, Error, Result,
     config::Flags,
@@ -17,8 +18,6 @@ use crate::{
 /// The arguments of `recover`.
 #[derive(Args)]
 pub(super) struct RecoverArgs {
-    #[command(flatten)]
-    pub(super) flags: Flags,
     /// The source that halted.
     #[arg(long, value_name = "NAME")]
     source: String,
@@ -32,6 +31,8 @@ pub(super) struct RecoverArgs {
     /// same timeline. A source from which a daemon streams is refused all the same.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    pub(super) flags: Flags,
 }
 
 impl RecoverArgs {
@@ -56,15 +57,14 @@ pub(super) async fn recover(config: Config, options: RecoverOptions) -> Result<E
     let source = config.source(&options.source)?;
     let recovery = Recovery::begin(source, &config.kafka).await?;
     let plan = recovery.plan(options.strategy, options.force)?;
-    let closed = |error| Error::new(Code::Internal, "standard output is closed").because(error);
-    plan.print(source, &mut io::stdout().lock()).map_err(closed)?;
+    print(|out| plan.print(source, out))?;
     if !options.yes {
         confirm(&source.name)?;
     }
     // The reader of the output may be gone. The recovery must not end half-way because of that.
     let say = |step: &str| drop(writeln!(io::stdout(), "  {step}"));
     recovery.carry_out(&plan, by(), say).await?;
-    writeln!(io::stdout(), "done: {}", what_next(&plan)).map_err(closed)?;
+    print(|out| writeln!(out, "done: {}", what_next(&plan)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -81,7 +81,7 @@ fn confirm(name: &str) -> Result<()> {
     if !io::stdin().is_terminal() {
         return refused("nobody can be asked here: give --yes to agree to the above");
     }
-    eprint!("Type the source's name to go on: ");
+    let _ = write!(io::stderr(), "Type the source's name to go on: ");
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
     if read.is_ok() && line.trim() == name { Ok(()) } else { refused("the name was not typed") }

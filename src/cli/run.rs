@@ -6,6 +6,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use clap::Args;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -17,7 +18,7 @@ use tracing::{error, info};
 use super::exit_code;
 use crate::{
     Code, Config, Error, Result,
-    config::ShownSource,
+    config::{Flags, ShownSource},
     http,
     source::standing::SourceState,
     telemetry::{Metrics, build, logs},
@@ -28,6 +29,17 @@ const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// How often systemd hears from the daemon, unless its watchdog asks for more.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// The arguments of `run`.
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// Publish everything that is committed by the time that the sources stream, then drain and end
+    /// with 0. An instance that runs already is an error.
+    #[arg(long)]
+    pub(super) until_idle: bool,
+    #[command(flatten)]
+    pub(super) flags: Flags,
+}
 
 /// What the relay is given.
 #[derive(Debug)]
@@ -44,6 +56,12 @@ pub(crate) struct Daemon {
 /// error is that of the first halt.
 pub(super) async fn relay(daemon: Daemon) -> Result<()> {
     crate::relay::run(&daemon.config, &daemon.metrics, daemon.shutdown).await
+}
+
+/// `Ok`: every source had nothing left to publish, or the daemon was told to stop. `Err`: a source
+/// cannot go on, or another instance has it.
+pub(super) async fn relay_until_idle(daemon: Daemon) -> Result<()> {
+    crate::relay::run_until_idle(&daemon.config, &daemon.metrics, daemon.shutdown).await
 }
 
 /// Runs `relay` until it ends, and passes SIGTERM and SIGINT on to it.
@@ -183,7 +201,6 @@ fn notify(states: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Flags;
 
     fn config(listen: &str) -> Config {
         let mut flags =

@@ -1,13 +1,14 @@
 //! `outboxd setup` creates what is missing, and leaves whatever exists already as it is.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Args;
 
-use super::recover::by;
+use super::{
+    explain,
+    output::{complain, print},
+    recover::by,
+};
 use crate::{
     Code, Config, Error, Result,
     config::{Flags, Kafka, PostgresUrl, Source, TableName},
@@ -19,8 +20,6 @@ use crate::{
 /// The arguments of `setup`.
 #[derive(Args)]
 pub(super) struct SetupArgs {
-    #[command(flatten)]
-    pub(super) flags: Flags,
     /// Print the SQL and the topics, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -36,6 +35,8 @@ pub(super) struct SetupArgs {
     /// unmarked: nothing is lost or repeated.
     #[arg(long, value_name = "TABLE", value_delimiter = ',')]
     add_table: Vec<TableName>,
+    #[command(flatten)]
+    pub(super) flags: Flags,
 }
 
 impl SetupArgs {
@@ -66,20 +67,20 @@ pub(super) struct SetupOptions {
 /// fails does not stop the next one. The last failure is the error of the command.
 pub(super) async fn setup(config: Config, options: SetupOptions) -> Result<ExitCode> {
     let mut complete = true;
-    let mut failure = None;
+    let mut failure: Option<Error> = None;
     if !options.add_tables.is_empty() {
         logs::init(&config.log); // The relay logs while it drains.
     }
     for source in &chosen(&config, &options)? {
-        if let Some(previous) = failure.take() {
-            eprintln!("{}", super::explain(&previous));
-        }
         match set_up(source, &config.kafka, &options.request).await {
             Ok(outcome) => {
                 complete &= !outcome.is_incomplete();
-                print(source, &outcome, &mut io::stdout().lock())?;
+                print(|out| writeln!(out, "source {}", source.name).and_then(|()| outcome.print(out)))?;
             }
-            Err(error) => failure = Some(error.about(format_args!("source {}", source.name))),
+            Err(error) => {
+                let failed = failure.replace(error.about(format_args!("source {}", source.name)));
+                failed.iter().for_each(|previous| complain(&explain(previous)));
+            }
         }
     }
     match failure {
@@ -108,11 +109,6 @@ fn chosen(config: &Config, options: &SetupOptions) -> Result<Vec<Source>> {
             Err(Error::new(Code::SetupRefused, text))
         }
     }
-}
-
-fn print(source: &Source, outcome: &Outcome, out: &mut dyn Write) -> Result<()> {
-    let written = writeln!(out, "source {}", source.name).and_then(|()| outcome.print(out));
-    written.map_err(|error| Error::new(Code::Internal, "standard output is closed").because(error))
 }
 
 async fn set_up(source: &Source, kafka: &Kafka, request: &Request) -> Result<Outcome> {

@@ -1,7 +1,7 @@
 //! `outboxd verify` compares tables with topics.
 
 use std::{
-    io::{self, Write},
+    io,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -9,8 +9,9 @@ use std::{
 
 use clap::Args;
 
+use super::output::print;
 use crate::{
-    Code, Config, Error, Result,
+    Config, Result,
     config::Flags,
     verify::{self, Options, Progress},
 };
@@ -18,8 +19,6 @@ use crate::{
 /// The arguments of `verify`.
 #[derive(Args)]
 pub(super) struct VerifyArgs {
-    #[command(flatten)]
-    pub(super) flags: Flags,
     /// Only this source. In topics that other sources may write to, unknown records are then not
     /// judged.
     #[arg(long, value_name = "NAME")]
@@ -54,6 +53,8 @@ pub(super) struct VerifyArgs {
     /// What is sorted in memory.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = bytes)]
     memory: usize,
+    #[command(flatten)]
+    pub(super) flags: Flags,
 }
 
 impl VerifyArgs {
@@ -86,13 +87,13 @@ pub(super) struct Request {
 /// The exit code is 0 when nothing differs, and 1 otherwise.
 pub(super) async fn verify(config: Config, request: Request) -> Result<ExitCode> {
     let outcome = verify::audit(&config, &request.options, &Progress::on_terminal()).await?;
-    let mut out = io::stdout().lock();
-    let written = if request.json {
-        serde_json::to_writer_pretty(&mut out, &outcome).map_err(io::Error::from).and_then(|()| writeln!(out))
-    } else {
-        outcome.print(&mut out)
-    };
-    written.map_err(|error| Error::new(Code::Internal, "standard output is closed").because(error))?;
+    print(|out| {
+        if request.json {
+            serde_json::to_writer_pretty(&mut *out, &outcome).map_err(io::Error::from).and_then(|()| writeln!(out))
+        } else {
+            outcome.print(out)
+        }
+    })?;
     Ok(ExitCode::from(u8::from(!outcome.clean)))
 }
 

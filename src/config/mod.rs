@@ -8,6 +8,7 @@ mod level;
 mod load;
 mod mapping;
 pub(crate) mod names;
+pub(crate) mod password;
 mod section;
 mod show;
 mod source;
@@ -22,6 +23,7 @@ pub use flags::Flags;
 pub use level::LogFilter;
 pub(crate) use mapping::cloudevents_extension;
 pub use mapping::{CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Mapping};
+pub use password::Password;
 pub(crate) use show::ShownSource;
 pub use template::Template;
 pub use template::TemplatePart;
@@ -64,8 +66,8 @@ pub struct Source {
     pub name: String,
     /// Where the database is and how to log in. The password is not here: `password` holds it.
     pub url: PostgresUrl,
-    /// From the URL, `password_file` or an environment variable; never logged.
-    pub password: Option<Secret>,
+    /// Where the password comes from; never logged.
+    pub password: Option<Password>,
     /// The outbox tables in the order of the configuration; at least one.
     pub tables: Vec<TableName>,
     /// Replication slot, default `outboxd_<name>`.

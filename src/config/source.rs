@@ -3,10 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    Backfill, CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Limits, Mapping, Mark, OnPoison, PostgresUrl,
-    Secret, Source, TableName, Template, Timeouts, cloudevents_extension,
+    Backfill, CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Limits, Mapping, Mark, OnPoison, Password,
+    PostgresUrl, Secret, Source, TableName, Template, Timeouts, cloudevents_extension,
     mapping::check_cloudevents_source,
-    names,
+    names, password,
     section::{Item, Section, show_bytes},
 };
 use crate::{Error, Result};
@@ -17,6 +17,8 @@ pub(super) const KEYS: &[&str] = &[
     "url",
     "password",
     "password_file",
+    "password_command",
+    "password_ttl",
     "tables",
     "slot",
     "publication",
@@ -62,6 +64,8 @@ const OWN_HEADERS: [&str; 5] = ["event_id", "event_type", "aggregate_type", "agg
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
+/// How long a printed password is used again. Tokens of RDS are good for 15 minutes.
+const PASSWORD_TTL: Duration = Duration::from_secs(600);
 
 /// What reading a source needs besides its section.
 pub(super) struct Around<'a> {
@@ -109,7 +113,7 @@ fn checked(section: &mut Section, key: &str, check: fn(&str) -> Result<(), Strin
     Ok(Some(item.value))
 }
 
-fn connection(section: &mut Section, folder: &Path) -> Result<(PostgresUrl, Option<Secret>)> {
+fn connection(section: &mut Section, folder: &Path) -> Result<(PostgresUrl, Option<Password>)> {
     let item = section.text("url")?.ok_or_else(|| section.lacks("url"))?;
     let mut url: PostgresUrl = item.value.parse().map_err(|problem: String| item.refuse(problem))?;
     let in_url = url.password.take();
@@ -131,23 +135,39 @@ fn connection(section: &mut Section, folder: &Path) -> Result<(PostgresUrl, Opti
     if let Some(item) = written.as_ref().filter(|item| item.value.contains('\0')) {
         return Err(item.refuse("found a zero byte; allowed: any other character"));
     }
+    let command = password_command(section)?;
+    if let Some(item) = &command {
+        let other = match (&written, &file, &in_url) {
+            (Some(_), _, _) => Some("password"),
+            (_, Some(_), _) => Some("password_file"),
+            (_, _, Some(_)) => Some("the URL"),
+            _ => None,
+        };
+        if let Some(other) = other {
+            return Err(item.refuse(format!("the password is given twice, here and in {other}")));
+        }
+    }
     let from_file = file.map(|item| password_file(&item, folder)).transpose()?;
-    let password = written.map(|item| item.value).or(from_file).map(Secret::new).or(in_url);
-    Ok((url, password))
+    let written = written.map(|item| Secret::new(item.value)).or(in_url).map(Password::Written);
+    Ok((url, command.map(|item| item.value).or(from_file).or(written)))
 }
 
-fn password_file(item: &Item<String>, folder: &Path) -> Result<String> {
+/// A program that prints the password, and how long that is used again.
+fn password_command(section: &mut Section) -> Result<Option<Item<Password>>> {
+    let ttl = section.duration("password_ttl", PASSWORD_TTL, Duration::ZERO..=24 * HOUR)?;
+    let Some(item) = section.texts("password_command")? else { return Ok(None) };
+    let line: Vec<String> = item.value.iter().map(|word| word.value.clone()).collect();
+    if line.first().is_none_or(String::is_empty) {
+        return Err(item.refuse("found no program; allowed: a program and its arguments, each a string of its own"));
+    }
+    Ok(Some(item.map(|_| Password::Command { line, ttl })))
+}
+
+/// The file is read for each connection. What is wrong with it now, the start of a command says.
+fn password_file(item: &Item<String>, folder: &Path) -> Result<Password> {
     let path = folder.join(&item.value);
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| item.refuse(format!("cannot read {}", path.display())).because(error))?;
-    let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(item.refuse(format!("{} is empty; expected a password", path.display())));
-    }
-    if password.contains('\0') {
-        return Err(item.refuse(format!("{} holds a zero byte; expected a password", path.display())));
-    }
-    Ok(password.to_owned())
+    password::in_file(&path).map_err(|problem| item.refuse(problem))?;
+    Ok(Password::File(path))
 }
 
 fn tables(section: &mut Section) -> Result<Vec<TableName>> {

@@ -370,7 +370,7 @@ fn a_zero_byte_in_a_password_is_refused_wherever_it_was_written() {
 #[test]
 fn the_password_comes_from_one_place_and_is_never_shown() {
     let from_key = source_with("password = \"${DB_PASSWORD}\"").unwrap();
-    assert_eq!(from_key.sources[0].password.as_ref().unwrap().expose(), "p@ss");
+    assert_eq!(from_key.sources[0].password, Some(Password::Written(Secret::new("p@ss".to_owned()))));
     assert!(!format!("{from_key:?} {:?}", from_key.shown()).contains("p@ss"));
 
     let folder = tempfile::tempdir().unwrap();
@@ -380,7 +380,21 @@ fn the_password_comes_from_one_place_and_is_never_shown() {
     std::fs::write(&file, text).unwrap();
     let flags = Flags { config: Some(file), ..Flags::default() };
     let config = Config::load_with(&flags, &environment).unwrap();
-    assert_eq!(config.sources[0].password.as_ref().unwrap().expose(), "s3cret");
+    assert_eq!(config.sources[0].password, Some(Password::File(folder.path().join("pw"))));
+    assert_eq!(password::in_file(&folder.path().join("pw")).unwrap().expose(), "s3cret");
+
+    let command =
+        text.replace("password_file = \"pw\"", "password_command = [\"aws\", \"token\"]\npassword_ttl = \"5m\"");
+    let expected = Password::Command { line: vec!["aws".into(), "token".into()], ttl: Duration::from_secs(300) };
+    assert_eq!(parse(&command).unwrap().sources[0].password, Some(expected));
+    refuses(
+        parse(&command.replace("u@db", "u:pw@db")),
+        "config-invalid: outboxd.toml:4: password_command in [[source]]: the password is given twice, here and in the URL",
+    );
+    refuses(
+        parse(&text.replace("password_file = \"pw\"", "password_command = []")),
+        "config-invalid: outboxd.toml:4: password_command in [[source]]: found no program; allowed: a program and its arguments, each a string of its own",
+    );
 
     refuses(
         parse(&text.replace("u@db", "u:pw@db")),

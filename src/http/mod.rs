@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -76,8 +76,11 @@ async fn livez(State(served): State<Served>) -> Response {
     answer(stuck.is_empty(), &json!({ "live": stuck.is_empty(), "stuck": stuck }))
 }
 
-async fn readyz(State(served): State<Served>) -> Response {
-    let ready = is_ready(&served);
+/// With `?standby=ok` a source that stands by is as good as one that streams. An orchestrator that
+/// takes unready pods out of service asks so.
+async fn readyz(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    let standby_is_ok = query.is_some_and(|query| query.split('&').any(|pair| pair == "standby=ok"));
+    let ready = is_ready(&served, standby_is_ok);
     let states: Vec<_> = served
         .metrics
         .standings()
@@ -90,18 +93,19 @@ async fn readyz(State(served): State<Served>) -> Response {
 async fn status(State(served): State<Served>) -> Response {
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "ready": is_ready(&served),
+        "ready": is_ready(&served, false),
         "stopping": *served.stopping.borrow(),
         "sources": served.metrics.standings(),
     });
     answer(true, &body)
 }
 
-fn is_ready(served: &Served) -> bool {
+fn is_ready(served: &Served, standby_is_ok: bool) -> bool {
     let sources = served.metrics.standings();
+    let is_good = |state: SourceState| state.is_ready() || standby_is_ok && state == SourceState::Standby;
     !*served.stopping.borrow()
         && !sources.is_empty()
-        && sources.iter().all(|source| source.state().is_some_and(SourceState::is_ready))
+        && sources.iter().all(|source| source.state().is_some_and(is_good))
 }
 
 fn answer(good: bool, body: &Value) -> Response {
@@ -185,6 +189,21 @@ mod tests {
         assert_eq!(code, 200);
         assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
         assert!(body.contains("outboxd_rows_marked_total{source=\"order\"} 7"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_standby_is_ready_for_whoever_asks_so() {
+        let server = start().await;
+        let source = server.metrics.source("order");
+        source.set_state(SourceState::Standby);
+        assert_eq!(server.get("/readyz").await.0, 503);
+        assert_eq!(server.get("/readyz?standby=ok").await.0, 200);
+        assert_eq!(server.get("/readyz?standby=no").await.0, 503);
+        source.set_state(SourceState::Retrying);
+        assert_eq!(server.get("/readyz?standby=ok").await.0, 503);
+        source.set_state(SourceState::Standby);
+        server.stopping.send(true).unwrap();
+        assert_eq!(server.get("/readyz?standby=ok").await.0, 503);
     }
 
     #[tokio::test]

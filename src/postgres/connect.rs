@@ -39,11 +39,16 @@ impl ConnectOptions {
     /// Connects to the first host that will do. As in libpq, a refused login ends the search: the
     /// next host would refuse it, too, or is not the one that was meant.
     async fn connect<S: Session>(&self, purpose: &str) -> Result<S> {
+        let password = self.credentials.current(self.connect_timeout).await?;
+        let options = Self { password, ..self.clone() };
         let mut failures: Vec<Error> = Vec::new();
         for host in &self.hosts {
-            match self.connect_to(host, purpose).await {
+            match options.connect_to(host, purpose).await {
                 Ok(session) => return Ok(session),
-                Err(error) if error.code() == Code::PostgresAuthFailed => return Err(error),
+                Err(error) if error.code() == Code::PostgresAuthFailed => {
+                    self.credentials.was_refused();
+                    return Err(error);
+                }
                 Err(error) => failures.push(error),
             }
         }

@@ -32,6 +32,7 @@ pub mod catalog;
 mod certificates;
 mod client;
 mod connect;
+mod credentials;
 pub(crate) mod farewell;
 mod frame;
 mod login;

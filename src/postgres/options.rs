@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::credentials::Credentials;
 pub(super) use crate::config::url::{ChannelBinding, Host, Keepalive, Roots, SslMode, TlsOptions};
 use crate::config::{PostgresUrl, Secret, Source};
 
@@ -11,7 +12,10 @@ use crate::config::{PostgresUrl, Secret, Source};
 pub struct ConnectOptions {
     pub(super) hosts: Vec<Host>,
     pub(super) user: String,
+    /// The password of a connection that is being opened.
     pub(super) password: Option<Secret>,
+    /// Where it comes from.
+    pub(super) credentials: Credentials,
     pub(super) database: String,
     pub(super) tls: TlsOptions,
     pub(super) channel_binding: ChannelBinding,
@@ -33,7 +37,7 @@ impl ConnectOptions {
     pub(crate) fn of(source: &Source) -> Self {
         let by_url = Self::to(&source.url);
         Self {
-            password: source.password.clone().or(by_url.password),
+            credentials: source.password.as_ref().map_or(by_url.credentials, Credentials::of),
             connect_timeout: source.url.connect_timeout.unwrap_or(source.timeouts.connect),
             statement_timeout: source.timeouts.statement,
             max_message_bytes: source.limits.message_bytes,
@@ -48,7 +52,8 @@ impl ConnectOptions {
         Self {
             hosts: url.hosts.clone(),
             user: url.user.clone(),
-            password: url.password.clone(),
+            password: None,
+            credentials: Credentials::Written(url.password.clone()),
             database: url.database().to_owned(),
             tls: url.tls.clone(),
             channel_binding: url.channel_binding,
@@ -168,7 +173,8 @@ mod tests {
         let password = |source: &Source| {
             let options = ConnectOptions::of(source);
             assert!(!format!("{options:?}").contains("hunter"));
-            options.password.unwrap().expose().to_owned()
+            let Credentials::Written(Some(password)) = options.credentials else { panic!("no password") };
+            password.expose().to_owned()
         };
         assert_eq!(password(&source), "hunter2");
         source.url = "postgres://me:hunter3@h/db".parse().unwrap();

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 
+use super::neighbours::Neighbours;
 use crate::{
     Code, Error, Result,
     config::{Kafka, Source},
     postgres::{ConnectOptions, SqlSession},
-    source::{position::Position, producers::PositionBytes, server::require_same_server},
+    source::{position::Position, producers::PositionBytes, server::require_same_server, standing::SourceState},
     telemetry::{Metrics, SourceMetrics},
 };
 
@@ -28,6 +29,8 @@ pub(super) struct Context {
     pub(crate) shutdown: watch::Receiver<bool>,
     /// Whether to wait while another instance streams, as a daemon does.
     pub(super) patient: bool,
+    /// The other sources of the daemon. A command has none.
+    pub(super) neighbours: Option<Neighbours>,
 }
 
 impl Context {
@@ -41,6 +44,7 @@ impl Context {
             connect: ConnectOptions::of(source),
             shutdown,
             patient: true,
+            neighbours: None,
         }
     }
 
@@ -52,6 +56,15 @@ impl Context {
         let session = self.connect.sql(name).await?;
         require_same_server(&session, name, started).await?;
         Ok(session)
+    }
+
+    /// Shows that another instance leads, and says so once.
+    pub(super) fn stand_by(&self) {
+        if self.metrics.state() != SourceState::Standby {
+            tracing::info!(slot = self.source.slot, "standing by: another instance has the slot");
+            self.metrics.set_state(SourceState::Standby);
+        }
+        self.metrics.beat();
     }
 
     /// Resolves when the daemon is told to stop.

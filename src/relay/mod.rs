@@ -18,6 +18,7 @@
 //! for a moment does so through `once.rs`.
 
 mod backfill;
+mod behind;
 mod context;
 pub mod driver;
 mod gathered;
@@ -27,6 +28,7 @@ mod marker;
 mod marks;
 mod memory;
 mod monitor;
+mod neighbours;
 mod once;
 mod publisher;
 mod report;
@@ -39,6 +41,8 @@ pub mod state;
 mod stream;
 mod supervisor;
 mod tally;
+mod until_idle;
 
 pub(crate) use once::{drain, set_up};
 pub(crate) use supervisor::run;
+pub(crate) use until_idle::run_until_idle;

@@ -18,7 +18,7 @@ use crate::{
     Lsn,
     kafka::PublishFailure,
     outbox::Records,
-    telemetry::{Outcome, SourceMetrics},
+    telemetry::{Lag, Outcome, SourceMetrics},
 };
 
 /// How many topics have their counter at hand. A source with more topics looks the others up each
@@ -89,7 +89,8 @@ impl Report {
         self.metrics.dead_letters.inc_by(counts.dead_letters);
         self.metrics.set_position(machine.position().lsn);
         self.metrics.in_flight_bytes.set(i64::try_from(machine.in_flight_bytes()).unwrap_or(i64::MAX));
-        self.metrics.lag_seconds.set(machine.oldest_unpublished().map_or(0.0, age));
+        self.metrics
+            .set_lag(machine.oldest_unpublished().map_or(Lag::Nothing, |oldest| Lag::Since(commit_time(oldest))));
         self.metrics.beat();
         self.lsn = Some(machine.position().lsn);
         self.tally.came_marked(counts.came_marked);
@@ -125,7 +126,10 @@ fn say(done: Done, lsn: Lsn) {
 /// Seconds since a commit time, by this machine's clock. It is never negative, although the two
 /// clocks may differ.
 fn age(commit_time: i64) -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let since = Duration::from_micros(u64::try_from(commit_time).unwrap_or_default());
-    now.saturating_sub(since).as_secs_f64()
+    Lag::Since(self::commit_time(commit_time)).seconds(SystemTime::now()).unwrap_or_default()
+}
+
+/// A commit time in microseconds since the Unix epoch.
+fn commit_time(micros: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or_default())
 }

@@ -23,7 +23,6 @@ use super::{
     looks::{Look, Looks},
     marker::{Marked, Marker, marking_sessions},
     memory::{End, Memory, ServerLife},
-    monitor::Monitor,
     publisher::{Event, Job, Publisher},
     report::Report,
     rest::Rest,
@@ -65,8 +64,6 @@ pub(super) struct Stream<'a> {
     looks: Looks,
     position: Position,
     life: ServerLife,
-    /// The monitor ends with the session.
-    _monitor: Monitor,
     rest: Rest,
     /// When the metrics were last updated.
     reported: Instant,
@@ -74,7 +71,7 @@ pub(super) struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// Starts publisher, marker and monitor.
+    /// Starts publisher and marker.
     ///
     /// # Errors
     /// The marker's session cannot be opened.
@@ -93,7 +90,6 @@ impl<'a> Stream<'a> {
         let mut encoder = Encoder::new(&source.mapping, source.mark, &context.kafka.position_topic)?;
         encoder.times = memory.times.clone();
         let rows = Rows::new(encoder, Policy::of(source), memory.verdicts.clone());
-        let monitor = Monitor::start(context, &tables, life.started);
         let look = Arc::new(Look::new(source, &sql, &tables, &position.publication));
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
         let rest = Rest::new(stream.room());
@@ -112,7 +108,6 @@ impl<'a> Stream<'a> {
             look,
             position,
             life,
-            _monitor: monitor,
             rest,
             reported: Instant::now(),
             ended: None,
@@ -128,7 +123,9 @@ impl<'a> Stream<'a> {
         let mut status = tokio::time::interval(timeouts.status);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut give_up = None;
-        self.context.metrics.set_state(SourceState::Streaming);
+        if !self.context.metrics.has_to_prove_itself() {
+            self.context.metrics.set_state(SourceState::Streaming);
+        }
         loop {
             self.carry_out().await?;
             if let Some(end) = self.ended {
@@ -276,7 +273,10 @@ impl<'a> Stream<'a> {
     /// and marked before the session ends, so that nothing is published without its mark.
     fn looked(&mut self, found: Result<Lsn>) -> Result<()> {
         match found {
-            Ok(end) => self.driver.machine.looked(end),
+            Ok(end) => {
+                self.prove(end);
+                self.driver.machine.looked(end)
+            }
             Err(error) if self.sql.is_closed() => Err(error),
             Err(error) => {
                 self.intake.refuse(error, &mut self.driver);
@@ -285,10 +285,27 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// After a failure, a session is a success once it has published, or has read up to where the log
+    /// ended and has nothing to publish. Until then the source goes on to say that it fails.
+    fn prove(&mut self, end: Lsn) {
+        if !self.context.metrics.has_to_prove_itself() {
+            return;
+        }
+        if self.driver.machine.is_idle() && self.intake.received() >= end {
+            self.context.metrics.set_state(SourceState::Streaming);
+        } else {
+            // A server with nothing to send answers, and so says how far it has read its log.
+            self.driver.ask_for_status();
+        }
+    }
+
     async fn published(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Sent { batch } => self.driver.sent(batch),
             Event::Committed { batch, records, took } => {
+                if !records.is_empty() && self.context.metrics.has_to_prove_itself() {
+                    self.context.metrics.set_state(SourceState::Streaming);
+                }
                 let oldest = self.driver.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);
                 self.driver.give_back(records);
@@ -317,9 +334,8 @@ impl<'a> Stream<'a> {
     async fn send_status(&mut self) -> Result<()> {
         let flushed = self.driver.confirmed();
         let written = self.intake.received().max(flushed);
-        self.replication
-            .send_status(StandbyStatus { written, flushed, applied: flushed, reply_requested: false })
-            .await?;
+        let reply_requested = self.context.metrics.has_to_prove_itself();
+        self.replication.send_status(StandbyStatus { written, flushed, applied: flushed, reply_requested }).await?;
         self.report();
         Ok(())
     }

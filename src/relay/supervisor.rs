@@ -12,6 +12,8 @@ use tracing::Instrument;
 use super::{
     context::Context,
     memory::{End, Memory},
+    monitor::Monitor,
+    neighbours::Neighbours,
     session::Session,
 };
 use crate::{
@@ -29,14 +31,14 @@ const BEAT: Duration = Duration::from_secs(5);
 /// not take a core.
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// A session that lived longer than this was healthy, since no start takes so long to fail. The
+/// A session that published, or had nothing to publish, and lived longer than this was healthy. The
 /// next failure begins the backoff anew.
-const HEALTHY: Duration = Duration::from_secs(120);
+const HEALTHY: Duration = Duration::from_secs(10);
 
 /// How often a standby looks whether the slot is free. It is well within the takeover bound of 3 s.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
 
-/// `drain` gives up after this many attempts to take a slot that another session holds.
+/// A command gives up after this many attempts to take a slot that another session holds.
 const IMPATIENT_TRIES: u32 = 20;
 
 /// Runs all sources until `shutdown` turns true and everything in flight is finished.
@@ -44,11 +46,35 @@ const IMPATIENT_TRIES: u32 = 20;
 /// # Errors
 /// The first halt's error, if no source is left that can go on.
 pub(crate) async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<()> {
+    match run_all(config, metrics, &shutdown, true).await? {
+        Some(halt) if !*shutdown.borrow() => Err(halt),
+        _ => Ok(()),
+    }
+}
+
+/// Runs all sources, and returns the first halt. `patient` is a daemon: it waits while another
+/// instance streams, and its halted sources wait for a person while others go on.
+///
+/// # Errors
+/// The system has no thread to give.
+pub(super) async fn run_all(
+    config: &Config,
+    metrics: &Metrics,
+    shutdown: &watch::Receiver<bool>,
+    patient: bool,
+) -> Result<Option<Error>> {
     let kafka = Arc::new(config.kafka.clone());
     // All contexts are made before the first source is started, so that no source is missing from
     // the metrics.
-    let context = |source| Context::new(source, &kafka, metrics, shutdown.clone());
+    let neighbours = Neighbours::new(metrics);
+    let context = |source| Context {
+        patient,
+        neighbours: patient.then(|| neighbours.clone()),
+        ..Context::new(source, &kafka, metrics, shutdown.clone())
+    };
     let contexts: Vec<_> = config.sources.iter().map(context).collect();
+    // They go on when their source has halted.
+    let _monitors: Vec<_> = contexts.iter().map(Monitor::start).collect();
     let mut sources = Vec::new();
     for context in contexts {
         let span = tracing::info_span!("source", source = context.source.name);
@@ -65,7 +91,7 @@ pub(crate) async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Rec
         first_halt = first_halt.or(halt.err());
     }
     telling.abort();
-    first_halt.filter(|_| !*shutdown.borrow()).map_or(Ok(()), Err)
+    Ok(first_halt)
 }
 
 /// Runs a source on a thread and a runtime of its own. So its stream may rest while nobody waits on
@@ -88,9 +114,12 @@ fn on_a_thread(
 }
 
 impl Context {
-    /// Runs one session after another until the daemon stops or a person must act.
+    /// Runs one session after another until the daemon stops or a person must act. As long as other
+    /// sources go on, a halted one begins again now and then: it goes on by itself once the person
+    /// has acted.
     pub(super) async fn supervise(&self) -> Result<()> {
         let mut memory = Memory::default();
+        let mut last_halt = None;
         let mut backoff = Backoff::new(self.source.timeouts.backoff_max);
         let mut stood_by = 0;
         loop {
@@ -99,24 +128,36 @@ impl Context {
             }
             let began = Instant::now();
             let ended = Session::new(self, &mut memory).run().await;
-            if began.elapsed() > HEALTHY {
+            if began.elapsed() > HEALTHY && self.metrics.state() == SourceState::Streaming {
                 backoff.reset();
+            }
+            if self.metrics.state() != SourceState::Halted {
+                last_halt = None;
             }
             let pause = match ended {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::Again) => AGAIN_PAUSE,
                 // The walsender of our own last session may still live for a moment, so several
                 // attempts are made.
-                Ok(End::StandBy) if !self.patient && stood_by >= IMPATIENT_TRIES => return Err(self.in_use()),
+                Ok(End::StandBy) if !self.patient && stood_by >= IMPATIENT_TRIES => {
+                    self.metrics.set_state(SourceState::Halted);
+                    return Err(self.in_use());
+                }
                 Ok(End::StandBy) => {
                     stood_by += 1;
-                    self.metrics.set_state(SourceState::Standby);
+                    self.stand_by();
                     STANDBY_POLL
                 }
-                Err(error) => match self.judge(&error, &mut backoff) {
-                    Some(pause) => pause,
-                    None => return Err(error),
-                },
+                Err(error) if matches!(error.class(), Class::Halt | Class::Config) => {
+                    self.halt(&error, &mut last_halt);
+                    let Some(neighbours) = &self.neighbours else { return Err(error) };
+                    tokio::select! {
+                        go_on = neighbours.wait() => if !go_on { return Err(error) },
+                        () = self.stopping() => return Ok(()),
+                    }
+                    Duration::ZERO
+                }
+                Err(error) => self.retry(&error, &mut backoff),
             };
             tokio::select! {
                 () = self.pause(pause) => {}
@@ -134,21 +175,27 @@ impl Context {
         }
     }
 
-    /// How long to wait after an error. `None` if the source halts.
-    fn judge(&self, error: &Error, backoff: &mut Backoff) -> Option<Duration> {
+    /// Halts the source. An error that halted it before is not told again.
+    fn halt(&self, error: &Error, last: &mut Option<String>) {
+        let text = error.to_string();
+        if last.as_ref() != Some(&text) {
+            self.metrics.error(error);
+            tracing::error!(code = error.code().as_str(), hint = error.hint(), "halted: {}", error.detail());
+        }
+        *last = Some(text);
+        self.metrics.set_state(SourceState::Halted);
+    }
+
+    /// How long to wait after an error that can heal by itself.
+    fn retry(&self, error: &Error, backoff: &mut Backoff) -> Duration {
         self.metrics.error(error);
         let (code, detail, hint) = (error.code().as_str(), error.detail(), error.hint());
-        if matches!(error.class(), Class::Halt | Class::Config) {
-            tracing::error!(code, hint, "halted: {detail}");
-            self.metrics.set_state(SourceState::Halted);
-            return None;
-        }
         let pause = backoff.next();
         let retry_in =
             humantime::format_duration(Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)));
         tracing::warn!(code, hint, %retry_in, "{detail}");
         self.metrics.set_state(SourceState::Retrying);
-        Some(pause)
+        pause
     }
 }
 

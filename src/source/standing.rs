@@ -95,7 +95,7 @@ pub(crate) struct DaemonState {
     /// Since when.
     #[serde(serialize_with = "rfc3339")]
     pub(crate) since: SystemTime,
-    /// The last error, kept after it has healed.
+    /// The last error. It is kept after it has healed, with the time of that.
     pub(crate) last_error: Option<LastError>,
 }
 
@@ -106,6 +106,9 @@ pub(crate) struct LastError {
     pub(crate) problem: Problem,
     #[serde(serialize_with = "rfc3339")]
     pub(crate) at: SystemTime,
+    /// When rows flowed again.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub(crate) healed_at: Option<SystemTime>,
 }
 
 /// The replication slot.
@@ -134,12 +137,19 @@ pub(crate) struct Problem {
 
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
-        Self { code: error.code().as_str(), message: error.detail(), hint: error.hint() }
+        Self { code: error.code().as_str(), message: error.detail(), hint: error.code().advice() }
     }
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_rfc3339_micros(*time))
+}
+
+fn rfc3339_or_null<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => rfc3339(time, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 impl SlotStanding {

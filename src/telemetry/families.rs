@@ -16,11 +16,7 @@ pub(super) struct Families {
     pub(super) rows_redelivered: IntCounterVec,
     pub(super) rows_passed_over: IntCounterVec,
     pub(super) dead_letters: IntCounterVec,
-    pub(super) lag_bytes: IntGaugeVec,
     pub(super) lag_seconds: GaugeVec,
-    pub(super) unpublished_rows: IntGaugeVec,
-    pub(super) slot_retained_bytes: IntGaugeVec,
-    pub(super) slot_wal_status: IntGaugeVec,
     pub(super) publish_latency: HistogramVec,
     pub(super) mark_latency: HistogramVec,
     pub(super) kafka_transactions: IntCounterVec,
@@ -28,6 +24,70 @@ pub(super) struct Families {
     pub(super) in_flight_bytes: IntGaugeVec,
     pub(super) source_state: IntGaugeVec,
     pub(super) errors: IntCounterVec,
+    pub(super) watched: Watched,
+}
+
+/// What only a look at Postgres tells.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) lag_bytes: GaugeVec,
+    pub(super) unpublished_rows: GaugeVec,
+    pub(super) oldest_unmarked: GaugeVec,
+    pub(super) slot_retained_bytes: GaugeVec,
+    pub(super) slot_spilled_bytes: GaugeVec,
+    pub(super) monitor_up: IntGaugeVec,
+    pub(super) monitor_age: GaugeVec,
+    pub(super) slot_wal_status: IntGaugeVec,
+}
+
+impl Watched {
+    fn new(registry: &Registry) -> Self {
+        let gauge = |name, help, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let number = |name, help, labels: &[&str]| register(registry, GaugeVec::new(Opts::new(name, help), labels));
+        let source = &["source"];
+        Self {
+            lag_bytes: number(
+                "outboxd_replication_lag_bytes",
+                "Bytes of WAL between the end of the server's log and what is published and marked; NaN when unknown.",
+                source,
+            ),
+            unpublished_rows: number(
+                "outboxd_unpublished_rows",
+                "Rows of the tables without a mark, with at most 1000000 counted in each; NaN when unknown.",
+                source,
+            ),
+            oldest_unmarked: number(
+                "outboxd_oldest_unmarked_seconds",
+                "Age of the oldest row without a mark, by its creation time; 0 when there is none, NaN when unknown.",
+                source,
+            ),
+            slot_retained_bytes: number(
+                "outboxd_slot_retained_bytes",
+                "Bytes of WAL that the replication slot keeps on the server; NaN when unknown.",
+                source,
+            ),
+            slot_spilled_bytes: number(
+                "outboxd_slot_spilled_bytes",
+                "Bytes that the server wrote to disk to decode large transactions for the slot; NaN when unknown.",
+                source,
+            ),
+            monitor_up: gauge(
+                "outboxd_monitor_up",
+                "1 when the last look at Postgres succeeded. It goes on in every state of the source.",
+                source,
+            ),
+            monitor_age: number(
+                "outboxd_monitor_age_seconds",
+                "Age of the last look at Postgres that succeeded; NaN before the first one.",
+                source,
+            ),
+            slot_wal_status: gauge(
+                "outboxd_slot_wal_status",
+                "1 for the slot's wal_status in pg_replication_slots, 0 for the others.",
+                &["source", "status"],
+            ),
+        }
+    }
 }
 
 impl Families {
@@ -35,6 +95,7 @@ impl Families {
         let counter =
             |name, help, labels: &[&str]| register(registry, IntCounterVec::new(Opts::new(name, help), labels));
         let gauge = |name, help, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let number = |name, help, labels: &[&str]| register(registry, GaugeVec::new(Opts::new(name, help), labels));
         let seconds = |name, help| {
             let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
             register(registry, HistogramVec::new(opts, &["source"]))
@@ -54,35 +115,10 @@ impl Families {
             ),
             rows_passed_over: counter("outboxd_rows_passed_over_total", "Rows with their mark, or not ours.", source),
             dead_letters: counter("outboxd_dead_letters_total", "Rows sent to the dead-letter topic.", source),
-            lag_bytes: gauge(
-                "outboxd_replication_lag_bytes",
-                "Bytes of WAL between the end of the server's log and what is published and marked.",
+            lag_seconds: number(
+                "outboxd_replication_lag_seconds",
+                "Age of the oldest committed, unpublished row; 0 when caught up, NaN when unknown.",
                 source,
-            ),
-            lag_seconds: register(
-                registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "outboxd_replication_lag_seconds",
-                        "Age of the oldest committed, unpublished row; 0 when caught up.",
-                    ),
-                    source,
-                ),
-            ),
-            unpublished_rows: gauge(
-                "outboxd_unpublished_rows",
-                "Rows of the tables without a mark; with at most 1000000 counted in each.",
-                source,
-            ),
-            slot_retained_bytes: gauge(
-                "outboxd_slot_retained_bytes",
-                "Bytes of WAL that the replication slot keeps on the server.",
-                source,
-            ),
-            slot_wal_status: gauge(
-                "outboxd_slot_wal_status",
-                "1 for the slot's wal_status in pg_replication_slots, 0 for the others.",
-                &["source", "status"],
             ),
             publish_latency: seconds(
                 "outboxd_publish_latency_seconds",
@@ -108,6 +144,7 @@ impl Families {
                 &["source", "state"],
             ),
             errors: counter("outboxd_errors_total", "Errors, by code.", &["source", "code"]),
+            watched: Watched::new(registry),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The Prometheus metrics as handles that the relay holds.
 //!
-//! Every series of a source exists, with 0, as soon as the source is known. Only the topics of
+//! Every series of a source exists as soon as the source is known, with 0, or with NaN where only a
+//! look at Postgres can tell. Only the topics of
 //! `outboxd_events_published_total` appear later, when rows go to them.
 
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prometheus::{
@@ -17,7 +18,7 @@ use prometheus::{
 use super::{
     build::{COMMIT, VERSION},
     families::{Families, register},
-    shown::{SeenSlot, Shown},
+    shown::{Lag, Shown, Sight},
 };
 use crate::{
     Class, Code, Error, Lsn,
@@ -79,14 +80,6 @@ pub(crate) struct SourceMetrics {
     pub(crate) rows_passed_over: IntCounter,
     /// Rows sent to the dead-letter topic.
     pub(crate) dead_letters: IntCounter,
-    /// Bytes of WAL between the server's end and the position.
-    pub(crate) lag_bytes: IntGauge,
-    /// Age of the oldest row that is committed and not published, in seconds; 0 when there is none.
-    pub(crate) lag_seconds: Gauge,
-    /// Rows committed and not published.
-    pub(crate) unpublished_rows: IntGauge,
-    /// WAL that the slot keeps on the server.
-    pub(crate) slot_retained_bytes: IntGauge,
     /// Time from the commit in Postgres to the commit in Kafka, in seconds.
     pub(crate) publish_latency: Histogram,
     /// Time from the commit in Kafka to the durable mark, in seconds.
@@ -100,6 +93,14 @@ pub(crate) struct SourceMetrics {
     /// The topics that have a counter of their own.
     topics: Arc<Mutex<HashSet<Box<str>>>>,
     kafka_transactions: [IntCounter; Outcome::ALL.len()],
+    lag_bytes: Gauge,
+    lag_seconds: Gauge,
+    unpublished_rows: Gauge,
+    oldest_unmarked: Gauge,
+    slot_retained_bytes: Gauge,
+    slot_spilled_bytes: Gauge,
+    monitor_up: IntGauge,
+    monitor_age: Gauge,
     slot_wal_status: [IntGauge; WAL_STATUSES.len()],
     states: [IntGauge; SourceState::ALL.len()],
     errors: IntCounterVec,
@@ -136,6 +137,12 @@ impl Metrics {
         lock(&self.0.sources).values().map(SourceMetrics::standing).collect()
     }
 
+    /// Whether no source goes on.
+    #[must_use]
+    pub(crate) fn all_halted(&self) -> bool {
+        lock(&self.0.sources).values().all(|source| source.state() == SourceState::Halted)
+    }
+
     /// The names of the sources that did beat and have not done so for `limit`.
     #[must_use]
     pub(crate) fn stuck(&self, limit: Duration) -> Vec<String> {
@@ -154,6 +161,7 @@ impl Metrics {
     ///
     /// When a family is inconsistent. The tests show that none is.
     pub(crate) fn render(&self) -> prometheus::Result<String> {
+        lock(&self.0.sources).values().for_each(SourceMetrics::refresh);
         TextEncoder::new().encode_to_string(&self.0.registry.gather())
     }
 }
@@ -166,16 +174,20 @@ impl Default for Metrics {
 
 impl SourceMetrics {
     fn new(name: &str, families: &Families) -> Self {
-        let source = &[name];
+        let (source, watched) = (&[name], &families.watched);
         let metrics = Self {
             rows_marked: families.rows_marked.with_label_values(source),
             rows_redelivered: families.rows_redelivered.with_label_values(source),
             rows_passed_over: families.rows_passed_over.with_label_values(source),
             dead_letters: families.dead_letters.with_label_values(source),
-            lag_bytes: families.lag_bytes.with_label_values(source),
+            lag_bytes: watched.lag_bytes.with_label_values(source),
             lag_seconds: families.lag_seconds.with_label_values(source),
-            unpublished_rows: families.unpublished_rows.with_label_values(source),
-            slot_retained_bytes: families.slot_retained_bytes.with_label_values(source),
+            unpublished_rows: watched.unpublished_rows.with_label_values(source),
+            oldest_unmarked: watched.oldest_unmarked.with_label_values(source),
+            slot_retained_bytes: watched.slot_retained_bytes.with_label_values(source),
+            slot_spilled_bytes: watched.slot_spilled_bytes.with_label_values(source),
+            monitor_up: watched.monitor_up.with_label_values(source),
+            monitor_age: watched.monitor_age.with_label_values(source),
             publish_latency: families.publish_latency.with_label_values(source),
             mark_latency: families.mark_latency.with_label_values(source),
             kafka_transaction_seconds: families.kafka_transaction_seconds.with_label_values(source),
@@ -185,7 +197,7 @@ impl SourceMetrics {
             topics: Arc::default(),
             kafka_transactions: Outcome::ALL
                 .map(|outcome| families.kafka_transactions.with_label_values(&[name, outcome.as_str()])),
-            slot_wal_status: WAL_STATUSES.map(|status| families.slot_wal_status.with_label_values(&[name, status])),
+            slot_wal_status: WAL_STATUSES.map(|status| watched.slot_wal_status.with_label_values(&[name, status])),
             states: SourceState::ALL.map(|state| families.source_state.with_label_values(&[name, state.as_str()])),
             errors: families.errors.clone(),
             shown: Arc::new(Mutex::new(Shown::new())),
@@ -195,6 +207,7 @@ impl SourceMetrics {
             let _ = metrics.errors.with_label_values(&[name, code.as_str()]);
         }
         metrics.set_state(SourceState::Starting);
+        metrics.saw_nothing();
         metrics
     }
 
@@ -219,7 +232,7 @@ impl SourceMetrics {
 
     /// Shows the slot's `wal_status`, as `pg_replication_slots` has it. With anything else (no
     /// slot, NULL) all series are 0.
-    pub(crate) fn set_slot_wal_status(&self, status: &str) {
+    fn set_slot_wal_status(&self, status: &str) {
         for (name, gauge) in WAL_STATUSES.iter().zip(&self.slot_wal_status) {
             gauge.set(i64::from(*name == status));
         }
@@ -237,9 +250,32 @@ impl SourceMetrics {
     /// Shows that a start is under way. After an error the source goes on showing that it tries
     /// again, until it has succeeded.
     pub(crate) fn set_starting(&self) {
-        if lock(&self.shown).state != SourceState::Retrying {
+        if !self.has_to_prove_itself() {
             self.set_state(SourceState::Starting);
         }
+    }
+
+    /// Whether the source failed, and has published nothing since then.
+    #[must_use]
+    pub(crate) fn has_to_prove_itself(&self) -> bool {
+        matches!(self.state(), SourceState::Retrying | SourceState::Halted)
+    }
+
+    /// What the source does.
+    #[must_use]
+    pub(crate) fn state(&self) -> SourceState {
+        lock(&self.shown).state
+    }
+
+    /// The published position, if it is known.
+    #[must_use]
+    pub(crate) fn position(&self) -> Option<Lsn> {
+        lock(&self.shown).position
+    }
+
+    /// Shows the lag as the stream knows it.
+    pub(crate) fn set_lag(&self, lag: Lag) {
+        lock(&self.shown).streamed = lag;
     }
 
     /// Counts an error and keeps it for `/status`.
@@ -259,22 +295,43 @@ impl SourceMetrics {
         lock(&self.shown).beat = Some(Instant::now());
     }
 
-    /// Shows the slot that the monitor has just seen, if there is one.
-    pub(crate) fn set_slot(&self, seen: Option<SeenSlot>) {
-        lock(&self.shown).slot = seen;
+    /// Shows what the monitor has just seen.
+    pub(crate) fn saw(&self, sight: Sight) {
+        self.monitor_up.set(1);
+        self.show(Some(&sight));
+        lock(&self.shown).saw(sight);
+    }
+
+    /// Shows that the monitor could not look.
+    pub(crate) fn saw_nothing(&self) {
+        self.monitor_up.set(0);
+        self.show(None);
+        lock(&self.shown).saw_nothing();
+    }
+
+    fn show(&self, sight: Option<&Sight>) {
+        let slot = sight.and_then(|sight| sight.slot.as_ref()).map(|seen| &seen.slot);
+        let bytes = |bytes: Option<u64>| bytes.map_or(f64::NAN, |bytes| bytes as f64);
+        self.lag_bytes.set(bytes(sight.and_then(|sight| sight.lag_bytes)));
+        self.unpublished_rows.set(bytes(sight.and_then(|sight| sight.unpublished_rows)));
+        let oldest = sight.and_then(|sight| sight.oldest_unmarked);
+        self.oldest_unmarked.set(oldest.map_or(f64::NAN, |age| age.as_secs_f64()));
+        self.slot_retained_bytes.set(bytes(slot.and_then(|slot| slot.retained_bytes)));
+        self.slot_spilled_bytes.set(bytes(sight.and_then(|sight| sight.spilled_bytes)));
+        self.set_slot_wal_status(slot.and_then(|slot| slot.wal_status.as_deref()).unwrap_or_default());
+    }
+
+    /// Brings the ages up to this moment.
+    fn refresh(&self) {
+        let shown = lock(&self.shown);
+        self.lag_seconds.set(shown.lag().seconds(SystemTime::now()).unwrap_or(f64::NAN));
+        self.monitor_age.set(shown.seen_at.map_or(f64::NAN, |seen| seen.elapsed().as_secs_f64()));
     }
 
     /// Where the source stands at this moment.
     #[must_use]
     pub(crate) fn standing(&self) -> Standing {
-        let shown = lock(&self.shown);
-        let seen = |gauge: &IntGauge| shown.slot.as_ref().and_then(|_| u64::try_from(gauge.get()).ok());
-        Standing {
-            lag_bytes: seen(&self.lag_bytes),
-            lag_seconds: shown.position.map(|_| self.lag_seconds.get()),
-            unpublished_rows: seen(&self.unpublished_rows),
-            ..shown.standing(&self.name)
-        }
+        lock(&self.shown).standing(&self.name)
     }
 }
 
@@ -317,6 +374,9 @@ mod tests {
         "outboxd_kafka_transaction_seconds",
         "outboxd_kafka_transactions_total",
         "outboxd_mark_latency_seconds",
+        "outboxd_monitor_age_seconds",
+        "outboxd_monitor_up",
+        "outboxd_oldest_unmarked_seconds",
         "outboxd_publish_latency_seconds",
         "outboxd_replication_lag_bytes",
         "outboxd_replication_lag_seconds",
@@ -324,6 +384,7 @@ mod tests {
         "outboxd_rows_passed_over_total",
         "outboxd_rows_redelivered_total",
         "outboxd_slot_retained_bytes",
+        "outboxd_slot_spilled_bytes",
         "outboxd_slot_wal_status",
         "outboxd_source_state",
         "outboxd_unpublished_rows",

@@ -10,4 +10,4 @@ mod metrics;
 mod shown;
 
 pub(crate) use metrics::{Metrics, Outcome, SourceMetrics};
-pub(crate) use shown::SeenSlot;
+pub(crate) use shown::{Lag, SeenSlot, Sight};

@@ -10,6 +10,42 @@ use crate::{
     },
 };
 
+/// Since when a source owes rows to Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Lag {
+    /// Nobody can tell.
+    #[default]
+    Unknown,
+    /// No row waits.
+    Nothing,
+    /// The oldest row that waits was committed about then.
+    Since(SystemTime),
+}
+
+impl Lag {
+    /// The lag in seconds, unless it is unknown. It is never negative, although clocks may differ.
+    pub(crate) fn seconds(self, now: SystemTime) -> Option<f64> {
+        match self {
+            Self::Unknown => None,
+            Self::Nothing => Some(0.0),
+            Self::Since(time) => Some(now.duration_since(time).unwrap_or_default().as_secs_f64()),
+        }
+    }
+}
+
+/// What the monitor has seen. `None` is what it could not learn.
+#[derive(Debug)]
+pub(crate) struct Sight {
+    pub(crate) lag: Lag,
+    pub(crate) slot: Option<SeenSlot>,
+    /// Bytes of log after what the slot has confirmed.
+    pub(crate) lag_bytes: Option<u64>,
+    pub(crate) spilled_bytes: Option<u64>,
+    pub(crate) unpublished_rows: Option<u64>,
+    /// Age of the oldest unmarked row. Zero when there is none.
+    pub(crate) oldest_unmarked: Option<Duration>,
+}
+
 /// The slot, and the end of the server's log at the time of that look.
 #[derive(Debug)]
 pub(crate) struct SeenSlot {
@@ -26,8 +62,14 @@ pub(super) struct Shown {
     pub(super) since: SystemTime,
     pub(super) position: Option<Lsn>,
     pub(super) last_error: Option<LastError>,
-    /// The slot as the monitor last saw it.
-    pub(super) slot: Option<SeenSlot>,
+    /// The lag as the stream knows it.
+    pub(super) streamed: Lag,
+    /// The lag as the monitor sees it.
+    watched: Lag,
+    /// What the monitor saw. `None` before its first look, and after one that failed.
+    pub(super) sight: Option<Sight>,
+    /// When the monitor last saw anything.
+    pub(super) seen_at: Option<Instant>,
     /// `None` until the first beat. A source that never beats is not watched.
     pub(super) beat: Option<Instant>,
 }
@@ -39,7 +81,10 @@ impl Shown {
             since: SystemTime::now(),
             position: None,
             last_error: None,
-            slot: None,
+            streamed: Lag::Unknown,
+            watched: Lag::Unknown,
+            sight: None,
+            seen_at: None,
             beat: None,
         }
     }
@@ -49,15 +94,45 @@ impl Shown {
             self.state = state;
             self.since = SystemTime::now();
         }
+        if state == SourceState::Streaming
+            && let Some(error) = &mut self.last_error
+        {
+            error.healed_at.get_or_insert_with(SystemTime::now);
+        }
+    }
+
+    pub(super) fn saw(&mut self, sight: Sight) {
+        self.watched = sight.lag;
+        self.sight = Some(sight);
+        self.seen_at = Some(Instant::now());
+    }
+
+    /// The monitor could not look. Rows that waited wait still, since nothing is published without
+    /// Postgres. Whether others came, nobody knows.
+    pub(super) fn saw_nothing(&mut self) {
+        self.sight = None;
+        if self.watched == Lag::Nothing {
+            self.watched = Lag::Unknown;
+        }
+    }
+
+    /// The lag: the stream's own while there is one, otherwise the monitor's.
+    pub(super) fn lag(&self) -> Lag {
+        match (self.state, self.watched, self.streamed) {
+            (SourceState::Streaming, _, streamed) => streamed,
+            (_, Lag::Unknown, Lag::Since(time)) => Lag::Since(time),
+            (_, watched, _) => watched,
+        }
     }
 
     pub(super) fn fail(&mut self, error: &Error) {
-        self.last_error = Some(LastError { problem: Problem::from(error), at: SystemTime::now() });
+        self.last_error = Some(LastError { problem: Problem::from(error), at: SystemTime::now(), healed_at: None });
     }
 
-    /// The standing, without the numbers that the metrics hold.
+    /// The standing at this moment.
     pub(super) fn standing(&self, source: &str) -> Standing {
         let daemon = DaemonState { state: self.state, since: self.since, last_error: self.last_error.clone() };
+        let slot = self.sight.as_ref().and_then(|sight| sight.slot.as_ref());
         let halt = self.last_error.as_ref().filter(|_| self.state == SourceState::Halted);
         Standing {
             source: source.to_owned(),
@@ -67,8 +142,11 @@ impl Shown {
                 _ => self.position.map(|_| Phase::Streaming),
             },
             position: self.position,
-            server: self.slot.as_ref().map(|seen| seen.end),
-            slot: self.slot.as_ref().map(|seen| seen.slot.clone()),
+            server: slot.map(|seen| seen.end),
+            slot: slot.map(|seen| seen.slot.clone()),
+            lag_bytes: self.sight.as_ref().and_then(|sight| sight.lag_bytes),
+            lag_seconds: self.lag().seconds(SystemTime::now()),
+            unpublished_rows: self.sight.as_ref().and_then(|sight| sight.unpublished_rows),
             problems: halt.iter().map(|error| error.problem.clone()).collect(),
             ..Standing::default()
         }
@@ -95,6 +173,53 @@ mod tests {
         assert!(shown.is_stuck(start + limit + Duration::from_secs(1), limit));
         shown.enter(SourceState::Halted);
         assert!(!shown.is_stuck(start + Duration::from_secs(3600), limit));
+    }
+
+    #[test]
+    fn the_lag_is_true_in_every_state() {
+        let now = SystemTime::now();
+        let sight = |lag| Sight {
+            lag,
+            slot: None,
+            lag_bytes: None,
+            spilled_bytes: None,
+            unpublished_rows: None,
+            oldest_unmarked: None,
+        };
+        let before = |seconds| Lag::Since(now - Duration::from_secs(seconds));
+        let mut shown = Shown::new();
+        assert_eq!(shown.lag(), Lag::Unknown);
+        shown.enter(SourceState::Streaming);
+        shown.streamed = before(2);
+        shown.saw(sight(before(5)));
+        assert_eq!(shown.lag(), before(2));
+        // Kafka is away, then Postgres as well.
+        shown.enter(SourceState::Retrying);
+        assert_eq!(shown.lag(), before(5));
+        shown.saw_nothing();
+        assert_eq!(shown.lag(), before(5));
+        assert_eq!(shown.lag().seconds(now + Duration::from_secs(60)), Some(65.0));
+        // Another instance has published the rows.
+        shown.enter(SourceState::Standby);
+        shown.saw(sight(Lag::Nothing));
+        assert_eq!(shown.lag().seconds(now), Some(0.0));
+        shown.streamed = Lag::Nothing;
+        shown.saw_nothing();
+        assert_eq!(shown.lag().seconds(now), None);
+    }
+
+    #[test]
+    fn an_error_has_healed_once_rows_flow_again() {
+        let mut shown = Shown::new();
+        shown.fail(&Error::new(crate::Code::KafkaUnreachable, "nobody answers"));
+        shown.enter(SourceState::Retrying);
+        assert_eq!(shown.last_error.as_ref().unwrap().healed_at, None);
+        shown.enter(SourceState::Streaming);
+        let healed = shown.last_error.as_ref().unwrap().healed_at;
+        assert!(healed.is_some());
+        shown.enter(SourceState::Retrying);
+        shown.enter(SourceState::Streaming);
+        assert_eq!(shown.last_error.as_ref().unwrap().healed_at, healed);
     }
 
     #[test]

@@ -16,7 +16,7 @@ fn a_sidecar_needs_no_file() {
     assert_eq!(source.name, "order_service");
     assert_eq!(source.url.to_string(), "postgres://u@db/Order-Service");
     // A flag's text is taken as it is: the shell or the pod has replaced its variables already.
-    assert_eq!(source.password.as_ref().unwrap().expose(), "pw$1");
+    assert_eq!(source.password, Some(Password::Written(Secret::new("pw$1".to_owned()))));
     assert_eq!(source.tables.len(), 2);
     assert_eq!(config.kafka.brokers, "k:9092");
 }

@@ -21,6 +21,8 @@ pub(crate) const COUNT_LIMIT: u32 = 1_000_000;
 /// What the monitor saw.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
+    /// The end of the server's log.
+    pub end: Lsn,
     /// `None` when there is no such slot.
     pub slot: Option<SlotReading>,
     /// `None` when counting took too long, and with `mark = "none"`, where the table does not tell.
@@ -30,8 +32,6 @@ pub struct Reading {
 /// The slot against the server's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotReading {
-    /// The end of the server's log.
-    pub current: Lsn,
     /// What we confirmed.
     pub confirmed_flush: Option<Lsn>,
     /// Bytes of log after what we confirmed.
@@ -42,6 +42,9 @@ pub struct SlotReading {
     pub wal_status: Option<String>,
     /// Somebody streams from it.
     pub active: bool,
+    /// Bytes of transactions that did not fit `logical_decoding_work_mem`, and that the server wrote
+    /// to disk to decode them. Counted since the slot's statistics were reset.
+    pub spilled_bytes: u64,
 }
 
 /// What waits in the tables.
@@ -62,9 +65,10 @@ pub struct Monitor {
 }
 
 const SLOT: &str = "
-SELECT s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, s.active,
-       CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END
-FROM pg_replication_slots s WHERE s.slot_name = $1::text";
+SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END,
+       s.slot_name IS NOT NULL, s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, coalesce(s.active, false),
+       coalesce((SELECT spill_bytes FROM pg_stat_replication_slots stat WHERE stat.slot_name = s.slot_name), 0)
+FROM (SELECT) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1::text";
 
 impl Monitor {
     /// A monitor of `slot` and of the unpublished rows of `tables`.
@@ -76,45 +80,54 @@ impl Monitor {
         Self { slot: slot.to_owned(), backlog }
     }
 
+    /// Whether unpublished rows are counted.
     #[must_use]
-    pub(crate) fn slot(&self) -> &str {
-        &self.slot
+    pub(crate) fn counts(&self) -> bool {
+        self.backlog.is_some()
     }
 
-    /// Reads everything in one round trip. The session's statement_timeout bounds the counting.
-    /// When that takes longer, the reading still has the slot's numbers.
+    /// Reads everything in one round trip.
     ///
     /// # Errors
-    /// What a broken session or a missing privilege brings.
+    /// As [`Monitor::slot`] and [`Monitor::backlog`].
     pub async fn read(&self, client: &Client) -> Result<Reading> {
         // Both queries go out before either is answered.
-        let slot = self.read_slot(client);
-        let backlog = self.read_backlog(client);
-        let (slot, backlog) = tokio::join!(slot, backlog);
-        Ok(Reading { slot: slot?, backlog: backlog? })
+        let (slot, backlog) = tokio::join!(self.slot(client), self.backlog(client));
+        let (end, slot) = slot?;
+        Ok(Reading { end, slot, backlog: backlog? })
     }
 
-    async fn read_slot(&self, client: &Client) -> Result<Option<SlotReading>> {
+    /// Reads the end of the server's log, and the slot if there is one. This costs the same however
+    /// much waits.
+    ///
+    /// # Errors
+    /// What a broken session brings.
+    pub(crate) async fn slot(&self, client: &Client) -> Result<(Lsn, Option<SlotReading>)> {
         let rows = client
             .query_typed(SLOT, &[(&self.slot, Type::TEXT)])
             .await
             .map_err(|error| failed(&format!("read the replication slot {}", self.slot), error))?;
-        Ok(rows.first().map(|row| {
-            let lsn = |index: usize| row.get::<_, Option<PgLsn>>(index).map(|lsn| Lsn(lsn.into()));
-            let current = lsn(4).unwrap_or_default();
-            let behind = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| current.bytes_since(lsn));
-            SlotReading {
-                current,
-                confirmed_flush: lsn(0),
-                lag_bytes: behind(lsn(0)),
-                retained_bytes: behind(lsn(1)),
-                wal_status: row.get(2),
-                active: row.get(3),
-            }
-        }))
+        let row = rows.first().ok_or_else(|| Error::new(Code::Internal, "an outer join without a row"))?;
+        let lsn = |index: usize| row.get::<_, Option<PgLsn>>(index).map(|lsn| Lsn(lsn.into()));
+        let end = lsn(0).unwrap_or_default();
+        let behind = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| end.bytes_since(lsn));
+        let slot = row.get::<_, bool>(1).then(|| SlotReading {
+            confirmed_flush: lsn(2),
+            lag_bytes: behind(lsn(2)),
+            retained_bytes: behind(lsn(3)),
+            wal_status: row.get(4),
+            active: row.get(5),
+            spilled_bytes: row.get::<_, i64>(6).unsigned_abs(),
+        });
+        Ok((end, slot))
     }
 
-    async fn read_backlog(&self, client: &Client) -> Result<Option<Backlog>> {
+    /// Counts what waits in the tables. `None` where the tables do not tell, and when that takes
+    /// longer than the session's statement_timeout.
+    ///
+    /// # Errors
+    /// What a broken session or a missing privilege brings.
+    pub(crate) async fn backlog(&self, client: &Client) -> Result<Option<Backlog>> {
         use tokio_postgres::error::SqlState;
         let Some(sql) = &self.backlog else { return Ok(None) };
         let rows = match client.query_typed(sql, &[]).await {

@@ -70,8 +70,7 @@ impl Start<'_> {
             if !self.patient {
                 return Ok(Fact::TakenByAnother);
             }
-            self.context.metrics.set_state(SourceState::Standby);
-            self.context.metrics.beat();
+            self.context.stand_by();
             tokio::select! {
                 () = tokio::time::sleep(STANDBY_POLL) => {}
                 error = self.sql()?.closed() => return Err(error),

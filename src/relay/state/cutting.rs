@@ -68,6 +68,12 @@ impl Machine {
             || 4 * self.building.bytes >= quarters * self.bounds.batch_bytes
     }
 
+    /// Whether everything that was read is published and marked.
+    #[must_use]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.nothing_in_flight() && !self.owes_proof()
+    }
+
     pub(super) fn nothing_in_flight(&self) -> bool {
         let nothing_is_built = self.building.rows == 0 && self.building.boundary.is_none() && self.open.is_none();
         nothing_is_built && self.queue.is_empty() && self.settling.is_empty()

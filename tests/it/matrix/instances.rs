@@ -32,7 +32,7 @@ async fn scene() -> Result<Scene> {
 }
 
 #[tokio::test]
-async fn standbys_are_live_and_not_ready_and_hold_one_session_each() -> Result<()> {
+async fn standbys_are_live_and_not_ready_and_hold_two_sessions_each() -> Result<()> {
     let scene = scene().await?;
     let (daemons, role) = instances(&scene, "5s").await?;
     for standby in &daemons[1..] {
@@ -42,9 +42,12 @@ async fn standbys_are_live_and_not_ready_and_hold_one_session_each() -> Result<(
     let sessions = |application: &str| {
         format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}' AND application_name = '{application}'")
     };
-    for (application, wanted) in
-        [("outboxd catalog", INSTANCES as i64), ("outboxd marker", 2), ("outboxd monitor", 1), ("outboxd", 1)]
-    {
+    for (application, wanted) in [
+        ("outboxd catalog", INSTANCES as i64),
+        ("outboxd monitor", INSTANCES as i64),
+        ("outboxd marker", 2),
+        ("outboxd", 1),
+    ] {
         wait_true(&scene.client, &format!("SELECT ({}) = {wanted}", sessions(application))).await;
     }
     Ok(())

@@ -1,11 +1,11 @@
-//! Networks between the daemon and Postgres: numbers 66 to 68.
+//! Networks between the daemon and Postgres: numbers 66 to 68 and 118.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use testbed::{Daemon, Proxy, proxy::Direction};
+use anyhow::{Context, Result, ensure};
+use testbed::{Daemon, Pooler, Proxy, proxy::Direction};
 
-use crate::scene::{Scene, role_with, wait_ready, wait_true};
+use crate::scene::{Scene, halts, role_with, wait_ready, wait_true};
 
 /// A daemon that reaches Postgres through a proxy, as a role whose walsender gives up after two seconds.
 async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon, String)> {
@@ -69,5 +69,18 @@ async fn a_network_of_one_kilobyte_a_second() -> Result<()> {
         scene.insert(3).await?;
     }
     scene.oracle().await?.assert_clean();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pooler_in_the_server_s_place_is_told_as_such() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let pooler = Pooler::start(&scene.postgres).await?;
+    let url = pooler.url(&scene.database);
+    let daemon = scene.daemon_at(&url)?;
+    let line = halts(&daemon, "postgres-pooler").await?;
+    ensure!(line.contains("the server's own host and port"), "{line}");
+    let (code, out, err) = scene.command_at(&url, &["check"]).await?;
+    ensure!(code == 1 && format!("{out}{err}").contains("postgres-pooler"), "{code}: {out}{err}");
     Ok(())
 }

@@ -173,8 +173,14 @@ impl Scene {
 
     /// Runs another command on the same configuration, to its end: exit code, standard output, standard error.
     pub(crate) async fn command(&self, arguments: &[&str]) -> Result<(i32, String, String)> {
+        self.command_at(&self.postgres.url(&self.database), arguments).await
+    }
+
+    /// The same on a server that is reached by this URL.
+    pub(crate) async fn command_at(&self, url: &str, arguments: &[&str]) -> Result<(i32, String, String)> {
         let path = std::env::temp_dir().join(format!("outboxd-{}.toml", unique("command")));
-        std::fs::write(&path, self.config().replace("{http}", "off"))?;
+        let config = self.config_through(url, &self.kafka.brokers());
+        std::fs::write(&path, config.replace("{http}", "off"))?;
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outboxd"));
         command.args(arguments).arg("--config").arg(&path).stdin(std::process::Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(PATIENCE, command.output()).await;

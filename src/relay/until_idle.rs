@@ -1,0 +1,87 @@
+//! `run --until-idle`: the daemon for a test or a batch job. It publishes what there is, and ends.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{context::Context, supervisor::run_all};
+use crate::{
+    Config, Error, Lsn, Result,
+    postgres::catalog::{server, slots},
+    source::standing::SourceState,
+    telemetry::Metrics,
+};
+
+/// How often it looks whether a source is idle. Meanwhile an idle source also advances and reports
+/// at least this often.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Runs all sources until each is published, marked and confirmed up to where its log ended when it
+/// began to stream. Then it drains.
+///
+/// # Errors
+/// A source cannot go on, or another instance has it. What the other sources have is published
+/// first.
+pub(crate) async fn run_until_idle(
+    config: &Config,
+    metrics: &Metrics,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<()> {
+    let mut config = config.clone();
+    for source in &mut config.sources {
+        source.timeouts.idle_advance = source.timeouts.idle_advance.min(LOOK);
+        source.timeouts.status = source.timeouts.status.min(LOOK);
+    }
+    let (stop, stopping) = watch::channel(false);
+    let relaying = run_all(&config, metrics, &stopping, false);
+    tokio::pin!(relaying);
+    let halt = tokio::select! {
+        ended = &mut relaying => ended?,
+        () = all_idle(&config, metrics, &stopping) => {
+            tracing::info!("nothing is left to publish");
+            stop_and_wait(&stop, relaying).await?
+        }
+        _ = shutdown.wait_for(|stop| *stop) => stop_and_wait(&stop, relaying).await?,
+    };
+    halt.map_or(Ok(()), Err)
+}
+
+async fn stop_and_wait(
+    stop: &watch::Sender<bool>,
+    relaying: impl Future<Output = Result<Option<Error>>>,
+) -> Result<Option<Error>> {
+    // `relaying` holds a receiver.
+    let _ = stop.send(true);
+    relaying.await
+}
+
+/// Waits until every source is idle, or cannot go on.
+async fn all_idle(config: &Config, metrics: &Metrics, stopping: &watch::Receiver<bool>) {
+    let kafka = Arc::new(config.kafka.clone());
+    for source in &config.sources {
+        let context = Context::new(source, &kafka, metrics, stopping.clone());
+        let mut end = None;
+        while !is_idle(&context, &mut end).await {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Whether the source is confirmed up to the end of its log, which is noted once it streams. A
+/// server that does not answer is asked again, since the source does so, too.
+async fn is_idle(context: &Context, end: &mut Option<Lsn>) -> bool {
+    match context.metrics.state() {
+        SourceState::Halted => true,
+        SourceState::Streaming => is_confirmed(context, end).await.unwrap_or(false),
+        _ => false,
+    }
+}
+
+async fn is_confirmed(context: &Context, end: &mut Option<Lsn>) -> Result<bool> {
+    let sql = context.connect.sql("idle").await?;
+    let end = match end {
+        Some(end) => *end,
+        None => *end.insert(server::flushed_lsn(&sql).await?),
+    };
+    Ok(slots::slot(&sql, &context.source.slot).await?.is_some_and(|slot| slot.confirmed_flush >= end))
+}
