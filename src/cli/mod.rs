@@ -45,8 +45,8 @@ enum Command {
     #[command(after_help = "Examples:\n  outboxd setup --config /etc/outboxd/outboxd.toml --dry-run\n  \
                             outboxd setup --config /etc/outboxd/outboxd.toml --source order --add-table refund_outbox")]
     Setup(#[command(flatten)] setup::SetupArgs),
-    /// Show where each source stands: phase, position, lag, slot, unpublished rows. Works while no
-    /// daemon runs.
+    /// Show where each source stands: phase, position, lag, slot, unpublished rows, and what the
+    /// daemon on this machine does. Works while none runs.
     #[command(after_help = "Examples:\n  outboxd status --config /etc/outboxd/outboxd.toml\n  \
                             outboxd status --config /etc/outboxd/outboxd.toml --json")]
     Status(#[command(flatten)] status::StatusArgs),
@@ -94,7 +94,7 @@ impl Cli {
             }
             Command::Status(args) => {
                 let config = door::open(&args.flags)?;
-                on_runtime(status::status(config, args.json))
+                on_runtime(status::status(config, args.json, args.exit_code))
             }
             Command::Verify(args) => {
                 let config = door::open(&args.flags)?;

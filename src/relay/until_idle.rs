@@ -7,7 +7,10 @@ use tokio::sync::watch;
 use super::{context::Context, supervisor::run_all};
 use crate::{
     Config, Error, Lsn, Result,
-    postgres::catalog::{server, slots},
+    postgres::{
+        SqlSession,
+        catalog::{server, slots},
+    },
     source::standing::SourceState,
     telemetry::Metrics,
 };
@@ -60,28 +63,43 @@ async fn all_idle(config: &Config, metrics: &Metrics, stopping: &watch::Receiver
     let kafka = Arc::new(config.kafka.clone());
     for source in &config.sources {
         let context = Context::new(source, &kafka, metrics, stopping.clone());
-        let mut end = None;
-        while !is_idle(&context, &mut end).await {
+        let mut watching = Watching { context: &context, sql: None, end: None };
+        while !watching.is_idle().await {
             tokio::time::sleep(LOOK).await;
         }
     }
 }
 
-/// Whether the source is confirmed up to the end of its log, which is noted once it streams. A
-/// server that does not answer is asked again, since the source does so, too.
-async fn is_idle(context: &Context, end: &mut Option<Lsn>) -> bool {
-    match context.metrics.state() {
-        SourceState::Halted => true,
-        SourceState::Streaming => is_confirmed(context, end).await.unwrap_or(false),
-        _ => false,
-    }
+/// A source that is watched until it is idle.
+struct Watching<'a> {
+    context: &'a Context,
+    sql: Option<SqlSession>,
+    /// Where its log ended once it streamed.
+    end: Option<Lsn>,
 }
 
-async fn is_confirmed(context: &Context, end: &mut Option<Lsn>) -> Result<bool> {
-    let sql = context.connect.sql("idle").await?;
-    let end = match end {
-        Some(end) => *end,
-        None => *end.insert(server::flushed_lsn(&sql).await?),
-    };
-    Ok(slots::slot(&sql, &context.source.slot).await?.is_some_and(|slot| slot.confirmed_flush >= end))
+impl Watching<'_> {
+    /// Whether the source is confirmed up to the end of its log. A server that does not answer is
+    /// asked again, since the source does so, too.
+    async fn is_idle(&mut self) -> bool {
+        match self.context.metrics.state() {
+            SourceState::Halted => true,
+            SourceState::Streaming => self.is_confirmed().await.unwrap_or(false),
+            _ => false,
+        }
+    }
+
+    async fn is_confirmed(&mut self) -> Result<bool> {
+        let sql = match self.sql.take().filter(|sql| !sql.is_closed()) {
+            Some(sql) => sql,
+            None => self.context.connect.sql("idle").await?,
+        };
+        let end = match self.end {
+            Some(end) => end,
+            None => *self.end.insert(server::flushed_lsn(&sql).await?),
+        };
+        let slot = slots::slot(&sql, &self.context.source.slot).await?;
+        self.sql = Some(sql);
+        Ok(slot.is_some_and(|slot| slot.confirmed_flush >= end))
+    }
 }

@@ -8,7 +8,9 @@
 //!
 //! What must hold: the command changes, fences and takes nothing, so a person may ask at any time
 //! while a daemon runs. When one side cannot be reached, only the numbers of that side are missing.
+//! What a daemon on this machine does, and why it stands still, it says itself (`daemon.rs`).
 
+mod daemon;
 mod table;
 
 use std::time::Duration;
@@ -19,6 +21,7 @@ use crate::{
     source::{facts::Look, standing::Standing},
 };
 
+pub(crate) use daemon::add as add_daemon;
 pub(crate) use table::print;
 
 /// Longest wait for each side: a person waits for the answer.

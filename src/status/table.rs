@@ -5,9 +5,12 @@ use std::{
     time::Duration,
 };
 
-use crate::source::{position::Phase, standing::Standing};
+use crate::source::{
+    position::Phase,
+    standing::{SourceState, Standing},
+};
 
-const HEAD: [&str; 7] = ["SOURCE", "PHASE", "POSITION", "LAG", "OLDEST", "SLOT", "UNPUBLISHED"];
+const HEAD: [&str; 8] = ["SOURCE", "PHASE", "POSITION", "LAG", "OLDEST", "SLOT", "UNPUBLISHED", "DAEMON"];
 
 /// Writes the table. A dash stands for what is not known.
 ///
@@ -34,12 +37,12 @@ pub(crate) fn print(standings: &[Standing], out: &mut dyn Write) -> io::Result<(
     Ok(())
 }
 
-fn print_line(cells: &[String; 7], widths: &[usize; 7], out: &mut dyn Write) -> io::Result<()> {
+fn print_line(cells: &[String; 8], widths: &[usize; 8], out: &mut dyn Write) -> io::Result<()> {
     let padded: Vec<_> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
     writeln!(out, "{}", padded.join("  ").trim_end())
 }
 
-fn cells(standing: &Standing) -> [String; 7] {
+fn cells(standing: &Standing) -> [String; 8] {
     let phase = standing.phase.map(|phase| match phase {
         Phase::Creating => "creating",
         Phase::Backfill => "backfill",
@@ -58,6 +61,7 @@ fn cells(standing: &Standing) -> [String; 7] {
         known(oldest.map(|age| humantime::format_duration(Duration::from_secs(age.as_secs())))),
         known(slot),
         known(standing.unpublished_rows),
+        known(standing.state().map(SourceState::as_str)),
     ]
 }
 
@@ -84,7 +88,7 @@ mod tests {
     use super::*;
     use crate::{
         Lsn,
-        source::standing::{Problem, SlotStanding},
+        source::standing::{DaemonState, Problem, SlotStanding},
     };
 
     #[test]
@@ -104,6 +108,11 @@ mod tests {
             lag_seconds: Some(61.4),
             unpublished_rows: Some(3),
             slot: Some(slot),
+            daemon: Some(DaemonState {
+                state: SourceState::Streaming,
+                since: std::time::SystemTime::UNIX_EPOCH,
+                last_error: None,
+            }),
             ..Standing::default()
         };
         let problem = Problem { code: "kafka-unreachable", message: "k:9092".into(), hint: "check" };
@@ -112,9 +121,9 @@ mod tests {
         print(&[order, user], &mut out).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "SOURCE  PHASE      POSITION   LAG      OLDEST  SLOT              UNPUBLISHED\n\
-             order   streaming  0/1957AB8  1.5 KiB  1m 1s   active, reserved  3\n\
-             user    -          -          -        -       -                 -\n  \
+            "SOURCE  PHASE      POSITION   LAG      OLDEST  SLOT              UNPUBLISHED  DAEMON\n\
+             order   streaming  0/1957AB8  1.5 KiB  1m 1s   active, reserved  3            streaming\n\
+             user    -          -          -        -       -                 -            -\n  \
              kafka-unreachable: k:9092\n    hint: check\n"
         );
     }

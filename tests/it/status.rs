@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::scene::{PATIENCE, Scene, stop};
+use crate::scene::{PATIENCE, Scene, start, stop};
 
 /// The one source, as `--json` shows it.
 async fn status(scene: &Scene) -> Result<Value> {
@@ -103,5 +103,45 @@ async fn the_daemon_and_the_command_give_one_answer() -> Result<()> {
     assert_eq!(shared, names(&command));
     assert_eq!((&own["phase"], &own["slot"]["name"]), (&command["phase"], &command["slot"]["name"]));
     assert_eq!((&own["state"], &own["problems"]), (&Value::from("streaming"), &serde_json::json!([])), "{own}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_that_halted_beside_another_source_is_told_with_its_reason() -> Result<()> {
+    let (scene, mut other) = (Scene::shared().await?, Scene::shared().await?);
+    let (mine, theirs) = (scene.config(), other.config());
+    let theirs = theirs.split_once("\n[kafka]").map_or(theirs.as_str(), |(source, _)| source);
+    let listen = format!("127.0.0.1:{}", testbed::ports::free()?);
+    let both = mine.replacen("\n[kafka]", &format!("\n{theirs}\n[kafka]"), 1).replace("{http}", &listen);
+    let daemon = start(&both)?;
+    testbed::eventually(PATIENCE, || async {
+        tokio::net::TcpStream::connect(&listen).await?;
+        anyhow::Ok(())
+    })
+    .await;
+    let bad = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload)
+               VALUES ('a/b', gen_random_uuid(), 'Bad', '{}')";
+    scene.client.execute(bad, &[]).await?;
+    daemon.wait_for_line(|line| line.contains("halted: ") && line.contains("row-invalid"), PATIENCE).await?;
+
+    let ask = async |arguments: &[&str]| {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("outboxd.toml");
+        std::fs::write(&file, &both)?;
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outboxd"));
+        let output = command.arg("status").args(arguments).arg("--config").arg(&file).kill_on_drop(true).output();
+        let output = tokio::time::timeout(PATIENCE, output).await??;
+        anyhow::Ok((output.status.code(), String::from_utf8(output.stdout)?))
+    };
+    let (code, out) = ask(&["--json"]).await?;
+    assert_eq!(code, Some(0), "{out}");
+    let told: Vec<Value> = serde_json::from_str(&out)?;
+    assert_eq!((told[0]["state"].as_str(), codes(&told[0])), (Some("halted"), vec!["row-invalid"]), "{out}");
+    assert_eq!((told[1]["state"].as_str(), codes(&told[1])), (Some("streaming"), vec![]), "{out}");
+    let (code, out) = ask(&["--exit-code"]).await?;
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("halted") && out.contains("row-invalid"), "{out}");
+    other.insert(1).await?;
+    other.oracle().await?.assert_clean();
     Ok(())
 }
