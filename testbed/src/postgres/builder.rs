@@ -73,7 +73,8 @@ impl Builder {
             ("listen_addresses", "127.0.0.1"),
             ("wal_level", "logical"),
             ("max_wal_senders", "100"),
-            ("max_replication_slots", "200"),
+            // On a server that all tests share, each leaves one.
+            ("max_replication_slots", "2000"),
             ("max_connections", "400"),
             ("max_prepared_transactions", "20"),
             ("shared_buffers", "64MB"),
