@@ -119,17 +119,16 @@ fn connection(section: &mut Section, folder: &Path) -> Result<(PostgresUrl, Opti
     let in_url = url.password.take();
     let written = section.text("password")?;
     let file = section.text("password_file")?;
-    let twice = |item: &Item<String>, other| item.refuse(format!("the password is given twice, here and in {other}"));
     if let Some(item) = &file {
         if written.is_some() {
-            return Err(twice(item, "password"));
+            return Err(given_twice(item, "password"));
         }
         if in_url.is_some() {
-            return Err(twice(item, "the URL"));
+            return Err(given_twice(item, "the URL"));
         }
     }
     if let (Some(item), Some(_)) = (&written, &in_url) {
-        return Err(twice(item, "the URL"));
+        return Err(given_twice(item, "the URL"));
     }
     // The protocol's strings end at a zero byte. The URL's parser refuses it, too.
     if let Some(item) = written.as_ref().filter(|item| item.value.contains('\0')) {
@@ -144,12 +143,16 @@ fn connection(section: &mut Section, folder: &Path) -> Result<(PostgresUrl, Opti
             _ => None,
         };
         if let Some(other) = other {
-            return Err(item.refuse(format!("the password is given twice, here and in {other}")));
+            return Err(given_twice(item, other));
         }
     }
     let from_file = file.map(|item| password_file(&item, folder)).transpose()?;
     let written = written.map(|item| Secret::new(item.value)).or(in_url).map(Password::Written);
     Ok((url, command.map(|item| item.value).or(from_file).or(written)))
+}
+
+fn given_twice<T>(item: &Item<T>, other: &str) -> Error {
+    item.refuse(format!("the password is given twice, here and in {other}"))
 }
 
 /// A program that prints the password, and how long that is used again.

@@ -7,9 +7,10 @@
 //!                  └─────▶ chunk n+1 ──────┴─────────────────── only then ◀──────────────────────┘
 //! ```
 //!
-//! While chunk n is published and marked, chunk n+1 is read. It is sent only after the marks of chunk
-//! n are durable. So at most one chunk can be published and unmarked, and the position names its rows. After a crash they are marked first.
-//! Then the slot is made anew, and its snapshot shows whatever is still unmarked.
+//! While chunk n is published and marked, chunk n+1 is read. It is sent only after the marks of
+//! chunk n are durable. So at most one chunk can be published and unmarked, and the position names
+//! its rows. After a crash they are marked first. Then the slot is made anew, and its snapshot shows
+//! whatever is still unmarked.
 //!
 //! A server that was restored in the meantime would show published rows, too. So the position also
 //! names a row that was marked before. If that row is there without its mark, the source halts.

@@ -13,9 +13,23 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How often [`drain`] reads how far the slot is confirmed. While it drains, an idle source also
-/// advances and reports at least this often.
-const DRAIN_POLL: Duration = Duration::from_millis(200);
+/// How often somebody who waits for a source reads how far its slot is confirmed.
+pub(super) const POLL: Duration = Duration::from_millis(200);
+
+/// Lets an idle source advance and report at least every [`POLL`], since somebody waits until it
+/// says how far it is.
+pub(super) fn hurry(source: &mut Source) {
+    source.timeouts.idle_advance = source.timeouts.idle_advance.min(POLL);
+    source.timeouts.status = source.timeouts.status.min(POLL);
+}
+
+/// Whether the slot is there and confirmed up to `end`.
+///
+/// # Errors
+/// Only what a broken session brings.
+pub(super) async fn is_confirmed_up_to(sql: &SqlSession, slot: &str, end: Lsn) -> Result<bool> {
+    Ok(slots::slot(sql, slot).await?.is_some_and(|slot| slot.confirmed_flush >= end))
+}
 
 /// Sets a source up as the daemon would at its first start, and ends where the daemon would begin
 /// to stream. The slot is then made and the position written. A source that is set up already stays
@@ -40,9 +54,7 @@ pub(crate) async fn set_up(source: &Source, kafka: &Kafka) -> Result<()> {
 pub(crate) async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()> {
     let (stop, shutdown) = watch::channel(false);
     let mut source = Source { auto_setup: false, ..source.clone() };
-    // Nobody should have to wait until an idle source says how far it is.
-    source.timeouts.idle_advance = source.timeouts.idle_advance.min(DRAIN_POLL);
-    source.timeouts.status = source.timeouts.status.min(DRAIN_POLL);
+    hurry(&mut source);
     let mut context = Context::new(&source, &Arc::new(kafka.clone()), &Metrics::new(), shutdown);
     context.patient = false;
     let sql = context.connect.sql("drain").await?;
@@ -59,8 +71,8 @@ pub(crate) async fn drain(source: &Source, kafka: &Kafka, end: Lsn) -> Result<()
 
 /// Waits until the slot is confirmed up to `end`.
 async fn confirmed_up_to(sql: &SqlSession, slot: &str, end: Lsn) -> Result<()> {
-    while slots::slot(sql, slot).await?.is_none_or(|slot| slot.confirmed_flush < end) {
-        tokio::time::sleep(DRAIN_POLL).await;
+    while !is_confirmed_up_to(sql, slot, end).await? {
+        tokio::time::sleep(POLL).await;
     }
     Ok(())
 }

@@ -1,23 +1,20 @@
 //! `run --until-idle`: the daemon for a test or a batch job. It publishes what there is, and ends.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{context::Context, supervisor::run_all};
+use super::{
+    context::Context,
+    once::{POLL, hurry, is_confirmed_up_to},
+    supervisor::run_all,
+};
 use crate::{
     Config, Error, Lsn, Result,
-    postgres::{
-        SqlSession,
-        catalog::{server, slots},
-    },
+    postgres::{SqlSession, catalog::server},
     source::standing::SourceState,
     telemetry::Metrics,
 };
-
-/// How often it looks whether a source is idle. Meanwhile an idle source also advances and reports
-/// at least this often.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs all sources until each is published, marked and confirmed up to where its log ended when it
 /// began to stream. Then it drains.
@@ -31,10 +28,7 @@ pub(crate) async fn run_until_idle(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut config = config.clone();
-    for source in &mut config.sources {
-        source.timeouts.idle_advance = source.timeouts.idle_advance.min(LOOK);
-        source.timeouts.status = source.timeouts.status.min(LOOK);
-    }
+    config.sources.iter_mut().for_each(hurry);
     let (stop, stopping) = watch::channel(false);
     let relaying = run_all(&config, metrics, &stopping, false);
     tokio::pin!(relaying);
@@ -65,7 +59,7 @@ async fn all_idle(config: &Config, metrics: &Metrics, stopping: &watch::Receiver
         let context = Context::new(source, &kafka, metrics, stopping.clone());
         let mut watching = Watching { context: &context, sql: None, end: None };
         while !watching.is_idle().await {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 }
@@ -98,8 +92,8 @@ impl Watching<'_> {
             Some(end) => end,
             None => *self.end.insert(server::flushed_lsn(&sql).await?),
         };
-        let slot = slots::slot(&sql, &self.context.source.slot).await?;
+        let is_confirmed = is_confirmed_up_to(&sql, &self.context.source.slot, end).await?;
         self.sql = Some(sql);
-        Ok(slot.is_some_and(|slot| slot.confirmed_flush >= end))
+        Ok(is_confirmed)
     }
 }

@@ -141,10 +141,7 @@ async fn without_postgres_it_is_known_only_where_rows_waited() -> Result<()> {
 #[tokio::test]
 async fn it_grows_while_a_source_is_halted_which_goes_on_by_itself_once_a_person_has_acted() -> Result<()> {
     let (mut halted, mut other) = (Scene::shared().await?.with(QUICK), Scene::shared().await?.with(QUICK));
-    let (mine, theirs) = (halted.config(), other.config());
-    let theirs = theirs.split_once("\n[kafka]").map_or(theirs.as_str(), |(source, _)| source);
-    let both = mine.replacen("\n[kafka]", &format!("\n{theirs}\n[kafka]"), 1);
-    let daemon = start(&both)?;
+    let daemon = start(&halted.config_with(&other))?;
     wait_ready(&daemon).await;
     halted.insert(3).await?;
     halted.oracle().await?.assert_clean();

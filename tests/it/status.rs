@@ -109,10 +109,8 @@ async fn the_daemon_and_the_command_give_one_answer() -> Result<()> {
 #[tokio::test]
 async fn a_daemon_that_halted_beside_another_source_is_told_with_its_reason() -> Result<()> {
     let (scene, mut other) = (Scene::shared().await?, Scene::shared().await?);
-    let (mine, theirs) = (scene.config(), other.config());
-    let theirs = theirs.split_once("\n[kafka]").map_or(theirs.as_str(), |(source, _)| source);
     let listen = format!("127.0.0.1:{}", testbed::ports::free()?);
-    let both = mine.replacen("\n[kafka]", &format!("\n{theirs}\n[kafka]"), 1).replace("{http}", &listen);
+    let both = scene.config_with(&other).replace("{http}", &listen);
     let daemon = start(&both)?;
     testbed::eventually(PATIENCE, || async {
         tokio::net::TcpStream::connect(&listen).await?;

@@ -156,6 +156,13 @@ impl Scene {
         )
     }
 
+    /// One configuration for this source and that of another scene.
+    pub(crate) fn config_with(&self, other: &Self) -> String {
+        let theirs = other.config();
+        let theirs = theirs.split_once("\n[kafka]").map_or(theirs.as_str(), |(source, _)| source);
+        self.config().replacen("\n[kafka]", &format!("\n{theirs}\n[kafka]"), 1)
+    }
+
     /// Starts a daemon on it.
     pub(crate) fn daemon(&self) -> Result<Daemon> {
         start(&self.config())
