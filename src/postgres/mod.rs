@@ -35,6 +35,7 @@ mod connect;
 mod credentials;
 pub(crate) mod farewell;
 mod frame;
+mod held;
 mod login;
 mod options;
 mod server_error;
@@ -47,6 +48,7 @@ mod transport;
 mod wire;
 
 pub use client::{CreateSlot, CreatedSlot, ReplicationClient};
+pub(crate) use held::HeldStream;
 pub use options::ConnectOptions;
 pub use server_error::{ServerError, server_error, sql_error, sqlstate};
 pub use session::SqlSession;

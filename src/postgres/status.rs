@@ -33,12 +33,6 @@ pub(crate) struct StandbyStatus {
 }
 
 impl StandbyStatus {
-    /// The same position three times. It asks for no answer.
-    #[must_use]
-    pub(crate) fn at(position: Lsn) -> Self {
-        Self { written: position, flushed: position, applied: position, reply_requested: false }
-    }
-
     /// Appends the whole CopyData message.
     fn encode(self, now: SystemTime, out: &mut BytesMut) {
         out.put_u8(b'd');
@@ -155,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_status_cut_anywhere_is_finished_before_the_newest_one_and_none_piles_up() {
-        let [first, second, third] = [1, 2, 3].map(|lsn| StandbyStatus::at(Lsn(lsn)));
+        let [first, second, third] =
+            [1, 2, 3].map(|lsn| StandbyStatus { flushed: Lsn(lsn), ..StandbyStatus::default() });
         let now = SystemTime::UNIX_EPOCH + NOW;
         for sent in 0..=STATUS_BYTES {
             let mut unsent = encoded(first);

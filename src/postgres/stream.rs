@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     frame::FrameBuffer,
+    held::HeldStream,
     server_error::ServerError,
     status::{StandbyStatus, StatusSender},
     transport::Transport,
@@ -49,17 +50,17 @@ pub(crate) enum StreamMessage<'a> {
 }
 
 /// The reading half of a replication stream.
-struct ReplicationReader {
+pub(super) struct ReplicationReader {
     reader: ReadHalf<Transport>,
     frames: FrameBuffer,
 }
 
 impl ReplicationReader {
-    async fn fill(&mut self) -> Result<()> {
+    pub(super) async fn fill(&mut self) -> Result<()> {
         poll_fn(|cx| self.frames.poll_fill(&mut self.reader, cx)).await
     }
 
-    fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
+    pub(super) fn next_message(&mut self) -> Result<Option<StreamMessage<'_>>> {
         while self.frames.peek()? == Some(b'S') {
             // ParameterStatus: a reload of the configuration.
             self.frames.next()?;
@@ -124,16 +125,16 @@ fn three_numbers(bytes: &[u8]) -> Option<(u64, u64, i64, &[u8])> {
 /// loop {
 ///     stream.fill().await?;                        // may be dropped in a select! at any time
 ///     while let Some(message) = stream.next_message()? { … }
-///     stream.send_status(StandbyStatus::at(lsn)).await?;
+///     stream.send_status(StandbyStatus { flushed: lsn, .. }).await?;
 /// }
 /// ```
 ///
 /// Dropping it hangs up without a goodbye. The server finds out at its next write and lets the slot
 /// go.
 pub(crate) struct ReplicationStream {
-    reader: ReplicationReader,
-    sender: StatusSender,
-    room: Option<usize>,
+    pub(super) reader: ReplicationReader,
+    pub(super) sender: StatusSender,
+    pub(super) room: Option<usize>,
 }
 
 impl ReplicationStream {
@@ -141,6 +142,11 @@ impl ReplicationStream {
         let room = wire.transport.room();
         let (reader, writer) = split(wire.transport);
         Self { reader: ReplicationReader { reader, frames: wire.frames }, sender: StatusSender::new(writer), room }
+    }
+
+    /// Holds the slot for an owner that does other work meanwhile. A status is sent this often.
+    pub(crate) fn hold(self, every: Duration) -> HeldStream {
+        HeldStream::new(self, every)
     }
 
     /// How many bytes the socket holds for us before the server has to wait, where that is little

@@ -92,23 +92,25 @@ impl<'a> Stream<'a> {
         let rows = Rows::new(encoder, Policy::of(source), memory.verdicts.clone());
         let look = Arc::new(Look::new(source, &sql, &tables, &position.publication));
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
-        let rest = Rest::new(stream.room());
+        let publisher = Publisher::start(producers, &source.name, PUBLISH_QUEUE)?;
+        // Now there is time for it.
+        let replication = stream.release().await?;
         Ok(Self {
             context,
             report: Report::new(context.metrics.clone()),
             memory,
             epoch: Instant::now(),
-            replication: stream,
             sql,
             intake: Intake::new(rows, tables, relatives),
             driver: Driver::new(machine, Gathered::new(2 * source.limits.batch_bytes)),
-            publisher: Publisher::start(producers, &source.name, PUBLISH_QUEUE)?,
+            publisher,
             marker,
             looks: Looks::start(Arc::clone(&look)),
             look,
             position,
             life,
-            rest,
+            rest: Rest::new(replication.room()),
+            replication,
             reported: Instant::now(),
             ended: None,
         })
@@ -245,7 +247,8 @@ impl<'a> Stream<'a> {
                 Effect::Publish { batch, rows, records, progress } => {
                     if rows == 0 {
                         // The position must not pass rows over either.
-                        self.look.now().await?;
+                        let look = Arc::clone(&self.look);
+                        self.answering(async move { look.now().await }).await?;
                     }
                     self.position.progress = progress;
                     let position = self.context.record_of(&self.position);
@@ -329,6 +332,19 @@ impl<'a> Stream<'a> {
     fn marked(&mut self, marked: &Marked) -> Result<()> {
         self.report.marked(marked.rows, self.epoch.elapsed().saturating_sub(marked.since));
         self.driver.marked(&marked.batches, marked.behind)
+    }
+
+    /// Waits for `work`, and answers the walsender meanwhile.
+    async fn answering<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut tick = tokio::time::interval(self.context.source.timeouts.status);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                _ = tick.tick() => self.send_status().await?,
+            }
+        }
     }
 
     async fn send_status(&mut self) -> Result<()> {

@@ -18,6 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::process::{Guarded, wait_until};
 
+/// How many lines of its daemon a failing test shows.
+const LAST_LINES: usize = 40;
+
 /// How to run the daemon.
 #[derive(Debug, Clone)]
 pub struct Builder {
@@ -101,6 +104,17 @@ impl Output {
     /// Whether everything is read that the process wrote before its end.
     fn is_whole(&self) -> bool {
         self.open.load(Ordering::Acquire) == 0
+    }
+}
+
+/// A test that panics shows what its daemon said.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.output.lines();
+            let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+            eprintln!("the last lines of {}:\n{}", self.builder.program.display(), last.join("\n"));
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     kafka::position_topic,
     outbox::Records,
     postgres::{
-        CreateSlot, ReplicationClient, ReplicationStream, SqlSession, StandbyStatus, SystemIdentity,
+        CreateSlot, HeldStream, ReplicationClient, SqlSession, SystemIdentity,
         catalog::{backfill::BackfillCursor, server, slots, tables},
     },
     relay::{
@@ -91,7 +91,8 @@ impl Start<'_> {
         // Always from 0/0: the server resumes at its own confirmed position, and sends again the
         // rows that are owed a mark.
         let stream = match client.start_replication(&source.slot, &source.publication, Lsn::ZERO).await {
-            Ok(stream) => stream,
+            // From here to the end of the start the server hears from us, whatever is waited for.
+            Ok(stream) => stream.hold(source.timeouts.status),
             Err(error) if error.code() == Code::SlotInUse => return Ok(Fact::TakenByAnother),
             Err(error) => return Err(error),
         };
@@ -110,7 +111,9 @@ impl Start<'_> {
     pub(super) async fn release_slot(&mut self) -> Result<Fact> {
         if let Some(replication) = self.replication.take() {
             // The walsender ends whether or not this succeeds.
-            let _ = replication.stream.close().await;
+            if let Ok(stream) = replication.stream.release().await {
+                let _ = stream.close().await;
+            }
         }
         let name = &self.context.source.slot;
         let deadline = tokio::time::Instant::now() + RELEASE_PATIENCE;
@@ -151,7 +154,7 @@ impl Start<'_> {
             let slot = slots::slot(&sql, &self.context.source.slot).await?;
             let holder = slot.and_then(|slot| slot.active_pid);
             if holder.is_none()
-                && let Some(error) = last_words(&mut replication.stream).await
+                && let Ok(error) = tokio::time::timeout(LAST_WORDS, replication.stream.last_words()).await
             {
                 // Nobody took the slot from us. Our walsender gave up, and has said why.
                 return Err(publication::is_gone(error));
@@ -219,7 +222,6 @@ impl Start<'_> {
             marks.push(MarkRow { table, xid: 0, id: &row.id });
         }
         let (context, tables) = (self.context, self.tables.clone());
-        // The rows may be locked while we hold the slot, so the server must hear from us.
         let started = self.server_started;
         self.keeping_alive(async { marking_session(context, &tables, started).await?.mark(&marks).await }).await?;
         Ok(Fact::Done)
@@ -363,50 +365,28 @@ impl Start<'_> {
         Ok(Fact::Done)
     }
 
-    /// Waits for `work`, and keeps answering the walsender meanwhile. It gives up at once when the
-    /// server shuts down, since the server would wait for our walsender to confirm what we cannot
+    /// Waits for work that may take long. It gives up at once when the slot is lost, or when the
+    /// server shuts down: the server would wait for our walsender to confirm what we cannot
     /// (rule 9).
     async fn keeping_alive<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let sql = Arc::clone(self.sql()?);
-        let every = self.context.source.timeouts.status;
-        let mut stream = self.replication.as_mut().map(|replication| (&mut replication.stream, replication.confirmed));
-        let mut tick = tokio::time::interval(every);
+        let mut tick = tokio::time::interval(self.context.source.timeouts.status);
+        let mut stream = self.replication.as_mut().map(|replication| &mut replication.stream);
         tokio::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return done,
                 error = sql.closed() => return Err(error),
-                _ = tick.tick() => {
-                    send_status(&mut stream).await?;
-                    self.context.metrics.beat();
-                }
+                error = lost(&mut stream) => return Err(error),
+                _ = tick.tick() => self.context.metrics.beat(),
             }
         }
     }
 }
 
-/// Why the server ended the stream, if it says so soon.
-async fn last_words(stream: &mut ReplicationStream) -> Option<Error> {
-    let read = async {
-        loop {
-            if let Err(error) = stream.fill().await {
-                return error;
-            }
-            loop {
-                match stream.next_message() {
-                    Ok(Some(_)) => {}
-                    Ok(None) => break,
-                    Err(error) => return error,
-                }
-            }
-        }
-    };
-    tokio::time::timeout(LAST_WORDS, read).await.ok()
-}
-
-async fn send_status(stream: &mut Option<(&mut ReplicationStream, Lsn)>) -> Result<()> {
+async fn lost(stream: &mut Option<&mut HeldStream>) -> Error {
     match stream {
-        Some((stream, confirmed)) => stream.send_status(StandbyStatus::at(*confirmed)).await,
-        None => Ok(()),
+        Some(stream) => stream.lost().await,
+        None => std::future::pending().await,
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 use crate::{
     Code, Error, Lsn, Result, config,
-    postgres::{ReplicationStream, SqlSession, SystemIdentity, catalog::TableInfo},
+    postgres::{HeldStream, SqlSession, SystemIdentity, catalog::TableInfo},
     relay::{
         context::Context,
         memory::{Memory, ServerLife},
@@ -44,7 +44,7 @@ pub(in crate::relay) struct Start<'a> {
 
 /// The replication connection, and what was learned when it was opened.
 pub(super) struct Replication {
-    pub(super) stream: ReplicationStream,
+    pub(super) stream: HeldStream,
     pub(super) system: SystemIdentity,
     pub(super) switches: Vec<(u32, Lsn)>,
     pub(super) backend_pid: i32,
@@ -54,7 +54,7 @@ pub(super) struct Replication {
 /// Everything that a stream is built on.
 pub(in crate::relay) struct Started {
     /// Streams from 0/0, that is from the server's own confirmed position.
-    pub(crate) stream: ReplicationStream,
+    pub(crate) stream: HeldStream,
     /// Serves the catalog.
     pub(crate) sql: Arc<SqlSession>,
     /// They are initialised, so the predecessor is fenced.

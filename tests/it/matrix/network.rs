@@ -1,4 +1,4 @@
-//! Networks between the daemon and Postgres: numbers 66 to 68 and 118.
+//! Networks between the daemon and Postgres: numbers 66 to 68, 118 and 124.
 
 use std::time::Duration;
 
@@ -7,10 +7,11 @@ use testbed::{Daemon, Pooler, Proxy, proxy::Direction};
 
 use crate::scene::{Scene, halts, role_with, wait_ready, wait_true};
 
-/// A daemon that reaches Postgres through a proxy, as a role whose walsender gives up after two seconds.
-async fn behind_a_proxy(scene: &Scene) -> Result<(Proxy, Daemon, String)> {
+/// A daemon that reaches Postgres through a proxy, as a role whose walsender gives up a client that
+/// is silent for so long.
+async fn behind_a_proxy(scene: &Scene, patience: &str) -> Result<(Proxy, Daemon, String)> {
     let proxy = Proxy::start(scene.postgres.port()?)?;
-    let role = role_with(scene, &["wal_sender_timeout = '2s'"]).await?;
+    let role = role_with(scene, &[&format!("wal_sender_timeout = '{patience}'")]).await?;
     let url = format!("postgres://{role}@{}/{}", proxy.address(), scene.database);
     let daemon = scene.daemon_at(&url)?;
     wait_ready(&daemon).await;
@@ -22,7 +23,7 @@ const QUICK: &str = "[source.timeouts]\nstatus = \"200ms\"\nbackoff_max = \"1s\"
 #[tokio::test]
 async fn every_byte_in_a_segment_of_its_own() -> Result<()> {
     let mut scene = Scene::shared().await?.with(QUICK);
-    let (proxy, _daemon, _) = behind_a_proxy(&scene).await?;
+    let (proxy, _daemon, _) = behind_a_proxy(&scene, "2s").await?;
     proxy.slice(Direction::Both, Some(1));
     for rows in 1..=10 {
         scene.insert(rows).await?;
@@ -35,7 +36,7 @@ async fn every_byte_in_a_segment_of_its_own() -> Result<()> {
 async fn a_network_that_swallows_one_direction() -> Result<()> {
     for direction in [Direction::ToServer, Direction::ToClient] {
         let scene = Scene::shared().await?.with(QUICK);
-        let (proxy, _daemon, role) = behind_a_proxy(&scene).await?;
+        let (proxy, _daemon, role) = behind_a_proxy(&scene, "2s").await?;
         let load = scene.load();
         tokio::time::sleep(Duration::from_millis(300)).await;
         let walsender: i32 = scene
@@ -63,8 +64,22 @@ async fn a_network_that_swallows_one_direction() -> Result<()> {
 #[tokio::test]
 async fn a_network_of_one_kilobyte_a_second() -> Result<()> {
     let mut scene = Scene::shared().await?.with(QUICK);
-    let (proxy, _daemon, _) = behind_a_proxy(&scene).await?;
+    let (proxy, _daemon, _) = behind_a_proxy(&scene, "10s").await?;
     proxy.bandwidth(Direction::Both, Some(1024));
+    for _ in 0..3 {
+        scene.insert(3).await?;
+    }
+    scene.oracle().await?.assert_clean();
+    Ok(())
+}
+
+/// Opening the stream takes longer than the walsender waits for a sign of life.
+#[tokio::test]
+async fn a_stream_that_is_opened_over_a_slow_network_is_kept() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let (proxy, _daemon, _) = behind_a_proxy(&scene, "2s").await?;
+    proxy.bandwidth(Direction::Both, Some(2048));
+    proxy.cut();
     for _ in 0..3 {
         scene.insert(3).await?;
     }
