@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The program that demonstrates the daemon, measures it and makes it suffer.
 TESTBED := $(TARGET)/release/testbed
 
-.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up shop shop-up shop-test clean
+.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up browser shop shop-up shop-test clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -75,6 +75,9 @@ bench-baseline: ## measures the same, and stores it as benches/baseline/
 up: deps ## a Postgres and a Kafka to play with; prints their addresses and stays until Ctrl-C
 	$(CARGO) run -p testbed -- up
 
+browser: ## install Debian's Chromium, in which tests look at pages
+	@./testbed/install-chromium
+
 # The example has a workspace of its own, so that the daemon's build stays small.
 SHOP := $(CARGO) run --manifest-path examples/shop/Cargo.toml --
 OUTBOXD := $(abspath $(TARGET))/release/outboxd
@@ -87,12 +90,12 @@ shop-up: deps ## the same before its first phase, to play with, until Ctrl-C
 	$(CARGO) build --release --bin outboxd $(CARGO_FLAGS)
 	$(SHOP) up --outboxd $(OUTBOXD) $(SHOP_FLAGS)
 
-shop-test: deps ## the tests of examples/shop, on servers that they start themselves
-	$(CARGO) build --release --bin outboxd $(CARGO_FLAGS)
+shop-test: deps browser ## the tests of examples/shop, on servers that they start themselves
+	$(CARGO) build --workspace --bins
 	$(CARGO) fmt --manifest-path examples/shop/Cargo.toml --all --check
 	$(CARGO) clippy --manifest-path examples/shop/Cargo.toml --workspace --all-targets -- -D warnings
 	# Each test starts everything: one at a time.
-	SHOP_OUTBOXD=$(OUTBOXD) RUST_TEST_THREADS=1 $(CARGO) test --manifest-path examples/shop/Cargo.toml --workspace
+	SHOP_OUTBOXD=$(abspath $(TARGET))/debug/outboxd RUST_TEST_THREADS=1 $(CARGO) test --manifest-path examples/shop/Cargo.toml --workspace
 
 clean: ## remove what was built and downloaded
 	$(CARGO) clean

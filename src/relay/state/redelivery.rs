@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        relay::state::Bounds,
+        relay::state::{Bounds, Place},
         source::position::{Progress, Split},
     };
 
@@ -169,6 +169,28 @@ mod tests {
         unmarked_rows: 100,
         idle_advance: Duration::from_secs(10),
     };
+
+    /// Where rows were dropped and the proof has come, the session is about to reconnect. It may have
+    /// read on by then: rows that nobody published, on a server that was restored. They are dropped
+    /// like the others, and the next session halts at them.
+    #[test]
+    fn rows_behind_the_proof_are_dropped_by_a_session_that_is_about_to_reconnect() {
+        let commit = CommitId { end_lsn: Lsn(400), xid: 7, time: 1 };
+        let position = Progress { lsn: Lsn(600), commit: Some(commit), split: None };
+        let mut machine = Machine::new(Bounds { unmarked_rows: 1, ..BOUNDS }, true, position, Lsn(100));
+        machine.begin(Lsn(390), 7, 1).unwrap();
+        assert_eq!(machine.row(|_| false).unwrap(), RowIs::Redelivered);
+        machine.redelivered_row().unwrap();
+        assert_eq!(machine.row(|_| false).unwrap(), RowIs::Dropped);
+        machine.commit(Lsn(400), Duration::ZERO, Duration::ZERO).unwrap();
+        assert!(!machine.is_unproved());
+        machine.begin(Lsn(500), 8, 1).unwrap();
+        assert_eq!(machine.row(|_| false).unwrap(), RowIs::Dropped);
+        let actions: Vec<_> = std::iter::from_fn(|| machine.next_action(Duration::ZERO).unwrap()).collect();
+        assert_eq!(machine.place(), Place::Redelivered);
+        assert!(actions.contains(&Action::Reconnect), "{actions:?}");
+        assert_eq!(machine.confirmed(), Lsn(100));
+    }
 
     /// The last status of a dead session may reach the server after the slot was read, or while the
     /// stream begins. The stream then starts before the LSN that the slot has confirmed, and its

@@ -16,6 +16,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// One page in a browser of its own. Dropping it ends the browser.
 pub(crate) struct Browser {
     _process: Daemon,
+    _profile: tempfile::TempDir,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     calls: u64,
 }
@@ -24,14 +25,14 @@ impl Browser {
     /// Opens a page.
     pub(crate) async fn open(url: &str) -> Result<Self> {
         let port = ports::free()?;
-        let profile = tempfile::tempdir()?.keep();
+        let profile = tempfile::tempdir()?;
         let process = Daemon::builder("chromium")?
             .args(&["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,1000"])
             .arg(&format!("--remote-debugging-port={port}"))
-            .arg(&format!("--user-data-dir={}", profile.display()))
+            .arg(&format!("--user-data-dir={}", profile.path().display()))
             .arg(url)
             .start()
-            .context("chromium is needed: apt-get install chromium")?;
+            .context("chromium is needed: make browser")?;
         let http = Http::default();
         let list = format!("http://127.0.0.1:{port}/json");
         let address = eventually(WITHIN, async || {
@@ -43,7 +44,7 @@ impl Browser {
         })
         .await;
         let (socket, _) = connect_async(address).await?;
-        Ok(Self { _process: process, socket, calls: 0 })
+        Ok(Self { _process: process, _profile: profile, socket, calls: 0 })
     }
 
     async fn call(&mut self, method: &str, parameters: Value) -> Result<Value> {
