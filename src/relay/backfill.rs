@@ -19,7 +19,7 @@ use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{
     context::Context,
-    marker::MarkingSession,
+    marking::MarkingSession,
     marks::Marks,
     report::Report,
     rows::{Policy, Row, Rows, Verdicts, waiting},

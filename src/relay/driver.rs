@@ -14,11 +14,16 @@
 //! - A batch's marks wait here until the machine says that they may be made.
 //! - One marking job is under way at a time. What becomes due in the meantime goes out together, as
 //!   the next job.
+//! - The marker may answer a job without having made all its marks. It keeps the others, and tells
+//!   of their batches later.
 //! - Whoever publishes a batch owns the memory of its records, and gives it back once Kafka has
 //!   committed them.
 //! - Nothing follows [`Effect::Reconnect`], since the session is over.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::state::{Action, BatchId, Machine};
 use crate::{Code, Error, Lsn, source::position::Progress};
@@ -90,7 +95,9 @@ pub struct Driver<B: Building> {
     /// What the marker gets next.
     owed: Option<MarkingJob<B::Marks>>,
     /// The batches that the marker has.
-    marking: Vec<BatchId>,
+    marking: BTreeSet<BatchId>,
+    /// The marker has a job that it has not answered.
+    is_marking: bool,
     /// Memory of records to use again. The machine bounds how many there are.
     spare: Vec<B::Records>,
     is_status_due: bool,
@@ -108,6 +115,8 @@ pub enum WrongTurn {
     MarksBeforeCommitted,
     /// A marking job goes out while another one is under way.
     TwoMarkingJobs,
+    /// An answered job counts as marked, whatever the marker keeps of it.
+    KeptIsMarked,
 }
 
 impl<B: Building> Driver<B> {
@@ -119,7 +128,8 @@ impl<B: Building> Driver<B> {
             building,
             waiting: BTreeMap::new(),
             owed: None,
-            marking: Vec::new(),
+            marking: BTreeSet::new(),
+            is_marking: false,
             spare: Vec::new(),
             is_status_due: true,
             #[cfg(debug_assertions)]
@@ -160,7 +170,8 @@ impl<B: Building> Driver<B> {
         if self.may_mark()
             && let Some(job) = self.owed.take()
         {
-            self.marking.clone_from(&job.batches);
+            self.marking.extend(&job.batches);
+            self.is_marking = true;
             return Ok(Some(Effect::Mark(job)));
         }
         Ok(std::mem::take(&mut self.is_status_due).then_some(Effect::SendStatus))
@@ -172,7 +183,7 @@ impl<B: Building> Driver<B> {
         if self.wrong_turn == Some(WrongTurn::TwoMarkingJobs) {
             return true;
         }
-        self.marking.is_empty()
+        !self.is_marking
     }
 
     fn keep_marks(&mut self, batch: BatchId, rows: usize) {
@@ -212,17 +223,33 @@ impl<B: Building> Driver<B> {
         self.spare.push(records);
     }
 
-    /// The marks of the job under way are durable. `batches` are its batches.
+    /// The marker has answered its job, and can take the next one.
+    pub fn job_done(&mut self) {
+        self.is_marking = false;
+        #[cfg(debug_assertions)]
+        if self.wrong_turn == Some(WrongTurn::KeptIsMarked) {
+            for batch in std::mem::take(&mut self.marking) {
+                let _ = self.machine.marked(batch, Lsn::ZERO);
+            }
+        }
+    }
+
+    /// All marks of these batches are durable.
     ///
     /// # Errors
-    /// `internal`: it is not the job that is under way.
+    /// `internal`: the marker does not have one of them.
     pub fn marked(&mut self, batches: &[BatchId], behind: Lsn) -> Result<(), Error> {
-        if batches != self.marking {
-            let text = format!("batches {batches:?} are marked, and {:?} are with the marker", self.marking);
-            return Err(Error::new(Code::Internal, text));
+        for batch in batches {
+            #[cfg(debug_assertions)]
+            if self.wrong_turn == Some(WrongTurn::KeptIsMarked) && !self.marking.contains(batch) {
+                continue;
+            }
+            if !self.marking.remove(batch) {
+                return Err(internal("marked, and not with the marker", *batch));
+            }
+            self.machine.marked(*batch, behind)?;
         }
-        self.marking.clear();
-        batches.iter().try_for_each(|batch| self.machine.marked(*batch, behind))
+        Ok(())
     }
 
     /// The server waits for a status, or a status is due.

@@ -61,6 +61,14 @@ impl Marks {
         })
     }
 
+    /// The rows of these tables, as a copy.
+    #[must_use]
+    pub(super) fn only(&self, is_wanted: impl Fn(u16) -> bool) -> Self {
+        let mut only = Self::default();
+        self.iter().filter(|row| is_wanted(row.table)).for_each(|row| only.push(row));
+        only
+    }
+
     /// Takes the first `rows` rows away.
     #[must_use]
     pub(super) fn split_front(&mut self, rows: usize) -> Self {

@@ -15,9 +15,11 @@ use super::{
     tally::{Done, Tally},
 };
 use crate::{
-    Lsn,
+    Error, Lsn,
     kafka::PublishFailure,
     outbox::Records,
+    postgres::catalog::marks::is_passing,
+    source::standing::SourceState,
     telemetry::{Lag, Outcome, SourceMetrics},
 };
 
@@ -30,6 +32,8 @@ pub(super) struct Report {
     metrics: SourceMetrics,
     topics: HashMap<String, IntCounter>,
     tally: Tally,
+    /// Rows whose table takes no marks.
+    unmarkable: usize,
     /// The published position, once it is known.
     lsn: Option<Lsn>,
 }
@@ -37,7 +41,7 @@ pub(super) struct Report {
 impl Report {
     #[must_use]
     pub(super) fn new(metrics: SourceMetrics) -> Self {
-        Self { metrics, topics: HashMap::new(), tally: Tally::new(Instant::now()), lsn: None }
+        Self { metrics, topics: HashMap::new(), tally: Tally::new(Instant::now()), unmarkable: 0, lsn: None }
     }
 
     /// A Kafka transaction was committed. `oldest` is the commit time of its first row in
@@ -75,11 +79,29 @@ impl Report {
     }
 
     /// The marks of `rows` rows are durable. `took` is the time since the first of them could be
-    /// made.
-    pub(super) fn marked(&mut self, rows: usize, took: Duration) {
+    /// made, if that is known.
+    pub(super) fn marked(&mut self, rows: usize, took: Option<Duration>) {
         self.tally.marked(rows);
         self.metrics.rows_marked.inc_by(rows as u64);
-        self.metrics.mark_latency.observe(took.as_secs_f64());
+        if let Some(took) = took {
+            self.metrics.mark_latency.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Tables took no marks, so that this many rows wait until they do.
+    pub(super) fn unmarkable(&mut self, failures: &[Error], rows: usize) {
+        for error in failures {
+            let (code, detail, hint) = (error.code(), error.detail(), error.code().hint());
+            tracing::warn!(code = code.as_str(), rows, hint, "{detail}: trying again");
+            if !is_passing(error) {
+                self.metrics.error(error);
+            }
+        }
+        if self.unmarkable > 0 && rows == 0 {
+            tracing::info!("the rows that waited for their marks have them");
+            self.metrics.healed();
+        }
+        self.unmarkable = rows;
     }
 
     /// Reports where the machine stands now, and what was counted since the last time.
@@ -91,6 +113,9 @@ impl Report {
         self.metrics.in_flight_bytes.set(i64::try_from(machine.in_flight_bytes()).unwrap_or(i64::MAX));
         self.metrics
             .set_lag(machine.oldest_unpublished().map_or(Lag::Nothing, |oldest| Lag::Since(commit_time(oldest))));
+        if self.unmarkable > 0 && machine.waits_for_marks() {
+            self.metrics.set_state(SourceState::Retrying);
+        }
         self.metrics.beat();
         self.lsn = Some(machine.position().lsn);
         self.tally.came_marked(counts.came_marked);

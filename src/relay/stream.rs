@@ -21,7 +21,8 @@ use super::{
     gathered::Gathered,
     intake::{Intake, Relaying},
     looks::{Look, Looks},
-    marker::{Marked, Marker, marking_sessions},
+    marker::{Marked, Marker},
+    marking::marking_sessions,
     memory::{End, Memory, ServerLife},
     publisher::{Event, Job, Publisher},
     report::Report,
@@ -330,7 +331,11 @@ impl<'a> Stream<'a> {
     }
 
     fn marked(&mut self, marked: &Marked) -> Result<()> {
-        self.report.marked(marked.rows, self.epoch.elapsed().saturating_sub(marked.since));
+        self.report.marked(marked.rows, marked.since.map(|since| self.epoch.elapsed().saturating_sub(since)));
+        self.report.unmarkable(&marked.failures, marked.kept);
+        if marked.is_answer {
+            self.driver.job_done();
+        }
         self.driver.marked(&marked.batches, marked.behind)
     }
 

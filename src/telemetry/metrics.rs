@@ -284,6 +284,11 @@ impl SourceMetrics {
         lock(&self.shown).fail(error);
     }
 
+    /// The last error has healed.
+    pub(crate) fn healed(&self) {
+        lock(&self.shown).heal();
+    }
+
     /// Shows the published position.
     pub(crate) fn set_position(&self, position: Lsn) {
         lock(&self.shown).position = Some(position);

@@ -94,9 +94,14 @@ impl Shown {
             self.state = state;
             self.since = SystemTime::now();
         }
-        if state == SourceState::Streaming
-            && let Some(error) = &mut self.last_error
-        {
+        if state == SourceState::Streaming {
+            self.heal();
+        }
+    }
+
+    /// Notes when the last error healed.
+    pub(super) fn heal(&mut self) {
+        if let Some(error) = &mut self.last_error {
             error.healed_at.get_or_insert_with(SystemTime::now);
         }
     }

@@ -1,11 +1,14 @@
 //! Marks are seen, not assumed: what keeps a mark from being made is said, and nothing is confirmed behind it.
 
 use anyhow::{Result, ensure};
-use testbed::{Daemon, Kafka, Postgres, Version, eventually, workload};
+use testbed::{Daemon, Kafka, Postgres, Version, eventually, oracle::Expect, workload};
 
 use crate::{
     matrix::restored::behind_a_proxy,
-    scene::{Host, PATIENCE, QUICK, Scene, insert_one, metric, tail, wait_code, wait_ready, wait_true},
+    scene::{
+        Host, PATIENCE, QUICK, Scene, insert_one, insert_one_into, metric, tail, times_led, wait_code, wait_ready,
+        wait_state, wait_true,
+    },
 };
 
 /// Ways to swallow an UPDATE that sets the mark.
@@ -182,4 +185,110 @@ async fn marks_are_made_in_a_database_that_is_read_only_by_default() -> Result<(
     scene.oracle().await?.assert_clean();
     drop(daemon);
     Ok(())
+}
+
+/// What keeps every mark of `order_outbox` from being made, and how it is mended.
+const TROUBLES: [(&str, &str, &str); 6] = [
+    (
+        "a right that is revoked",
+        "REVOKE UPDATE ON order_outbox FROM outboxd",
+        "GRANT UPDATE ON order_outbox TO outboxd",
+    ),
+    (
+        "a trigger that raises",
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not today''; END';
+         CREATE TRIGGER trouble BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION no()",
+        "DROP TRIGGER trouble ON order_outbox",
+    ),
+    (
+        "a constraint",
+        "ALTER TABLE order_outbox ADD CONSTRAINT trouble CHECK (published_at IS NULL) NOT VALID",
+        "ALTER TABLE order_outbox DROP CONSTRAINT trouble",
+    ),
+    (
+        "a trigger that swallows",
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER trouble BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION nothing()",
+        "DROP TRIGGER trouble ON order_outbox",
+    ),
+    (
+        "a rule that swallows",
+        "CREATE RULE trouble AS ON UPDATE TO order_outbox DO INSTEAD NOTHING",
+        "DROP RULE trouble ON order_outbox",
+    ),
+    (
+        "a lock",
+        "CREATE FUNCTION waits() RETURNS trigger LANGUAGE plpgsql AS
+           'BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NEW; END';
+         CREATE TRIGGER trouble BEFORE UPDATE ON order_outbox FOR EACH ROW EXECUTE FUNCTION waits();
+         SELECT pg_advisory_lock(42)",
+        "SELECT pg_advisory_unlock(42)",
+    ),
+];
+
+/// Two tables in one source, whose role waits for a lock no longer than a moment.
+async fn two_tables() -> Result<Scene> {
+    let scene = Scene::shared().await?.with("tables = [\"order_outbox\", \"user_outbox\"]");
+    workload::create_outbox(&scene.client, "user_outbox").await?;
+    scene.alter_publication("ADD TABLE user_outbox").await?;
+    Ok(scene)
+}
+
+/// What the daemon says of its source.
+async fn standing(daemon: &Daemon) -> Result<serde_json::Value> {
+    let (_, status) = daemon.http_get("/status").await?;
+    Ok(serde_json::from_str::<serde_json::Value>(&status)?["sources"][0].clone())
+}
+
+#[tokio::test]
+async fn a_table_that_takes_no_marks_holds_up_neither_publishing_nor_the_marks_of_others() -> Result<()> {
+    for (what, trouble, mend) in TROUBLES {
+        println!("{what}");
+        let scene = two_tables().await?.with("[source.timeouts]\nlock = \"200ms\"");
+        let daemon = scene.streaming().await?;
+        insert_one(&scene, &scene.client).await?;
+        scene.oracle().await?.assert_clean();
+        scene.client.batch_execute(trouble).await?;
+        let led = times_led(&daemon);
+        for round in 1..=3 {
+            insert_one(&scene, &scene.client).await?;
+            insert_one_into(&scene, &scene.client, "user_outbox").await?;
+            scene.wait_records(1 + 2 * round).await;
+            scene.wait_marked("user_outbox").await;
+        }
+        let unmarked = "SELECT count(*) FROM order_outbox WHERE published_at IS NULL";
+        assert_eq!(scene.client.query_one(unmarked, &[]).await?.get::<_, i64>(0), 3, "{what}");
+        let said = daemon.wait_for_line(|line| line.contains("trying again"), PATIENCE).await?;
+        ensure!(said.contains("order_outbox"), "the table is not named: {said}");
+        let now = standing(&daemon).await?;
+        ensure!(now["state"] == "streaming", "{what}: {now}");
+        ensure!(what == "a lock" || now["last_error"]["healed_at"].is_null(), "{what}: {now}");
+        scene.client.batch_execute(mend).await?;
+        scene.wait_marked("order_outbox").await;
+        scene.wait_caught_up().await?;
+        assert_eq!(times_led(&daemon), led, "{what} ended the session\n{}", tail(&daemon));
+        let now = standing(&daemon).await?;
+        ensure!(what == "a lock" || now["last_error"]["healed_at"].is_string(), "{what}: {now}");
+        scene.audit(Expect::Tables(&["order_outbox", "user_outbox"])).await?.assert_clean();
+    }
+    Ok(())
+}
+
+/// Beyond the bound nothing is published until there are marks again, and the daemon says so.
+#[tokio::test]
+async fn as_many_rows_as_may_wait_for_a_table_that_takes_no_marks() -> Result<()> {
+    let mut scene = Scene::shared().await?.with("[source.limits]\nbatch_rows = 10\nunmarked_rows = 20");
+    let daemon = scene.streaming().await?;
+    scene.client.batch_execute("REVOKE UPDATE ON order_outbox FROM outboxd").await?;
+    for _ in 0..40 {
+        scene.insert(1).await?;
+    }
+    wait_state(&daemon, "retrying").await;
+    let published = scene.records().await?;
+    ensure!((10..=20).contains(&published), "{published} rows were published");
+    let now = standing(&daemon).await?;
+    ensure!(now["last_error"]["code"] == "postgres-denied", "{now}");
+    scene.client.batch_execute("GRANT UPDATE ON order_outbox TO outboxd").await?;
+    wait_ready(&daemon).await;
+    scene.assert_exactly(40).await
 }

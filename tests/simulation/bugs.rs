@@ -16,6 +16,8 @@ pub(crate) enum Bug {
     MarkBeforeCommit,
     /// The driver hands out a marking job while another one is under way.
     TwoMarkingJobs,
+    /// The driver counts an answered job as marked, whatever the marker keeps of it.
+    KeptIsMarked,
     /// The memory of a batch's records is handed back while the producer still reads it.
     ArenaTooEarly,
     /// The memory of a batch's records is used again with the old records still in it.
@@ -61,7 +63,7 @@ pub(crate) enum Bug {
 impl Bug {
     /// Whether this build can have it. Only debug builds of the driver can be told to go wrong.
     pub(crate) fn is_possible(self) -> bool {
-        cfg!(debug_assertions) || !matches!(self, Self::MarkBeforeCommit | Self::TwoMarkingJobs)
+        cfg!(debug_assertions) || !matches!(self, Self::MarkBeforeCommit | Self::TwoMarkingJobs | Self::KeptIsMarked)
     }
 
     /// The wrong turn of the driver itself, if the bug is one.
@@ -70,18 +72,20 @@ impl Bug {
         match self {
             Self::MarkBeforeCommit => Some(WrongTurn::MarksBeforeCommitted),
             Self::TwoMarkingJobs => Some(WrongTurn::TwoMarkingJobs),
+            Self::KeptIsMarked => Some(WrongTurn::KeptIsMarked),
             _ => None,
         }
     }
 
     /// Each bug, what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 24] = [
+    pub(crate) const ALL: [(Self, &str, &str); 25] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
         (Self::MarkBeforeCommit, "G5", "G5"),
         // The marker refuses the second job.
         (Self::TwoMarkingJobs, "G6", "internal"),
+        (Self::KeptIsMarked, "G5", "rule 7"),
         (Self::ArenaTooEarly, "G1", ""),
         (Self::ArenaKeepsRows, "G1", ""),
         (Self::ConfirmIdleWithoutPosition, "G4", "rule 4"),

@@ -48,6 +48,7 @@ events! {
     Pipelined = "batches sent while the one before was committing", 10_000;
     IdleAdvance = "positions advanced while idle", 20_000;
     UrgentReply = "replies asked for", 10_000;
+    TriedAgain = "marks tried again of a table that took none", 2_000;
     AwaitedLook = "confirmations that waited for a look at the publication", 10_000;
     Unsent = "transactions passed over by a changed publication", 500;
     FailedOver = "failed over to a standby", 1_000;

@@ -45,6 +45,7 @@ faults! {
     MarksLost = "UPDATE failed", 80, "It had no effect.";
     MarksUnanswered = "answer to UPDATE lost", 80, "It had its effect.";
     MarksBlocked = "rows locked", 60, "The UPDATE waits for somebody else's lock.";
+    MarksRefused = "a table takes no marks", 60, "Every other row cannot be marked for a while.";
     RowsDeleted = "rows deleted before their mark", 60, "By the application.";
     Restore = "copy restored, with slot", 0, "The server is replaced by an older copy of its disk.";
     RestoreBare = "copy restored, without slot", 0, "The same, from a backup that leaves slots out.";

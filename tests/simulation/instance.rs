@@ -25,7 +25,7 @@ use crate::{
     building::Read,
     coverage::Event,
     kafka::PRODUCERS,
-    postgres::{MarkRequest, Marks, Message, RowNo},
+    postgres::{MarkRequest, Marks, Message, RowNo, takes_no_marks},
     publishing::Publishing,
     relaying::stands,
     schedule::{Env, trace},
@@ -83,8 +83,12 @@ pub(crate) struct Session {
     pub(crate) position: Option<Box<Position>>,
     /// The same code as in the daemon. It is there once the source streams.
     pub(crate) driver: Option<Driver<Read>>,
-    /// The batches of the marking job that is under way, and how many rows it has.
-    pub(crate) marking: Option<(Vec<BatchId>, usize)>,
+    /// The marking job that is under way.
+    pub(crate) marking: Option<Job>,
+    /// What the marker keeps of earlier jobs, since a table takes no marks.
+    pub(crate) kept: Job,
+    /// Whether it is trying that again.
+    pub(crate) tries_again: bool,
     pub(crate) publishing: VecDeque<Publishing>,
     pub(crate) published_batches: usize,
     /// Unpublished rows of the slot's snapshot.
@@ -100,6 +104,9 @@ pub(crate) struct Session {
     /// The transaction of the last redelivered row.
     pub(crate) read_part: Option<usize>,
 }
+
+/// Batches and their rows that are to be marked.
+pub(crate) type Job = Vec<(BatchId, Vec<RowNo>)>;
 
 impl Session {
     fn new(serial: u64, policy: Policy, incarnation: u64) -> Self {
@@ -119,6 +126,8 @@ impl Session {
             position: None,
             driver: None,
             marking: None,
+            kept: Job::new(),
+            tries_again: false,
             publishing: VecDeque::new(),
             published_batches: 0,
             snapshot: VecDeque::new(),
@@ -265,28 +274,68 @@ impl Instance {
             applied: false,
             at: Lsn::ZERO,
             blocked: false,
+            refused: false,
         });
         Ok(())
     }
 
     /// The answer to an UPDATE.
-    pub(crate) fn marks_done(&mut self, what: Marks, at: Lsn, env: &mut Env) -> Result<(), Error> {
-        trace!(env, "{self}: {what:?} is marked");
-        match what {
+    pub(crate) fn marks_done(&mut self, request: &MarkRequest, env: &mut Env) -> Result<(), Error> {
+        trace!(env, "{self}: {:?} is marked", request.what);
+        match request.what {
             Marks::Job => {
-                let job = self.session.marking.take();
-                if let (Some(driver), Some((batches, _))) = (&mut self.session.driver, job)
-                    && env.bug != Some(Bug::ConfirmBeforeMark)
-                {
-                    let (from, before) = (stands(&driver.machine), driver.confirmed());
-                    let is_awaited = env.options.failover && env.bug != Some(Bug::ConfirmBeforeStandby);
-                    driver.marked(&batches, if is_awaited { at } else { Lsn::ZERO })?;
-                    let made = if driver.confirmed() > before { Made::Confirms } else { Made::Ends };
-                    env.coverage.transitions.told(Input::Marked, from, made);
-                }
+                let Some(job) = self.session.marking.take() else { return Ok(()) };
+                let done = self.keep(job, request.refused);
+                self.batches_marked(&done, true, request.at, env)
             }
-            Marks::Chunk => self.session.chunk.clear(),
+            Marks::Kept => {
+                self.session.tries_again = false;
+                let job = std::mem::take(&mut self.session.kept);
+                let done = self.keep(job, request.refused);
+                self.batches_marked(&done, false, request.at, env)?;
+                self.begin_job(env)
+            }
+            Marks::Chunk => {
+                self.session.chunk.clear();
+                Ok(())
+            }
         }
+    }
+
+    /// Keeps the rows of a job that could not be marked, as the marker does. Returns the batches of
+    /// which nothing is kept.
+    pub(crate) fn keep(&mut self, job: Job, refused: bool) -> Vec<BatchId> {
+        let mut done = Vec::new();
+        for (batch, mut rows) in job {
+            rows.retain(|&row| refused && takes_no_marks(row));
+            if rows.is_empty() {
+                done.push(batch);
+            } else {
+                self.session.kept.push((batch, rows));
+            }
+        }
+        done
+    }
+
+    pub(crate) fn batches_marked(
+        &mut self,
+        batches: &[BatchId],
+        answers: bool,
+        at: Lsn,
+        env: &mut Env,
+    ) -> Result<(), Error> {
+        let Some(driver) = &mut self.session.driver else { return Ok(()) };
+        if env.bug == Some(Bug::ConfirmBeforeMark) {
+            return Ok(());
+        }
+        let (from, before) = (stands(&driver.machine), driver.confirmed());
+        let is_awaited = env.options.failover && env.bug != Some(Bug::ConfirmBeforeStandby);
+        if answers {
+            driver.job_done();
+        }
+        driver.marked(batches, if is_awaited { at } else { Lsn::ZERO })?;
+        let made = if driver.confirmed() > before { Made::Confirms } else { Made::Ends };
+        env.coverage.transitions.told(Input::Marked, from, made);
         Ok(())
     }
 

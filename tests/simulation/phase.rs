@@ -72,7 +72,7 @@ impl Instance {
             Phase::Committing
         } else if stage(0).is_some() {
             Phase::Sending
-        } else if self.session.marking.is_some() || driver.marks().next().is_some() {
+        } else if self.session.marking.is_some() || !self.session.kept.is_empty() || driver.marks().next().is_some() {
             Phase::Marking
         } else if !building.is_empty() || machine.in_transaction() {
             Phase::Gathering

@@ -115,12 +115,21 @@ pub(crate) struct MarkRequest {
     pub(crate) at: Lsn,
     /// It waits for somebody's lock.
     pub(crate) blocked: bool,
+    /// Some of its rows could not be marked.
+    pub(crate) refused: bool,
+}
+
+/// Whether the row is in the table that takes no marks for a while.
+pub(crate) fn takes_no_marks(row: RowNo) -> bool {
+    row % 2 == 1
 }
 
 /// What the rows are for the client that marks them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Marks {
     Job,
+    /// What was kept of earlier jobs.
+    Kept,
     Chunk,
 }
 
@@ -153,6 +162,8 @@ pub(crate) struct Postgres {
     /// The publication lacks a table, and with it half of the transactions that are committed from
     /// now on.
     pub(crate) passes_over: bool,
+    /// A table takes no marks.
+    pub(crate) refuses_marks: bool,
     connections: u64,
     pub(crate) backup: Option<Backup>,
     /// Where the slot is a failover slot.
@@ -179,6 +190,7 @@ impl Postgres {
             switches: Vec::new(),
             publication: 0,
             passes_over: false,
+            refuses_marks: false,
             connections: 0,
             backup: None,
             standby: None,

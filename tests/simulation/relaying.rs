@@ -15,8 +15,8 @@ use crate::{
     bugs::Bug,
     building::Read,
     coverage::Event,
-    instance::{Instance, Life},
-    postgres::{Marks, Message, RowNo},
+    instance::{Instance, Job, Life},
+    postgres::{Marks, Message, RowNo, takes_no_marks},
     schedule::{Env, trace},
     transitions::{From, Input, Made},
 };
@@ -31,6 +31,7 @@ impl Instance {
                 if env.random.chance(10) {
                     self.sql(env)?; // the marker notices that its session is gone
                 }
+                self.try_again(env)?;
                 while self.act(env)? && env.random.chance(80) {}
             }
             _ => {
@@ -152,8 +153,10 @@ impl Instance {
                 if reply_requested {
                     driver.ask_for_status();
                 }
-                let is_idle =
-                    self.session.marking.is_none() && driver.marks().next().is_none() && driver.building.is_empty();
+                let is_idle = self.session.marking.is_none()
+                    && self.session.kept.is_empty()
+                    && driver.marks().next().is_none()
+                    && driver.building.is_empty();
                 let bug = env.bug == Some(Bug::ConfirmIdleWithoutPosition) && is_idle && is_ahead;
                 if bug && self.session.publishing.is_empty() {
                     self.confirm(wal_end, env);
@@ -200,7 +203,8 @@ impl Instance {
     fn check_bounds(&self, env: &mut Env) {
         let Some(driver) = &self.session.driver else { return };
         let publishing: usize = self.session.publishing.iter().map(|publishing| publishing.records.rows().len()).sum();
-        let marking = self.session.marking.as_ref().map_or(0, |(_, rows)| *rows);
+        let jobs = self.session.marking.iter().chain([&self.session.kept]);
+        let marking: usize = jobs.flatten().map(|(_, rows)| rows.len()).sum();
         // Where marks are made, the marks of a batch wait in the driver from the beginning.
         let waiting: usize = driver.marks().map(Vec::len).sum();
         let waiting = if env.options.marks { waiting } else { publishing + waiting };
@@ -274,15 +278,41 @@ impl Instance {
 
     fn mark(&mut self, job: MarkingJob<Vec<RowNo>>, env: &mut Env) -> Result<(), Error> {
         let MarkingJob { batches, marks, .. } = job;
-        let rows = marks.concat();
         if let Some(driver) = &mut self.session.driver
             && env.bug == Some(Bug::ConfirmBeforeMark)
         {
+            driver.job_done();
             driver.marked(&batches, Lsn::ZERO)?;
-        } else if self.session.marking.replace((batches, rows.len())).is_some() {
+            return self.send_marks(Marks::Job, marks.concat(), env);
+        }
+        if self.session.marking.is_some() {
             return Err(Error::new(Code::Internal, "a second marking job before the first is done"));
         }
+        self.session.marking = Some(batches.into_iter().zip(marks).collect());
+        if self.session.tries_again { Ok(()) } else { self.begin_job(env) }
+    }
+
+    /// The marker does one thing at a time. Rows of a table that takes no marks wait with the earlier
+    /// ones.
+    pub(crate) fn begin_job(&mut self, env: &mut Env) -> Result<(), Error> {
+        let Some(job) = self.session.marking.take() else { return Ok(()) };
+        let refuses = !self.session.kept.is_empty();
+        let is_tried = |row: &RowNo| !refuses || !takes_no_marks(*row);
+        let rows = job.iter().flat_map(|(_, rows)| rows).copied().filter(is_tried).collect();
+        let (job, kept): (Job, Job) = job.into_iter().partition(|(_, rows)| rows.iter().all(is_tried));
+        self.keep(kept, true);
+        self.session.marking = Some(job);
         self.send_marks(Marks::Job, rows, env)
+    }
+
+    /// Tries the marks again that are kept.
+    fn try_again(&mut self, env: &mut Env) -> Result<(), Error> {
+        let rows: Vec<RowNo> = self.session.kept.iter().flat_map(|(_, rows)| rows).copied().collect();
+        if rows.is_empty() || self.session.marking.is_some() || std::mem::replace(&mut self.session.tries_again, true) {
+            return Ok(());
+        }
+        env.hit(Event::TriedAgain);
+        self.send_marks(Marks::Kept, rows, env)
     }
 
     /// The instance is told to stop. It finishes a stream first, and leaves a start where it is.

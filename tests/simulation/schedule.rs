@@ -328,6 +328,7 @@ impl World {
         self.env.kafka.is_moving = false;
         self.env.postgres.roll_back_all();
         self.env.postgres.unblock();
+        self.env.postgres.refuses_marks = false;
         for instance in &mut self.instances {
             if instance.life == Life::Paused {
                 instance.life = Life::Up;

@@ -173,6 +173,7 @@ impl World {
                 let first = env.random.index(PRODUCERS);
                 return env.kafka.expire(first) || env.kafka.expire((first + 1) % PRODUCERS);
             }
+            Fault::MarksRefused => return !std::mem::replace(&mut env.postgres.refuses_marks, true),
             // If a restored row has lost its mark and is deleted before the daemon looks, nothing
             // shows the loss any more.
             Fault::RowsDeleted if env.grave.is_some_and(Fault::is_copy) => return false,

@@ -8,6 +8,7 @@ use crate::{
     coverage::Event,
     instance::Life,
     postgres::Marks,
+    postgres::takes_no_marks,
     schedule::{World, trace},
 };
 
@@ -25,6 +26,7 @@ impl World {
                 env.postgres.reap();
                 env.postgres.show_commits();
                 env.postgres.unblock();
+                env.postgres.refuses_marks &= env.random.chance(70);
             }
             3 => {
                 trace!(env, "Postgres: checkpoint");
@@ -215,7 +217,7 @@ impl World {
         let request = env.postgres.marks.swap_remove(chosen);
         if waits {
             let instance = &mut self.instances[owner];
-            if let Err(error) = instance.marks_done(request.what, request.at, env) {
+            if let Err(error) = instance.marks_done(&request, env) {
                 instance.end_session(&error, env);
             }
         }
@@ -236,7 +238,12 @@ impl World {
         }
         postgres.log_end.0 += 8;
         postgres.marks[chosen].at = postgres.log_end;
+        let refuses = postgres.refuses_marks && !is_chunk;
         for number in postgres.marks[chosen].rows.clone() {
+            if refuses && takes_no_marks(number) {
+                postgres.marks[chosen].refused = true;
+                continue;
+            }
             let row = &mut postgres.rows[number as usize];
             if row.gone || row.deleted {
                 continue;

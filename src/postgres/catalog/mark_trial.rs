@@ -4,7 +4,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{
     TableInfo, failed,
-    marks::{Id, MarkStatement, is_passing, mark_failed},
+    marks::{Id, MarkStatement, is_passing, mark_failed, set_up},
 };
 use crate::{Result, config::Source};
 
@@ -26,13 +26,13 @@ pub(crate) struct Trial {
 /// # Errors
 /// [`Code::MarkFailed`] and the other codes of a mark that fails.
 pub(crate) async fn try_mark(session: &Client, table: &TableInfo, source: &Source) -> Result<Option<Trial>> {
-    let statements = MarkStatement::prepare_all(session, std::slice::from_ref(table), source).await?;
-    let Some(statement) = statements.first() else { return Ok(None) };
+    set_up(session, source).await?;
+    let Some(statement) = MarkStatement::of(session, table, source).await? else { return Ok(None) };
     run(session, "BEGIN").await?;
-    let trial = mark_one(session, statement).await;
+    let trial = mark_one(session, &statement).await;
     run(session, "ROLLBACK").await?;
     let (made, swallowed) = trial?;
-    Ok(Some(Trial { made, swallowed, by_index: goes_by_index(session, statement).await? }))
+    Ok(Some(Trial { made, swallowed, by_index: goes_by_index(session, &statement).await? }))
 }
 
 async fn mark_one(session: &Client, statement: &MarkStatement) -> Result<(bool, Option<String>)> {
@@ -40,12 +40,13 @@ async fn mark_one(session: &Client, statement: &MarkStatement) -> Result<(bool, 
     let id = looked.and_then(|row| row.map(|row| row.try_get::<_, String>(0)).transpose());
     let id = id.map_err(|error| failed("look for a row to mark on trial", error))?;
     let ids: Vec<Id<'_>> = id.iter().map(|id| Id(id)).collect();
-    match statement.execute(session, &ids).await {
+    let changed = statement.execute(session, &ids).await;
+    match changed.map_err(|error| mark_failed(format!("marking a row of {} on trial", statement.table()), error)) {
         Ok(changed) if changed.rows > changed.lost => Ok((true, None)),
         // A daemon may have marked the row since, or somebody may have deleted it.
         Ok(_) => Ok((false, statement.unmarked(session, &ids).await?)),
         Err(error) if is_passing(&error) => Ok((false, None)),
-        Err(error) => Err(mark_failed(format!("marking a row of {} on trial", statement.table()), error)),
+        Err(error) => Err(error),
     }
 }
 

@@ -18,7 +18,7 @@ use super::{ColumnInfo, TableInfo, failed, names::quote_ident};
 use crate::{
     Code, Error, Result,
     config::{Columns, Mark, Source},
-    postgres::sql_error,
+    postgres::{sql_error, sqlstate},
 };
 
 /// The rows among which [`MarkSql::sample`] looks. A look through a whole table could take long.
@@ -166,25 +166,32 @@ impl MarkStatement {
     /// order. With `mark = "none"` there are no statements.
     ///
     /// # Errors
-    /// As [`mark_sql`], and what the server says, for example that a right is missing.
+    /// As [`MarkStatement::of`].
     pub async fn prepare_all(client: &Client, tables: &[TableInfo], source: &Source) -> Result<Vec<Self>> {
-        client
-            .batch_execute(&settings_sql(source.timeouts.statement, source.timeouts.lock))
-            .await
-            .map_err(|error| failed("set up a marking session", error))?;
+        set_up(client, source).await?;
         let mut statements = Vec::with_capacity(tables.len());
         for table in tables {
-            let Some(sql) = mark_sql(table, &source.mapping.columns, source.mark)? else { continue };
-            let what = || format!("prepare the statement that marks rows of {}", table.display_name());
-            statements.push(Self::prepare(client, table, sql).await.map_err(|error| match error.code() {
-                // The server has words for a rule that swallows an UPDATE.
-                Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
-                    Error::new(Code::MarkFailed, what()).because(failed(&what(), error))
-                }
-                _ => failed(&what(), error),
-            })?);
+            statements.extend(Self::of(client, table, source).await?);
         }
         Ok(statements)
+    }
+
+    /// Prepares the statement of a table on a session that [`set_up`] was called for. `None` with
+    /// `mark = "none"`.
+    ///
+    /// # Errors
+    /// As [`mark_sql`], and what the server says. `mark-failed`: a rule of the table swallows marks.
+    pub async fn of(client: &Client, table: &TableInfo, source: &Source) -> Result<Option<Self>> {
+        let Some(sql) = mark_sql(table, &source.mapping.columns, source.mark)? else { return Ok(None) };
+        let what = || format!("prepare the statement that marks rows of {}", table.display_name());
+        let prepared = Self::prepare(client, table, sql).await.map_err(|error| match error.code() {
+            // The server has words for a rule that swallows an UPDATE.
+            Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
+                Error::new(Code::MarkFailed, what()).because(failed(&what(), error))
+            }
+            _ => failed(&what(), error),
+        });
+        prepared.map(Some)
     }
 
     async fn prepare(
@@ -247,11 +254,27 @@ impl MarkStatement {
 
 /// Whether a mark failed for a reason that passes: a lock, a deadlock, a serialization failure. The
 /// statement may run again in the same session.
-pub(crate) fn is_passing(error: &tokio_postgres::Error) -> bool {
-    matches!(
-        error.code(),
-        Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE)
-    )
+pub(crate) fn is_passing(error: &Error) -> bool {
+    let passing = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+    sqlstate(error).is_some_and(|state| passing.iter().any(|passing| passing.code() == state))
+}
+
+/// Whether the statement has to be prepared anew: a rule came, or the plan no longer fits the table.
+pub(crate) fn spoils_the_statement(error: &Error) -> bool {
+    sqlstate(error) == Some(SqlState::FEATURE_NOT_SUPPORTED.code())
+}
+
+/// Whether a mark failed for a reason that lies with its table or row, so that the session can go on
+/// marking others and try this one again. Otherwise the connection is to blame, or the table is no
+/// longer what the statement was prepared for, and only a new session can find out.
+pub(crate) fn leaves_the_session(error: &Error) -> bool {
+    match sqlstate(error) {
+        // A right that is missing, or a timeout.
+        Some("42501" | "57014") => true,
+        // Connections; names and types that no longer fit; the server stops.
+        Some(state) => !["08", "26", "28", "3D", "42", "57"].iter().any(|class| state.starts_with(class)),
+        None => error.code() == Code::MarkFailed,
+    }
 }
 
 /// The error of a mark that failed for another reason.
@@ -284,6 +307,15 @@ impl ToSql for Id<'_> {
 
     accepts!(TEXT, UUID);
     to_sql_checked!();
+}
+
+/// Sets up a session for marking.
+///
+/// # Errors
+/// What the server says.
+pub async fn set_up(client: &Client, source: &Source) -> Result<()> {
+    let settings = settings_sql(source.timeouts.statement, source.timeouts.lock);
+    client.batch_execute(&settings).await.map_err(|error| failed("set up a marking session", error))
 }
 
 /// The settings of a marking session.

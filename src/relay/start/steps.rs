@@ -21,7 +21,7 @@ use crate::{
     },
     relay::{
         backfill::{Backfill, Ended, last_marked},
-        marker::marking_session,
+        marking::marking_session,
         marks::{MarkRow, Marks},
         startup::Fact,
     },

@@ -402,6 +402,12 @@ impl Machine {
             && self.in_flight_bytes() < self.bounds.in_flight_bytes
     }
 
+    /// Whether nothing is published until rows are marked, since as many wait as may.
+    #[must_use]
+    pub(crate) fn waits_for_marks(&self) -> bool {
+        self.rows_in_flight() >= self.bounds.unmarked_rows && self.queue.publishing() == 0
+    }
+
     /// When [`Machine::next_action`] should be called again although nothing happened.
     #[must_use]
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
