@@ -78,8 +78,9 @@ up: deps ## a Postgres and a Kafka to play with; prints their addresses and stay
 browser: ## install Debian's Chromium, in which tests look at pages
 	@./testbed/install-chromium
 
-# The example has a workspace of its own, so that the daemon's build stays small.
-SHOP := $(CARGO) run --manifest-path examples/shop/Cargo.toml --
+# The example has a workspace of its own, so that the daemon's build stays small. What both depend on is built once.
+IN_SHOP := --manifest-path examples/shop/Cargo.toml --target-dir $(abspath $(TARGET))
+SHOP := $(CARGO) run $(IN_SHOP) --
 OUTBOXD := $(abspath $(TARGET))/release/outboxd
 
 shop: deps ## examples/shop: from a monolith to three services under load, with kills and a way back; ends with the invariants
@@ -93,9 +94,9 @@ shop-up: deps ## the same before its first phase, to play with, until Ctrl-C
 shop-test: deps browser ## the tests of examples/shop, on servers that they start themselves
 	$(CARGO) build --workspace --bins
 	$(CARGO) fmt --manifest-path examples/shop/Cargo.toml --all --check
-	$(CARGO) clippy --manifest-path examples/shop/Cargo.toml --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(IN_SHOP) --workspace --all-targets -- -D warnings
 	# Each test starts everything: one at a time.
-	SHOP_OUTBOXD=$(abspath $(TARGET))/debug/outboxd RUST_TEST_THREADS=1 $(CARGO) test --manifest-path examples/shop/Cargo.toml --workspace
+	SHOP_OUTBOXD=$(abspath $(TARGET))/debug/outboxd RUST_TEST_THREADS=1 $(CARGO) test $(IN_SHOP) --workspace
 
 clean: ## remove what was built and downloaded
 	$(CARGO) clean

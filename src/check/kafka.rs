@@ -1,6 +1,6 @@
 //! The cluster, the position topic, and the topics whose names are known.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::Findings;
 use crate::{
@@ -11,10 +11,14 @@ use crate::{
         durability::{self, durability, topics_of},
         position_topic, topics,
     },
-    setup::facts::constant_topics,
+    setup::topics::constant_topics,
 };
 
-pub(super) async fn check(config: &Config, findings: &mut Findings) {
+/// How many topics are looked at. Rows may go to any number of them.
+const TOPICS: usize = 100;
+
+/// `topics` are those that rows go to, as far as they can be known.
+pub(super) async fn check(config: &Config, topics: &[String], findings: &mut Findings) {
     let kafka = &config.kafka;
     let brokers = match topics::ping(kafka, topics::TIMEOUT).await {
         Ok(cluster) => {
@@ -31,10 +35,12 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
     if kafka.delivery == Delivery::ExactlyOnce {
         transaction_timeout(kafka, findings).await;
     }
-    for source in &config.sources {
-        for name in constant_topics(source) {
-            topic(kafka, &name, findings).await;
-        }
+    let topics: BTreeSet<&String> = topics.iter().collect();
+    for name in topics.iter().take(TOPICS) {
+        topic(kafka, name, findings).await;
+    }
+    if topics.len() > TOPICS {
+        findings.ok("topics", format!("{} more, which were not looked at", topics.len() - TOPICS));
     }
     for topic in topics_of(kafka, config.sources.iter().flat_map(constant_topics)) {
         // What cannot be asked is told above.
@@ -92,11 +98,24 @@ async fn missing(kafka: &Kafka, name: &str, findings: &mut Findings) {
             let hint = "correct `topic` or `dead_letter_topic` of the source";
             findings.failed_with(&about, Code::RowInvalid, topic.reason, hint);
         }
-        None => findings.warning(
-            &about,
-            "it does not exist",
-            "run `outboxd setup`, unless the brokers create topics (auto.create.topics.enable)",
-        ),
+        None => match broker::creates_topics(kafka).await {
+            Some(true) => findings.note(
+                &about,
+                "it does not exist; the brokers make it with its first record, by their defaults",
+                "`outboxd setup` makes it with kafka.topic_partitions and kafka.topic_replication",
+            ),
+            Some(false) => findings.failed_with(
+                &about,
+                Code::TopicMissing,
+                "it does not exist, and the brokers do not make topics (auto.create.topics.enable is off)",
+                "run `outboxd setup`, which makes it",
+            ),
+            None => findings.warning(
+                &about,
+                "it does not exist",
+                "run `outboxd setup`, unless the brokers create topics (auto.create.topics.enable)",
+            ),
+        },
     }
 }
 

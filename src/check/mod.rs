@@ -28,6 +28,7 @@ use crate::{
         ConnectOptions, SqlSession,
         catalog::{self, TableInfo},
     },
+    setup::topics::{constant_topics, topics_of_waiting_rows},
 };
 
 /// How a precondition stands.
@@ -180,25 +181,29 @@ impl Findings {
 /// Checks everything.
 pub async fn check(config: &Config) -> Findings {
     let mut findings = Findings::default();
+    let mut topics = Vec::new();
     for source in &config.sources {
         findings.source = Some(source.name.clone());
+        topics.extend(constant_topics(source));
         // A session that ends during the check is a finding like any other.
-        if let Err(error) = postgres(source, config, &mut findings).await {
-            findings.error("postgres", &error);
+        match postgres(source, config, &mut findings).await {
+            Ok(waiting) => topics.extend(waiting),
+            Err(error) => findings.error("postgres", &error),
         }
     }
     findings.source = None;
-    kafka::check(config, &mut findings).await;
+    kafka::check(config, &topics, &mut findings).await;
     findings
 }
 
-async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> Result<()> {
+/// Returns the topics that the waiting rows go to.
+async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> Result<Vec<String>> {
     let connect = ConnectOptions::of(source);
     let session = match connect.sql("check").await {
         Ok(session) => session,
         Err(error) => {
             findings.error("connection", &error);
-            return Ok(());
+            return Ok(Vec::new());
         }
     };
     let server = catalog::server::server(&session).await?;
@@ -244,7 +249,8 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
     publication::check(publication.as_ref(), &found, setting, findings);
     slot::check(slot.as_ref(), &server, source, findings);
-    Ok(())
+    // Rows that cannot be read are told above.
+    Ok(topics_of_waiting_rows(&session, source, &found).await.unwrap_or_default())
 }
 
 /// Rows that the stream would not send.

@@ -11,6 +11,9 @@ const IDENTIFIER_BYTES: usize = 63;
 /// Kafka's `Topic.MAX_NAME_LENGTH`.
 pub(crate) const TOPIC_BYTES: usize = 249;
 
+/// The topic of a row that is so broken that the template gives no name for its dead-letter topic.
+pub(crate) const FALLBACK_TOPIC: &str = "outboxd.dead-letter";
+
 /// Why Kafka does not allow a name for a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IllegalTopic {

@@ -80,7 +80,7 @@ impl<'a> SetUp<'a> {
     async fn make(&self) -> Result<Outcome> {
         let session = self.session().await?;
         let facts = self.facts(&session).await?;
-        let mut topics = facts::read_topics(self.kafka, self.source).await?;
+        let mut topics = facts::read_topics(self.kafka, self.source, &session, &facts.tables).await?;
         if topics.position_topic && !facts.slot_exists {
             let newest = newest::read(self.kafka, &self.source.name, Belief::Credulous, newest::PATIENCE_OF_A_PERSON);
             topics.position = newest.await?.readable()?;
@@ -145,7 +145,8 @@ impl<'a> SetUp<'a> {
     async fn plan_of_join(&self, session: &SqlSession) -> Result<Plan> {
         let facts = setup::Facts { slot_exists: false, ..self.facts(session).await? };
         // The position does not matter here: `creating` replaces it before the slot is dropped.
-        let topics = KafkaFacts { position: None, ..facts::read_topics(self.kafka, self.source).await? };
+        let topics = facts::read_topics(self.kafka, self.source, session, &facts.tables).await?;
+        let topics = KafkaFacts { position: None, ..topics };
         Plan::new(&facts, &topics, self.source, self.kafka)
     }
 

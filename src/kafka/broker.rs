@@ -38,6 +38,12 @@ pub(crate) async fn setting(kafka: &Kafka, name: &str, timeout: Duration) -> Res
     Ok(None)
 }
 
+/// Whether the brokers make a topic when a record for it comes; `None` if they do not tell.
+pub(crate) async fn creates_topics(kafka: &Kafka) -> Option<bool> {
+    let setting = setting(kafka, "auto.create.topics.enable", topics::TIMEOUT).await.ok().flatten()?;
+    setting.parse().ok()
+}
+
 fn failed(text: &str) -> Error {
     Error::new(Code::KafkaUnreachable, text)
 }

@@ -9,9 +9,12 @@ use super::{
     event::{Attributes, Event},
     poison::{Failure, Poison},
     records::{Records, Span},
-    template::{FALLBACK_TOPIC, check_topic, render},
+    template::{Part, check_topic, render},
 };
-use crate::pgoutput::{Column, Tuple};
+use crate::{
+    config::names::FALLBACK_TOPIC,
+    pgoutput::{Column, Tuple},
+};
 
 impl Encoder {
     /// Appends the dead letter of a row that [`Encoder::encode`] or a broker found to be poison.
@@ -71,12 +74,17 @@ impl Encoder {
     /// A draft that has its topic.
     fn dead_letter<'r>(&self, row: &Row<'_, '_>, out: &'r mut Records) -> Draft<'r> {
         let mut draft = Draft::start(out, &self.names, row.binding.table);
-        let intended = intended_topic(row).unwrap_or_default();
+        let intended = intended_topic(row);
+        let is_unknown = intended.is_none() && row.binding.dead_letter_topic.contains(&Part::Topic);
         let name = draft.topic_name();
         name.clear();
-        let rendered =
-            render(&row.binding.dead_letter_topic, &intended, |used| row.text(used), |text| name.push_str(text));
-        if rendered.is_err() || draft.topic(|name| check_topic(name, &self.position_topic)).is_err() {
+        let rendered = render(
+            &row.binding.dead_letter_topic,
+            intended.as_deref().unwrap_or_default(),
+            |used| row.text(used),
+            |text| name.push_str(text),
+        );
+        if is_unknown || rendered.is_err() || draft.topic(|name| check_topic(name, &self.position_topic)).is_err() {
             let name = draft.topic_name();
             name.clear();
             name.push_str(FALLBACK_TOPIC);

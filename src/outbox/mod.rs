@@ -37,7 +37,6 @@ mod tests;
 pub use encoder::{Encoded, Encoder};
 pub(crate) use poison::{Failure, Poison, PoisonReason};
 pub use records::{RecordRef, Records};
-pub(crate) use template::FALLBACK_TOPIC;
 pub(crate) use times::Times;
 pub(crate) use timestamp::parse_rfc3339;
 

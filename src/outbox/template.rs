@@ -7,9 +7,6 @@ use super::{
 };
 use crate::config::names::{self, IllegalTopic};
 
-/// The topic of a row that is so broken that the template gives no name for its dead-letter topic.
-pub(crate) const FALLBACK_TOPIC: &str = "outboxd.dead-letter";
-
 /// A piece of a bound template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {

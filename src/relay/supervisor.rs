@@ -17,7 +17,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    Class, Code, Error, Result, config::Config, kafka::durability, runtime::run_to_end, setup::facts::constant_topics,
+    Class, Code, Error, Result, config::Config, kafka::durability, runtime::run_to_end, setup::topics::constant_topics,
     source::standing::SourceState, telemetry::Metrics,
 };
 

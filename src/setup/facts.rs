@@ -5,10 +5,11 @@ use std::collections::HashSet;
 
 use tokio_postgres::Client;
 
+use super::topics::{constant_topics, topics_of_waiting_rows};
 use crate::{
     Error, Result,
     config::{Mark, Source, TableName},
-    kafka::topics,
+    kafka::{broker, topics},
     postgres::{
         catalog::{
             PublicationInfo, TableInfo,
@@ -79,6 +80,13 @@ pub struct MissingTable {
 }
 
 impl TableFact {
+    fn found(&self) -> Option<&TableInfo> {
+        match self {
+            Self::Found(table, _) => Some(table),
+            Self::Missing(_) => None,
+        }
+    }
+
     /// `"schema"."name"`.
     #[must_use]
     pub(crate) fn sql_name(&self) -> String {
@@ -112,9 +120,10 @@ impl TableFact {
 pub struct KafkaFacts {
     /// Whether the position topic is there.
     pub position_topic: bool,
-    /// Topics whose names follow from the configuration without any row, and whether they are
-    /// there.
+    /// The topics that rows go to, as far as they can be known, and whether they are there.
     pub topics: Vec<(String, bool)>,
+    /// Whether the brokers make the topics of later rows; `None` if they do not tell.
+    pub creates_topics: Option<bool>,
     /// The source's position, if it has one.
     pub position: Option<Box<Position>>,
 }
@@ -188,26 +197,20 @@ SELECT coalesce($1::text, current_schema()::text, 'public'),
     Ok(MissingTable { schema: row.get(0), name: name.name.clone(), schema_exists: row.get(1) })
 }
 
-/// The topics of a source whose names follow from the configuration without any row.
-#[must_use]
-pub(crate) fn constant_topics(source: &Source) -> Vec<String> {
-    let mapping = &source.mapping;
-    let topic = mapping.topic.constant();
-    let mut names: Vec<_> = topic.iter().cloned().collect();
-    if source.on_poison == crate::config::OnPoison::DeadLetter {
-        let letters = &mapping.dead_letter_topic;
-        names.extend(topic.map_or_else(|| letters.constant(), |topic| letters.constant_for(&topic)));
-    }
-    names.dedup();
-    names
-}
-
-/// Reads whether the source's constant topics and the position topic are there.
+/// Reads whether the position topic is there, and the topics that the source's rows go to: those
+/// that follow from the configuration, and those of the rows that wait in these tables.
 ///
 /// # Errors
-/// As [`topics::describe`].
-pub(crate) async fn read_topics(kafka: &crate::config::Kafka, source: &Source) -> Result<KafkaFacts, Error> {
-    let names = constant_topics(source);
+/// As [`topics::describe`], and what the server says of the tables.
+pub(crate) async fn read_topics(
+    kafka: &crate::config::Kafka,
+    source: &Source,
+    client: &Client,
+    tables: &[TableFact],
+) -> Result<KafkaFacts, Error> {
+    let mut names = constant_topics(source);
+    let there = tables.iter().filter_map(TableFact::found).cloned().collect::<Vec<_>>();
+    names.extend(topics_of_waiting_rows(client, source, &there).await?);
     let mut asked: Vec<&str> = names.iter().map(String::as_str).collect();
     asked.push(&kafka.position_topic);
     let found = topics::describe(kafka, &asked, topics::TIMEOUT).await?;
@@ -215,6 +218,10 @@ pub(crate) async fn read_topics(kafka: &crate::config::Kafka, source: &Source) -
     Ok(KafkaFacts {
         position_topic: exists(&kafka.position_topic),
         topics: names.iter().map(|name| (name.clone(), exists(name))).collect(),
+        creates_topics: match source.mapping.topic.constant() {
+            Some(_) => None,
+            None => broker::creates_topics(kafka).await,
+        },
         position: None,
     })
 }

@@ -16,6 +16,7 @@ pub mod execute;
 pub mod facts;
 pub mod migrations;
 pub mod plan;
+pub(crate) mod topics;
 
 pub(crate) use execute::Outcome;
 use facts::RoleRights;

@@ -261,9 +261,18 @@ impl Plan {
         }
         let columns: Vec<&str> = source.mapping.topic.columns().collect();
         if !columns.is_empty() {
+            let later = match topics.creates_topics {
+                Some(true) => "the brokers make those of later rows (auto.create.topics.enable is on)",
+                Some(false) => {
+                    "make those of later rows before the rows come, by running this again for instance: the brokers do not \
+                     (auto.create.topics.enable is off), and a row without its topic holds up all after it"
+                }
+                None => {
+                    "make those of later rows before the rows come, unless the brokers do (auto.create.topics.enable)"
+                }
+            };
             self.notes.push(format!(
-                "the topics of \"{}\" depend on {}: they cannot be known here. The brokers create them when \
-                 auto.create.topics.enable is on; create them yourself where it is off",
+                "the topics of \"{}\" depend on {}: those of the rows that wait are seen to; {later}",
                 source.mapping.topic,
                 columns.join(", ")
             ));

@@ -8,10 +8,7 @@ use super::{
     routes::TopicNumbers,
     subject::{Stranger, Strangers, TopicRules},
 };
-use crate::{
-    config::{Envelope, Mark, OnPoison, Source},
-    outbox::FALLBACK_TOPIC,
-};
+use crate::config::{Envelope, Mark, OnPoison, Source, names::FALLBACK_TOPIC};
 
 /// What the plan is made from.
 pub(super) struct Setting<'a> {

@@ -192,7 +192,7 @@ async fn what_is_wrong_with_server_role_or_cluster_is_named() {
         "failed config-invalid failover: failover slots need Postgres 17",
         "failed config-invalid transaction timeout: 3600s is more than the brokers allow (900s)",
         " replication: ",
-        "warning - topic missing",
+        "failed topic-missing topic missing",
     ] {
         assert!(troubles.contains(part), "{part} is not in\n{troubles}");
     }
@@ -325,4 +325,54 @@ async fn marks_that_would_read_the_whole_table_are_told() {
     let troubles = healthy.troubles().await;
     let is_said = |line: &String| line.starts_with("warning") && line.contains("reads the whole table");
     assert!(troubles.iter().any(is_said), "{troubles:#?}");
+}
+
+/// Ids of types that one would not think of: either they are marked, or `check` says that they cannot be.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_of_any_type_are_marked_on_trial_or_told() {
+    let cases = [
+        ("an enum", "CREATE TYPE kind AS ENUM ('a', 'b')", "kind", "'a'", None),
+        ("a domain", "CREATE DOMAIN key AS uuid", "key", "gen_random_uuid()", None),
+        ("an array", "SELECT 1", "int[]", "'{1,2}'", None),
+        ("a range", "SELECT 1", "int4range", "'[1,2)'", None),
+        ("bytes", "SELECT 1", "bytea", "'\\x00ff'", Some("must be a scalar")),
+        ("padded text", "SELECT 1", "char(8)", "'a'", None),
+        (
+            "a type off the search path",
+            "CREATE SCHEMA ext; CREATE EXTENSION citext SCHEMA ext; GRANT USAGE ON SCHEMA ext TO PUBLIC",
+            "ext.citext",
+            "'a'",
+            None,
+        ),
+        (
+            "a type out of reach",
+            "CREATE SCHEMA shut; CREATE EXTENSION citext SCHEMA shut",
+            "shut.citext",
+            "'a'",
+            Some("shut"),
+        ),
+        (
+            "a type named in capitals",
+            "CREATE SCHEMA \"Shop\"; GRANT USAGE ON SCHEMA \"Shop\" TO PUBLIC; CREATE DOMAIN \"Shop\".\"Id\" AS text",
+            "\"Shop\".\"Id\"",
+            "'a'",
+            None,
+        ),
+    ];
+    for (what, prepare, kind, id, says) in cases {
+        let table = format!("{prepare}; {}", TABLE.replace("id uuid PRIMARY KEY", &format!("id {kind} PRIMARY KEY")));
+        let healthy = Healthy::on(Postgres::shared(Version::V15).await.unwrap(), &table).await;
+        let insert = format!("INSERT INTO order_outbox (id, published_at) VALUES ({id}, NULL)");
+        healthy.client.batch_execute(&insert).await.unwrap();
+        let findings = check::check(&healthy.config).await;
+        let all: Vec<_> = findings.list().iter().map(line).collect();
+        println!("{what}: {all:#?}");
+        match says {
+            None => assert!(all.iter().any(|line| line.contains("a mark was made on trial")), "{what}: {all:#?}"),
+            Some(says) => {
+                let is_said = |line: &String| line.starts_with("failed") && line.contains(says);
+                assert!(all.iter().any(is_said), "{what}: {all:#?}");
+            }
+        }
+    }
 }

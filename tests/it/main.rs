@@ -28,6 +28,7 @@ mod setup;
 mod sources;
 mod status;
 mod telling;
+mod topics;
 mod unsent;
 mod until_idle;
 mod verify;

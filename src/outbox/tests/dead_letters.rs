@@ -45,7 +45,7 @@ fn a_row_without_an_id_or_a_topic_has_null_for_them() {
     let record = dead_letter(&mapping(Envelope::Event), &with(0, None));
     assert_eq!((record.topic.as_str(), record.header("event_id")), ("order.events.dead-letter", None));
     let record = dead_letter(&mapping(Envelope::Event), &with(1, None));
-    assert_eq!((record.topic.as_str(), record.header("outboxd_topic")), (".dead-letter", None));
+    assert_eq!((record.topic.as_str(), record.header("outboxd_topic")), ("outboxd.dead-letter", None));
 }
 
 #[test]

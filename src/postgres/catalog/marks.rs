@@ -69,12 +69,15 @@ pub fn mark_sql(table: &TableInfo, columns: &Columns, mark: Mark) -> Result<Opti
     let id = table.needed_column(&columns.id)?;
     let name = table.sql_only();
     let column = quote_ident(&id.name);
-    let chosen = if id.base_type_oid == Type::UUID.oid() {
-        format!("{column} = ANY ($1::uuid[])")
-    } else {
-        // The ids come from the stream as text, and each type reads its own output back. So the
-        // parameter is text.
-        format!("{column} = ANY ($1::text[]::{}[])", id.cast_name)
+    // The ids come from the stream as text, and each type reads its own output back. So the parameter
+    // is text.
+    let chosen = match &id.cast_name {
+        _ if id.base_type_oid == Type::UUID.oid() => format!("{column} = ANY ($1::uuid[])"),
+        // An array of arrays would be one array of more dimensions.
+        array if array.ends_with("[]") => {
+            format!("{column} IN (SELECT id::{array} FROM unnest($1::text[]) AS ids (id))")
+        }
+        other => format!("{column} = ANY ($1::text[]::{other}[])"),
     };
     let unmarked = format!("SELECT {column}::text FROM {name} WHERE {chosen}");
     let sample = |columns: &str, is_unmarked: &str| {

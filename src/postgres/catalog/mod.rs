@@ -32,6 +32,7 @@ pub mod server;
 pub mod slots;
 mod table_info;
 pub mod tables;
+pub(crate) mod waiting;
 
 pub(crate) use fingerprint::Fingerprint;
 pub(crate) use publications::{PublicationInfo, PublishedTable};
