@@ -20,7 +20,7 @@ demo: deps ## three databases, 20,000 transactions, kill -9 and a broker restart
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
 	$(TESTBED) demo $(DEMO_FLAGS)
 
-test: deps ## all tests, on real Postgres and Kafka servers that they start themselves
+test: deps browser ## all tests, on real Postgres and Kafka servers that they start themselves, and in a browser
 	# `cargo run -p testbed` would choose other features of the dependencies, and compile many of them twice.
 	$(CARGO) test --workspace --all-targets --no-run
 	$(TARGET)/debug/testbed fetch

@@ -292,30 +292,4 @@ mod tests {
         assert_eq!(error.to_string(), "postgres-unreachable: db:5432: connection refused");
         assert_eq!(error.class(), Class::Retry);
     }
-
-    /// The sections of the runbook: the code and the text of each.
-    fn runbook() -> Vec<(&'static str, &'static str)> {
-        let text = include_str!("../docs/errors.md");
-        // The part after the codes has a heading of the first level.
-        let codes = text.split("\n# Starting").next().unwrap();
-        let sections = codes.split("\n## ").skip(1);
-        sections.map(|section| section.split_once('\n').unwrap()).collect()
-    }
-
-    #[test]
-    fn the_runbook_has_a_section_for_each_code_in_the_same_order_and_for_nothing_else() {
-        let sections: Vec<_> = runbook().into_iter().map(|(code, _)| code).collect();
-        let codes: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
-        assert_eq!(sections, codes);
-    }
-
-    #[test]
-    fn a_section_says_the_class_and_what_it_means_and_where_to_look_and_the_way_back() {
-        for (code, (_, section)) in Code::ALL.iter().zip(runbook()) {
-            let class = format!("Class: {}.", format!("{:?}", code.class()).to_lowercase());
-            for part in [class.as_str(), "**What it means.** ", "**Look at.** ", "**Way back.** "] {
-                assert!(section.contains(part), "{code} lacks {part:?}");
-            }
-        }
-    }
 }

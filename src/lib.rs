@@ -62,7 +62,8 @@
 //! | [`verify`] | tables and topics → what is missing, repeated, out of order; changes nothing | both servers |
 //! | [`verify::compare`] | sorted rows and records → differences | pure; no server |
 //! | [`telemetry`] | what happened → logs, metrics, where each source stands | no server |
-//! | [`http`] | `telemetry` → `/metrics`, `/livez`, `/readyz`, `/status` | no server |
+//! | [`http`] | `telemetry` → `/metrics`, `/livez`, `/readyz`, `/status`, and a page at `/` | no server |
+//! | [`runbook`] | a code → what it means and the way back, from `docs/errors.md` | pure; no server |
 //!
 //! `docs/guarantees.md` says what is promised. `docs/architecture.md` says why the parts are as
 //! they are.
@@ -83,6 +84,7 @@ pub mod pgoutput;
 pub mod postgres;
 pub mod recover;
 pub mod relay;
+mod runbook;
 mod runtime;
 pub mod setup;
 pub mod source;

@@ -2,6 +2,7 @@
 //! command.
 
 mod check;
+mod explain;
 mod output;
 mod recover;
 mod run;
@@ -62,6 +63,10 @@ enum Command {
                             docs/errors.md says for each halt which strategy fits."
     )]
     Recover(#[command(flatten)] recover::RecoverArgs),
+    /// Say what an error code means, where to look, and the way back.
+    #[command(after_help = "Examples:\n  outboxd explain slot-missing\n  outboxd explain ways-back\n\n\
+                            A daemon shows the same text at /runbook.")]
+    Explain(#[command(flatten)] explain::ExplainArgs),
 }
 
 impl Cli {
@@ -69,7 +74,7 @@ impl Cli {
     #[must_use]
     pub fn execute(self) -> ExitCode {
         self.outcome().unwrap_or_else(|error| {
-            output::complain(&explain(&error));
+            output::complain(&told(&error));
             exit_code(&error)
         })
     }
@@ -100,6 +105,7 @@ impl Cli {
                 let config = door::open(&args.flags)?;
                 on_runtime(verify::verify(config, args.request()))
             }
+            Command::Explain(args) => explain::explain(&args),
             Command::Recover(args) => {
                 let config = door::open(&args.flags)?;
                 on_runtime(recover::recover(config, args.options()))
@@ -108,9 +114,10 @@ impl Cli {
     }
 }
 
-/// Shows `error[code]: message`, and the next step on a line of its own.
-fn explain(error: &Error) -> String {
-    format!("error[{}]: {}\n  hint: {}", error.code(), error.detail(), error.code().advice())
+/// Shows `error[code]: message`, the next step, and where more of it stands.
+fn told(error: &Error) -> String {
+    let code = error.code();
+    format!("error[{code}]: {}\n  hint: {}\n  more: outboxd explain {code}", error.detail(), code.advice())
 }
 
 /// The exit codes are a contract: 2 and 3 tell systemd not to start the daemon again.
@@ -140,7 +147,7 @@ mod tests {
         for command in command.get_subcommands_mut() {
             let name = command.get_name().to_owned();
             let help = command.render_long_help().to_string();
-            assert!(help.contains(&format!("outboxd {name} --")), "{help}");
+            assert!(help.contains(&format!("  outboxd {name} ")), "{help}");
             for argument in command.get_arguments() {
                 let carries_a_secret =
                     ["source_url", "admin_url", "kafka_options"].contains(&argument.get_id().as_str());
@@ -180,8 +187,9 @@ mod tests {
     fn an_error_is_shown_with_its_code_and_its_hint() {
         let error = Error::new(Code::SlotMissing, "slot outboxd_order");
         assert_eq!(
-            explain(&error),
-            "error[slot-missing]: slot outboxd_order\n  hint: the slot was dropped: see the runbook, then `outboxd recover`"
+            told(&error),
+            "error[slot-missing]: slot outboxd_order\n  hint: the slot was dropped: see the runbook, then `outboxd recover`\n  \
+             more: outboxd explain slot-missing"
         );
     }
 }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{
-    explain,
     output::{complain, print},
     recover::by,
+    told,
 };
 use crate::{
     Code, Config, Error, Result,
@@ -79,7 +79,7 @@ pub(super) async fn setup(config: Config, options: SetupOptions) -> Result<ExitC
             }
             Err(error) => {
                 let failed = failure.replace(error.about(format_args!("source {}", source.name)));
-                failed.iter().for_each(|previous| complain(&explain(previous)));
+                failed.iter().for_each(|previous| complain(&told(previous)));
             }
         }
     }

@@ -1,10 +1,15 @@
-//! Serves `/metrics`, `/livez`, `/readyz` and `/status`, which a scraper, an orchestrator and a
-//! person ask of a running daemon.
+//! Serves `/metrics`, `/livez`, `/readyz`, `/status` and a page at `/`, which a scraper, an
+//! orchestrator and a person ask of a running daemon.
 //!
 //! Rule 33: readiness follows the stream, not the process. An instance that stands by, retries or
 //! has halted is alive and not ready.
 
-use std::{net::SocketAddr, time::Duration};
+mod page;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Router,
@@ -16,7 +21,11 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{Code, Error, Result, source::standing::SourceState, telemetry::Metrics};
+use crate::{
+    Code, Error, Result,
+    source::standing::SourceState,
+    telemetry::{Metrics, history},
+};
 
 /// A source is stuck when its supervisor has not moved for this time. By default every pause of the
 /// backoff is shorter.
@@ -60,8 +69,43 @@ pub(crate) async fn serve(
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
-        .with_state(served);
-    axum::serve(listener, routes).with_graceful_shutdown(until).await
+        .route("/", get(index))
+        .route("/runbook", get(async || html(page::runbook_page())))
+        .route("/page.css", get(async || asset("text/css; charset=utf-8", page::STYLE)))
+        .route("/page.js", get(async || asset("text/javascript; charset=utf-8", page::SCRIPT)))
+        .with_state(served.clone());
+    let serve = axum::serve(listener, routes).with_graceful_shutdown(until).into_future();
+    let mut sample = tokio::time::interval(history::EVERY);
+    tokio::pin!(serve);
+    loop {
+        tokio::select! {
+            ended = &mut serve => return ended,
+            _ = sample.tick() => served.metrics.sample(),
+        }
+    }
+}
+
+async fn index(State(served): State<Served>) -> Response {
+    let stopping = *served.stopping.borrow();
+    html(page::page(&served.metrics.views(), stopping, SystemTime::now()))
+}
+
+/// A page, which may load nothing but what the daemon serves.
+fn html(page: maud::Markup) -> Response {
+    const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
+                          form-action 'none'; frame-ancestors 'none'";
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, page.into_string()).into_response()
+}
+
+fn asset(kind: &'static str, text: &'static str) -> Response {
+    let headers = [(header::CONTENT_TYPE, kind), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (headers, text).into_response()
 }
 
 async fn metrics(State(served): State<Served>) -> Response {

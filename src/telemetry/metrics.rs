@@ -18,11 +18,12 @@ use prometheus::{
 use super::{
     build::{COMMIT, VERSION},
     families::{Families, register},
+    history::{History, Sample},
     shown::{Lag, Shown, Sight},
 };
 use crate::{
     Class, Code, Error, Lsn,
-    source::standing::{SourceState, Standing},
+    source::standing::{LastError, SourceState, Standing},
 };
 
 /// How many topics of a source have a counter of their own.
@@ -107,6 +108,19 @@ pub(crate) struct SourceMetrics {
     shown: Arc<Mutex<Shown>>,
 }
 
+/// What the page shows of a source.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) standing: Standing,
+    /// The last errors, the newest first.
+    pub(crate) errors: Vec<LastError>,
+    /// Rows published in a second.
+    pub(crate) rate: Option<f64>,
+    pub(crate) history: History,
+    /// The moment that is shown.
+    pub(crate) now: Sample,
+}
+
 impl Metrics {
     /// A registry that holds every family, the build and the process, and no source yet.
     #[must_use]
@@ -135,6 +149,19 @@ impl Metrics {
     #[must_use]
     pub(crate) fn standings(&self) -> Vec<Standing> {
         lock(&self.0.sources).values().map(SourceMetrics::standing).collect()
+    }
+
+    /// Takes a sample of each source.
+    pub(crate) fn sample(&self) {
+        for source in lock(&self.0.sources).values() {
+            let sample = source.now();
+            lock(&source.shown).history.add(sample);
+        }
+    }
+
+    /// Each source by name, as the page shows it.
+    pub(crate) fn views(&self) -> Vec<View> {
+        lock(&self.0.sources).values().map(SourceMetrics::view).collect()
     }
 
     /// Whether no source goes on.
@@ -331,6 +358,32 @@ impl SourceMetrics {
         let shown = lock(&self.shown);
         self.lag_seconds.set(shown.lag().seconds(SystemTime::now()).unwrap_or(f64::NAN));
         self.monitor_age.set(shown.seen_at.map_or(f64::NAN, |seen| seen.elapsed().as_secs_f64()));
+    }
+
+    /// A sample of this moment.
+    fn now(&self) -> Sample {
+        let (at, published) = (Instant::now(), self.published());
+        Sample { at, lag: lock(&self.shown).lag().seconds(SystemTime::now()), published }
+    }
+
+    /// Rows published since the process began, to whatever topic.
+    fn published(&self) -> u64 {
+        let topics = lock(&self.topics);
+        let others = (topics.len() >= TOPICS).then_some(OTHER_TOPICS);
+        let topics = topics.iter().map(AsRef::as_ref).chain(others);
+        topics.map(|topic| self.events_published.with_label_values(&[&*self.name, topic]).get()).sum()
+    }
+
+    fn view(&self) -> View {
+        let now = self.now();
+        let shown = lock(&self.shown);
+        View {
+            standing: shown.standing(&self.name),
+            errors: shown.errors.iter().cloned().collect(),
+            rate: shown.history.rate(now),
+            history: shown.history.clone(),
+            now,
+        }
     }
 
     /// Where the source stands at this moment.

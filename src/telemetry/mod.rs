@@ -5,9 +5,10 @@
 
 pub(crate) mod build;
 mod families;
+pub(crate) mod history;
 pub(crate) mod logs;
 mod metrics;
 mod shown;
 
-pub(crate) use metrics::{Metrics, Outcome, SourceMetrics};
+pub(crate) use metrics::{Metrics, Outcome, SourceMetrics, View};
 pub(crate) use shown::{Lag, SeenSlot, Sight};

@@ -1,7 +1,11 @@
 //! What a daemon shows of a source besides the metrics.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant, SystemTime},
+};
 
+use super::history::History;
 use crate::{
     Error, Lsn,
     source::{
@@ -9,6 +13,9 @@ use crate::{
         standing::{DaemonState, LastError, Problem, SlotStanding, SourceState, Standing},
     },
 };
+
+/// How many of the last errors are kept.
+const ERRORS: usize = 5;
 
 /// Since when a source owes rows to Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +69,9 @@ pub(super) struct Shown {
     pub(super) since: SystemTime,
     pub(super) position: Option<Lsn>,
     pub(super) last_error: Option<LastError>,
+    /// The last errors, the newest first, each code and message once in a row.
+    pub(super) errors: VecDeque<LastError>,
+    pub(super) history: History,
     /// The lag as the stream knows it.
     pub(super) streamed: Lag,
     /// The lag as the monitor sees it.
@@ -81,6 +91,8 @@ impl Shown {
             since: SystemTime::now(),
             position: None,
             last_error: None,
+            errors: VecDeque::new(),
+            history: History::default(),
             streamed: Lag::Unknown,
             watched: Lag::Unknown,
             sight: None,
@@ -131,7 +143,11 @@ impl Shown {
     }
 
     pub(super) fn fail(&mut self, error: &Error) {
-        self.last_error = Some(LastError { problem: Problem::from(error), at: SystemTime::now(), healed_at: None });
+        let error = LastError { problem: Problem::from(error), at: SystemTime::now(), healed_at: None };
+        self.errors.pop_front_if(|last| last.problem == error.problem);
+        self.errors.push_front(error.clone());
+        self.errors.truncate(ERRORS);
+        self.last_error = Some(error);
     }
 
     /// The standing at this moment.

@@ -277,18 +277,30 @@ impl Daemon {
     }
 }
 
-/// Status and body of a `GET` on 127.0.0.1. The request is HTTP/1.0, so that the body comes in one
-/// piece.
+/// Status and body of a `GET` on 127.0.0.1. The body must come in one piece.
 pub async fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").as_bytes()).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
+        // Not every server hangs up after its answer.
+        while !is_whole(&answer) && stream.read_buf(&mut answer).await? > 0 {}
         anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
     };
     let answer = tokio::time::timeout(Duration::from_secs(5), exchange).await.context("no answer within 5 s")??;
     let (head, body) = answer.split_once("\r\n\r\n").context("no end of the header")?;
     let status = head.split_whitespace().nth(1).context("no status line")?.parse()?;
     Ok((status, body.to_owned()))
+}
+
+/// Whether the answer has as many bytes as it says.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, _)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    length.is_some_and(|length| answer.len() >= head.len() + 4 + length)
 }

@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artifacts;
+mod browser;
 pub mod clock;
 pub mod daemon;
 pub mod disk;
@@ -55,6 +56,7 @@ pub mod proxy;
 pub mod reader;
 pub mod workload;
 
+pub use browser::Browser;
 pub use clock::Clock;
 pub use daemon::Daemon;
 pub use disk::SmallDisk;

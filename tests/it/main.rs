@@ -17,6 +17,7 @@ mod looks;
 mod marks;
 mod matrix;
 mod overlaps;
+mod page;
 mod recover;
 mod relay;
 mod retention;

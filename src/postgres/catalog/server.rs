@@ -206,3 +206,13 @@ async fn read_lsn(client: &Client, sql: &str) -> Result<Lsn> {
     let row = client.query_one(sql, &[]).await.map_err(|error| failed("read the server's WAL position", error))?;
     Ok(Lsn(row.get::<_, PgLsn>(0).into()))
 }
+/// The pids of the transactions that write, the oldest three first. Any role may see the locks.
+///
+/// # Errors
+/// What the server says.
+pub(crate) async fn open_transactions(client: &Client) -> Result<Vec<i32>> {
+    let sql = "SELECT pid FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted \
+               ORDER BY age(transactionid) DESC LIMIT 3";
+    let rows = client.query(sql, &[]).await.map_err(|error| failed("look for open transactions", error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

@@ -18,6 +18,7 @@ use crate::{
     postgres::{
         CreateSlot, HeldStream, ReplicationClient, SqlSession, SystemIdentity,
         catalog::{backfill::BackfillCursor, server, slots, tables},
+        sqlstate,
     },
     relay::{
         backfill::{Backfill, Ended, last_marked},
@@ -48,6 +49,9 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long an ended stream is read for the reason of its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The SQLSTATE of a statement that waited for a lock for too long.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// How often a standby looks at the slot.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
@@ -263,7 +267,12 @@ impl Start<'_> {
         let mut client = self.context.connect.replication().await?;
         let options =
             CreateSlot { export_snapshot: backfill, failover: source.failover, lock_timeout: source.timeouts.lock };
-        let created = client.create_slot(&source.slot, &options).await?;
+        let created = match client.create_slot(&source.slot, &options).await {
+            Err(error) if sqlstate(&error) == Some(LOCK_NOT_AVAILABLE) => {
+                return Err(held_up_by(self.sql()?, error).await);
+            }
+            created => created?,
+        };
         if let Some(name) = &created.snapshot {
             // The snapshot lives until the connection's next command, so it is imported before the
             // slot is taken.
@@ -381,6 +390,18 @@ impl Start<'_> {
                 _ = tick.tick() => self.context.metrics.beat(),
             }
         }
+    }
+}
+
+/// A slot is made once every transaction has ended that was open when the server was asked. Names
+/// those that hold it up.
+async fn held_up_by(sql: &SqlSession, error: Error) -> Error {
+    match server::open_transactions(sql).await {
+        Ok(open) if !open.is_empty() => error.about(format_args!(
+            "the slot is made once the transactions have ended that were open before; the oldest of them are of pid {}",
+            open.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
+        )),
+        _ => error,
     }
 }
 

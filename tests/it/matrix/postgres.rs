@@ -78,6 +78,20 @@ async fn a_slot_is_made_when_the_transactions_that_are_open_have_ended() -> Resu
 }
 
 #[tokio::test]
+async fn transactions_that_hold_a_slot_up_are_named() -> Result<()> {
+    let scene = Scene::shared().await?.with("[source.timeouts]\nlock = \"300ms\"\nbackoff_max = \"1s\"");
+    let open = scene.postgres.client(&scene.database).await?;
+    open.batch_execute("BEGIN").await?;
+    insert_one(&scene, &open).await?;
+    let daemon = scene.daemon()?;
+    let named = "made once the transactions have ended that were open before; the oldest of them are of pid ";
+    daemon.wait_for_line(|line| line.contains(named) && line.contains("55P03"), PATIENCE).await?;
+    open.batch_execute("COMMIT").await?;
+    wait_ready(&daemon).await;
+    scene.assert_exactly(1).await
+}
+
+#[tokio::test]
 async fn a_role_that_loses_the_right_to_stream_goes_on_when_it_has_it_again() -> Result<()> {
     let mut scene = Scene::shared().await?.with("[source.timeouts]\nbackoff_max = \"1s\"");
     let role = role_with(&scene, &[]).await?;

@@ -1,6 +1,5 @@
 //! The shop on real servers. Each test that needs everything starts everything.
 
-mod browser;
 mod composition;
 mod events;
 mod inbox;

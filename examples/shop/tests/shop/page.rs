@@ -4,9 +4,9 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Result, ensure};
 use shop::load::Ledger;
-use testbed::ports;
+use testbed::{Browser, ports};
 
-use crate::{browser::Browser, scene};
+use crate::scene;
 
 #[tokio::test]
 async fn orders_come_to_their_ends_in_the_browser_while_everything_breaks() -> Result<()> {

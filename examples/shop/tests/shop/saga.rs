@@ -114,6 +114,13 @@ async fn an_answer_that_overtakes_the_commit_of_its_question_is_not_lost() -> Re
         .await?;
     let order: String = row.get(0);
     let watcher = stage.postgres.client("order_service").await?;
+    // A slot is made once every transaction has ended that was open before.
+    let streams = "SELECT FROM pg_replication_slots WHERE slot_name = 'outboxd_logistics' AND active";
+    eventually(DIES_WITHIN, async || match watcher.query_opt(streams, &[]).await {
+        Ok(Some(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     question.batch_execute("BEGIN; UPDATE saga SET state = 'SHIP' WHERE state = 'CONFIRM'").await?;
     answer
         .execute(

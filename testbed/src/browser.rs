@@ -6,15 +6,19 @@ use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use shop::web::Http;
-use testbed::{Daemon, eventually, ports};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+use crate::{
+    daemon::{Daemon, http_get},
+    eventually, ports,
+};
 
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// One page in a browser of its own. Dropping it ends the browser.
-pub(crate) struct Browser {
+#[derive(Debug)]
+pub struct Browser {
     _process: Daemon,
     _profile: tempfile::TempDir,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -23,7 +27,7 @@ pub(crate) struct Browser {
 
 impl Browser {
     /// Opens a page.
-    pub(crate) async fn open(url: &str) -> Result<Self> {
+    pub async fn open(url: &str) -> Result<Self> {
         let port = ports::free()?;
         let profile = tempfile::tempdir()?;
         let process = Daemon::builder("chromium")?
@@ -33,14 +37,12 @@ impl Browser {
             .arg(url)
             .start()
             .context("chromium is needed: make browser")?;
-        let http = Http::default();
-        let list = format!("http://127.0.0.1:{port}/json");
-        let address = eventually(WITHIN, async || {
-            let answer = http.get(&list, Duration::from_secs(5)).await.map_err(|error| format!("{error:#}"))?;
-            let pages = answer.json();
+        let address = eventually(WITHIN, || async {
+            let (_, list) = http_get(port, "/json").await?;
+            let pages: Value = serde_json::from_str(&list)?;
             let page = pages.as_array().into_iter().flatten().find(|page| page["type"] == "page");
             let address = page.and_then(|page| page["webSocketDebuggerUrl"].as_str());
-            address.map(str::to_owned).ok_or_else(|| format!("no page yet: {pages}"))
+            address.map(str::to_owned).with_context(|| format!("no page yet: {pages}"))
         })
         .await;
         let (socket, _) = connect_async(address).await?;
@@ -67,21 +69,21 @@ impl Browser {
     }
 
     /// The value of an expression of JavaScript, as text.
-    pub(crate) async fn text(&mut self, expression: &str) -> Result<String> {
+    pub async fn text(&mut self, expression: &str) -> Result<String> {
         let result = self.call("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true })).await?;
         let value = &result["result"]["value"];
         Ok(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
     }
 
     /// Clicks what the selector finds.
-    pub(crate) async fn click(&mut self, selector: &str) -> Result<()> {
+    pub async fn click(&mut self, selector: &str) -> Result<()> {
         let clicked =
             self.text(&format!("(e => {{ e?.click(); return !!e }})(document.querySelector({selector:?}))")).await?;
         if clicked == "true" { Ok(()) } else { bail!("there is no {selector}") }
     }
 
     /// Waits until the text of what the selector finds is as wanted.
-    pub(crate) async fn wait(&mut self, selector: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    pub async fn wait(&mut self, selector: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let started = tokio::time::Instant::now();
         loop {
             let text = self.text(&format!("document.querySelector({selector:?})?.innerText ?? ''")).await?;
@@ -95,8 +97,21 @@ impl Browser {
         }
     }
 
+    /// Makes the window so large, in CSS pixels.
+    pub async fn resize(&mut self, width: u32, height: u32) -> Result<()> {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.call("Emulation.setDeviceMetricsOverride", size).await.map(drop)
+    }
+
+    /// Prefers dark pages, or light ones.
+    pub async fn prefer_dark(&mut self, dark: bool) -> Result<()> {
+        let scheme = if dark { "dark" } else { "light" };
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.call("Emulation.setEmulatedMedia", features).await.map(drop)
+    }
+
     /// A picture, as PNG.
-    pub(crate) async fn screenshot(&mut self) -> Result<Vec<u8>> {
+    pub async fn screenshot(&mut self) -> Result<Vec<u8>> {
         let shot = self.call("Page.captureScreenshot", json!({ "format": "png" })).await?;
         Ok(STANDARD.decode(shot["data"].as_str().context("no picture")?)?)
     }
