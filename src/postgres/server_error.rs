@@ -87,7 +87,8 @@ impl ServerError {
             "55000" if self.says_slot_invalidated(routine) => Code::SlotLost,
             "58P01" if routine == "WalSndSegmentOpen" || self.message.contains("WAL segment") => Code::SlotLost,
             state if state.starts_with("28") => Code::PostgresAuthFailed,
-            // Postgres has no such error. PgBouncer takes neither `replication` nor `options`.
+            // Postgres has no such error. PgBouncer knows no other parameters than some: not `replication`
+            // before 1.23, not `options` before 1.20, and of those in `options` only a few.
             "08P01" if self.message.starts_with("unsupported startup parameter") => Code::PostgresPooler,
             state if state.starts_with("08") => Code::PostgresUnavailable,
             _ => Code::PostgresQueryFailed,
