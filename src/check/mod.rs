@@ -17,13 +17,16 @@ mod server;
 mod slot;
 mod tables;
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use serde::Serialize;
 
 use crate::{
     Code, Config, Error, Result,
-    config::Source,
+    config::{Password, Source},
     postgres::{
         ConnectOptions, SqlSession,
         catalog::{self, TableInfo},
@@ -206,6 +209,7 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
             return Ok(Vec::new());
         }
     };
+    password_file(source, findings);
     let server = catalog::server::server(&session).await?;
     let role = &server.role.name;
     findings.ok("connection", format!("Postgres {}, database {}, role {role}", server.version_text, server.database));
@@ -251,6 +255,16 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     slot::check(slot.as_ref(), &server, source, findings);
     // Rows that cannot be read are told above.
     Ok(topics_of_waiting_rows(&session, source, &found).await.unwrap_or_default())
+}
+
+/// Whether others on this machine can read the password.
+fn password_file(source: &Source, findings: &mut Findings) {
+    let Some(Password::File(path)) = &source.password else { return };
+    if path.metadata().is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
+        let (text, hint) =
+            (format!("every user of this machine can read {}", path.display()), "chmod 600, for the daemon's user");
+        findings.warning("password_file", text, hint);
+    }
 }
 
 /// Rows that the stream would not send.

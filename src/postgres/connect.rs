@@ -39,10 +39,10 @@ impl ConnectOptions {
     /// Connects to the first host that will do. As in libpq, a refused login ends the search: the
     /// next host would refuse it, too, or is not the one that was meant.
     async fn connect<S: Session>(&self, purpose: &str) -> Result<S> {
-        let password = self.credentials.current(self.connect_timeout).await?;
-        let options = Self { password, ..self.clone() };
         let mut failures: Vec<Error> = Vec::new();
         for host in &self.hosts {
+            let password = self.credentials.current(self.connect_timeout, host, &self.database, &self.user).await?;
+            let options = Self { password, ..self.clone() };
             match options.connect_to(host, purpose).await {
                 Ok(session) => return Ok(session),
                 Err(error) if error.code() == Code::PostgresAuthFailed => {

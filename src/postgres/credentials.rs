@@ -10,6 +10,7 @@ use std::{
 
 use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 
+use super::{options::Host, passfile};
 use crate::{
     Code, Error, Result,
     config::{Password, Secret, password},
@@ -21,8 +22,11 @@ const PRINTED_MAX: u64 = 64 * 1024;
 /// Where the password of a connection comes from. Its `Debug` shows no password.
 #[derive(Debug, Clone)]
 pub(super) enum Credentials {
-    /// From the configuration, which may have none.
-    Written(Option<Secret>),
+    /// From the configuration.
+    Written(Secret),
+    /// From libpq's password file: the one that the URL names, or the usual one, which need not be
+    /// there.
+    Passfile(Option<PathBuf>),
     File(PathBuf),
     Command(Arc<Printer>),
 }
@@ -39,7 +43,7 @@ pub(super) struct Printer {
 impl Credentials {
     pub(super) fn of(password: &Password) -> Self {
         match password {
-            Password::Written(secret) => Self::Written(Some(secret.clone())),
+            Password::Written(secret) => Self::Written(secret.clone()),
             Password::File(path) => Self::File(path.clone()),
             Password::Command { line, ttl } => {
                 Self::Command(Arc::new(Printer { line: line.clone(), ttl: *ttl, last: Mutex::default() }))
@@ -47,10 +51,27 @@ impl Credentials {
         }
     }
 
-    /// The password of this moment. A program has until `bound` to print it.
-    pub(super) async fn current(&self, bound: Duration) -> Result<Option<Secret>> {
+    /// The password of this moment for a connection. A program has until `bound` to print it.
+    pub(super) async fn current(
+        &self,
+        bound: Duration,
+        host: &Host,
+        database: &str,
+        user: &str,
+    ) -> Result<Option<Secret>> {
         match self {
-            Self::Written(secret) => Ok(secret.clone()),
+            Self::Written(secret) => Ok(Some(secret.clone())),
+            Self::Passfile(Some(path)) => passfile::password(path, host, database, user).map_err(refused),
+            // A server that asks for no password needs no file.
+            Self::Passfile(None) => {
+                let found = passfile::usual().map(|path| passfile::password(&path, host, database, user));
+                Ok(found.and_then(|found| {
+                    found.unwrap_or_else(|problem| {
+                        tracing::debug!(problem, "no password file");
+                        None
+                    })
+                }))
+            }
             Self::File(path) => password::in_file(path).map(Some).map_err(refused),
             Self::Command(printer) => printer.current(bound).await.map(Some),
         }
@@ -117,7 +138,8 @@ mod tests {
     }
 
     async fn current(credentials: &Credentials) -> Result<String> {
-        Ok(credentials.current(BOUND).await?.unwrap().expose().to_owned())
+        let host = Host::Tcp("db".to_owned(), 5432);
+        Ok(credentials.current(BOUND, &host, "shop", "me").await?.unwrap().expose().to_owned())
     }
 
     #[tokio::test]
@@ -159,7 +181,8 @@ mod tests {
             assert!(error.detail().contains(says) && !error.detail().contains("s3cret"), "{script}: {error}");
         }
         let slow = printed_by("sleep 60", Duration::ZERO);
-        let error = slow.current(Duration::from_millis(50)).await.unwrap_err();
+        let host = Host::Tcp("db".to_owned(), 5432);
+        let error = slow.current(Duration::from_millis(50), &host, "shop", "me").await.unwrap_err();
         assert!(error.detail().contains("in time"), "{error}");
         let line = vec!["/no/such/program".to_owned()];
         let missing = Credentials::of(&Password::Command { line, ttl: Duration::ZERO });

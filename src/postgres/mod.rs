@@ -38,6 +38,7 @@ mod frame;
 mod held;
 mod login;
 mod options;
+mod passfile;
 mod server_error;
 mod session;
 mod status;

@@ -53,7 +53,10 @@ impl ConnectOptions {
             hosts: url.hosts.clone(),
             user: url.user.clone(),
             password: None,
-            credentials: Credentials::Written(url.password.clone()),
+            credentials: match &url.password {
+                Some(password) => Credentials::Written(password.clone()),
+                None => Credentials::Passfile(url.passfile.clone()),
+            },
             database: url.database().to_owned(),
             tls: url.tls.clone(),
             channel_binding: url.channel_binding,
@@ -173,7 +176,7 @@ mod tests {
         let password = |source: &Source| {
             let options = ConnectOptions::of(source);
             assert!(!format!("{options:?}").contains("hunter"));
-            let Credentials::Written(Some(password)) = options.credentials else { panic!("no password") };
+            let Credentials::Written(password) = options.credentials else { panic!("no password") };
             password.expose().to_owned()
         };
         assert_eq!(password(&source), "hunter2");

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::plan::{Plan, SlotStep, SqlStep, Step};
 use crate::{
     Code, Error, Result,
-    config::{Kafka, Source},
+    config::{Kafka, Secret, Source},
     kafka::{position_topic, topics},
     postgres::{sql_error, sqlstate},
 };
@@ -134,6 +134,8 @@ fn is_left(error: &Error, already: bool) -> bool {
 pub(crate) async fn run_sql(client: &Client, step: &SqlStep, source: &Source) -> Result<()> {
     let lock = i32::try_from(source.timeouts.lock.as_millis()).unwrap_or(i32::MAX).max(1);
     // Several statements in one simple query are one transaction.
-    let sql = format!("SET LOCAL lock_timeout = {lock}; {}", step.sql.join(";\n"));
+    let statements: Vec<_> =
+        step.sql.iter().map(String::as_str).chain(step.hidden.iter().map(Secret::expose)).collect();
+    let sql = format!("SET LOCAL lock_timeout = {lock}; {}", statements.join(";\n"));
     client.batch_execute(&sql).await.map_err(|error| sql_error(&format!("could not create {}", step.what), error))
 }

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::topics::{constant_topics, topics_of_waiting_rows};
 use crate::{
     Error, Result,
-    config::{Mark, Source, TableName},
+    config::{Mark, Password, Secret, Source, TableName, password},
     kafka::{broker, topics},
     postgres::{
         catalog::{
@@ -47,6 +47,8 @@ pub struct Role {
     pub(crate) name: String,
     /// `None`: the role does not exist.
     pub(crate) rights: Option<RoleRights>,
+    /// The password of the source, where it is at hand and the role is still to be made.
+    pub(crate) password: Option<Secret>,
 }
 
 /// What a role may do.
@@ -80,7 +82,7 @@ pub struct MissingTable {
 }
 
 impl TableFact {
-    fn found(&self) -> Option<&TableInfo> {
+    pub(super) fn found(&self) -> Option<&TableInfo> {
         match self {
             Self::Found(table, _) => Some(table),
             Self::Missing(_) => None,
@@ -163,13 +165,22 @@ FROM pg_roles r WHERE r.rolname = $1::text";
     }
     require_apart(client, &found).await?;
     Ok(Facts {
-        role: Role { name: role.to_owned(), rights },
+        role: Role { name: role.to_owned(), rights, password: rights.is_none().then(|| password_of(source)).flatten() },
         database,
         tables: found,
         publication: publications::publication(client, &source.publication).await?,
         slot_exists: slot.is_some(),
         system_id: server::system_id(client).await?,
     })
+}
+
+/// The password that the source logs in with, unless a program has to be asked.
+fn password_of(source: &Source) -> Option<Secret> {
+    match &source.password {
+        Some(Password::Written(secret)) => Some(secret.clone()),
+        Some(Password::File(path)) => password::in_file(path).ok(),
+        Some(Password::Command { .. }) | None => source.url.password.clone(),
+    }
 }
 
 /// Refuses two names of one table, whether it is there or has to be made.

@@ -5,15 +5,20 @@
 
 use std::collections::BTreeSet;
 
+use postgres_protocol::password::scram_sha_256;
+
 use super::{
     facts::{Facts, KafkaFacts, MissingTable, TableFact},
     migrations::statement,
 };
 use crate::{
     Code, Error, Result,
-    config::{Backfill, Columns, Kafka, Mark, Source, Template},
+    config::{Backfill, Columns, Kafka, Mark, Secret, Source, Template},
     kafka::topics::NewTopic,
-    postgres::catalog::{names::quote_ident, publications::Membership},
+    postgres::catalog::{
+        names::{quote_ident, quote_literal},
+        publications::Membership,
+    },
     source::{
         compare::require_same_system,
         verdict::{Interrupted, require_pair},
@@ -52,6 +57,8 @@ pub struct SqlStep {
     pub what: String,
     /// In order, without semicolons.
     pub sql: Vec<String>,
+    /// Statements that come after those and hold a secret. Nobody is shown them.
+    pub hidden: Vec<Secret>,
 }
 
 /// The slot to make, on a replication session of the daemon's own role.
@@ -74,6 +81,20 @@ impl Step {
             Self::Topic(topic) => format!("topic {}{}", topic.name, partitions(topic)),
         }
     }
+}
+
+/// Nothing is made for a table that could not be marked.
+fn require_columns(facts: &Facts, source: &Source) -> Result<()> {
+    let columns = &source.mapping.columns;
+    let needed = match source.mark {
+        Mark::Update => &[&columns.id, &columns.published_at][..],
+        Mark::Delete => &[&columns.id],
+        Mark::None => &[],
+    };
+    for table in facts.tables.iter().filter_map(TableFact::found) {
+        needed.iter().try_for_each(|column| table.needed_column(column).map(drop))?;
+    }
+    Ok(())
 }
 
 fn partitions(topic: &NewTopic) -> String {
@@ -104,6 +125,7 @@ impl Plan {
     /// As [`Plan::new`], for the publication.
     pub fn for_postgres(facts: &Facts, source: &Source) -> Result<Self> {
         let mut plan = Self::default();
+        require_columns(facts, source)?;
         plan.role(facts)?;
         for table in &facts.tables {
             plan.table(table, source)?;
@@ -114,7 +136,7 @@ impl Plan {
     }
 
     fn sql(&mut self, what: impl Into<String>, sql: Vec<String>) {
-        self.steps.push(Step::Sql(SqlStep { what: what.into(), sql }));
+        self.steps.push(Step::Sql(SqlStep { what: what.into(), sql, hidden: Vec::new() }));
     }
 
     fn role(&mut self, facts: &Facts) -> Result<()> {
@@ -122,8 +144,16 @@ impl Plan {
         let name = &facts.role.name;
         match facts.role.rights {
             None => {
-                self.sql(format!("role {name}"), vec![statement("create-role", &[("role", &role)])?]);
-                self.notes.push(format!("role {name} has no password yet: set one with \\password {name} in psql"));
+                let sql = vec![statement("create-role", &[("role", &role)])?];
+                let hidden: Vec<_> = facts.role.password.iter().map(|password| set_password(&role, password)).collect();
+                self.notes.push(match hidden.is_empty() {
+                    true => format!("role {name} has no password yet: set one with \\password {name} in psql"),
+                    false => format!(
+                        "role {name} gets the password that the source has, if this command makes it; made by hand it needs \
+                         one: \\password {name} in psql"
+                    ),
+                });
+                self.steps.push(Step::Sql(SqlStep { what: format!("role {name}"), sql, hidden }));
             }
             Some(rights) if !rights.replication => {
                 let sql = vec![statement("allow-replication", &[("role", &role)])?];
@@ -278,6 +308,13 @@ impl Plan {
             ));
         }
     }
+}
+
+/// The statement holds a SCRAM verifier in place of the password, so that no log of the server shows
+/// the password itself.
+fn set_password(role: &str, password: &Secret) -> Secret {
+    let verifier = scram_sha_256(password.expose().as_bytes());
+    Secret::new(format!("ALTER ROLE {role} PASSWORD {}", quote_literal(&verifier)))
 }
 
 fn filled(name: &str, words: &[(&str, String)]) -> Result<String> {

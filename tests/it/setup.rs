@@ -206,7 +206,7 @@ async fn a_table_joins_a_publication_only_before_there_is_a_slot() {
     let publication = &source.publication;
     admin
         .batch_execute(&format!(
-            "CREATE TABLE a (id int); CREATE TABLE b (id int); CREATE PUBLICATION {publication} FOR TABLE a"
+            "CREATE TABLE a (id int, published_at date); CREATE TABLE b (LIKE a); CREATE PUBLICATION {publication} FOR TABLE a"
         ))
         .await
         .unwrap();
@@ -248,4 +248,56 @@ fn kafka_config() -> outboxd::config::Kafka {
         delivery_timeout: std::time::Duration::from_secs(30),
         options: Vec::new(),
     }
+}
+
+/// The configuration of a source of `empty` with a password, and the folder that it lies in.
+fn with_password(empty: &Empty, brokers: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("pw"), "s3cret\n").unwrap();
+    let text = format!(
+        "[[source]]\nname = \"{}\"\nurl = \"{}\"\npassword_file = \"pw\"\ntables = [\"order_outbox\"]\n\
+         [kafka]\nbrokers = \"{brokers}\"\nposition_topic = \"{}\"\n",
+        unique("s"),
+        empty.server.role_url(&empty.role, &empty.database),
+        unique("positions"),
+    );
+    let path = folder.path().join("outboxd.toml");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_made_has_the_password_of_its_source_and_nobody_is_shown_it() {
+    let empty = Empty::new().await;
+    let (_folder, config) = with_password(&empty, &Kafka::shared().await.unwrap().brokers());
+    let admin = empty.server.superuser_url(&empty.database);
+    let dry = text(&outboxd(&["setup", "--config", &config, "--admin-url", &admin, "--dry-run"]));
+    let made = text(&outboxd(&["setup", "--config", &config, "--admin-url", &admin]));
+    let check = text(&outboxd(&["check", "--config", &config]));
+    assert!(check.contains("every user of this machine can read "), "{check}");
+    for output in [&dry, &made] {
+        assert!(output.contains("gets the password that the source has"), "{output}");
+        assert!(!output.contains("s3cret") && !output.contains("SCRAM"), "{output}");
+    }
+    let stored = "SELECT rolpassword FROM pg_authid WHERE rolname = $1";
+    let row = empty.session("postgres").await.query_one(stored, &[&empty.role]).await.unwrap();
+    assert!(row.get::<_, String>(0).starts_with("SCRAM-SHA-256$4096:"));
+}
+
+/// A role without its table's column would be of no use, and no right can be granted on what is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_its_mark_column_is_told_before_anything_is_made() {
+    let empty = Empty::new().await;
+    let (_folder, config) = with_password(&empty, &Kafka::shared().await.unwrap().brokers());
+    let session = empty.session("postgres").await;
+    session.batch_execute("CREATE TABLE order_outbox (id uuid PRIMARY KEY, payload jsonb)").await.unwrap();
+    let admin = empty.server.superuser_url(&empty.database);
+    for more in [&["--dry-run"][..], &[]] {
+        let output = text(&outboxd(&[&["setup", "--config", &config, "--admin-url", &admin], more].concat()));
+        assert!(output.contains("error[column-invalid]") && output.contains("published_at"), "{output}");
+        assert!(!output.contains("GRANT"), "{output}");
+    }
+    let roles = session.query("SELECT FROM pg_roles WHERE rolname = $1", &[&empty.role]).await.unwrap();
+    assert!(roles.is_empty(), "the role was made all the same");
 }

@@ -22,6 +22,8 @@ pub struct PostgresUrl {
     pub(crate) user: String,
     /// `None` in a [`Source`](super::Source), which holds the password itself.
     pub(crate) password: Option<Secret>,
+    /// libpq's password file, where the URL names one.
+    pub(crate) passfile: Option<PathBuf>,
     /// As written; see [`PostgresUrl::database`].
     database: Option<String>,
     pub(crate) tls: TlsOptions,
@@ -153,6 +155,7 @@ struct Draft {
     parts: UrlParts,
     ports: Vec<Option<u16>>,
     sslmode: Option<SslMode>,
+    passfile: Option<String>,
     sslrootcert: Option<String>,
     sslcert: Option<PathBuf>,
     sslkey: Option<PathBuf>,
@@ -181,6 +184,7 @@ impl Draft {
             "password" => self.parts.password = Some(value),
             "dbname" => self.parts.database = Some(value),
             "sslmode" => self.sslmode = Some(one_of(name, &value, SSL_MODES)?),
+            "passfile" => self.passfile = Some(value),
             "sslrootcert" => self.sslrootcert = Some(value),
             "sslcert" => self.sslcert = Some(value.into()),
             "sslkey" => self.sslkey = Some(value.into()),
@@ -209,6 +213,7 @@ impl Draft {
             hosts,
             user,
             password: self.parts.password.filter(|password| !password.is_empty()).map(Secret::new),
+            passfile: self.passfile.map(PathBuf::from),
             database: self.parts.database,
             tls,
             channel_binding: self.channel_binding.unwrap_or(ChannelBinding::Prefer),

@@ -38,7 +38,6 @@ const OTHERS: &[Other] = &[
     other("oauth_client_secret", NONE, OAUTH),
     other("oauth_issuer", NONE, OAUTH),
     other("oauth_scope", NONE, OAUTH),
-    other("passfile", NONE, "use password_file in [[source]], which holds the password alone"),
     other("replication", NONE, "outboxd opens both kinds of sessions and sets it itself; remove it"),
     other("require_auth", NONE, "outboxd cannot demand a method; use channel_binding=require or sslmode=verify-full"),
     other("requirepeer", NONE, "outboxd does not look who owns the server's socket; remove it"),

@@ -152,7 +152,6 @@ fn what_libpq_knows_and_outboxd_cannot_do_is_refused_with_the_reason() {
         ("ssl_min_protocol_version=TLSv1.3", "TLS 1.2"),
         ("sslnegotiation=direct", "asks the server for TLS first"),
         ("require_auth=scram-sha-256", "channel_binding"),
-        ("passfile=/pgpass", "password_file"),
         ("service=shop", "service file"),
         ("hostaddr=10.0.0.1", "as the host"),
         ("load_balance_hosts=random", "in their order"),

@@ -165,8 +165,8 @@ async fn creation_times_in_local_time_or_ahead_of_the_clock_are_warned_of() -> R
     let (code, text, _) = scene.command(&["check"]).await?;
     assert!(code == 0 && text.contains("TimeZone Europe/London"), "{text}");
     let ahead = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload, created_at) \
-                 VALUES ('order', gen_random_uuid(), 'Odd', '{}', (now() AT TIME ZONE 'UTC') + interval '9 hours')";
-    scene.client.batch_execute(ahead).await?;
+                 VALUES ($1, gen_random_uuid(), 'Odd', '{}', (now() AT TIME ZONE 'UTC') + interval '9 hours')";
+    scene.client.execute(ahead, &[&scene.aggregate]).await?;
     let (code, text, _) = scene.command(&["check"]).await?;
     assert!(code == 0 && text.contains("ahead of the server's clock"), "{text}");
     Ok(())
