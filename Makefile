@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The program that demonstrates the daemon, measures it and makes it suffer.
 TESTBED := $(TARGET)/release/testbed
 
-.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up browser shop shop-up shop-test deb deb-test image-test kubernetes-test clean
+.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up browser shop shop-up shop-test deb deb-test image-test kubernetes-test compose-test clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -109,6 +109,9 @@ image-test: ## build the image without a Docker engine and without network; need
 
 kubernetes-test: ## the Kubernetes manifests against the schemas of Kubernetes
 	./packaging/test-kubernetes
+
+compose-test: ## compose.yaml without a Docker engine: its form, and its commands on real servers; needs docker-compose and what `make deb` built
+	./packaging/test-compose
 
 clean: ## remove what was built and downloaded
 	$(CARGO) clean
