@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The program that demonstrates the daemon, measures it and makes it suffer.
 TESTBED := $(TARGET)/release/testbed
 
-.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up browser shop shop-up shop-test clean
+.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up browser shop shop-up shop-test deb deb-test image-test kubernetes-test compose-test clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -97,6 +97,21 @@ shop-test: deps browser ## the tests of examples/shop, on servers that they star
 	$(CARGO) clippy $(IN_SHOP) --workspace --all-targets -- -D warnings
 	# Each test starts everything: one at a time.
 	SHOP_OUTBOXD=$(abspath $(TARGET))/debug/outboxd RUST_TEST_THREADS=1 $(CARGO) test $(IN_SHOP) --workspace
+
+deb: deps ## the Debian package, into target/debian/
+	./packaging/build-deb
+
+deb-test: deb ## install, upgrade under load and purge the package in a clean Debian root; needs root and debootstrap
+	./packaging/test-deb
+
+image-test: ## build the image without a Docker engine and without network; needs root, buildah, and what `make deb` built
+	./packaging/test-image
+
+kubernetes-test: ## the Kubernetes manifests against the schemas of Kubernetes
+	./packaging/test-kubernetes
+
+compose-test: ## compose.yaml without a Docker engine: its form, and its commands on real servers; needs docker-compose and what `make deb` built
+	./packaging/test-compose
 
 clean: ## remove what was built and downloaded
 	$(CARGO) clean
