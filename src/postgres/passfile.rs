@@ -115,7 +115,7 @@ mod tests {
             match (password(&path, &host, "shop", "me"), says) {
                 (Ok(secret), None) => assert_eq!(secret.unwrap().expose(), "s3cret"),
                 (Err(problem), Some(says)) => {
-                    assert!(problem.contains(says) && !problem.contains("s3cret"), "{problem}")
+                    assert!(problem.contains(says) && !problem.contains("s3cret"), "{problem}");
                 }
                 (other, _) => panic!("{mode:o}: {other:?}"),
             }
