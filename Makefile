@@ -84,11 +84,11 @@ SHOP := $(CARGO) run $(IN_SHOP) --
 OUTBOXD := $(abspath $(TARGET))/release/outboxd
 
 shop: deps ## examples/shop: from a monolith to three services under load, with kills and a way back; ends with the invariants
-	$(CARGO) build --release --bin outboxd $(CARGO_FLAGS)
+	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
 	$(SHOP) prove --outboxd $(OUTBOXD) $(SHOP_FLAGS)
 
 shop-up: deps ## the same before its first phase, to play with, until Ctrl-C
-	$(CARGO) build --release --bin outboxd $(CARGO_FLAGS)
+	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
 	$(SHOP) up --outboxd $(OUTBOXD) $(SHOP_FLAGS)
 
 shop-test: deps browser ## the tests of examples/shop, on servers that they start themselves
