@@ -68,7 +68,6 @@ pub(super) struct Shown {
     pub(super) state: SourceState,
     pub(super) since: SystemTime,
     pub(super) position: Option<Lsn>,
-    pub(super) last_error: Option<LastError>,
     /// The last errors, the newest first, each code and message once in a row.
     pub(super) errors: VecDeque<LastError>,
     pub(super) history: History,
@@ -90,7 +89,6 @@ impl Shown {
             state: SourceState::Starting,
             since: SystemTime::now(),
             position: None,
-            last_error: None,
             errors: VecDeque::new(),
             history: History::default(),
             streamed: Lag::Unknown,
@@ -111,11 +109,15 @@ impl Shown {
         }
     }
 
-    /// Notes when the last error healed.
+    /// Notes when the last errors healed.
     pub(super) fn heal(&mut self) {
-        if let Some(error) = &mut self.last_error {
+        for error in &mut self.errors {
             error.healed_at.get_or_insert_with(SystemTime::now);
         }
+    }
+
+    fn last_error(&self) -> Option<&LastError> {
+        self.errors.front()
     }
 
     pub(super) fn saw(&mut self, sight: Sight) {
@@ -145,16 +147,15 @@ impl Shown {
     pub(super) fn fail(&mut self, error: &Error) {
         let error = LastError { problem: Problem::from(error), at: SystemTime::now(), healed_at: None };
         self.errors.pop_front_if(|last| last.problem == error.problem);
-        self.errors.push_front(error.clone());
+        self.errors.push_front(error);
         self.errors.truncate(ERRORS);
-        self.last_error = Some(error);
     }
 
     /// The standing at this moment.
     pub(super) fn standing(&self, source: &str) -> Standing {
-        let daemon = DaemonState { state: self.state, since: self.since, last_error: self.last_error.clone() };
+        let daemon = DaemonState { state: self.state, since: self.since, last_error: self.last_error().cloned() };
         let slot = self.sight.as_ref().and_then(|sight| sight.slot.as_ref());
-        let halt = self.last_error.as_ref().filter(|_| self.state == SourceState::Halted);
+        let halt = self.last_error().filter(|_| self.state == SourceState::Halted);
         Standing {
             source: source.to_owned(),
             daemon: Some(daemon),
@@ -234,13 +235,13 @@ mod tests {
         let mut shown = Shown::new();
         shown.fail(&Error::new(crate::Code::KafkaUnreachable, "nobody answers"));
         shown.enter(SourceState::Retrying);
-        assert_eq!(shown.last_error.as_ref().unwrap().healed_at, None);
+        assert_eq!(shown.last_error().unwrap().healed_at, None);
         shown.enter(SourceState::Streaming);
-        let healed = shown.last_error.as_ref().unwrap().healed_at;
+        let healed = shown.last_error().unwrap().healed_at;
         assert!(healed.is_some());
         shown.enter(SourceState::Retrying);
         shown.enter(SourceState::Streaming);
-        assert_eq!(shown.last_error.as_ref().unwrap().healed_at, healed);
+        assert_eq!(shown.last_error().unwrap().healed_at, healed);
     }
 
     #[test]

@@ -220,6 +220,7 @@ mod tests {
         source.set_state(SourceState::Streaming);
         let text = shown(&metrics);
         assert!(!text.contains("class=\"why\"") && text.contains("Last errors"), "{text}");
+        assert!(text.contains("(healed 0 s ago)"), "{text}");
     }
 
     #[test]
