@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use tokio::sync::OnceCell;
+
 use super::Findings;
 use crate::{
     Code, Config,
@@ -36,8 +38,9 @@ pub(super) async fn check(config: &Config, topics: &[String], findings: &mut Fin
         transaction_timeout(kafka, findings).await;
     }
     let topics: BTreeSet<&String> = topics.iter().collect();
+    let creates = OnceCell::new();
     for name in topics.iter().take(TOPICS) {
-        topic(kafka, name, findings).await;
+        topic(kafka, name, &creates, findings).await;
     }
     if topics.len() > TOPICS {
         findings.ok("topics", format!("{} more, which were not looked at", topics.len() - TOPICS));
@@ -77,19 +80,22 @@ async fn positions(kafka: &Kafka, findings: &mut Findings) {
     }
 }
 
-async fn topic(kafka: &Kafka, name: &str, findings: &mut Findings) {
+/// Whether the brokers make topics, asked when the first one is missing.
+type Creates = OnceCell<Option<bool>>;
+
+async fn topic(kafka: &Kafka, name: &str, creates: &Creates, findings: &mut Findings) {
     let about = format!("topic {name}");
     match topics::describe(kafka, &[name], topics::TIMEOUT).await {
         Err(error) => findings.error(&about, &error),
         Ok(found) => match found.get(name).cloned().flatten() {
             Some(info) => findings.ok(&about, format!("{} partitions, {} replicas", info.partitions, info.replication)),
-            None => missing(kafka, name, findings).await,
+            None => missing(kafka, name, creates, findings).await,
         },
     }
 }
 
 /// A topic that is not there can be made, or the brokers refuse its name for ever.
-async fn missing(kafka: &Kafka, name: &str, findings: &mut Findings) {
+async fn missing(kafka: &Kafka, name: &str, creates: &Creates, findings: &mut Findings) {
     let about = format!("topic {name}");
     // Whoever may not make topics gets no answer, and the warning is all there is to say.
     let refused = topics::refused(kafka, &[name]).await.unwrap_or_default();
@@ -98,7 +104,7 @@ async fn missing(kafka: &Kafka, name: &str, findings: &mut Findings) {
             let hint = "correct `topic` or `dead_letter_topic` of the source";
             findings.failed_with(&about, Code::RowInvalid, topic.reason, hint);
         }
-        None => match broker::creates_topics(kafka).await {
+        None => match creates.get_or_init(|| broker::creates_topics(kafka)).await {
             Some(true) => findings.note(
                 &about,
                 "it does not exist; the brokers make it with its first record, by their defaults",

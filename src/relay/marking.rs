@@ -185,11 +185,11 @@ impl MarkingSession {
         Ok(statement.unmarked(&self.session, &[Id(row.id)]).await?.is_some())
     }
 
-    /// Marks rows, and sees to it that they have their marks. A row that is not found may be gone, or marked already. But it
-    /// may also still be invisible: the server's walsender sends a transaction as soon as its
-    /// commit record is flushed. The transaction leaves the list of those in progress only after
-    /// that, and much later if it waits for a synchronous standby. Such a row would stay unmarked
-    /// for ever. So the statement runs again once the transactions can be seen.
+    /// Marks rows, and sees to it that they have their marks. A row that is not found may be gone, or
+    /// marked already. But it may also still be invisible: the server's walsender sends a transaction
+    /// as soon as its commit record is flushed. The transaction leaves the list of those in progress
+    /// only after that, and much later if it waits for a synchronous standby. Such a row would stay
+    /// unmarked for ever. So the statement runs again once the transactions can be seen.
     async fn mark_seen(&self, statement: &MarkStatement, chunk: &Chunk<'_>) -> Result<()> {
         let all = chunk.ids.len() as u64;
         let mut changed = self.execute(statement, &chunk.ids).await?;

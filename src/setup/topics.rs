@@ -7,13 +7,10 @@ use tokio_postgres::Client;
 use crate::{
     Result,
     config::{
-        Mark, OnPoison, Source, Template, TemplatePart,
+        Mark, OnPoison, Source,
         names::{FALLBACK_TOPIC, check_topic},
     },
-    postgres::catalog::{
-        TableInfo,
-        waiting::{self, Piece},
-    },
+    postgres::catalog::{TableInfo, waiting},
 };
 
 /// The names that are read of a table's waiting rows, at most.
@@ -49,12 +46,11 @@ pub(crate) async fn topics_of_waiting_rows(
         return Ok(Vec::new());
     }
     let mark = (source.mark == Mark::Update).then_some(mapping.columns.published_at.as_str());
-    let pieces = pieces(&mapping.topic);
     let mut names = BTreeSet::new();
     for table in tables {
-        let texts = waiting::texts(client, table, &pieces, mark, MOST).await?;
+        let topics = waiting::topics(client, table, &mapping.topic, mark, MOST).await?;
         // A row whose topic cannot exist is poison, and needs none.
-        for name in texts.into_iter().filter(|name| can_be_made(name)) {
+        for name in topics.into_iter().filter(|name| can_be_made(name)) {
             if source.on_poison == OnPoison::DeadLetter {
                 names.extend(mapping.dead_letter_topic.constant_for(&name).filter(|name| can_be_made(name)));
             }
@@ -67,14 +63,4 @@ pub(crate) async fn topics_of_waiting_rows(
 /// Names that begin with two underscores are the brokers' own.
 fn can_be_made(name: &str) -> bool {
     check_topic(name).is_ok() && !name.starts_with("__")
-}
-
-fn pieces(template: &Template) -> Vec<Piece<'_>> {
-    let pieces = template.parts().iter().filter_map(|part| match part {
-        TemplatePart::Text(text) => Some(Piece::Text(text)),
-        TemplatePart::Column(name) => Some(Piece::Column(name)),
-        // Only a dead-letter template has it.
-        TemplatePart::Topic => None,
-    });
-    pieces.collect()
 }

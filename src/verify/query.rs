@@ -13,11 +13,10 @@ use super::{
 };
 use crate::{
     Code, Error, Result,
-    config::{Mark, Source, TemplatePart},
+    config::{Mark, Source},
     postgres::catalog::{
         ColumnInfo, TableInfo,
-        names::quote_literal,
-        output::{column_sql, text_sql},
+        output::{column_sql, template_sql, text_sql},
     },
 };
 
@@ -88,7 +87,8 @@ impl RowQuery {
         let columns = &config.mapping.columns;
         let id = info.needed_column(&columns.id)?;
         let topic = config.mapping.topic.constant();
-        let topic_sql = if topic.is_some() { "NULL::text".to_owned() } else { template_sql(info, config)? };
+        let topic_sql =
+            if topic.is_some() { "NULL::text".to_owned() } else { template_sql("t", &config.mapping.topic, info)? };
         let order = Order::of(info, order_by, &columns.created_at)?;
         let marked = match config.mark {
             Mark::Update => {
@@ -229,17 +229,6 @@ fn id_sql(id: &ColumnInfo) -> String {
 fn content_sql(info: &TableInfo) -> String {
     let values: Vec<_> = info.published_columns().map(|column| text_sql("t", column)).collect();
     format!("ARRAY[{}]::text[]", values.join(", "))
-}
-
-fn template_sql(info: &TableInfo, source: &Source) -> Result<String> {
-    let part = |part: &TemplatePart| match part {
-        TemplatePart::Text(text) => Ok(quote_literal(text)),
-        TemplatePart::Column(name) => Ok(format!("({})", text_sql("t", info.needed_column(name)?))),
-        // The template of a topic never has this part.
-        TemplatePart::Topic => Ok("NULL::text".to_owned()),
-    };
-    // One NULL makes the whole NULL. Such a row has no topic.
-    Ok(source.mapping.topic.parts().iter().map(part).collect::<Result<Vec<_>>>()?.join(" || "))
 }
 
 fn chosen_sql(id: &ColumnInfo) -> String {

@@ -9,7 +9,14 @@
 
 use tokio_postgres::types::Type;
 
-use super::{ColumnInfo, names::quote_ident};
+use super::{
+    ColumnInfo, TableInfo,
+    names::{quote_ident, quote_literal},
+};
+use crate::{
+    Result,
+    config::{Template, TemplatePart},
+};
 
 /// The text of `column` in the row that the query calls `row`. NULL gives NULL.
 pub(crate) fn text_sql(row: &str, column: &ColumnInfo) -> String {
@@ -27,6 +34,21 @@ pub(crate) fn text_sql(row: &str, column: &ColumnInfo) -> String {
 /// The column of this name in the row that the query calls `row`.
 pub(crate) fn column_sql(row: &str, column: &str) -> String {
     format!("{row}.{}", quote_ident(column))
+}
+
+/// The name that a topic's template gives for the row that the query calls `row`. NULL where one of
+/// its columns is NULL: such a row has no topic.
+///
+/// # Errors
+/// `column-invalid`: the table lacks a column.
+pub(crate) fn template_sql(row: &str, template: &Template, table: &TableInfo) -> Result<String> {
+    let part = |part: &TemplatePart| match part {
+        TemplatePart::Text(text) => Ok(quote_literal(text)),
+        TemplatePart::Column(name) => Ok(format!("({})", text_sql(row, table.needed_column(name)?))),
+        // The template of a topic never has this part.
+        TemplatePart::Topic => Ok("NULL::text".to_owned()),
+    };
+    Ok(template.parts().iter().map(part).collect::<Result<Vec<_>>>()?.join(" || "))
 }
 
 #[cfg(test)]

@@ -206,6 +206,7 @@ async fn read_lsn(client: &Client, sql: &str) -> Result<Lsn> {
     let row = client.query_one(sql, &[]).await.map_err(|error| failed("read the server's WAL position", error))?;
     Ok(Lsn(row.get::<_, PgLsn>(0).into()))
 }
+
 /// The pids of the transactions that write, the oldest three first. Any role may see the locks.
 ///
 /// # Errors

@@ -6,6 +6,8 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use tokio_postgres::error::SqlState;
+
 use super::{
     preconditions::require_compacted,
     walk::{Replication, Start},
@@ -49,9 +51,6 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long an ended stream is read for the reason of its end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// The SQLSTATE of a statement that waited for a lock for too long.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// How often a standby looks at the slot.
 const STANDBY_POLL: Duration = Duration::from_millis(500);
@@ -268,7 +267,7 @@ impl Start<'_> {
         let options =
             CreateSlot { export_snapshot: backfill, failover: source.failover, lock_timeout: source.timeouts.lock };
         let created = match client.create_slot(&source.slot, &options).await {
-            Err(error) if sqlstate(&error) == Some(LOCK_NOT_AVAILABLE) => {
+            Err(error) if sqlstate(&error) == Some(SqlState::LOCK_NOT_AVAILABLE.code()) => {
                 return Err(held_up_by(self.sql()?, error).await);
             }
             created => created?,
