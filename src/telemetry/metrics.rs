@@ -18,18 +18,17 @@ use prometheus::{
 use super::{
     build::{COMMIT, VERSION},
     families::{Families, register},
-    history::{History, Sample},
     shown::{Lag, Shown, Sight},
 };
 use crate::{
     Class, Code, Error, Lsn,
-    source::standing::{LastError, SourceState, Standing},
+    source::standing::{SourceState, Standing},
 };
 
 /// How many topics of a source have a counter of their own.
-const TOPICS: usize = 1000;
+pub(super) const TOPICS: usize = 1000;
 /// The label under which the records of all other topics are counted. No topic has this name.
-const OTHER_TOPICS: &str = "(others)";
+pub(super) const OTHER_TOPICS: &str = "(others)";
 
 /// `pg_replication_slots.wal_status`.
 /// Source: PostgreSQL documentation, "pg_replication_slots".
@@ -60,13 +59,13 @@ impl Outcome {
 
 /// All metrics of the process. Cloning shares them.
 #[derive(Debug, Clone)]
-pub(crate) struct Metrics(Arc<Inner>);
+pub(crate) struct Metrics(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     registry: Registry,
     families: Families,
-    sources: Mutex<BTreeMap<String, SourceMetrics>>,
+    pub(super) sources: Mutex<BTreeMap<String, SourceMetrics>>,
 }
 
 /// The metrics and the shown state of one source, as handles that need no lookup. Cloning shares
@@ -89,10 +88,10 @@ pub(crate) struct SourceMetrics {
     pub(crate) kafka_transaction_seconds: Histogram,
     /// Encoded records held in memory.
     pub(crate) in_flight_bytes: IntGauge,
-    name: Arc<str>,
-    events_published: IntCounterVec,
+    pub(super) name: Arc<str>,
+    pub(super) events_published: IntCounterVec,
     /// The topics that have a counter of their own.
-    topics: Arc<Mutex<HashSet<Box<str>>>>,
+    pub(super) topics: Arc<Mutex<HashSet<Box<str>>>>,
     kafka_transactions: [IntCounter; Outcome::ALL.len()],
     lag_bytes: Gauge,
     lag_seconds: Gauge,
@@ -105,20 +104,7 @@ pub(crate) struct SourceMetrics {
     slot_wal_status: [IntGauge; WAL_STATUSES.len()],
     states: [IntGauge; SourceState::ALL.len()],
     errors: IntCounterVec,
-    shown: Arc<Mutex<Shown>>,
-}
-
-/// What the page shows of a source.
-#[derive(Debug)]
-pub(crate) struct View {
-    pub(crate) standing: Standing,
-    /// The last errors, the newest first.
-    pub(crate) errors: Vec<LastError>,
-    /// Rows published in a second.
-    pub(crate) rate: Option<f64>,
-    pub(crate) history: History,
-    /// The moment that is shown.
-    pub(crate) now: Sample,
+    pub(super) shown: Arc<Mutex<Shown>>,
 }
 
 impl Metrics {
@@ -149,19 +135,6 @@ impl Metrics {
     #[must_use]
     pub(crate) fn standings(&self) -> Vec<Standing> {
         lock(&self.0.sources).values().map(SourceMetrics::standing).collect()
-    }
-
-    /// Takes a sample of each source.
-    pub(crate) fn sample(&self) {
-        for source in lock(&self.0.sources).values() {
-            let sample = source.now();
-            lock(&source.shown).history.add(sample);
-        }
-    }
-
-    /// Each source by name, as the page shows it.
-    pub(crate) fn views(&self) -> Vec<View> {
-        lock(&self.0.sources).values().map(SourceMetrics::view).collect()
     }
 
     /// Whether no source goes on.
@@ -360,32 +333,6 @@ impl SourceMetrics {
         self.monitor_age.set(shown.seen_at.map_or(f64::NAN, |seen| seen.elapsed().as_secs_f64()));
     }
 
-    /// A sample of this moment.
-    fn now(&self) -> Sample {
-        let (at, published) = (Instant::now(), self.published());
-        Sample { at, lag: lock(&self.shown).lag().seconds(SystemTime::now()), published }
-    }
-
-    /// Rows published since the process began, to whatever topic.
-    fn published(&self) -> u64 {
-        let topics = lock(&self.topics);
-        let others = (topics.len() >= TOPICS).then_some(OTHER_TOPICS);
-        let topics = topics.iter().map(AsRef::as_ref).chain(others);
-        topics.map(|topic| self.events_published.with_label_values(&[&*self.name, topic]).get()).sum()
-    }
-
-    fn view(&self) -> View {
-        let now = self.now();
-        let shown = lock(&self.shown);
-        View {
-            standing: shown.standing(&self.name),
-            errors: shown.errors.iter().cloned().collect(),
-            rate: shown.history.rate(now),
-            history: shown.history.clone(),
-            now,
-        }
-    }
-
     /// Where the source stands at this moment.
     #[must_use]
     pub(crate) fn standing(&self) -> Standing {
@@ -395,7 +342,7 @@ impl SourceMetrics {
 
 /// A panic in another thread does not spoil what these locks protect, since every statement leaves
 /// it whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -9,6 +9,8 @@ pub(crate) mod history;
 pub(crate) mod logs;
 mod metrics;
 mod shown;
+mod view;
 
-pub(crate) use metrics::{Metrics, Outcome, SourceMetrics, View};
+pub(crate) use metrics::{Metrics, Outcome, SourceMetrics};
 pub(crate) use shown::{Lag, SeenSlot, Sight};
+pub(crate) use view::View;
