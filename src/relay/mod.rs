@@ -32,6 +32,7 @@ mod memory;
 mod monitor;
 mod neighbours;
 mod once;
+mod preconditions;
 mod publisher;
 mod report;
 mod rest;

@@ -24,6 +24,7 @@ use super::{
     marker::{Marked, Marker},
     marking::marking_sessions,
     memory::{End, Memory, ServerLife},
+    preconditions::Watch,
     publisher::{Event, Job, Publisher},
     report::Report,
     rest::Rest,
@@ -63,6 +64,7 @@ pub(super) struct Stream<'a> {
     marker: Option<Marker>,
     look: Arc<Look>,
     looks: Looks,
+    watch: Watch,
     position: Position,
     life: ServerLife,
     rest: Rest,
@@ -78,7 +80,7 @@ impl<'a> Stream<'a> {
     /// The marker's session cannot be opened.
     pub(super) async fn new(context: &'a Context, memory: &'a mut Memory, started: Started) -> Result<Self> {
         let source = &context.source;
-        let Started { stream, sql, producers, tables, relatives, position, confirmed, life } = started;
+        let Started { stream, sql, producers, tables, relatives, position, doubts, confirmed, life } = started;
         let bounds = bounds(&source.limits, &source.timeouts);
         let mut machine = Machine::new(bounds, source.mark != Mark::None, position.progress.clone(), confirmed);
         if memory.trusted.take().is_some_and(|trusted| trusted == (life.clone(), position.progress.clone())) {
@@ -101,6 +103,7 @@ impl<'a> Stream<'a> {
             report: Report::new(context.metrics.clone()),
             memory,
             epoch: Instant::now(),
+            watch: Watch::start(context, &sql, doubts),
             sql,
             intake: Intake::new(rows, tables, relatives),
             driver: Driver::new(machine, Gathered::new(2 * source.limits.batch_bytes)),
@@ -210,6 +213,8 @@ impl<'a> Stream<'a> {
             event = self.publisher.event() => self.published(event?).await?,
             marked = marked(&mut self.marker) => self.marked(&marked?)?,
             found = self.looks.found() => self.looked(found)?,
+            // As with a look: what was read is finished first.
+            error = self.watch.found() => self.intake.refuse(error, &mut self.driver),
             error = self.sql.closed() => return Err(error),
             _ = status.tick() => self.driver.ask_for_status(),
             // The metrics must show that the lag grows while nothing happens.

@@ -192,6 +192,51 @@ async fn a_partition_whose_rows_are_not_in_the_log_is_refused_at_a_start_and_whi
     scene.assert_exactly(6).await
 }
 
+/// A foreign table has no rows in the log of this server. What wraps it is never called.
+#[tokio::test]
+async fn a_partition_that_is_a_foreign_table_is_refused_at_a_start_and_while_rows_stream() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let (wrapper, away) = (testbed::unique("wrapper"), testbed::unique("away").replace('-', "_"));
+    let attach = format!(
+        "CREATE FOREIGN DATA WRAPPER \"{wrapper}\"; CREATE SERVER \"{wrapper}\" FOREIGN DATA WRAPPER \"{wrapper}\";
+         CREATE FOREIGN TABLE {away} PARTITION OF order_outbox FOR VALUES FROM ('1990-01-01') TO ('1991-01-01')
+         SERVER \"{wrapper}\""
+    );
+    scene.client.batch_execute(BY_TIME).await?;
+    scene.alter_publication("ADD TABLE order_outbox").await?;
+    scene.client.batch_execute(&attach).await?;
+    let (status, output, _) = scene.command(&["check"]).await?;
+    assert!(status == 1 && output.contains(&away) && output.contains("foreign table"), "{output}");
+    let daemon = scene.daemon()?;
+    let line = wait_code(&daemon, "table-missing").await?;
+    ensure!(line.contains(&away) && line.contains("foreign table"), "{line}");
+    let detach = format!("ALTER TABLE order_outbox DETACH PARTITION {away}");
+    scene.client.batch_execute(&detach).await?;
+    wait_ready(&daemon).await;
+    scene.insert(3).await?;
+    scene.assert_exactly(3).await?;
+    let before = times_said(&daemon, "foreign table");
+    let attach =
+        format!("ALTER TABLE order_outbox ATTACH PARTITION {away} FOR VALUES FROM ('1990-01-01') TO ('1991-01-01')");
+    scene.client.batch_execute(&attach).await?;
+    wait_said(&daemon, "foreign table", before).await;
+    scene.client.batch_execute(&detach).await?;
+    scene.insert(3).await?;
+    scene.assert_exactly(6).await
+}
+
+/// Partitions by time, so that the oldest one may lie elsewhere.
+const BY_TIME: &str = "
+DROP TABLE order_outbox;
+CREATE TABLE order_outbox (
+    id uuid NOT NULL DEFAULT gen_random_uuid(), aggregate_type varchar(100) NOT NULL, aggregate_id uuid NOT NULL,
+    event_type varchar(100) NOT NULL, payload jsonb NOT NULL, created_at timestamptz NOT NULL DEFAULT now(),
+    published_at timestamptz
+) PARTITION BY RANGE (created_at);
+CREATE TABLE order_outbox_now PARTITION OF order_outbox FOR VALUES FROM ('2000-01-01') TO (MAXVALUE);
+CREATE INDEX ON order_outbox (id);
+GRANT ALL ON order_outbox TO PUBLIC";
+
 /// Every new row would look published.
 #[tokio::test]
 async fn a_mark_column_that_is_set_at_the_insert_is_refused_before_there_is_a_slot_and_said_afterwards() -> Result<()> {
@@ -230,6 +275,37 @@ async fn a_position_topic_that_may_delete_positions_halts_the_next_start() -> Re
     halts_again(&daemon, "position-invalid").await?;
     scene.kafka.configure_topic(&scene.position_topic, "cleanup.policy", "compact").await?;
     streams_again(&daemon).await?;
+    scene.insert(2).await?;
+    scene.assert_exactly(4).await
+}
+
+/// Positions that are deleted later are as good as lost now.
+#[tokio::test]
+async fn a_position_topic_that_may_delete_positions_halts_a_source_that_streams() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let daemon = scene.published(2).await?;
+    scene.kafka.configure_topic(&scene.position_topic, "cleanup.policy", "compact,delete").await?;
+    let line = halts(&daemon, "position-invalid").await?;
+    ensure!(line.contains("cleanup.policy"), "{line}");
+    scene.kafka.configure_topic(&scene.position_topic, "cleanup.policy", "compact").await?;
+    streams_again(&daemon).await?;
+    scene.insert(2).await?;
+    scene.assert_exactly(4).await
+}
+
+/// What was said at the start is not said again.
+#[tokio::test]
+async fn an_id_that_loses_its_unique_index_is_told_once_while_rows_stream() -> Result<()> {
+    let mut scene = Scene::shared().await?.with(QUICK);
+    let daemon = scene.published(2).await?;
+    assert_eq!(times_said(&daemon, "no unique index"), 0);
+    scene.client.batch_execute("ALTER TABLE order_outbox DROP CONSTRAINT order_outbox_pkey").await?;
+    let line = daemon.wait_for_line(|line| line.contains("id has no unique index"), PATIENCE).await?;
+    ensure!(line.contains("WARN"), "{line}");
+    stop(&daemon).await?;
+    daemon.start_again()?;
+    wait_ready(&daemon).await;
+    assert_eq!(times_said(&daemon, "no unique index"), 2, "{}", tail(&daemon));
     scene.insert(2).await?;
     scene.assert_exactly(4).await
 }

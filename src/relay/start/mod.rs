@@ -1,6 +1,5 @@
 //! Carries out the steps of [`Startup`](super::startup::Startup) on real servers.
 
-mod preconditions;
 mod steps;
 mod walk;
 

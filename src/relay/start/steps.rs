@@ -8,10 +8,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio_postgres::error::SqlState;
 
-use super::{
-    preconditions::require_compacted,
-    walk::{Replication, Start},
-};
+use super::walk::{Replication, Start};
 use crate::{
     Code, Error, Lsn, Result,
     config::{Delivery, Mark},
@@ -26,6 +23,7 @@ use crate::{
         backfill::{Backfill, Ended, last_marked},
         marking::marking_session,
         marks::{MarkRow, Marks},
+        preconditions::{doubts, require_compacted},
         startup::Fact,
     },
     setup,
@@ -186,7 +184,7 @@ impl Start<'_> {
         self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
         self.relatives = tables::relatives(self.sql()?, &self.tables).await?;
         self.publication = look(self.sql()?, &context.source, &self.tables).await?;
-        self.look_at_marks().await?;
+        self.look_for_doubts().await?;
         // A source that was published through another publication halts: the comparison says so.
         if position.as_ref().is_none_or(|position| !self.has_another_publication(position)) {
             require_sends(self.sql()?, &context.source.publication, &self.tables).await?;
@@ -197,6 +195,17 @@ impl Start<'_> {
             None => server::system_id(self.sql()?).await?,
         };
         Ok(Fact::Position { position, slot_exists, system_id })
+    }
+
+    async fn look_for_doubts(&mut self) -> Result<()> {
+        for doubt in doubts(self.sql()?, &self.context.source, &self.tables).await? {
+            if doubt.refuses_set_up && self.startup.is_setting_up() {
+                return Err(Error::new(Code::ColumnInvalid, doubt.text));
+            }
+            tracing::warn!("{}", doubt.text);
+            self.doubts.insert(doubt.text);
+        }
+        Ok(())
     }
 
     fn has_another_publication(&self, position: &Position) -> bool {

@@ -38,6 +38,8 @@ pub(in crate::relay) struct Start<'a> {
     pub(super) tables: Vec<TableInfo>,
     pub(super) relatives: HashSet<u32>,
     pub(super) publication: serde_json::Value,
+    /// What the log has been told of.
+    pub(super) doubts: HashSet<String>,
     /// The session whose transaction has imported the slot's snapshot.
     pub(super) snapshot: Option<Arc<SqlSession>>,
 }
@@ -64,6 +66,8 @@ pub(in crate::relay) struct Started {
     pub(crate) relatives: HashSet<u32>,
     /// The position to go on from, with the history of the server at hand.
     pub(crate) position: Position,
+    /// What the log has been told of the tables.
+    pub(crate) doubts: HashSet<String>,
     /// The slot's confirmed flush position.
     pub(crate) confirmed: Lsn,
     /// Which server this is.
@@ -91,6 +95,7 @@ impl<'a> Start<'a> {
             tables: Vec::new(),
             relatives: HashSet::new(),
             publication: serde_json::Value::Null,
+            doubts: HashSet::new(),
             snapshot: None,
         }
     }
@@ -186,6 +191,7 @@ impl<'a> Start<'a> {
             tables: self.tables,
             relatives: self.relatives,
             position,
+            doubts: self.doubts,
             confirmed: replication.confirmed,
             life,
         })
