@@ -1,6 +1,6 @@
 //! The cluster, the position topic, and the topics whose names are known.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::OnceCell;
 
@@ -19,8 +19,11 @@ use crate::{
 /// How many topics are looked at. Rows may go to any number of them.
 const TOPICS: usize = 100;
 
-/// `topics` are those that rows go to, as far as they can be known.
-pub(super) async fn check(config: &Config, topics: &[String], findings: &mut Findings) {
+/// Topics that rows go to, as far as they can be known, with the age of the oldest row that waits for
+/// each.
+pub(super) type Topics = BTreeMap<String, Option<Duration>>;
+
+pub(super) async fn check(config: &Config, topics: &Topics, findings: &mut Findings) {
     let kafka = &config.kafka;
     let brokers = match topics::ping(kafka, topics::TIMEOUT).await {
         Ok(cluster) => {
@@ -37,10 +40,13 @@ pub(super) async fn check(config: &Config, topics: &[String], findings: &mut Fin
     if kafka.delivery == Delivery::ExactlyOnce {
         transaction_timeout(kafka, findings).await;
     }
-    let topics: BTreeSet<&String> = topics.iter().collect();
     let creates = OnceCell::new();
-    for name in topics.iter().take(TOPICS) {
-        topic(kafka, name, &creates, findings).await;
+    for (name, oldest) in topics.iter().take(TOPICS) {
+        if topic(kafka, name, &creates, findings).await
+            && let Some(oldest) = oldest
+        {
+            age(kafka, name, *oldest, findings).await;
+        }
     }
     if topics.len() > TOPICS {
         findings.ok("topics", format!("{} more, which were not looked at", topics.len() - TOPICS));
@@ -83,14 +89,39 @@ async fn positions(kafka: &Kafka, findings: &mut Findings) {
 /// Whether the brokers make topics, asked when the first one is missing.
 type Creates = OnceCell<Option<bool>>;
 
-async fn topic(kafka: &Kafka, name: &str, creates: &Creates, findings: &mut Findings) {
+/// Whether it is there.
+async fn topic(kafka: &Kafka, name: &str, creates: &Creates, findings: &mut Findings) -> bool {
     let about = format!("topic {name}");
     match topics::describe(kafka, &[name], topics::TIMEOUT).await {
         Err(error) => findings.error(&about, &error),
         Ok(found) => match found.get(name).cloned().flatten() {
-            Some(info) => findings.ok(&about, format!("{} partitions, {} replicas", info.partitions, info.replication)),
+            Some(info) => {
+                findings.ok(&about, format!("{} partitions, {} replicas", info.partitions, info.replication));
+                return true;
+            }
             None => missing(kafka, name, creates, findings).await,
         },
+    }
+    false
+}
+
+/// Whether the topic takes the times of the rows that wait. Brokers that do not tell are no finding.
+async fn age(kafka: &Kafka, name: &str, oldest: Duration, findings: &mut Findings) {
+    let Ok(Some(settings)) = topics::told_configuration(kafka, name).await else { return };
+    let setting = |name: &str| settings.get(name).map(String::as_str);
+    let most = setting("message.timestamp.before.max.ms").and_then(|most| most.parse().ok()).map(Duration::from_millis);
+    if setting("message.timestamp.type") == Some("CreateTime")
+        && let Some(most) = most
+        && oldest > most
+    {
+        let text = format!(
+            "rows that wait are up to {} old, and it refuses times more than {} old (message.timestamp.before.max.ms)",
+            humantime::format_duration(oldest),
+            humantime::format_duration(most),
+        );
+        let hint = "raise it, or let the records of such rows have another time: that of the commit or of the sending, \
+                    with the row's own in the header outboxd_event_time";
+        findings.warning(&format!("topic {name}"), text, hint);
     }
 }
 

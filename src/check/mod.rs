@@ -184,13 +184,20 @@ impl Findings {
 /// Checks everything.
 pub async fn check(config: &Config) -> Findings {
     let mut findings = Findings::default();
-    let mut topics = Vec::new();
+    let mut topics = kafka::Topics::new();
     for source in &config.sources {
         findings.source = Some(source.name.clone());
-        topics.extend(constant_topics(source));
+        for topic in constant_topics(source) {
+            topics.entry(topic).or_insert(None);
+        }
         // A session that ends during the check is a finding like any other.
         match postgres(source, config, &mut findings).await {
-            Ok(waiting) => topics.extend(waiting),
+            Ok(waiting) => {
+                for (topic, oldest) in waiting {
+                    let age = topics.entry(topic).or_insert(None);
+                    *age = (*age).max(oldest);
+                }
+            }
             Err(error) => findings.error("postgres", &error),
         }
     }
@@ -200,13 +207,13 @@ pub async fn check(config: &Config) -> Findings {
 }
 
 /// Returns the topics that the waiting rows go to.
-async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> Result<Vec<String>> {
+async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> Result<kafka::Topics> {
     let connect = ConnectOptions::of(source);
     let session = match connect.sql("check").await {
         Ok(session) => session,
         Err(error) => {
             findings.error("connection", &error);
-            return Ok(Vec::new());
+            return Ok(kafka::Topics::new());
         }
     };
     password_file(source, findings);

@@ -221,7 +221,9 @@ pub(crate) async fn read_topics(
 ) -> Result<KafkaFacts, Error> {
     let mut names = constant_topics(source);
     let there = tables.iter().filter_map(TableFact::found).cloned().collect::<Vec<_>>();
-    names.extend(topics_of_waiting_rows(client, source, &there).await?);
+    let waiting = topics_of_waiting_rows(client, source, &there).await?;
+    let others: Vec<_> = waiting.into_keys().filter(|name| !names.contains(name)).collect();
+    names.extend(others);
     let mut asked: Vec<&str> = names.iter().map(String::as_str).collect();
     asked.push(&kafka.position_topic);
     let found = topics::describe(kafka, &asked, topics::TIMEOUT).await?;

@@ -1,6 +1,6 @@
 //! The topics of a source, as far as they can be known before its rows are published.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio_postgres::Client;
 
@@ -10,7 +10,10 @@ use crate::{
         Mark, OnPoison, Source,
         names::{FALLBACK_TOPIC, check_topic},
     },
-    postgres::catalog::{TableInfo, waiting},
+    postgres::catalog::{
+        TableInfo,
+        waiting::{Waiting, waiting},
+    },
 };
 
 /// The names that are read of a table's waiting rows, at most.
@@ -32,7 +35,8 @@ pub(crate) fn constant_topics(source: &Source) -> Vec<String> {
     names
 }
 
-/// The topics that the waiting rows of these tables go to, and those of their dead letters.
+/// The topics that the waiting rows of these tables go to, and those of their dead letters, with the
+/// age of the oldest row of each.
 ///
 /// # Errors
 /// What the server says, for example that the role may not read a table.
@@ -40,24 +44,24 @@ pub(crate) async fn topics_of_waiting_rows(
     client: &Client,
     source: &Source,
     tables: &[TableInfo],
-) -> Result<Vec<String>> {
+) -> Result<BTreeMap<String, Option<Duration>>> {
     let mapping = &source.mapping;
-    if mapping.topic.constant().is_some() {
-        return Ok(Vec::new());
-    }
-    let mark = (source.mark == Mark::Update).then_some(mapping.columns.published_at.as_str());
-    let mut names = BTreeSet::new();
+    let mut found = BTreeMap::new();
     for table in tables {
-        let topics = waiting::topics(client, table, &mapping.topic, mark, MOST).await?;
+        let waiting = waiting(client, table, mapping, source.mark == Mark::Update, MOST).await?;
         // A row whose topic cannot exist is poison, and needs none.
-        for name in topics.into_iter().filter(|name| can_be_made(name)) {
-            if source.on_poison == OnPoison::DeadLetter {
-                names.extend(mapping.dead_letter_topic.constant_for(&name).filter(|name| can_be_made(name)));
+        for Waiting { topic, oldest } in waiting.into_iter().filter(|waiting| can_be_made(&waiting.topic)) {
+            if source.on_poison == OnPoison::DeadLetter
+                && let Some(letters) = mapping.dead_letter_topic.constant_for(&topic).filter(|name| can_be_made(name))
+            {
+                // A dead letter has the time of sending.
+                found.entry(letters).or_insert(None);
             }
-            names.insert(name);
+            let age = found.entry(topic).or_insert(None);
+            *age = (*age).max(oldest);
         }
     }
-    Ok(names.into_iter().collect())
+    Ok(found)
 }
 
 /// Names that begin with two underscores are the brokers' own.

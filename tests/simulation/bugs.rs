@@ -56,6 +56,8 @@ pub(crate) enum Bug {
     TrustRestoredMarks,
     /// A batch of a failover slot is confirmed although the stream has not passed its marks.
     ConfirmBeforeStandby,
+    /// The start takes the system identifier of any cluster for the one whose rows were published.
+    TrustAnotherCluster,
     /// Everything may be confirmed without a look at the publication.
     ConfirmWithoutLook,
 }
@@ -78,7 +80,7 @@ impl Bug {
     }
 
     /// Each bug, what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 25] = [
+    pub(crate) const ALL: [(Self, &str, &str); 26] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
@@ -106,6 +108,7 @@ impl Bug {
         (Self::PublishMarkedRows, "G1", "e"),
         (Self::TrustRestoredMarks, "G1, G4", "G1"),
         (Self::ConfirmBeforeStandby, "G5", "failover"),
+        (Self::TrustAnotherCluster, "G1, G4", ""),
         (Self::ConfirmWithoutLook, "G4", "rule 7"),
     ];
 }

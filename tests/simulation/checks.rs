@@ -94,7 +94,22 @@ impl Checks {
             }
         }
         if let Some(position) = &transaction.position {
+            self.of_one_system(&transaction.rows, position, postgres);
             self.positioned(position);
+        }
+    }
+
+    /// The rows of one cluster are never published behind the position of another one.
+    fn of_one_system(&mut self, rows: &[RowNo], position: &Position, postgres: &Postgres) {
+        let system = &position.history.system_id;
+        let stranger =
+            rows.iter().map(|row| &postgres.rows[*row as usize]).find(|row| row.system.to_string() != *system);
+        if let Some(row) = stranger {
+            self.fail(|| format!("rule 4: {} of system {} was published as one of {system}", row.name, row.system));
+        }
+        let before = self.position.as_ref().map(|position| position.history.system_id.clone()).unwrap_or_default();
+        if !before.is_empty() && before != *system && !rows.is_empty() {
+            self.fail(|| format!("rule 4: rows of system {system} were published after those of {before}"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! What takes the server's place: a copy of its disk, or a standby that follows it.
+//! What takes the server's place: a copy of its disk, a standby that follows it, or another cluster.
 
 use outboxd::Lsn;
 
@@ -110,6 +110,24 @@ impl Postgres {
         });
         self.restore(true, true);
         Some(before.saturating_sub(marked(self)))
+    }
+
+    /// Another cluster takes the server's place. It has none of the rows, and its log may end
+    /// anywhere.
+    pub(crate) fn give_way_to_another_cluster(&mut self, random: &mut Random) {
+        self.crash();
+        self.system += 1;
+        self.timeline = 1;
+        self.switches.clear();
+        self.backup = None;
+        self.twin = None;
+        self.slot = None;
+        self.log.clear();
+        self.rows.iter_mut().for_each(|row| row.gone = true);
+        self.log_end = Lsn(8 * random.between(100, self.log_end.0 / 4));
+        if let Some(standby) = &mut self.standby {
+            *standby = Standby::new(self.log_end);
+        }
     }
 
     /// Puts the copy in the server's place. `promoted` makes it a standby on a new timeline;

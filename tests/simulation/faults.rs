@@ -51,6 +51,8 @@ faults! {
     RestoreBare = "copy restored, without slot", 0, "The same, from a backup that leaves slots out.";
     Promote = "standby promoted, with slot", 0, "It is behind, and so may be its failover slot.";
     PromoteBare = "standby promoted, without slot", 0, "It is behind.";
+    OtherCluster = "another cluster answers", 0, "Behind the same configuration, with its own rows and no slot of the source.";
+    OtherClusterSlot = "another cluster answers, with slot", 0, "The same, and somebody made the slot there.";
     DropSlot = "slot dropped", 0, "By a person, who ended its walsender first.";
     RecreateSlot = "slot dropped and made again", 0, "By a person.";
     MakeSlot = "slot made by a person", 0, "Where there is none.";
@@ -78,6 +80,9 @@ impl Fault {
             Self::Restore | Self::RestoreBare | Self::Promote | Self::PromoteBare => {
                 &[Code::HistoryDiverged, Code::SlotMissing]
             }
+            Self::OtherCluster => &[Code::SystemChanged],
+            // Without a position nothing tells that it is another cluster.
+            Self::OtherClusterSlot => &[Code::SystemChanged, Code::PositionLost],
             // An instance whose set-up was overtaken may make the slot anew, as a person would.
             Self::DropSlot => &[Code::SlotMissing, Code::SlotAhead],
             Self::RecreateSlot | Self::AdvanceSlot => &[Code::SlotAhead],

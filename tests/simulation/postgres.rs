@@ -42,6 +42,8 @@ pub(crate) struct Row {
     pub(crate) marked: bool,
     /// Where in the log its mark lies.
     pub(crate) marked_at: Lsn,
+    /// The system identifier of the cluster in which it was committed.
+    pub(crate) system: u64,
     /// It was committed in a history that no longer exists.
     pub(crate) gone: bool,
     /// The application deleted it, so there is nothing left to mark.
@@ -156,6 +158,8 @@ pub(crate) struct Postgres {
     pub(crate) marks: Vec<MarkRequest>,
     /// Counts the starts of the server. No connection outlives one.
     pub(crate) incarnation: u64,
+    /// The system identifier.
+    pub(crate) system: u64,
     pub(crate) timeline: u32,
     pub(crate) switches: Vec<(u32, Lsn)>,
     pub(crate) publication: u64,
@@ -186,6 +190,7 @@ impl Postgres {
             lock: None,
             marks: Vec::new(),
             incarnation: 1,
+            system: 1,
             timeline: 1,
             switches: Vec::new(),
             publication: 0,
@@ -240,6 +245,7 @@ impl Postgres {
                 born_marked,
                 marked: born_marked,
                 marked_at: Lsn::ZERO,
+                system: self.system,
                 gone: false,
                 deleted: false,
                 vanished: false,

@@ -125,12 +125,13 @@ impl Instance {
         {
             from = position.progress.lsn;
         }
+        let is_trusted = env.bug == Some(Bug::TrustAnotherCluster);
         Ok(match env.postgres.take_slot(self.number, from) {
             Take::Taken { connection } => {
                 self.session.connection = Some(connection);
                 self.session.server = env.postgres.slot.as_ref().map(|slot| {
                     Box::new(Server {
-                        system_id: "1".to_owned(),
+                        system_id: if is_trusted { "1".to_owned() } else { env.postgres.system.to_string() },
                         timeline: env.postgres.timeline,
                         flushed: env.postgres.log_end,
                         switches: env.postgres.switches.clone(),
@@ -200,7 +201,8 @@ impl Instance {
         self.sql(env)?;
         let position = self.session.read.take();
         self.session.publication = env.postgres.publication.into();
-        let (slot_exists, system_id) = (env.postgres.slot.is_some(), "1".to_owned());
+        let system = if env.bug == Some(Bug::TrustAnotherCluster) { 1 } else { env.postgres.system };
+        let (slot_exists, system_id) = (env.postgres.slot.is_some(), system.to_string());
         Ok(Some(Fact::Position { position, slot_exists, system_id }))
     }
 
@@ -247,8 +249,14 @@ impl Instance {
     fn new_position(&self, phase: Phase, chunk: &[RowNo]) -> Box<Position> {
         let lsn = self.session.startup.begins();
         let progress = Progress { lsn, commit: None, split: None };
+        // Phase `creating`: a first set-up names no system, and one that goes on keeps its own.
+        let system_id = match (&self.session.server, self.session.startup.position()) {
+            (Some(server), _) => server.system_id.clone(),
+            (None, Some(read)) => read.history.system_id.clone(),
+            (None, None) => String::new(),
+        };
         let history = History {
-            system_id: "1".to_owned(),
+            system_id,
             timeline: self.session.server.as_ref().map_or(0, |server| server.timeline),
             slot: "s".to_owned(),
             consistent_point: lsn,

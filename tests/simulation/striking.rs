@@ -244,6 +244,15 @@ impl World {
             _ if fault.is_copy() && !is_streaming && !env.postgres.copy_holds(env.checks.published_rows()) => false,
             Fault::Restore | Fault::RestoreBare => env.postgres.restore(false, fault == Fault::Restore),
             Fault::Promote | Fault::PromoteBare => env.postgres.restore(true, fault == Fault::Promote),
+            Fault::OtherCluster | Fault::OtherClusterSlot => {
+                env.postgres.give_way_to_another_cluster(&mut env.random);
+                if fault == Fault::OtherClusterSlot {
+                    env.postgres.create_slot();
+                    let begins = env.postgres.slot.as_ref().map_or(outboxd::Lsn::ZERO, |slot| slot.confirmed);
+                    env.checks.slot_created(begins);
+                }
+                true
+            }
             Fault::DeletePositions => env.kafka.delete_positions(),
             Fault::ChangePublication => {
                 env.postgres.publication += 1;

@@ -48,4 +48,16 @@ impl ColumnInfo {
     pub(crate) fn is_local_time(&self) -> bool {
         self.base_type_oid == Type::TIMESTAMP.oid()
     }
+
+    /// Whether it is a `timestamp` or a `timestamptz`.
+    pub(crate) fn is_time(&self) -> bool {
+        self.is_local_time() || self.base_type_oid == Type::TIMESTAMPTZ.oid()
+    }
+
+    /// SQL for its value in the table `alias`, as a `timestamptz`. A time without a zone counts as
+    /// UTC.
+    pub(crate) fn as_utc(&self, alias: &str) -> String {
+        let name = quote_ident(&self.name);
+        if self.is_local_time() { format!("({alias}.{name} AT TIME ZONE 'UTC')") } else { format!("{alias}.{name}") }
+    }
 }

@@ -72,6 +72,8 @@ async fn rows_older_than_their_topic_takes_are_published_with_another_time() -> 
     for offset in ["-90 days", "-3 hours", "-2 hours", "-10 minutes"] {
         insert_at(&scene, offset, 10).await?;
     }
+    let (status, output, _) = scene.command(&["check"]).await?;
+    assert!(status == 0 && output.contains("refuses times more than 1h old"), "{output}");
     let daemon = scene.streaming().await?;
     for offset in ["-30 days", "-70 minutes", "-10 minutes"] {
         insert_at(&scene, offset, 10).await?;
