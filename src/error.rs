@@ -170,6 +170,8 @@ codes! {
 
     /// Marking rows failed for a reason that has no code of its own.
     MarkFailed = "mark-failed", Retry, "the rows are published and will be marked after the reconnect";
+    /// Published rows or old partitions cannot be let go, or new partitions not be made.
+    RetentionFailed = "retention-failed", Retry, "nothing is lost and rows are published: repair what the message names; the daemon tries again with its next round";
     /// The configured bound for closing down was reached with work left.
     ShutdownTimeout = "shutdown-timeout", Rebuild, "nothing is lost: the next start resumes from the position";
     /// A state that the code holds to be impossible.

@@ -59,6 +59,8 @@
 //! | [`recover`] | a halted source → a way back that a person chose | both servers; its plan is pure |
 //! | [`recover::plan`] | facts → what to write, and what that loses or repeats | pure |
 //! | [`status`] | slot, position, tables → where a source stands; changes nothing | both servers |
+//! | [`retention`] | published rows → gone, in batches or with their partition | both servers |
+//! | [`retention::plan`] | partitions, what is confirmed → what is missing, what may go | pure |
 //! | [`verify`] | tables and topics → what is missing, repeated, out of order; changes nothing | both servers |
 //! | [`verify::compare`] | sorted rows and records → differences | pure; no server |
 //! | [`telemetry`] | what happened → logs, metrics, where each source stands | no server |
@@ -84,6 +86,7 @@ pub mod pgoutput;
 pub mod postgres;
 pub mod recover;
 pub mod relay;
+pub mod retention;
 mod runbook;
 mod runtime;
 pub mod setup;

@@ -13,6 +13,7 @@ mod kafka;
 mod mark_cost;
 mod marking;
 mod publication;
+mod retention;
 mod server;
 mod slot;
 mod tables;
@@ -257,6 +258,7 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     }
     marking::check(&connect, &found, source, findings).await?;
     clocks::check(&connect, &found, source, findings).await?;
+    retention::check(&session, &found, source, findings).await?;
     tables::check_backfill(&found, source, server.track_commit_timestamp, findings);
     publication::check(publication.as_ref(), &found, setting, findings);
     slot::check(slot.as_ref(), &server, source, findings);

@@ -4,6 +4,7 @@
 mod check;
 mod explain;
 mod output;
+mod purge;
 mod recover;
 mod run;
 mod setup;
@@ -63,6 +64,13 @@ enum Command {
                             docs/errors.md says for each halt which strategy fits."
     )]
     Recover(#[command(flatten)] recover::RecoverArgs),
+    /// Let published rows go, once: in small batches, or with their partition. Never an unpublished
+    /// row. `[source.retention]` lets `run` do the same now and then.
+    #[command(
+        after_help = "Examples:\n  outboxd purge --config /etc/outboxd/outboxd.toml --older-than 7d --dry-run\n  \
+                            outboxd purge --config /etc/outboxd/outboxd.toml --source order --by partition --older-than 7d"
+    )]
+    Purge(#[command(flatten)] purge::PurgeArgs),
     /// Say what an error code means, where to look, and the way back.
     #[command(after_help = "Examples:\n  outboxd explain slot-missing\n  outboxd explain ways-back\n\n\
                             A daemon shows the same text at /runbook.")]
@@ -104,6 +112,10 @@ impl Cli {
             Command::Verify(args) => {
                 let config = door::open(&args.flags)?;
                 on_runtime(verify::verify(config, args.request()))
+            }
+            Command::Purge(args) => {
+                let config = door::open(&args.flags)?;
+                on_runtime(purge::purge(config, args))
             }
             Command::Explain(args) => explain::explain(&args),
             Command::Recover(args) => {

@@ -9,6 +9,7 @@ mod load;
 mod mapping;
 pub(crate) mod names;
 pub(crate) mod password;
+mod retention;
 mod section;
 mod show;
 mod source;
@@ -24,6 +25,7 @@ pub use level::LogFilter;
 pub(crate) use mapping::cloudevents_extension;
 pub use mapping::{CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Mapping};
 pub use password::Password;
+pub use retention::{Retention, RetentionBy};
 pub(crate) use show::ShownSource;
 pub use template::Template;
 pub use template::TemplatePart;
@@ -92,6 +94,16 @@ pub struct Source {
     pub limits: Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// How long published rows stay. `None`: for ever, as far as the daemon is concerned.
+    pub retention: Option<Retention>,
+}
+
+impl Source {
+    /// Whether the daemon deletes rows, when they are published or later.
+    #[must_use]
+    pub(crate) fn deletes(&self) -> bool {
+        self.mark == Mark::Delete || self.retention.is_some_and(|retention| retention.by == RetentionBy::Delete)
+    }
 }
 
 /// A table as configured: `name` or `schema.name`.

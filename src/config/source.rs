@@ -6,7 +6,7 @@ use super::{
     Backfill, CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Limits, Mapping, Mark, OnPoison, Password,
     PostgresUrl, Secret, Source, TableName, Template, Timeouts, cloudevents_extension,
     mapping::check_cloudevents_source,
-    names, password,
+    names, password, retention,
     section::{Item, Section, show_bytes},
 };
 use crate::{Error, Result};
@@ -37,6 +37,7 @@ pub(super) const KEYS: &[&str] = &[
     "headers",
     "limits",
     "timeouts",
+    "retention",
 ];
 
 /// The keys of `[source.columns]`.
@@ -103,6 +104,7 @@ pub(super) fn read(mut section: Section, around: &Around<'_>) -> Result<Source> 
         on_poison: on_poison.map_or(OnPoison::Stop, |item| item.value),
         limits: limits(section.table("limits", "[source.limits]")?)?,
         timeouts: timeouts(section.table("timeouts", "[source.timeouts]")?)?,
+        retention: retention::read(section.table("retention", "[source.retention]")?, mark)?,
     })
 }
 

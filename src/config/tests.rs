@@ -53,11 +53,37 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
         "config-unknown-key: outboxd.toml:1: unknown key \"kafak\" at the top level; did you mean \"kafka\"?",
     );
     refuses(
-        source_with("[source.retention]\npurge_after = \"7d\""),
+        source_with("[source.retries]\nafter = \"7d\""),
         &format!(
-            "config-unknown-key: outboxd.toml:5: unknown key \"retention\" in [[source]]; allowed: {}",
+            "config-unknown-key: outboxd.toml:5: unknown key \"retries\" in [[source]]; allowed: {}",
             source::KEYS.join(", ")
         ),
+    );
+}
+
+#[test]
+fn retention_says_how_long_and_how() {
+    let retention = |lines: &str| source_with(lines).map(|config| config.sources[0].retention);
+    assert_eq!(retention("").unwrap(), None);
+    let week = Duration::from_secs(7 * 86_400);
+    let by = RetentionBy::Delete;
+    assert_eq!(retention("[source.retention]\nkeep = \"7d\"").unwrap(), Some(Retention { keep: week, by }));
+    let by = RetentionBy::Partition { width: Duration::from_secs(3600), ahead: 5 };
+    let lines = "[source.retention]\nkeep = \"7d\"\nby = \"partition\"\npartition = \"1h\"\nahead = 5";
+    assert_eq!(retention(lines).unwrap(), Some(Retention { keep: week, by }));
+    refuses(
+        source_with("[source.retention]\nby = \"partition\""),
+        "config-invalid: outboxd.toml:5: [source.retention] lacks the key \"keep\"",
+    );
+    refuses(
+        source_with("mark = \"delete\"\n[source.retention]\nkeep = \"7d\""),
+        "config-invalid: outboxd.toml:6: [source.retention]: mark = \"delete\" deletes each row once it is published",
+    );
+    let none = "mark = \"none\"\nbackfill = \"none\"\n[source.retention]\nkeep = \"7d\"\nby = \"delete\"";
+    refuses(
+        source_with(none),
+        "config-invalid: outboxd.toml:9: by in [source.retention]: rows without marks do not tell which of them are \
+         published; use by = \"partition\"",
     );
 }
 
@@ -274,8 +300,9 @@ fn the_reference_file_says_the_defaults() {
 fn every_key_is_in_the_reference_file_and_in_the_documentation() {
     let reference = include_str!("../../config/outboxd.toml");
     let documentation = include_str!("../../docs/configuration.md");
-    let tables = ["columns", "headers", "limits", "timeouts", "options"];
-    let keys = [source::KEYS, source::COLUMN_KEYS, source::LIMIT_KEYS, source::TIMEOUT_KEYS, kafka::KEYS];
+    let tables = ["columns", "headers", "limits", "timeouts", "retention", "options"];
+    let keys =
+        [source::KEYS, source::COLUMN_KEYS, source::LIMIT_KEYS, source::TIMEOUT_KEYS, retention::KEYS, kafka::KEYS];
     for key in keys.into_iter().chain([load::HTTP_KEYS, load::LOG_KEYS]).flatten() {
         let written = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
         let known =

@@ -36,6 +36,7 @@ mod preconditions;
 mod publisher;
 mod report;
 mod rest;
+mod retaining;
 mod rows;
 mod session;
 mod start;

@@ -14,6 +14,7 @@ use super::{
     memory::{End, Memory},
     monitor::Monitor,
     neighbours::Neighbours,
+    retaining::Retaining,
     session::Session,
 };
 use crate::{
@@ -75,6 +76,7 @@ pub(super) async fn run_all(
     let contexts: Vec<_> = config.sources.iter().map(context).collect();
     // They go on when their source has halted.
     let _monitors: Vec<_> = contexts.iter().map(Monitor::start).collect();
+    let _retaining: Vec<_> = contexts.iter().filter_map(Retaining::start).collect();
     let mut sources = Vec::new();
     for context in contexts {
         let span = tracing::info_span!("source", source = context.source.name);

@@ -194,13 +194,13 @@ impl Plan {
             ];
             let mark = match source.mark {
                 Mark::Update => ("grant-update", has.is_some_and(|has| has.update_mark)),
-                Mark::Delete => ("grant-delete", has.is_some_and(|has| has.delete)),
-                Mark::None => ("", true),
+                Mark::Delete | Mark::None => ("", true),
             };
+            let delete = ("grant-delete", !source.deletes() || has.is_some_and(|has| has.delete));
             let usage = ("grant-usage", has.is_some_and(|has| has.usage));
             // The stream needs no right on the table. Backfill, marks and metrics read the table.
             let select = ("grant-select", source.mark == Mark::None || has.is_some_and(|has| has.select));
-            let missing = [usage, select, mark].into_iter().filter(|(_, granted)| !granted);
+            let missing = [usage, select, mark, delete].into_iter().filter(|(_, granted)| !granted);
             let sql = missing.map(|(name, _)| filled(name, &words)).collect::<Result<Vec<_>>>()?;
             let what = format!("rights of role {} on table {}", facts.role.name, table.display_name());
             if sql.is_empty() {

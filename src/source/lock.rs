@@ -72,3 +72,8 @@ pub(crate) async fn give_back(client: &Client, source: &str) -> Result<()> {
         .map_err(|error| sql_error("giving back the advisory lock of the source", error))?;
     Ok(())
 }
+
+/// The name under which the retention of a source is locked. No source has a name like that.
+pub(crate) fn of_retention(source: &str) -> String {
+    format!("{source}/retention")
+}

@@ -16,6 +16,8 @@ pub(super) struct Families {
     pub(super) rows_redelivered: IntCounterVec,
     pub(super) rows_passed_over: IntCounterVec,
     pub(super) dead_letters: IntCounterVec,
+    pub(super) rows_purged: IntCounterVec,
+    pub(super) partitions_dropped: IntCounterVec,
     pub(super) lag_seconds: GaugeVec,
     pub(super) publish_latency: HistogramVec,
     pub(super) mark_latency: HistogramVec,
@@ -115,6 +117,8 @@ impl Families {
             ),
             rows_passed_over: counter("outboxd_rows_passed_over_total", "Rows with their mark, or not ours.", source),
             dead_letters: counter("outboxd_dead_letters_total", "Rows sent to the dead-letter topic.", source),
+            rows_purged: counter("outboxd_rows_purged_total", "Published rows deleted by retention.", source),
+            partitions_dropped: counter("outboxd_partitions_dropped_total", "Partitions dropped by retention.", source),
             lag_seconds: number(
                 "outboxd_replication_lag_seconds",
                 "Age of the oldest committed, unpublished row; 0 when caught up, NaN when unknown.",

@@ -80,6 +80,10 @@ pub(crate) struct SourceMetrics {
     pub(crate) rows_passed_over: IntCounter,
     /// Rows sent to the dead-letter topic.
     pub(crate) dead_letters: IntCounter,
+    /// Published rows that retention deleted.
+    pub(crate) rows_purged: IntCounter,
+    /// Partitions that retention dropped.
+    pub(crate) partitions_dropped: IntCounter,
     /// Time from the commit in Postgres to the commit in Kafka, in seconds.
     pub(crate) publish_latency: Histogram,
     /// Time from the commit in Kafka to the durable mark, in seconds.
@@ -180,6 +184,8 @@ impl SourceMetrics {
             rows_redelivered: families.rows_redelivered.with_label_values(source),
             rows_passed_over: families.rows_passed_over.with_label_values(source),
             dead_letters: families.dead_letters.with_label_values(source),
+            rows_purged: families.rows_purged.with_label_values(source),
+            partitions_dropped: families.partitions_dropped.with_label_values(source),
             lag_bytes: watched.lag_bytes.with_label_values(source),
             lag_seconds: families.lag_seconds.with_label_values(source),
             unpublished_rows: watched.unpublished_rows.with_label_values(source),
@@ -280,8 +286,13 @@ impl SourceMetrics {
 
     /// Counts an error and keeps it for `/status`.
     pub(crate) fn error(&self, error: &Error) {
-        self.errors.with_label_values(&[&*self.name, error.code().as_str()]).inc();
+        self.count(error.code());
         lock(&self.shown).fail(error);
+    }
+
+    /// Counts an error that says nothing of the source's own state.
+    pub(crate) fn count(&self, code: Code) {
+        self.errors.with_label_values(&[&*self.name, code.as_str()]).inc();
     }
 
     /// The last error has healed.
@@ -382,11 +393,13 @@ mod tests {
         "outboxd_monitor_age_seconds",
         "outboxd_monitor_up",
         "outboxd_oldest_unmarked_seconds",
+        "outboxd_partitions_dropped_total",
         "outboxd_publish_latency_seconds",
         "outboxd_replication_lag_bytes",
         "outboxd_replication_lag_seconds",
         "outboxd_rows_marked_total",
         "outboxd_rows_passed_over_total",
+        "outboxd_rows_purged_total",
         "outboxd_rows_redelivered_total",
         "outboxd_slot_retained_bytes",
         "outboxd_slot_spilled_bytes",

@@ -18,6 +18,7 @@ mod marks;
 mod matrix;
 mod overlaps;
 mod page;
+mod purge;
 mod recover;
 mod relay;
 mod retention;

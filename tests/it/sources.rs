@@ -20,6 +20,7 @@ pub(crate) fn source(name: &str, url: &str, tables: &[&str]) -> Source {
         backfill_order_by: None,
         mapping: Mapping::default(),
         on_poison: OnPoison::Stop,
+        retention: None,
         limits: Limits {
             batch_rows: 10_000,
             batch_bytes: 16 << 20,

@@ -58,6 +58,8 @@ pub(crate) enum Bug {
     ConfirmBeforeStandby,
     /// The start takes the system identifier of any cluster for the one whose rows were published.
     TrustAnotherCluster,
+    /// A partition is dropped as soon as it is detached.
+    DropAtOnce,
     /// Everything may be confirmed without a look at the publication.
     ConfirmWithoutLook,
 }
@@ -80,7 +82,7 @@ impl Bug {
     }
 
     /// Each bug, what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 26] = [
+    pub(crate) const ALL: [(Self, &str, &str); 27] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
@@ -109,6 +111,7 @@ impl Bug {
         (Self::TrustRestoredMarks, "G1, G4", "G1"),
         (Self::ConfirmBeforeStandby, "G5", "failover"),
         (Self::TrustAnotherCluster, "G1, G4", ""),
+        (Self::DropAtOnce, "G4", "retention"),
         (Self::ConfirmWithoutLook, "G4", "rule 7"),
     ];
 }

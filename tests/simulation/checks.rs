@@ -160,6 +160,16 @@ impl Checks {
         }
     }
 
+    /// A partition is dropped that had this row.
+    pub(crate) fn dropping(&mut self, number: RowNo, postgres: &Postgres) {
+        let row = &postgres.rows[number as usize];
+        let is_owed = !row.born_marked && !row.gone && !row.deleted && !row.vanished;
+        let is_new = postgres.transactions[row.transaction].final_lsn >= self.owed_from;
+        if is_owed && is_new && self.times_published(number) == 0 {
+            self.fail(|| format!("retention: {} was dropped, and Kafka does not hold it", row.name));
+        }
+    }
+
     /// The server takes in a confirmed LSN.
     pub(crate) fn confirming(&mut self, lsn: Lsn, before: Lsn, postgres: &Postgres) {
         if lsn < before {

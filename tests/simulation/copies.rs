@@ -123,6 +123,7 @@ impl Postgres {
         self.twin = None;
         self.slot = None;
         self.log.clear();
+        self.parts.clear();
         self.rows.iter_mut().for_each(|row| row.gone = true);
         self.log_end = Lsn(8 * random.between(100, self.log_end.0 / 4));
         if let Some(standby) = &mut self.standby {
@@ -138,6 +139,8 @@ impl Postgres {
         self.twin =
             self.log.get(backup.log).map(|&lost| (self.transactions[lost].final_lsn, self.transactions[lost].xid));
         self.log.truncate(backup.log);
+        // In the copy they may be partitions still.
+        self.parts.clear();
         self.log_end = backup.log_end;
         self.next_xid = backup.next_xid;
         self.slot = if with_slot { backup.slot } else { None };

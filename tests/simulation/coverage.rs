@@ -60,6 +60,9 @@ events! {
     BackfillAgain = "backfill begun anew", 2_000;
     SlotDropped = "slot dropped and made again by the set-up", 2_000;
     Adopted = "slot adopted", 200;
+    Detached = "partitions detached", 5_000;
+    DropWaits = "drops that waited for the position", 2_000;
+    PartitionDropped = "partitions dropped", 2_000;
     LateLanding = "records without a transaction landed late", 300;
     Healed = "  and the source went on", 100;
 }

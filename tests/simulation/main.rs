@@ -20,6 +20,7 @@ mod postgres;
 mod publishing;
 mod random;
 mod relaying;
+mod retaining;
 mod schedule;
 mod shrink;
 mod starting;

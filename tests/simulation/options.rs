@@ -17,6 +17,8 @@ pub(crate) struct Options {
     pub(crate) starts_streaming: bool,
     pub(crate) exactly_once: bool,
     pub(crate) marks: bool,
+    /// Somebody detaches and drops partitions.
+    pub(crate) retains: bool,
     /// The slot is a failover slot, and a standby follows.
     pub(crate) failover: bool,
     pub(crate) policy: Policy,
@@ -75,6 +77,7 @@ impl Options {
             starts_streaming: random.chance(70),
             exactly_once,
             marks,
+            retains: random.chance(30),
             failover: random.chance(25),
             policy: Policy { backfill: marks && random.chance(70), auto_setup: random.chance(95) },
             instances: 1 + random.index(3),

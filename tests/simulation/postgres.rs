@@ -52,6 +52,14 @@ pub(crate) struct Row {
     pub(crate) vanished: bool,
 }
 
+/// A partition that was detached.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) rows: Vec<RowNo>,
+    /// Where the log ended then.
+    pub(crate) end: Lsn,
+}
+
 #[derive(Debug)]
 pub(crate) struct Transaction {
     pub(crate) xid: u32,
@@ -163,6 +171,8 @@ pub(crate) struct Postgres {
     pub(crate) timeline: u32,
     pub(crate) switches: Vec<(u32, Lsn)>,
     pub(crate) publication: u64,
+    /// Partitions that were detached and are still there.
+    pub(crate) parts: Vec<Part>,
     /// The publication lacks a table, and with it half of the transactions that are committed from
     /// now on.
     pub(crate) passes_over: bool,
@@ -194,6 +204,7 @@ impl Postgres {
             timeline: 1,
             switches: Vec::new(),
             publication: 0,
+            parts: Vec::new(),
             passes_over: false,
             refuses_marks: false,
             connections: 0,
@@ -380,8 +391,10 @@ impl Postgres {
         let slot = Slot { confirmed: point, saved: point, consistent_point: point, walsender: None, is_lost: false };
         self.slot = Some(slot);
         self.rows.iter_mut().filter(|row| row.deleted).for_each(|row| row.vanished = true);
-        let unmarked = |row: &Row| !row.marked && !row.gone && !row.deleted;
-        Some((point, (0..).zip(&self.rows).filter(|(_, row)| unmarked(row)).map(|(number, _)| number).collect()))
+        let is_detached = |number: RowNo| self.parts.iter().any(|part| part.rows.contains(&number));
+        let unmarked = |number, row: &Row| !row.marked && !row.gone && !row.deleted && !is_detached(number);
+        let rows = (0..).zip(&self.rows);
+        Some((point, rows.filter(|(number, row)| unmarked(*number, row)).map(|(number, _)| number).collect()))
     }
 
     /// Drops the slot, unless a walsender is on it.

@@ -19,6 +19,9 @@ const MANY_ROWS: usize = 80;
 impl World {
     /// Does what happens now and then in any world, and must always happen in the end.
     pub(crate) fn housekeeping(&mut self) {
+        if self.env.options.retains && self.env.random.chance(30) {
+            return self.retain();
+        }
         let env = &mut self.env;
         match env.random.below(10) {
             0..3 => {

@@ -8,7 +8,8 @@
 //! - the rows that were there before the slot ([`backfill`]), each value as pgoutput sends it
 //!   ([`output`]);
 //! - the statements that mark rows ([`marks`]), what they cost ([`mark_cost`]), and the numbers for
-//!   the metrics ([`monitor`]).
+//!   the metrics ([`monitor`]);
+//! - the statements that let published rows go ([`retention`]).
 //!
 //! Nothing here knows Kafka or decides anything: `check`, `setup` and `relay` do.
 //!
@@ -28,6 +29,7 @@ pub mod names;
 pub(crate) mod output;
 pub(crate) mod overlaps;
 pub mod publications;
+pub mod retention;
 pub mod server;
 pub mod slots;
 mod table_info;
