@@ -44,6 +44,7 @@
 //! | [`config`] | file, flags, variables → what is validated, once | no server |
 //! | [`door`] | flags → configuration, with librdkafka's word on its own options | no Postgres |
 //! | [`runtime`] | a command → its outcome, once its sessions have said goodbye | no Kafka |
+//! | [`backoff`] | failures in a row → the pause before the next attempt | pure; no server |
 //! | [`error`] | what went wrong → a code, a class, a hint | pure; no server |
 //! | [`postgres`] | URL → replication stream, SQL sessions; `catalog` is the SQL | no Kafka |
 //! | [`pgoutput`] | bytes ↔ messages | pure; no server |
@@ -70,6 +71,7 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "who reads the map of the modules reads the code, too")]
 
+mod backoff;
 pub mod check;
 pub mod cli;
 pub mod config;
