@@ -62,6 +62,8 @@
 //! | [`status`] | slot, position, tables → where a source stands; changes nothing | both servers |
 //! | [`verify`] | tables and topics → what is missing, repeated, out of order; changes nothing | both servers |
 //! | [`verify::compare`] | sorted rows and records → differences | pure; no server |
+//! | [`tail`] | rows as they commit, or rows that wait → what would be sent, printed; marks nothing | no Kafka |
+//! | [`tail::event`], [`tail::rows`], [`tail::value`], [`tail::wanted`], [`tail::json`], [`tail::text`] | row → event → is it asked for? → its line | pure; no server |
 //! | [`telemetry`] | what happened → logs, metrics, where each source stands | no server |
 //! | [`http`] | `telemetry` → `/metrics`, `/livez`, `/readyz`, `/status`, and a page at `/` | no server |
 //! | [`runbook`] | a code → what it means and the way back, from `docs/errors.md` | pure; no server |
@@ -91,6 +93,7 @@ mod runtime;
 pub mod setup;
 pub mod source;
 pub mod status;
+pub(crate) mod tail;
 pub(crate) mod telemetry;
 pub(crate) mod verify;
 

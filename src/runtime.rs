@@ -1,4 +1,4 @@
-//! The runtime of a command: its threads, and how they end.
+//! The runtime of a command: its threads, how they end, and the signals that end the command.
 
 use std::process::ExitCode;
 
