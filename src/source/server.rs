@@ -54,13 +54,19 @@ pub(crate) async fn require_same_server_streams(client: &mut ReplicationClient, 
 /// A slot is made once every transaction has ended that was open when the server was asked. Names
 /// those that hold it up.
 pub(crate) async fn held_up_by(sql: &SqlSession, error: Error) -> Error {
-    match server::open_transactions(sql).await {
-        Ok(open) if !open.is_empty() => error.about(format_args!(
-            "the slot is made once the transactions have ended that were open before; the oldest of them are of pid {}",
-            open.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
-        )),
-        _ => error,
+    match what_holds_up(sql).await {
+        Some(text) => error.about(text),
+        None => error,
     }
+}
+
+/// The same in words. `None` where nothing holds it up, or the server does not tell.
+pub(crate) async fn what_holds_up(sql: &SqlSession) -> Option<String> {
+    let open = server::open_transactions(sql).await.ok().filter(|open| !open.is_empty())?;
+    let pids = open.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "the slot is made once the transactions have ended that were open before; the oldest of them are of pid {pids}"
+    ))
 }
 
 fn require_same(name: &str, found: SystemTime, expected: SystemTime) -> Result<()> {

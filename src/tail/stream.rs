@@ -23,12 +23,15 @@ use crate::{
     },
     source::{
         publication::{look, require_publishes},
-        server::{held_up_by, require_same_server_streams, require_server},
+        server::{require_same_server_streams, require_server, what_holds_up},
     },
 };
 
 /// The longest name of a slot.
 const NAME_BYTES: usize = 63;
+
+/// A person is told of a wait that is longer than this.
+const SAYS_AFTER: Duration = Duration::from_secs(1);
 
 /// A stream of one source.
 pub(super) struct Stream {
@@ -208,7 +211,7 @@ fn take_notice(notice: ServerError) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the transactions that are open, as long as it takes.
+/// Waits for the transactions that are open, as long as it takes, and says so.
 async fn make_slot(
     client: &mut ReplicationClient,
     source: &Source,
@@ -217,18 +220,23 @@ async fn make_slot(
 ) -> Result<CreatedSlot> {
     let options =
         CreateSlot { export_snapshot: false, failover: false, temporary: true, lock_timeout: source.timeouts.lock };
-    let mut told = false;
-    loop {
-        match client.create_slot(slot, &options).await {
-            Err(error) if sqlstate(&error) == Some(SqlState::LOCK_NOT_AVAILABLE.code()) => {
-                if !told {
-                    say(&source.name, &format!("waits: {}", held_up_by(sql, error).await.detail()));
-                }
-                told = true;
+    let make = async {
+        loop {
+            match client.create_slot(slot, &options).await {
+                Err(error) if sqlstate(&error) == Some(SqlState::LOCK_NOT_AVAILABLE.code()) => {}
+                made => return made,
             }
-            made => return made,
         }
+    };
+    tokio::pin!(make);
+    tokio::select! {
+        made = &mut make => return made,
+        () = tokio::time::sleep(SAYS_AFTER) => {}
     }
+    if let Some(text) = what_holds_up(sql).await {
+        say(&source.name, &format!("waits: {text}"));
+    }
+    make.await
 }
 
 /// `outboxd_tail_<source>_<random>`: nobody else's, and a person sees what it is for.

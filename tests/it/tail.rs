@@ -40,6 +40,12 @@ impl Drop for Tail {
 impl Tail {
     /// Starts it, and waits until it shows what commits.
     async fn start(config: &str, arguments: &[&str]) -> Result<Self> {
+        let tail = Self::spawn(config, arguments)?;
+        tail.wait_said(BEGINS).await;
+        Ok(tail)
+    }
+
+    fn spawn(config: &str, arguments: &[&str]) -> Result<Self> {
         let path = std::env::temp_dir().join(format!("outboxd-{}.toml", unique("tail")));
         std::fs::write(&path, config.replace("{http}", "off"))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
@@ -54,9 +60,7 @@ impl Tail {
             }
         });
         let out = Some(BufReader::new(child.stdout.take().context("no stdout")?).lines());
-        let tail = Self { child, out, said, config: path };
-        tail.wait_said(BEGINS).await;
-        Ok(tail)
+        Ok(Self { child, out, said, config: path })
     }
 
     fn said(&self) -> String {
@@ -401,6 +405,23 @@ async fn a_connection_that_is_lost_is_made_anew_and_the_gap_is_told() -> Result<
     .await;
     insert(&scene, &scene.aggregate, "Later", "{}").await?;
     assert_eq!(tail.lines(1).await?[0]["headers"]["event_type"], json!("Later"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_transaction_that_holds_it_up_is_named_and_what_it_commits_is_not_shown() -> Result<()> {
+    // Nobody else's transaction is open on it.
+    let scene = Scene::on_own_postgres(Postgres::builder(Version::V15)).await?;
+    scene.client.batch_execute("BEGIN").await?;
+    insert(&scene, &scene.aggregate, "Before", "{}").await?;
+    let pid: i32 = scene.client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    let mut tail = Tail::spawn(&without_kafka(&scene), &[])?;
+    tail.wait_said("waits: the slot is made once").await;
+    assert!(tail.said().contains(&pid.to_string()), "{}", tail.said());
+    scene.client.batch_execute("COMMIT").await?;
+    tail.wait_said(BEGINS).await;
+    insert(&scene, &scene.aggregate, "After", "{}").await?;
+    assert_eq!(tail.lines(1).await?[0]["headers"]["event_type"], json!("After"));
     Ok(())
 }
 
