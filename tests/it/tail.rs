@@ -324,13 +324,19 @@ async fn several_sources_are_shown_at_once_unless_one_is_named() -> Result<()> {
     let mut both = Tail::start(&config, &[]).await?;
     both.wait_said(&format!("{}: {BEGINS}", first.source)).await;
     both.wait_said(&format!("{}: {BEGINS}", second.source)).await;
-    let mut one = Tail::start(&config, &["--source", &second.source]).await?;
     for scene in [&first, &second] {
         insert(scene, &scene.aggregate, "Created", "{}").await?;
         let line = &both.lines(1).await?[0];
         assert_eq!((&line["source"], &line["topic"]), (&json!(scene.source), &json!(scene.topic)));
     }
-    assert_eq!(one.lines(1).await?[0]["source"], json!(second.source));
+    for (arguments, sources) in [(&[][..], vec![&first, &second]), (&["--source", &second.source], vec![&second])] {
+        let mut waiting = Tail::spawn(&config, &[&["--unpublished"], arguments].concat())?;
+        for (line, scene) in waiting.lines(sources.len()).await?.iter().zip(&sources) {
+            assert_eq!(line["source"], json!(scene.source));
+        }
+        assert_eq!(waiting.exit().await?, 0);
+        assert!(waiting.line().await.is_err(), "it printed more");
+    }
     let (code, _, log) = first.command(&["tail", "--source", "nobody"]).await?;
     assert_eq!(code, 2, "{log}");
     assert!(log.contains(&first.source), "{log}");
