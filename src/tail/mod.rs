@@ -20,17 +20,17 @@
 //!   held up: its ordinary session ends first, and with it the stream;
 //! - it ends with the signal, with its reader, or where it cannot go on, and says goodbye each time.
 
-mod event;
+pub(crate) mod event;
 mod follow;
-mod json;
+pub(crate) mod json;
 mod lines;
 mod printer;
-mod rows;
+pub(crate) mod rows;
 mod stream;
-mod text;
-mod value;
+pub(crate) mod text;
+pub(crate) mod value;
 mod waiting;
-mod wanted;
+pub(crate) mod wanted;
 
 use std::{
     io::{self, Write},

@@ -397,6 +397,18 @@ async fn a_server_that_shuts_down_does_not_wait_for_a_reader_that_stands_still()
 }
 
 #[tokio::test]
+async fn a_signal_ends_it_while_its_reader_stands_still() -> Result<()> {
+    let scene = Scene::shared().await?;
+    insert_large(&scene, 2_000).await?;
+    let mut tail = Tail::spawn(&without_kafka(&scene), &["--unpublished"])?;
+    // There are more rows behind this one than a pipe holds.
+    tail.line().await?;
+    tail.signal("-INT").await?;
+    assert_eq!(tail.exit().await?, 0, "{}", tail.said());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_connection_that_is_lost_is_made_anew_and_the_gap_is_told() -> Result<()> {
     let scene = Scene::shared().await?.with(QUICK);
     let mut tail = Tail::start(&without_kafka(&scene), &[]).await?;
