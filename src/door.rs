@@ -2,7 +2,11 @@
 //! librdkafka judges its own options, before any command touches a server. Whatever is wrong ends
 //! the command with exit code 2.
 
-use crate::{Config, Result, config::Flags, kafka};
+use crate::{
+    Config, Result,
+    config::{Flags, Sources},
+    kafka,
+};
 
 /// Reads the configuration that the flags name.
 ///
@@ -11,4 +15,13 @@ use crate::{Config, Result, config::Flags, kafka};
 /// what is allowed.
 pub(crate) fn open(flags: &Flags) -> Result<Config> {
     Config::load(flags, kafka::judge)
+}
+
+/// Reads the sources alone, for a command that needs no Kafka. Nothing judges what stands under
+/// `[kafka]`, but for the position topic.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_sources(flags: &Flags) -> Result<Sources> {
+    Config::load_sources(flags)
 }

@@ -44,6 +44,7 @@
 //! | [`config`] | file, flags, variables → what is validated, once | no server |
 //! | [`door`] | flags → configuration, with librdkafka's word on its own options | no Postgres |
 //! | [`runtime`] | a command → its outcome, once its sessions have said goodbye | no Kafka |
+//! | [`backoff`] | failures in a row → the pause before the next attempt | pure; no server |
 //! | [`error`] | what went wrong → a code, a class, a hint | pure; no server |
 //! | [`postgres`] | URL → replication stream, SQL sessions; `catalog` is the SQL | no Kafka |
 //! | [`pgoutput`] | bytes ↔ messages | pure; no server |
@@ -63,6 +64,8 @@
 //! | [`retention::plan`] | partitions, what is confirmed → what is missing, what may go | pure |
 //! | [`verify`] | tables and topics → what is missing, repeated, out of order; changes nothing | both servers |
 //! | [`verify::compare`] | sorted rows and records → differences | pure; no server |
+//! | [`tail`] | rows as they commit, or rows that wait → what would be sent, printed; marks nothing | no Kafka |
+//! | [`tail::event`], [`tail::rows`], [`tail::value`], [`tail::wanted`], [`tail::json`], [`tail::text`] | row → event → is it asked for? → its line | pure; no server |
 //! | [`telemetry`] | what happened → logs, metrics, where each source stands | no server |
 //! | [`http`] | `telemetry` → `/metrics`, `/livez`, `/readyz`, `/status`, and a page at `/` | no server |
 //! | [`runbook`] | a code → what it means and the way back, from `docs/errors.md` | pure; no server |
@@ -72,6 +75,7 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "who reads the map of the modules reads the code, too")]
 
+mod backoff;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -92,6 +96,7 @@ mod runtime;
 pub mod setup;
 pub mod source;
 pub mod status;
+pub(crate) mod tail;
 pub(crate) mod telemetry;
 pub(crate) mod verify;
 

@@ -1,8 +1,11 @@
-//! The runtime of a command: its threads, and how they end.
+//! The runtime of a command: its threads, how they end, and the signals that end the command.
 
 use std::process::ExitCode;
 
-use tokio::runtime::Runtime;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{Code, Error, Result, postgres::farewell};
 
@@ -24,4 +27,21 @@ pub(crate) fn run_to_end<T>(runtime: Runtime, work: impl Future<Output = T>) -> 
     // A thread that is inside a library's call must not delay the end of the process.
     runtime.shutdown_background();
     outcome
+}
+
+/// Resolves when SIGTERM or SIGINT comes, with its name. From now on neither ends the process by
+/// itself.
+///
+/// # Errors
+/// [`Code::Internal`]: the system does not tell of signals.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = &'static str> + Send + 'static> {
+    let unavailable = |error| Error::new(Code::Internal, "cannot listen for signals").because(error);
+    let mut term = signal(SignalKind::terminate()).map_err(unavailable)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(unavailable)?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        }
+    })
 }

@@ -9,6 +9,7 @@ mod recover;
 mod run;
 mod setup;
 mod status;
+mod tail;
 mod verify;
 
 use std::process::ExitCode;
@@ -52,6 +53,12 @@ enum Command {
     #[command(after_help = "Examples:\n  outboxd status --config /etc/outboxd/outboxd.toml\n  \
                             outboxd status --config /etc/outboxd/outboxd.toml --json")]
     Status(#[command(flatten)] status::StatusArgs),
+    /// Show events as they commit, as they would be sent, from a temporary slot. Needs no Kafka and
+    /// marks nothing.
+    #[command(after_help = "Examples:\n  outboxd tail --config /etc/outboxd/outboxd.toml\n  \
+                            outboxd tail --config /etc/outboxd/outboxd.toml --topic order.events --type OrderCreated | jq .value\n  \
+                            outboxd tail --config /etc/outboxd/outboxd.toml --unpublished --limit 10")]
+    Tail(#[command(flatten)] tail::TailArgs),
     /// Hold the tables against the topics: missing, duplicated, out of order, unmarked, unknown.
     /// Changes nothing.
     #[command(after_help = "Examples:\n  outboxd verify --config /etc/outboxd/outboxd.toml\n  \
@@ -108,6 +115,10 @@ impl Cli {
             Command::Status(args) => {
                 let config = door::open(&args.flags)?;
                 on_runtime(status::status(config, args.json, args.exit_code))
+            }
+            Command::Tail(args) => {
+                let sources = args.chosen(door::open_sources(&args.flags)?)?;
+                on_runtime(tail::tail(sources, args.options()))
             }
             Command::Verify(args) => {
                 let config = door::open(&args.flags)?;
@@ -193,6 +204,20 @@ mod tests {
         };
         assert_eq!(flags.source.tables, ["a", "b", "c"]);
         assert_eq!(Config::load_with(&flags, &|_| None).unwrap().sources[0].name, "shop");
+    }
+
+    #[test]
+    fn tail_takes_filters_where_other_commands_take_templates() {
+        let arguments = ["outboxd", "tail", "--topic", "a", "--topic", "b", "--key", "k", "--topic-template", "{t}"];
+        let Command::Tail(args) = Cli::try_parse_from(arguments).map_err(|error| error.to_string()).unwrap().command
+        else {
+            panic!("not tail");
+        };
+        assert_eq!(args.flags.source.topic.as_deref(), Some("{t}"));
+        assert_eq!(args.flags.source.key, None);
+        let options = args.options();
+        assert_eq!(options.wanted.topics, ["a", "b"]);
+        assert_eq!(options.wanted.keys, ["k"]);
     }
 
     #[test]

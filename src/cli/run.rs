@@ -9,7 +9,6 @@ use std::{process::ExitCode, time::Duration};
 use clap::Args;
 use sd_notify::NotifyState;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
     task::JoinHandle,
 };
@@ -17,9 +16,10 @@ use tracing::{error, info};
 
 use super::exit_code;
 use crate::{
-    Code, Config, Error, Result,
+    Config, Result,
     config::{Flags, ShownSource},
     http,
+    runtime::stop_signal,
     source::standing::SourceState,
     telemetry::{Metrics, build, logs},
 };
@@ -71,16 +71,7 @@ where
     F: Future<Output = Result<()>>,
 {
     logs::init(&config.log);
-    let unavailable = |error| Error::new(Code::Internal, "cannot listen for signals").because(error);
-    let mut term = signal(SignalKind::terminate()).map_err(unavailable)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(unavailable)?;
-    let stop = async move {
-        tokio::select! {
-            _ = term.recv() => "SIGTERM",
-            _ = int.recv() => "SIGINT",
-        }
-    };
-    run_until(config, stop, relay).await
+    run_until(config, stop_signal()?, relay).await
 }
 
 /// Does the same with any reason to stop. `stop` gives the name of the reason.
@@ -201,6 +192,7 @@ fn notify(states: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Code, Error};
 
     fn config(listen: &str) -> Config {
         let mut flags =

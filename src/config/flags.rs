@@ -171,7 +171,7 @@ impl Flags {
         };
         over(kafka, "brokers", BROKERS, &self.brokers);
         over(kafka, "delivery", "--delivery (OUTBOXD_DELIVERY)", &self.delivery);
-        over(kafka, "position_topic", "--position-topic (OUTBOXD_POSITION_TOPIC)", &self.position_topic);
+        self.overlay_position_topic(kafka);
         over(http, "listen", "--http-listen (OUTBOXD_HTTP_LISTEN)", &self.http_listen);
         over(log, "format", "--log-format (OUTBOXD_LOG_FORMAT)", &self.log_format);
         over(log, "level", "--log-level (OUTBOXD_LOG)", &self.log_level);
@@ -186,6 +186,14 @@ impl Flags {
         }
         kafka.put("options", Value::Table(options.clone()), options.origin);
         Ok(())
+    }
+
+    /// Puts the flag of the position topic alone in place of what the file says.
+    pub(super) fn overlay_position_topic(&self, kafka: &mut Section) {
+        if let Some(topic) = present(self.position_topic.as_ref()) {
+            let origin = Origin::Flag("--position-topic (OUTBOXD_POSITION_TOPIC)");
+            kafka.put("position_topic", Value::Text(topic.clone()), origin);
+        }
     }
 }
 

@@ -31,16 +31,13 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
     check_brokers(&brokers.value).map_err(|problem| brokers.refuse(problem))?;
     let delivery = section
         .choice("delivery", &[("exactly-once", Delivery::ExactlyOnce), ("at-least-once", Delivery::AtLeastOnce)])?;
-    let position_topic = section.text("position_topic")?;
-    if let Some(item) = &position_topic {
-        names::topic(&item.value).map_err(|problem| item.refuse(problem))?;
-    }
+    let position_topic = read_position_topic(&mut section)?;
     let place = section.origin.clone();
     let options = section.table("options", "[kafka.options]")?;
     let kafka = Kafka {
         brokers: brokers.value,
         delivery: delivery.map_or(Delivery::ExactlyOnce, |item| item.value),
-        position_topic: position_topic.map_or_else(|| "outboxd.positions".to_owned(), |item| item.value),
+        position_topic,
         topic_partitions: number(&mut section, "topic_partitions", 100_000)?,
         // The protocol counts replicas in 16 bits.
         topic_replication: number(&mut section, "topic_replication", 32_767)?,
@@ -61,6 +58,13 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
         ));
     }
     Ok(kafka)
+}
+
+/// Reads the topic of the positions.
+pub(super) fn read_position_topic(section: &mut Section) -> Result<String> {
+    let Some(item) = section.text("position_topic")? else { return Ok("outboxd.positions".to_owned()) };
+    names::topic(&item.value).map_err(|problem| item.refuse(problem))?;
+    Ok(item.value)
 }
 
 fn number(section: &mut Section, key: &str, most: u32) -> Result<u32> {

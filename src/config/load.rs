@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Config, Flags, Http, Log, LogFormat, PostgresUrl, Source,
+    Config, Flags, Http, Log, LogFormat, PostgresUrl, Source, Sources,
     document::{self, Lookup},
     flags,
     kafka::{self, Judge},
@@ -42,6 +42,15 @@ impl Config {
     #[cfg(test)]
     pub(crate) fn load_with(flags: &Flags, env: Lookup<'_>) -> Result<Self> {
         Self::written(flags, env)?.read(flags, crate::kafka::judge)
+    }
+
+    /// Reads what a command needs that touches Postgres alone. Whatever stands under `[kafka]` may be
+    /// wrong, but for the position topic: no row may go there.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub(crate) fn load_sources(flags: &Flags) -> Result<Sources> {
+        Self::written(flags, &|name| std::env::var(name).ok())?.read_sources(flags)
     }
 
     fn written(flags: &Flags, env: Lookup<'_>) -> Result<Written> {
@@ -81,6 +90,8 @@ struct Written {
     kafka: Section,
     http: Section,
     log: Section,
+    /// Whether a file says it, and not the flags alone.
+    has_file: bool,
     /// Relative paths start here.
     folder: PathBuf,
 }
@@ -95,6 +106,7 @@ impl Written {
             kafka: root.table("kafka", "[kafka]")?,
             http: root.table("http", "[http]")?,
             log: root.table("log", "[log]")?,
+            has_file: true,
             folder: path.parent().unwrap_or(Path::new("")).to_owned(),
         })
     }
@@ -114,38 +126,51 @@ impl Written {
             };
             section.put("name", Value::Text(names::source_from_database(database)), origin);
         }
-        if flags::present(flags.brokers.as_ref()).is_none() {
-            return Err(flags::missing_brokers());
-        }
         let empty = |title| Section::new(title, Origin::Flag("the command line"));
         Ok(Self {
             sources: vec![section],
             kafka: empty("[kafka]"),
             http: empty("[http]"),
             log: empty("[log]"),
+            has_file: false,
             folder: PathBuf::new(),
         })
     }
 
     fn read(mut self, flags: &Flags, judge: Judge) -> Result<Config> {
+        if !self.has_file && flags::present(flags.brokers.as_ref()).is_none() {
+            return Err(flags::missing_brokers());
+        }
         flags.overlay(&mut self.kafka, &mut self.http, &mut self.log)?;
         let kafka = kafka::read(self.kafka, judge)?;
         let around = source::Around { folder: &self.folder, position_topic: &kafka.position_topic };
-        let mut names = HashSet::new();
-        let mut sources: Vec<Source> = Vec::with_capacity(self.sources.len());
-        for section in self.sources {
-            let place = section.origin.clone();
-            let source = source::read(section, &around)?;
-            // The name makes the transactional.id and the key of the position. Two sources of one
-            // name would fence each other.
-            if !names.insert(source.name.clone()) {
-                let text = format!("{place}: name in [[source]]: {:?} stands twice", source.name);
-                return Err(Error::new(Code::ConfigInvalid, text));
-            }
-            sources.push(source);
-        }
+        let sources = sources(self.sources, &around)?;
         Ok(Config { sources, kafka, http: http(self.http)?, log: log(self.log)? })
     }
+
+    fn read_sources(mut self, flags: &Flags) -> Result<Sources> {
+        flags.overlay_position_topic(&mut self.kafka);
+        let position_topic = kafka::read_position_topic(&mut self.kafka)?;
+        let around = source::Around { folder: &self.folder, position_topic: &position_topic };
+        Ok(Sources { sources: sources(self.sources, &around)?, position_topic })
+    }
+}
+
+fn sources(sections: Vec<Section>, around: &source::Around<'_>) -> Result<Vec<Source>> {
+    let mut names = HashSet::new();
+    let mut sources: Vec<Source> = Vec::with_capacity(sections.len());
+    for section in sections {
+        let place = section.origin.clone();
+        let source = source::read(section, around)?;
+        // The name makes the transactional.id and the key of the position. Two sources of one name
+        // would fence each other.
+        if !names.insert(source.name.clone()) {
+            let text = format!("{place}: name in [[source]]: {:?} stands twice", source.name);
+            return Err(Error::new(Code::ConfigInvalid, text));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
 }
 
 fn source_sections(item: Option<Item<Value>>, path: &Path) -> Result<Vec<Section>> {

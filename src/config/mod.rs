@@ -46,18 +46,41 @@ pub struct Config {
     pub log: Log,
 }
 
+/// What a command needs that touches Postgres alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Sources {
+    /// As in [`Config`].
+    pub(crate) sources: Vec<Source>,
+    /// The topic to which no row may go.
+    pub(crate) position_topic: String,
+}
+
 impl Config {
     /// The source of this name.
     ///
     /// # Errors
     /// [`Code::ConfigInvalid`] when no source has the name. The message lists the names that exist.
     pub(crate) fn source(&self, name: &str) -> Result<&Source> {
-        self.sources.iter().find(|source| source.name == name).ok_or_else(|| {
-            let names: Vec<_> = self.sources.iter().map(|source| source.name.as_str()).collect();
-            let text = format!("there is no source {name:?}; the configuration has {}", names.join(", "));
-            Error::new(Code::ConfigInvalid, text)
-        })
+        named(&self.sources, name)
     }
+}
+
+impl Sources {
+    /// The same with the source of this name alone.
+    ///
+    /// # Errors
+    /// As [`Config::source`].
+    pub(crate) fn only(self, name: &str) -> Result<Self> {
+        Ok(Self { sources: vec![named(&self.sources, name)?.clone()], ..self })
+    }
+}
+
+fn named<'a>(sources: &'a [Source], name: &str) -> Result<&'a Source> {
+    sources.iter().find(|source| source.name == name).ok_or_else(|| {
+        let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
+        let text = format!("there is no source {name:?}; the configuration has {}", names.join(", "));
+        Error::new(Code::ConfigInvalid, text)
+    })
 }
 
 /// One outbox: a database, its tables, and where their rows go.

@@ -156,10 +156,15 @@ impl Encoder {
     /// text is borrowed from the row, unless the row came in binary form.
     #[must_use]
     pub(crate) fn event_id<'a>(&self, relation: u32, row: &Tuple<'a>) -> Option<Cow<'a, str>> {
-        match self.row(relation, row).ok()?.id().ok()? {
-            Text::Borrowed(id) => Some(Cow::Borrowed(id)),
-            printed @ Text::Printed(..) => Some(Cow::Owned(printed.to_string())),
-        }
+        Some(owned_where_printed(self.row(relation, row).ok()?.id().ok()?))
+    }
+
+    /// The event type's text; `None` when it is NULL or unreadable, or the table is not bound or has
+    /// no such column.
+    #[must_use]
+    pub(crate) fn event_type<'a>(&self, relation: u32, row: &Tuple<'a>) -> Option<Cow<'a, str>> {
+        let row = self.row(relation, row).ok()?;
+        Some(owned_where_printed(row.text(row.binding.event_type?).ok()??))
     }
 
     pub(super) fn row<'a>(&self, relation: u32, row: &Tuple<'a>) -> Result<Row<'_, 'a>, Error> {
@@ -237,5 +242,13 @@ impl Encoder {
         };
         let place = self.bindings.binary_search_by_key(&relation, |binding| binding.oid).map_err(unbound)?;
         Ok(&self.bindings[place])
+    }
+}
+
+/// The text, borrowed from its row where the row came in text form.
+fn owned_where_printed(text: Text<'_>) -> Cow<'_, str> {
+    match text {
+        Text::Borrowed(text) => Cow::Borrowed(text),
+        printed @ Text::Printed(..) => Cow::Owned(printed.to_string()),
     }
 }

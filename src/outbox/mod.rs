@@ -38,7 +38,10 @@ pub use encoder::{Encoded, Encoder};
 pub(crate) use poison::{Failure, Poison, PoisonReason};
 pub use records::{RecordRef, Records};
 pub(crate) use times::Times;
-pub(crate) use timestamp::parse_rfc3339;
+pub(crate) use timestamp::{parse_rfc3339, write_rfc3339};
+
+/// The header of a dead letter with the topic that its row was meant for.
+pub(crate) const MEANT_FOR: &str = "outboxd_topic";
 
 /// The header with the event's own time, where the record's timestamp is another one.
 pub(crate) const EVENT_TIME: &str = "outboxd_event_time";

@@ -71,7 +71,7 @@ pub(super) type Printed = ([u8; 26], usize);
 ///
 /// # Errors
 /// When the year is not one of 1 to 9999.
-pub(super) fn write_rfc3339(micros: i64, out: &mut Vec<u8>) -> Result<(), &'static str> {
+pub(crate) fn write_rfc3339(micros: i64, out: &mut Vec<u8>) -> Result<(), &'static str> {
     let (mut text, length) = print(micros)?;
     text[10] = b'T';
     out.extend_from_slice(&text[..length]);

@@ -40,6 +40,8 @@ pub struct CreateSlot {
     pub(crate) export_snapshot: bool,
     /// Synchronise the slot to standbys (Postgres 17+).
     pub(crate) failover: bool,
+    /// The server drops the slot when this connection ends. It cannot be a failover slot.
+    pub(crate) temporary: bool,
     /// Longest wait for one running transaction. Creating a slot waits for all of them (rule 15).
     pub(crate) lock_timeout: Duration,
 }
@@ -247,7 +249,8 @@ fn create_slot_command(name: &str, options: &CreateSlot, version: u32) -> Result
     let name = escape_identifier(name);
     let snapshot = if options.export_snapshot { "export" } else { "nothing" };
     let failover = if options.failover { ", FAILOVER" } else { "" };
-    Ok(format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT '{snapshot}'{failover})"))
+    let temporary = if options.temporary { "TEMPORARY " } else { "" };
+    Ok(format!("CREATE_REPLICATION_SLOT {name} {temporary}LOGICAL pgoutput (SNAPSHOT '{snapshot}'{failover})"))
 }
 
 fn start_command(slot: &str, publication: &str, start: Lsn) -> String {
@@ -269,9 +272,13 @@ mod tests {
 
     #[test]
     fn a_failover_slot_is_asked_of_a_server_that_has_them() {
-        let plain = CreateSlot { export_snapshot: true, failover: false, lock_timeout: Duration::ZERO };
+        let plain =
+            CreateSlot { export_snapshot: true, failover: false, temporary: false, lock_timeout: Duration::ZERO };
         let failover = CreateSlot { export_snapshot: false, failover: true, ..plain.clone() };
+        let temporary = CreateSlot { export_snapshot: false, temporary: true, ..plain.clone() };
         let command = |options: &CreateSlot, version| create_slot_command("a\"b", options, version).unwrap();
+        let temporary = command(&temporary, 150_000);
+        assert_eq!(temporary, "CREATE_REPLICATION_SLOT \"a\"\"b\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')");
         let head = "CREATE_REPLICATION_SLOT \"a\"\"b\" LOGICAL pgoutput ";
         assert_eq!(command(&plain, 150_000), format!("{head}(SNAPSHOT 'export')"));
         assert_eq!(command(&failover, 170_000), format!("{head}(SNAPSHOT 'nothing', FAILOVER)"));

@@ -101,6 +101,7 @@ impl<'a> Recovery<'a> {
                 let options = CreateSlot {
                     export_snapshot: false,
                     failover: self.source.failover,
+                    temporary: false,
                     lock_timeout: self.source.timeouts.lock,
                 };
                 let mut client = self.connect.replication().await?;

@@ -18,12 +18,9 @@ use super::{
     session::Session,
 };
 use crate::{
-    Class, Code, Error, Result, config::Config, kafka::durability, runtime::run_to_end, setup::topics::constant_topics,
-    source::standing::SourceState, telemetry::Metrics,
+    Class, Code, Error, Result, backoff::Backoff, config::Config, kafka::durability, runtime::run_to_end,
+    setup::topics::constant_topics, source::standing::SourceState, telemetry::Metrics,
 };
-
-/// The first pause of the backoff.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
 
 /// How often a waiting source shows that it is alive. `/livez` and the watchdog look for it.
 const BEAT: Duration = Duration::from_secs(5);
@@ -198,45 +195,5 @@ impl Context {
         tracing::warn!(code, hint, %retry_in, "{detail}");
         self.metrics.set_state(SourceState::Retrying);
         pause
-    }
-}
-
-/// Doubling pauses with jitter, so that fifty sources do not come back at the same instant.
-struct Backoff {
-    next: Duration,
-    max: Duration,
-}
-
-impl Backoff {
-    fn new(max: Duration) -> Self {
-        Self { next: BACKOFF_MIN.min(max), max }
-    }
-
-    fn reset(&mut self) {
-        self.next = BACKOFF_MIN.min(self.max);
-    }
-
-    /// A random pause between half of the current step and all of it.
-    fn next(&mut self) -> Duration {
-        let step = self.next;
-        self.next = (step * 2).min(self.max);
-        step.mul_f64(0.5 + fastrand::f64() / 2.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_backoff_doubles_to_its_bound_and_starts_anew() {
-        let mut backoff = Backoff::new(Duration::from_secs(1));
-        for step in [200_u64, 400, 800, 1000, 1000] {
-            let pause = backoff.next();
-            let step = Duration::from_millis(step);
-            assert!(pause >= step / 2 && pause <= step, "{pause:?} is not within a step of {step:?}");
-        }
-        backoff.reset();
-        assert!(backoff.next() <= BACKOFF_MIN);
     }
 }

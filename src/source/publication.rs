@@ -9,7 +9,7 @@ use crate::{
     postgres::catalog::{
         Fingerprint, PublicationInfo, TableInfo, TableKind,
         children::{refuse_children, refuse_outside_the_log, refuse_row_security},
-        publications,
+        publications::{self, Membership},
     },
 };
 
@@ -76,6 +76,24 @@ pub(crate) async fn require_sends(client: &Client, name: &str, tables: &[TableIn
     shortcomings(&publication, tables).first().map_or(Ok(()), |Shortcoming { text, hint }| {
         Err(Error::new(Code::PublicationMissing, format!("publication {name}: {text}: {hint}")))
     })
+}
+
+/// Refuses a publication that is not there, or that lacks one of these tables, besides what
+/// [`require_sends`] refuses.
+///
+/// # Errors
+/// [`Code::PublicationMissing`], or the catalog cannot be read.
+pub(crate) async fn require_publishes(client: &Client, name: &str, tables: &[TableInfo]) -> Result<()> {
+    let missing = |text: String| Err(Error::new(Code::PublicationMissing, format!("publication {name}: {text}")));
+    let Some(publication) = publications::publication(client, name).await? else {
+        return missing("it does not exist".to_owned());
+    };
+    if let Some(table) = tables.iter().find(|table| publication.membership(table) == Membership::Absent) {
+        return missing(format!("it does not have table {}", table.display_name()));
+    }
+    shortcomings(&publication, tables)
+        .first()
+        .map_or(Ok(()), |Shortcoming { text, hint }| missing(format!("{text}: {hint}")))
 }
 
 /// The error of a publication that the stream no longer finds. It was there when rows were

@@ -1,4 +1,5 @@
-//! Which servers a source can be read from at all, and whether two sessions reach the same one.
+//! Which servers a source can be read from at all, whether two sessions reach the same one, and what
+//! holds a slot up that is being made.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -48,6 +49,24 @@ pub(crate) async fn require_same_server_streams(client: &mut ReplicationClient, 
     let micros = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
     let micros = micros.ok_or_else(|| Error::new(Code::PostgresProtocol, "the server's start time is no number"))?;
     require_same("of the replication stream", UNIX_EPOCH + Duration::from_micros(micros), started)
+}
+
+/// A slot is made once every transaction has ended that was open when the server was asked. Names
+/// those that hold it up.
+pub(crate) async fn held_up_by(sql: &SqlSession, error: Error) -> Error {
+    match what_holds_up(sql).await {
+        Some(text) => error.about(text),
+        None => error,
+    }
+}
+
+/// The same in words. `None` where nothing holds it up, or the server does not tell.
+pub(crate) async fn what_holds_up(sql: &SqlSession) -> Option<String> {
+    let open = server::open_transactions(sql).await.ok().filter(|open| !open.is_empty())?;
+    let pids = open.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "the slot is made once the transactions have ended that were open before; the oldest of them are of pid {pids}"
+    ))
 }
 
 fn require_same(name: &str, found: SystemTime, expected: SystemTime) -> Result<()> {

@@ -82,7 +82,7 @@ async fn a_server_without_logical_wal_halts_with_the_setting_to_change() -> Resu
 
 #[tokio::test]
 async fn help_shows_an_example_for_each_command() -> Result<()> {
-    for command in ["run", "check", "setup"] {
+    for command in ["run", "check", "setup", "tail"] {
         let help = Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&[command, "--help"]).start()?;
         assert_eq!(help.wait_exit(PATIENCE).await?, 0);
         let text = help.lines().join("\n");
@@ -118,12 +118,13 @@ async fn refuses_url(args: &[&str], flag: &str, says: &str) -> Result<()> {
 
 #[tokio::test]
 async fn a_wrong_url_ends_every_command_before_it_begins() -> Result<()> {
-    let commands: [&[&str]; 6] = [
+    let commands: [&[&str]; 7] = [
         &["run"],
         &["check"],
         &["setup"],
         &["status"],
         &["verify"],
+        &["tail"],
         &["recover", "--source", "shop", "--strategy", "republish-unmarked"],
     ];
     for command in commands {

@@ -29,6 +29,7 @@ mod settings;
 mod setup;
 mod sources;
 mod status;
+mod tail;
 mod telling;
 mod topics;
 mod unsent;

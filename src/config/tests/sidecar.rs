@@ -22,6 +22,21 @@ fn a_sidecar_needs_no_file() {
 }
 
 #[test]
+fn a_command_without_kafka_asks_for_no_brokers_and_judges_nothing_of_them() {
+    let mut flags = sidecar();
+    (flags.brokers, flags.kafka_options) = (None, vec!["acks".to_owned()]);
+    let sources = Config::load_sources(&flags).unwrap();
+    assert_eq!(
+        (sources.sources[0].name.as_str(), sources.position_topic.as_str()),
+        ("order_service", "outboxd.positions")
+    );
+    flags.position_topic = Some("positions".to_owned());
+    flags.source.topic = Some("positions".to_owned());
+    let refused = Config::load_sources(&flags).unwrap_err().to_string();
+    assert!(refused.contains("positions"), "{refused}");
+}
+
+#[test]
 fn what_a_sidecar_lacks_or_has_wrong_is_named_by_its_flag() {
     let with = |change: fn(&mut Flags)| {
         let mut flags = sidecar();

@@ -63,7 +63,7 @@ pub(in crate::outbox) mod names {
         "id",
         "outboxd_error_code",
         "outboxd_error",
-        "outboxd_topic",
+        crate::outbox::MEANT_FOR,
         "ce_specversion",
         "ce_id",
         "ce_source",

@@ -34,7 +34,7 @@ use crate::{
         position::{History, Phase, Position, Progress, RowId},
         producers::{Producers, Unpublished},
         publication::{self, look, require_sends},
-        server::require_same_server_streams,
+        server::{held_up_by, require_same_server_streams},
         standing::SourceState,
         verdict::{require_kept, require_own},
     },
@@ -273,8 +273,12 @@ impl Start<'_> {
         let source = &self.context.source;
         let backfill = source.backfill == crate::config::Backfill::Unpublished;
         let mut client = self.context.connect.replication().await?;
-        let options =
-            CreateSlot { export_snapshot: backfill, failover: source.failover, lock_timeout: source.timeouts.lock };
+        let options = CreateSlot {
+            export_snapshot: backfill,
+            failover: source.failover,
+            temporary: false,
+            lock_timeout: source.timeouts.lock,
+        };
         let created = match client.create_slot(&source.slot, &options).await {
             Err(error) if sqlstate(&error) == Some(SqlState::LOCK_NOT_AVAILABLE.code()) => {
                 return Err(held_up_by(self.sql()?, error).await);
@@ -398,18 +402,6 @@ impl Start<'_> {
                 _ = tick.tick() => self.context.metrics.beat(),
             }
         }
-    }
-}
-
-/// A slot is made once every transaction has ended that was open when the server was asked. Names
-/// those that hold it up.
-async fn held_up_by(sql: &SqlSession, error: Error) -> Error {
-    match server::open_transactions(sql).await {
-        Ok(open) if !open.is_empty() => error.about(format_args!(
-            "the slot is made once the transactions have ended that were open before; the oldest of them are of pid {}",
-            open.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
-        )),
-        _ => error,
     }
 }
 

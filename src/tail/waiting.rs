@@ -1,0 +1,80 @@
+//! The rows that wait in their tables, in the order in which a backfill would publish them.
+
+use super::{
+    lines::Lines,
+    rows::{Row, Rows},
+};
+use crate::{
+    Code, Error, Result,
+    config::Source,
+    pgoutput::{Tuple, TupleWriter},
+    postgres::{
+        ConnectOptions,
+        catalog::{
+            TableInfo,
+            backfill::{BackfillCursor, BackfillRow},
+            fetch::next_fetch,
+            server, tables,
+        },
+    },
+};
+
+/// Rows of one FETCH, at most.
+const FETCH_ROWS: usize = 1_000;
+
+/// Prints the rows of one source after the other, each source in one snapshot.
+///
+/// # Errors
+/// Whatever keeps a source from being read.
+pub(super) async fn print(sources: Vec<Source>, position_topic: String, mut lines: Lines) -> Result<()> {
+    for source in &sources {
+        let printed = print_source(source, &position_topic, &mut lines).await;
+        let goes_on = printed.map_err(|error| error.about(format_args!("source {}", source.name)))?;
+        if !goes_on {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Prints the rows of one source. Returns whether more may be printed.
+async fn print_source(source: &Source, position_topic: &str, lines: &mut Lines) -> Result<bool> {
+    let session = ConnectOptions::of(source).sql("tail").await?;
+    let tables = tables::resolve_all(&session, source).await?;
+    let schemas: Vec<_> = tables.iter().map(TableInfo::relation_schema).collect();
+    let mut rows = Rows::new(source, position_topic, &schemas)?;
+    BackfillCursor::begin(&session).await?;
+    let mut cursor = BackfillCursor::open(&session, &tables, source).await?;
+    // As in a backfill: nobody knows any more when the rows were committed.
+    rows.begin(server::clock(&session).await?);
+    let (mut tuple, mut writer, mut limit) = (Vec::new(), TupleWriter::new(), 1);
+    loop {
+        let fetched = cursor.fetch(limit).await?;
+        for row in &fetched {
+            let Some(table) = tables.get(usize::from(row.table)) else { continue };
+            tuple.clear();
+            let range = writer.row(&mut tuple, row.columns.iter().map(Option::as_deref));
+            let tuple = Tuple::parse(&tuple[range])
+                .map_err(|error| Error::new(Code::Internal, "a row that waits").because(error))?;
+            if let Some(event) = rows.event(Row { relation: table.oid, tuple, place: None })? {
+                lines.push(&event);
+            }
+            if !lines.has_room() && (!lines.flush().await || lines.is_enough()) {
+                return Ok(false);
+            }
+        }
+        if !lines.flush().await {
+            return Ok(false);
+        }
+        if fetched.len() < limit {
+            break;
+        }
+        limit = next_fetch(fetched.len(), fetched.iter().map(size).sum(), FETCH_ROWS);
+    }
+    cursor.finish().await?;
+    Ok(true)
+}
+
+fn size(row: &BackfillRow) -> usize {
+    row.columns.iter().flatten().map(|column| column.len()).sum()
+}
