@@ -21,6 +21,7 @@
 //! | [`postgres`] | [`Postgres`]: majors 15 to 18; settings, pg_hba lines, TLS; every way to stop; standbys, restored disks |
 //! | [`kafka`] | [`Kafka`]: KRaft, one broker or several; topics; stop, kill, pause each broker; [`kafka::wire`]: faults at one request; [`kafka::rights`]: users and ACLs |
 //! | [`daemon`] | [`Daemon`]: the binary under test, its lines, signals, exit code, HTTP and memory |
+//! | [`prometheus`] | [`Prometheus`]: the real server; what it scrapes, its alerts, its queries |
 //! | [`proxy`] | [`Proxy`]: delay, hold, drop, cut, reset, slice, limit |
 //! | [`clock`] | [`Clock`]: a daemon's wall clock, to be set while it runs |
 //! | [`disk`] | [`SmallDisk`]: a disk to be filled up |
@@ -52,6 +53,7 @@ mod pooler;
 pub mod ports;
 pub mod postgres;
 mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod reader;
 pub mod workload;
@@ -65,6 +67,7 @@ pub use kafka::Kafka;
 pub use oracle::{Audit, Expect};
 pub use pooler::Pooler;
 pub use postgres::{Postgres, Version};
+pub use prometheus::Prometheus;
 pub use proxy::Proxy;
 pub use workload::Load;
 
