@@ -25,6 +25,7 @@
 //! | [`proxy`] | [`Proxy`]: delay, hold, drop, cut, reset, slice, limit |
 //! | [`clock`] | [`Clock`]: a daemon's wall clock, to be set while it runs |
 //! | [`disk`] | [`SmallDisk`]: a disk to be filled up |
+//! | [`documents`] | what the documentation shows, held to what the program does |
 //! | [`workload`] | the seed's outbox table, and [`Load`]: writers with rollbacks, savepoints and dying servers |
 //! | [`reader`] | what a `read_committed` consumer sees, at once or as it comes |
 //! | [`oracle`] | [`Audit`]: are the records exactly the rows, once each, in order, all marked? |
@@ -46,6 +47,7 @@ mod browser;
 pub mod clock;
 pub mod daemon;
 pub mod disk;
+pub mod documents;
 mod eventually;
 pub mod kafka;
 pub mod oracle;

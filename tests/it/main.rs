@@ -8,6 +8,7 @@ mod check;
 mod children;
 mod cli;
 mod credentials;
+mod documented;
 mod faults;
 mod hot;
 mod joining;
