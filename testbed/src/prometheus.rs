@@ -120,11 +120,18 @@ impl Prometheus {
         Ok(serde_json::from_value(values)?)
     }
 
-    /// Every rule, as `/api/v1/rules` shows it.
+    /// Every rule, as `/api/v1/rules` shows it, and the name of its `group`.
     pub async fn rules(&self) -> Result<Vec<Value>> {
         let groups = self.ask("rules", &[]).await?;
-        let groups = groups["groups"].as_array().context("no groups")?;
-        Ok(groups.iter().filter_map(|group| group["rules"].as_array()).flatten().cloned().collect())
+        let mut all = Vec::new();
+        for group in groups["groups"].as_array().context("no groups")? {
+            for rule in group["rules"].as_array().context("no rules")? {
+                let mut rule = rule.clone();
+                rule["group"] = group["name"].clone();
+                all.push(rule);
+            }
+        }
+        Ok(all)
     }
 }
 

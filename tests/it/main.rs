@@ -19,6 +19,7 @@ mod marks;
 mod matrix;
 mod overlaps;
 mod page;
+mod prometheus;
 mod recover;
 mod relay;
 mod retention;
