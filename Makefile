@@ -13,8 +13,9 @@ TESTBED := $(TARGET)/release/testbed
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-deps: ## install what Debian has to give: a C toolchain for librdkafka, Java and Maven for the test servers, Postgres 15
+deps: ## install what Debian has to give: a C toolchain for librdkafka, Java and Maven for the test servers, Postgres 15, Prometheus
 	@./testbed/install-deps
+	@./testbed/install-prometheus
 
 demo: deps ## three databases, 20,000 transactions, kill -9 and a broker restart on the way; ends with the audit
 	$(CARGO) build --release --workspace --bins $(CARGO_FLAGS)
@@ -42,7 +43,7 @@ deny: ## licences, sources and duplicate versions of all dependencies
 	$(CARGO) deny check licenses bans sources
 
 alerts: ## the alert rules against their tests; where CI is set, it fails without promtool
-	@command -v promtool >/dev/null || ./testbed/install-promtool || true
+	@command -v promtool >/dev/null || ./testbed/install-prometheus || true
 	@if command -v promtool >/dev/null; then promtool test rules config/prometheus-alerts.test.yml; \
 	else echo "promtool is not installed: the alert rules are not tested"; test -z "$$CI"; fi
 

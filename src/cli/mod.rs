@@ -2,6 +2,8 @@
 //! command.
 
 mod check;
+#[cfg(test)]
+mod documented;
 mod explain;
 mod output;
 mod purge;

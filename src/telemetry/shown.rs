@@ -135,10 +135,13 @@ impl Shown {
         }
     }
 
-    /// The lag: the stream's own while there is one, otherwise the monitor's.
+    /// The lag: the stream's own while there is one, otherwise the monitor's. A stream that failed
+    /// knew since when rows wait, and the monitor knows a time before that. The later of the two is
+    /// nearer to the truth, so the lag does not jump when Kafka goes away.
     pub(super) fn lag(&self) -> Lag {
         match (self.state, self.watched, self.streamed) {
             (SourceState::Streaming, _, streamed) => streamed,
+            (SourceState::Retrying, Lag::Since(watched), Lag::Since(streamed)) => Lag::Since(watched.max(streamed)),
             (_, Lag::Unknown, Lag::Since(time)) => Lag::Since(time),
             (_, watched, _) => watched,
         }
@@ -217,10 +220,17 @@ mod tests {
         assert_eq!(shown.lag(), before(2));
         // Kafka is away, then Postgres as well.
         shown.enter(SourceState::Retrying);
-        assert_eq!(shown.lag(), before(5));
+        assert_eq!(shown.lag(), before(2));
         shown.saw_nothing();
+        assert_eq!(shown.lag(), before(2));
+        assert_eq!(shown.lag().seconds(now + Duration::from_secs(60)), Some(62.0));
+        // Another instance has published some of the rows.
+        shown.saw(sight(before(1)));
+        assert_eq!(shown.lag(), before(1));
+        // What a stream knew does not count once rows from before it may wait.
+        shown.enter(SourceState::Backfill);
+        shown.saw(sight(before(5)));
         assert_eq!(shown.lag(), before(5));
-        assert_eq!(shown.lag().seconds(now + Duration::from_secs(60)), Some(65.0));
         // Another instance has published the rows.
         shown.enter(SourceState::Standby);
         shown.saw(sight(Lag::Nothing));

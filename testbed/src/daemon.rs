@@ -279,9 +279,17 @@ impl Daemon {
 
 /// Status and body of a `GET` on 127.0.0.1. The body must come in one piece.
 pub async fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+    exchange(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")).await
+}
+
+/// The same of a server that sends its body in chunks to whoever speaks HTTP/1.1.
+pub(crate) async fn http_get_unchunked(port: u16, path: &str) -> Result<(u16, String)> {
+    exchange(port, &format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n")).await
+}
+
+async fn exchange(port: u16, request: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         // Not every server hangs up after its answer.

@@ -21,9 +21,11 @@
 //! | [`postgres`] | [`Postgres`]: majors 15 to 18; settings, pg_hba lines, TLS; every way to stop; standbys, restored disks |
 //! | [`kafka`] | [`Kafka`]: KRaft, one broker or several; topics; stop, kill, pause each broker; [`kafka::wire`]: faults at one request; [`kafka::rights`]: users and ACLs |
 //! | [`daemon`] | [`Daemon`]: the binary under test, its lines, signals, exit code, HTTP and memory |
+//! | [`prometheus`] | [`Prometheus`]: the real server; what it scrapes, its alerts, its queries |
 //! | [`proxy`] | [`Proxy`]: delay, hold, drop, cut, reset, slice, limit |
 //! | [`clock`] | [`Clock`]: a daemon's wall clock, to be set while it runs |
 //! | [`disk`] | [`SmallDisk`]: a disk to be filled up |
+//! | [`documents`] | what the documentation shows, held to what the program does |
 //! | [`workload`] | the seed's outbox table, and [`Load`]: writers with rollbacks, savepoints and dying servers |
 //! | [`reader`] | what a `read_committed` consumer sees, at once or as it comes |
 //! | [`oracle`] | [`Audit`]: are the records exactly the rows, once each, in order, all marked? |
@@ -45,6 +47,7 @@ mod browser;
 pub mod clock;
 pub mod daemon;
 pub mod disk;
+pub mod documents;
 mod eventually;
 pub mod kafka;
 pub mod oracle;
@@ -52,6 +55,7 @@ mod pooler;
 pub mod ports;
 pub mod postgres;
 mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod reader;
 pub mod workload;
@@ -65,6 +69,7 @@ pub use kafka::Kafka;
 pub use oracle::{Audit, Expect};
 pub use pooler::Pooler;
 pub use postgres::{Postgres, Version};
+pub use prometheus::Prometheus;
 pub use proxy::Proxy;
 pub use workload::Load;
 

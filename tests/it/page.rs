@@ -1,9 +1,7 @@
 //! The daemon's page in a real browser, through an outage of Kafka, a halt, and the daemon's own end.
 
-use std::path::Path;
-
 use anyhow::{Result, ensure};
-use testbed::{Browser, Daemon, Kafka, eventually};
+use testbed::{Browser, Daemon, Kafka, documents, eventually};
 
 use crate::scene::{Host, PATIENCE, Scene, metric, start, wait_code, wait_ready};
 
@@ -79,8 +77,8 @@ async fn the_page_says_what_is_true_while_kafka_is_away_and_after_a_halt_and_whe
         .await?;
     lag_is_true(&mut browser, &daemon, &scene.source).await?;
     let picture = browser.screenshot().await?;
-    if std::env::var_os("OUTBOXD_WRITE_DOCS").is_some() {
-        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating/page.png"), picture)?;
+    if documents::are_written() {
+        std::fs::write(documents::path("docs/operating/page.png"), picture)?;
     }
 
     scene.kafka.start_again(0)?;

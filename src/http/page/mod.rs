@@ -3,6 +3,8 @@
 //! The server writes it as a whole, and a short script puts what has changed in its place. Without
 //! the script the browser asks again by itself. Nothing comes from elsewhere.
 
+#[cfg(test)]
+mod documented;
 mod picture;
 
 use std::time::{Duration, SystemTime};

@@ -225,6 +225,12 @@ impl Scene {
         Load::builder(&self.postgres.superuser_url(&self.database), "order_outbox", &self.aggregate).start()
     }
 
+    /// The same at a pace that leaves the machine time for other things: so many transactions a second of each writer.
+    pub(crate) fn load_at(&self, per_second: u32) -> Load {
+        let url = self.postgres.superuser_url(&self.database);
+        Load::builder(&url, "order_outbox", &self.aggregate).per_second(per_second).start()
+    }
+
     /// One transaction of one aggregate.
     pub(crate) async fn insert(&mut self, rows: u32) -> Result<Vec<Uuid>> {
         workload::insert(&mut self.client, "order_outbox", &self.aggregate, Uuid::new_v4(), rows).await
