@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The program that demonstrates the daemon, measures it and makes it suffer.
 TESTBED := $(TARGET)/release/testbed
 
-.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up browser shop shop-up shop-test deb deb-test image-test kubernetes-test compose-test clean
+.PHONY: help deps demo test check fmt clippy doc deny alerts soak bench bench-codec bench-baseline up browser shop shop-up shop-test deb deb-test image-test kubernetes-test compose-test packages-test package-deps clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -99,7 +99,12 @@ shop-test: deps browser ## the tests of examples/shop, on servers that they star
 	# Each test starts everything: one at a time.
 	SHOP_OUTBOXD=$(abspath $(TARGET))/debug/outboxd RUST_TEST_THREADS=1 $(CARGO) test $(IN_SHOP) --workspace
 
-deb: deps ## the Debian package, into target/debian/
+packages-test: package-deps deb-test image-test kubernetes-test compose-test ## the four below; .ci/run calls it
+
+package-deps:
+	@./packaging/install-deps
+
+deb: deps package-deps ## the Debian package, into target/debian/
 	./packaging/build-deb
 
 deb-test: deb ## install, upgrade under load and purge the package in a clean Debian root; needs root and debootstrap

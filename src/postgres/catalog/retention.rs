@@ -319,10 +319,10 @@ pub(crate) enum Detaching {
 ///
 /// `DETACH … CONCURRENTLY` will not do. Its first transaction takes the partition out of the tree for
 /// logical decoding too, and whoever has an older snapshot still inserts into the partition. Such a
-/// row would never be sent. Here the
-/// partition is locked first, which waits for whoever has inserted into it. From then on all its rows
-/// are committed, and the log has them before its end. Last comes the lock of the root. It is short,
-/// and as long as it is waited for, inserts wait as well: `lock_timeout` bounds it.
+/// row would never be sent. Here the partition is locked first, which waits for whoever has inserted
+/// into it. From then on all its rows are committed, and the log has them before its end. Last comes
+/// the lock of the root. It is short, and as long as it is waited for, inserts wait as well:
+/// `lock_timeout` bounds it.
 ///
 /// # Errors
 /// What the server says: a foreign key is in the way, or transactions use the table for longer than
