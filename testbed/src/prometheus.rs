@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::daemon::{Daemon, http_get_unchunked};
 
-/// How often it scrapes, in seconds.
-pub const SCRAPE_INTERVAL: u32 = 1;
+/// How often it scrapes and evaluates.
+const INTERVAL: &str = "1s";
 
 /// The longest wait until it answers.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -46,8 +46,8 @@ impl Prometheus {
         // JSON is YAML.
         let config = serde_json::json!({
             "global": {
-                "scrape_interval": format!("{SCRAPE_INTERVAL}s"),
-                "evaluation_interval": format!("{SCRAPE_INTERVAL}s"),
+                "scrape_interval": INTERVAL,
+                "evaluation_interval": INTERVAL,
             },
             "rule_files": rules,
             "scrape_configs": [{ "job_name": "outboxd", "static_configs": [{ "targets": targets }] }],

@@ -42,7 +42,7 @@ async fn rule(prometheus: &Prometheus, group: &str, name: &str) -> Result<Value>
     rule.with_context(|| format!("there is no rule {name} in {group}"))
 }
 
-/// A broker that can be stopped under load. One that is the controller too can leave a transaction open for ever
+/// A broker that can be paused under load: not the controller as well, which can break Kafka's own promises
 /// (docs/guarantees.md, known limits).
 async fn kafka() -> Result<Host<Kafka>> {
     Ok(Host::Own(Kafka::builder(1).separate_controller().start().await?))
