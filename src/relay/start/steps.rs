@@ -40,6 +40,10 @@ use crate::{
     },
 };
 
+/// How often a position that is not there is looked for again, and the pause in between.
+const DOUBTS: u32 = 3;
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// How often the start looks whether our own walsender has ended.
 const RELEASE_POLL: Duration = Duration::from_millis(20);
 
@@ -177,10 +181,20 @@ impl Start<'_> {
             }
             setup::ensure(self.sql()?, &context.source).await?;
         }
-        let read = newest::read(&context.kafka, &context.source.name, Belief::Strict, newest::PATIENCE);
-        let read = async { tokio::try_join!(read, require_compacted(&context.kafka)) };
-        let (position, ()) = self.keeping_alive(read).await?;
-        let position = position.readable()?;
+        let mut position = self.newest_position().await?;
+        for _ in 0..DOUBTS {
+            if position.is_some() || self.startup.is_setting_up() {
+                break;
+            }
+            // A slot without a position halts the source. A broker that has just come back may not
+            // know of all topics yet, so nobody is sent for on its first word.
+            let pause = async {
+                tokio::time::sleep(DOUBT).await;
+                Ok(())
+            };
+            self.keeping_alive(pause).await?;
+            position = self.newest_position().await?;
+        }
         self.tables = tables::resolve_all(self.sql()?, &context.source).await?;
         self.relatives = tables::relatives(self.sql()?, &self.tables).await?;
         self.publication = look(self.sql()?, &context.source, &self.tables).await?;
@@ -195,6 +209,14 @@ impl Start<'_> {
             None => server::system_id(self.sql()?).await?,
         };
         Ok(Fact::Position { position, slot_exists, system_id })
+    }
+
+    async fn newest_position(&mut self) -> Result<Option<Box<Position>>> {
+        let context = self.context;
+        let read = newest::read(&context.kafka, &context.source.name, Belief::Strict, newest::PATIENCE);
+        let read = async { tokio::try_join!(read, require_compacted(&context.kafka)) };
+        let (position, ()) = self.keeping_alive(read).await?;
+        position.readable()
     }
 
     async fn look_for_doubts(&mut self) -> Result<()> {
