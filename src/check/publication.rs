@@ -30,17 +30,16 @@ pub(super) fn check(
     for shortcoming in shortcomings(publication, tables) {
         findings.failed_with(&about, Code::PublicationMissing, shortcoming.text, shortcoming.hint);
     }
-    operations(&about, publication, findings);
+    operations(&source.name, &about, publication, findings);
     for table in tables {
         match publication.membership(table) {
             Membership::Absent => {
                 let text = format!("it does not have table {}", table.display_name());
-                findings.failed_with(
-                    &about,
-                    Code::PublicationMissing,
-                    text,
-                    "`outboxd setup` adds it while there is no slot, `outboxd setup --add-table` afterwards",
+                let hint = format!(
+                    "`outboxd setup` adds it while there is no slot, `outboxd setup --source {} --add-table` afterwards",
+                    source.name
                 );
+                findings.failed_with(&about, Code::PublicationMissing, text, hint);
             }
             Membership::Listed(listed) => listed_table(&about, listed, table, setting, findings),
             Membership::InSchema(_) | Membership::AllTables => {}
@@ -53,7 +52,7 @@ pub(super) fn check(
 }
 
 /// Rule 11, where INSERT is published.
-fn operations(about: &str, publication: &PublicationInfo, findings: &mut Findings) {
+fn operations(source: &str, about: &str, publication: &PublicationInfo, findings: &mut Findings) {
     if !publication.insert {
         return;
     }
@@ -61,7 +60,9 @@ fn operations(about: &str, publication: &PublicationInfo, findings: &mut Finding
         findings.warning(
             about,
             format!("it publishes '{}': every mark travels back through the stream", publication.operations()),
-            "make it with publish = 'insert'; on a source that runs, only through `outboxd recover`",
+            format!(
+                "make it with publish = 'insert'; on a source that runs, only through `outboxd recover --source {source}`"
+            ),
         );
     } else {
         findings.ok(about, "publishes INSERT alone");

@@ -196,6 +196,10 @@ mod tests {
             "a,b",
             "--table",
             "c",
+            "--column",
+            "id=event_id,payload=body",
+            "--column",
+            "created_at=at",
             "--brokers",
             "k",
         ];
@@ -205,6 +209,7 @@ mod tests {
             panic!("not run");
         };
         assert_eq!(flags.source.tables, ["a", "b", "c"]);
+        assert_eq!(flags.source.columns, ["id=event_id", "payload=body", "created_at=at"]);
         assert_eq!(Config::load_with(&flags, &|_| None).unwrap().sources[0].name, "shop");
     }
 

@@ -4,15 +4,16 @@
 //! drain. When the relay has ended, the listener ends. Readiness turns false at the signal, and
 //! `/metrics` answers to the end.
 
-use std::{process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Args;
 use sd_notify::NotifyState;
 use tokio::{
+    net::TcpListener,
     sync::{oneshot, watch},
     task::JoinHandle,
 };
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 use super::exit_code;
 use crate::{
@@ -21,11 +22,15 @@ use crate::{
     http,
     runtime::stop_signal,
     source::standing::SourceState,
+    status,
     telemetry::{Metrics, build, logs},
 };
 
 /// How long a request may take that is under way when the relay has ended.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
+
+/// How often an instance that stands by tries to take the address of the one that serves there.
+const ADDRESS_AGAIN: Duration = Duration::from_secs(3);
 
 /// How often systemd hears from the daemon, unless its watchdog asks for more.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -134,13 +139,20 @@ struct Listener(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
 impl Listener {
     async fn start(config: &Config, metrics: &Metrics, stopping: &watch::Receiver<bool>) -> Result<Self> {
         let Some(address) = config.http.listen else { return Ok(Self(None)) };
-        let listener = http::bind(address).await?;
-        // Where the configuration says port 0, the system has chosen one.
-        let address = listener.local_addr().unwrap_or(address);
-        info!(%address, "listening");
+        let at_once = take(address, config).await?;
         let served = http::Served { metrics: metrics.clone(), stopping: stopping.clone() };
-        let (end, ended) = oneshot::channel();
+        let (end, mut ended) = oneshot::channel();
         let task = tokio::spawn(async move {
+            let listener = match at_once {
+                Some(listener) => listener,
+                None => tokio::select! {
+                    listener = take_later(address) => listener,
+                    _ = &mut ended => return,
+                },
+            };
+            // Where the configuration says port 0, the system has chosen one.
+            let address = listener.local_addr().unwrap_or(address);
+            info!(%address, "listening");
             let until = async {
                 let _ = ended.await;
             };
@@ -156,6 +168,36 @@ impl Listener {
         let _ = end.send(());
         if tokio::time::timeout(LAST_REQUEST, &mut task).await.is_err() {
             task.abort();
+        }
+    }
+}
+
+/// Takes the address. `None` where another instance of one of these sources serves there, which is
+/// no reason not to stand by.
+async fn take(address: SocketAddr, config: &Config) -> Result<Option<TcpListener>> {
+    match http::bind(address).await {
+        Err(error) if http::is_taken(&error) => {}
+        taken => return taken.map(Some),
+    }
+    let sources: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
+    if status::daemon_has_one_of(address, &sources).await {
+        warn!(
+            %address,
+            "another outboxd of this configuration serves at the address; this one serves nothing until the address is free"
+        );
+        return Ok(None);
+    }
+    // The other one may have ended between the two looks.
+    http::bind(address).await.map(Some)
+}
+
+/// Waits until the address is free, and takes it.
+async fn take_later(address: SocketAddr) -> TcpListener {
+    loop {
+        tokio::time::sleep(ADDRESS_AGAIN).await;
+        match http::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => debug!(%error, "the address is still taken"),
         }
     }
 }
@@ -221,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_taken_ends_with_2_before_the_relay_starts() {
+    async fn an_address_that_a_stranger_has_ends_with_2_before_the_relay_starts() {
         let taken = http::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let listen = taken.local_addr().unwrap().to_string();
         let relay = |_| async { panic!("the relay was started") };

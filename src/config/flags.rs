@@ -66,6 +66,9 @@ pub(crate) struct SourceFlags {
     /// An outbox table; repeat it, or use commas.
     #[arg(long = "table", env = "OUTBOXD_TABLES", value_name = "TABLE", value_delimiter = ',')]
     pub(crate) tables: Vec<String>,
+    /// A column that the table calls otherwise; repeat it, or use commas.
+    #[arg(long = "column", env = "OUTBOXD_COLUMNS", value_name = "KEY=COLUMN", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
     /// update, delete or none.
     #[arg(long, env = "OUTBOXD_MARK", value_name = "HOW")]
     pub(crate) mark: Option<String>,
@@ -100,6 +103,7 @@ pub(crate) struct SourceFlags {
 
 const URL: &str = "--source-url (OUTBOXD_SOURCE_URL)";
 const TABLES: &str = "--table (OUTBOXD_TABLES)";
+const COLUMNS: &str = "--column (OUTBOXD_COLUMNS)";
 const BROKERS: &str = "--brokers (OUTBOXD_BROKERS)";
 const OPTIONS: &str = "--kafka-option (OUTBOXD_KAFKA_OPTIONS)";
 
@@ -132,8 +136,9 @@ impl SourceFlags {
     /// Refuses the flags of a source beside a file, which would have no effect there.
     pub(super) fn none_beside_a_file(&self) -> Result<()> {
         let given = self.texts().into_iter().find_map(|(_, flag, value)| present(value).map(|_| flag));
-        let tables = self.tables.iter().any(|table| !table.is_empty()).then_some(TABLES);
-        given.or(tables).map_or(Ok(()), |flag| {
+        let any = |list: &[String], flag| list.iter().any(|entry| !entry.is_empty()).then_some(flag);
+        let lists = any(&self.tables, TABLES).or(any(&self.columns, COLUMNS));
+        given.or(lists).map_or(Ok(()), |flag| {
             let text = format!("{flag} and --config exclude each other; the file's [[source]] describes the source");
             Err(Error::new(Code::ConfigInvalid, text))
         })
@@ -154,10 +159,27 @@ impl SourceFlags {
             return Err(missing(TABLES));
         }
         section.put("tables", Value::List(tables), Origin::Flag(TABLES));
+        section.put("columns", Value::Table(self.columns()?), Origin::Flag(COLUMNS));
         if let Some(password) = password.filter(|password| !password.is_empty()) {
             section.put("password", Value::Text(password), Origin::Flag("OUTBOXD_PASSWORD"));
         }
         Ok(section)
+    }
+
+    /// Makes the table `[source.columns]` that a file would have had.
+    fn columns(&self) -> Result<Section> {
+        let mut columns = Section::new("[source.columns]", Origin::Flag(COLUMNS));
+        for entry in self.columns.iter().filter(|entry| !entry.trim().is_empty()) {
+            let refuse = |problem| Error::new(Code::ConfigInvalid, format!("{COLUMNS}: found {entry:?}; {problem}"));
+            let Some((key, column)) = entry.split_once('=') else {
+                return Err(refuse("expected KEY=COLUMN, such as id=event_id"));
+            };
+            if columns.entries.iter().any(|(before, _)| before == key.trim()) {
+                return Err(refuse("this key stands twice"));
+            }
+            columns.put(key.trim(), Value::Text(column.trim().to_owned()), Origin::Flag(COLUMNS));
+        }
+        Ok(columns)
     }
 }
 

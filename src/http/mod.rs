@@ -54,6 +54,12 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
+/// Whether [`bind`] failed because somebody else has the address.
+pub(crate) fn is_taken(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::AddrInUse)
+}
+
 /// Answers until `until` is done and the requests that are under way are answered.
 ///
 /// # Errors
@@ -280,6 +286,7 @@ mod tests {
     async fn an_address_that_is_taken_is_a_configuration_error() {
         let server = start().await;
         let error = bind(server.address).await.unwrap_err();
+        assert!(is_taken(&error));
         assert_eq!(
             error.to_string(),
             format!(

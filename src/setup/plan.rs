@@ -237,9 +237,10 @@ impl Plan {
             let names: Vec<_> = absent.iter().map(|table| table.display_name()).collect();
             let text = format!(
                 "publication {name} lacks {} while slot {} exists: rows written until now would never be published \
-                 (`outboxd setup --add-table` lets a table join)",
+                 (`outboxd setup --source {} --add-table` lets a table join)",
                 names.join(", "),
-                source.slot
+                source.slot,
+                source.name
             );
             return Err(Error::new(Code::PublicationChanged, text));
         }

@@ -1,5 +1,7 @@
 //! What the daemon of this configuration says of its sources, if one runs on this machine.
 //!
+//! A daemon asks too, when its address is taken: whoever has it may be another instance.
+//!
 //! Both servers tell how far a source is, but not why it stands still: a row that cannot be
 //! published halts a daemon, and neither Postgres nor Kafka knows. So the command asks `/status` of
 //! the address that the configuration gives to the daemon. Nobody has to answer.
@@ -59,6 +61,12 @@ pub(crate) async fn add(listen: SocketAddr, standings: &mut [Standing]) {
             take(standing, daemon);
         }
     }
+}
+
+/// Whether a daemon answers at this address that has one of these sources.
+pub(crate) async fn has_one_of(listen: SocketAddr, sources: &[&str]) -> bool {
+    let answer = timeout(PATIENCE, ask(reachable(listen))).await.ok().flatten();
+    answer.is_some_and(|answer| answer.sources.iter().any(|said| sources.contains(&said.source.as_str())))
 }
 
 fn take(standing: &mut Standing, daemon: DaemonState) {
@@ -166,6 +174,7 @@ mod tests {
         add(address, &mut standings).await;
         assert!(standings[0].daemon.is_none());
         other.await.unwrap();
+        assert!(!has_one_of(address, &["order"]).await);
         add(address, &mut standings).await;
         assert!(standings[0].daemon.is_none());
     }

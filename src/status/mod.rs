@@ -21,7 +21,7 @@ use crate::{
     source::{facts::Look, standing::Standing},
 };
 
-pub(crate) use daemon::add as add_daemon;
+pub(crate) use daemon::{add as add_daemon, has_one_of as daemon_has_one_of};
 pub(crate) use table::print;
 
 /// Longest wait for each side: a person waits for the answer.

@@ -86,6 +86,42 @@ fn what_a_sidecar_lacks_or_has_wrong_is_named_by_its_flag() {
 }
 
 #[test]
+fn a_sidecar_maps_its_columns_as_a_file_does() {
+    let with = |columns: &[&str]| {
+        let mut flags = sidecar();
+        flags.source.columns = columns.iter().map(|&column| column.to_owned()).collect();
+        Config::load_with(&flags, &environment)
+    };
+    let config = with(&["id=event_id", " payload = body ", "aggregate_type=kind", ""]).unwrap();
+    let mapping = &config.sources[0].mapping;
+    assert_eq!(
+        mapping.columns,
+        Columns { id: "event_id".into(), payload: "body".into(), aggregate_type: "kind".into(), ..Columns::default() }
+    );
+    assert_eq!(mapping.topic.to_string(), "{kind}.events");
+    assert_eq!(with(&[""]).unwrap().sources[0].mapping.columns, Columns::default());
+    refuses(
+        with(&["paylod=body"]),
+        "config-unknown-key: --column (OUTBOXD_COLUMNS): unknown key \"paylod\" in [source.columns]; did you mean \
+         \"payload\"?",
+    );
+    refuses(
+        with(&["id"]),
+        "config-invalid: --column (OUTBOXD_COLUMNS): found \"id\"; expected KEY=COLUMN, such as id=event_id",
+    );
+    refuses(
+        with(&["id=a", "id=b"]),
+        "config-invalid: --column (OUTBOXD_COLUMNS): found \"id=b\"; this key stands twice",
+    );
+    let refused = with(&["id="]).unwrap_err().to_string();
+    assert!(refused.starts_with("config-invalid: --column (OUTBOXD_COLUMNS): found \"\""), "{refused}");
+    let mut flags = Flags { config: Some("x.toml".into()), ..Flags::default() };
+    flags.source.columns = vec!["id=event_id".to_owned()];
+    let refused = Config::load_with(&flags, &environment).unwrap_err().to_string();
+    assert!(refused.contains("--column (OUTBOXD_COLUMNS) and --config exclude each other"), "{refused}");
+}
+
+#[test]
 fn a_zero_byte_in_the_variable_of_the_password_is_refused() {
     let environment = |name: &str| (name == "OUTBOXD_PASSWORD").then(|| "hun\0ter2".to_owned());
     let mut flags = sidecar();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use testbed::{Daemon, eventually};
 
-use crate::scene::{PATIENCE, Scene, is_ready, role_with, times_led, wait_ready, wait_state, wait_true};
+use crate::scene::{PATIENCE, Scene, is_ready, role_with, start, times_led, wait_ready, wait_state, wait_true};
 
 const INSTANCES: usize = 3;
 
@@ -50,6 +50,27 @@ async fn standbys_are_live_and_not_ready_and_hold_two_sessions_each() -> Result<
     ] {
         wait_true(&scene.client, &format!("SELECT ({}) = {wanted}", sessions(application))).await;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_instance_on_the_same_address_stands_by_and_serves_there_after_the_first() -> Result<()> {
+    let mut scene = scene().await?;
+    let first = scene.daemon()?;
+    wait_ready(&first).await;
+    let shared = scene.config().replace("{http}", &first.http_address());
+    let second = start(&shared)?;
+    second.wait_for_line(|line| line.contains("serves nothing until the address is free"), PATIENCE).await?;
+    second.wait_for_line(|line| line.contains("slot-in-use") || line.contains("standing by"), PATIENCE).await?;
+    ensure!(is_ready(&first).await && second.is_running()?, "the second one disturbed the first");
+    first.kill9()?;
+    // What answers at the first one's address is the second one now.
+    wait_ready(&first).await;
+    let warned = second.lines().iter().filter(|line| line.contains("serves nothing")).count();
+    ensure!(warned == 1, "it warned {warned} times");
+    scene.insert(3).await?;
+    scene.oracle().await?.assert_clean();
+    ensure!(times_led(&second) == 1, "the second one did not lead");
     Ok(())
 }
 
