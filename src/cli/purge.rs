@@ -56,7 +56,7 @@ impl PurgeArgs {
         let Some(keep) = self.older_than.or(configured.map(|retention| retention.keep)) else { return Ok(None) };
         let (width, ahead) = match configured.map(|retention| retention.by) {
             Some(RetentionBy::Partition { width, ahead }) => (width, ahead),
-            _ => (Duration::from_secs(86_400), 3),
+            _ => (RetentionBy::PARTITION_WIDTH, RetentionBy::PARTITIONS_AHEAD),
         };
         let partition =
             RetentionBy::Partition { width: self.partition.unwrap_or(width), ahead: self.ahead.unwrap_or(ahead) };

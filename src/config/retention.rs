@@ -37,6 +37,12 @@ pub enum RetentionBy {
     },
 }
 
+impl RetentionBy {
+    /// The width and the number of partitions where nobody says otherwise.
+    pub(crate) const PARTITION_WIDTH: Duration = DAY;
+    pub(crate) const PARTITIONS_AHEAD: u32 = 3;
+}
+
 /// What a person wrote for [`RetentionBy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -72,8 +78,8 @@ pub(super) fn read(mut section: Section, mark: Mark) -> Result<Option<Retention>
     let place = section.origin.clone();
     let keep = section.duration("keep", DAY, SECOND..=LONGEST)?;
     let kind = section.choice("by", &[("delete", Kind::Delete), ("partition", Kind::Partition)])?;
-    let width = section.duration("partition", DAY, SECOND..=LONGEST)?;
-    let ahead = section.count("ahead", 3, 1..=1000)?;
+    let width = section.duration("partition", RetentionBy::PARTITION_WIDTH, SECOND..=LONGEST)?;
+    let ahead = section.count("ahead", RetentionBy::PARTITIONS_AHEAD as usize, 1..=1000)?;
     let by = match kind.as_ref().map_or(Kind::Delete, |kind| kind.value) {
         Kind::Delete => RetentionBy::Delete,
         Kind::Partition => RetentionBy::Partition {

@@ -96,7 +96,7 @@ impl fmt::Display for Event {
             Self::WouldDelete { table, rows } => write!(f, "would delete {rows} published rows of {table}"),
             Self::Made { name } => write!(f, "made partition {name}"),
             Self::WouldMake { table, from, to } => {
-                write!(f, "would make a partition of {table} from {} to {}", moment(*from), moment(*to))
+                write!(f, "would make a partition of {table} from {} to {}", sql::rfc3339(*from), sql::rfc3339(*to))
             }
             Self::Detached { name } => write!(f, "detached partition {name}"),
             Self::WouldDetach { name } => write!(f, "would detach partition {name}, and drop it later"),
@@ -104,11 +104,6 @@ impl fmt::Display for Event {
             Self::Keeps { name, why } => write!(f, "keeps {name}: {why}"),
         }
     }
-}
-
-fn moment(at: Micros) -> String {
-    let since = Duration::from_micros(u64::try_from(at).unwrap_or(0));
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
 fn micros(duration: Duration) -> Micros {
@@ -318,7 +313,7 @@ fn unmarked(source: &Source) -> Unmarked<'_> {
 }
 
 /// What keeps this partition from being detached, for longer than a moment.
-pub(crate) fn in_the_way(found: &Partitioning, part: &Partition) -> Option<String> {
+fn in_the_way(found: &Partitioning, part: &Partition) -> Option<String> {
     if part.is_pending {
         return Some(
             "somebody's DETACH … CONCURRENTLY of it is pending: finish it with FINALIZE, and see that all its rows \

@@ -43,6 +43,15 @@ pub(crate) async fn ahead(client: &Client, table: &TableInfo, column: &ColumnInf
     Ok(seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs))
 }
 
+/// The same for a value of this type: `timestamptz`, `timestamp` or `date`.
+pub(super) fn as_utc(type_oid: u32, value: &str) -> String {
+    if type_oid == Type::TIMESTAMPTZ.oid() {
+        format!("{value}::timestamptz")
+    } else {
+        format!("({value}::timestamp AT TIME ZONE 'UTC')")
+    }
+}
+
 impl ColumnInfo {
     /// Whether it is a `timestamp`, which has no time zone.
     pub(crate) fn is_local_time(&self) -> bool {
@@ -54,10 +63,9 @@ impl ColumnInfo {
         self.is_local_time() || self.base_type_oid == Type::TIMESTAMPTZ.oid()
     }
 
-    /// SQL for its value in the table `alias`, as a `timestamptz`. A time without a zone counts as
-    /// UTC.
-    pub(crate) fn as_utc(&self, alias: &str) -> String {
-        let name = quote_ident(&self.name);
-        if self.is_local_time() { format!("({alias}.{name} AT TIME ZONE 'UTC')") } else { format!("{alias}.{name}") }
+    /// SQL for the `timestamptz` of `value`, which has this column's type. A time without a zone
+    /// counts as UTC, and so does a date.
+    pub(crate) fn as_utc(&self, value: &str) -> String {
+        as_utc(self.base_type_oid, value)
     }
 }

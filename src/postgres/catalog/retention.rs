@@ -13,11 +13,17 @@ use tokio_postgres::{
     types::{PgLsn, Type},
 };
 
-use super::{ColumnInfo, TableInfo, failed, names::quote_ident, names::quote_qualified};
+use super::{ColumnInfo, TableInfo, clocks::as_utc, failed, names::quote_ident, names::quote_qualified};
 use crate::{Code, Error, Lsn, Result};
 
 /// A moment in microseconds since the Unix epoch.
 pub type Micros = i64;
+
+/// The moment for a person and for Postgres, in whole seconds: `2026-11-29T00:00:00Z`.
+pub(crate) fn rfc3339(at: Micros) -> String {
+    let since = Duration::from_micros(u64::try_from(at).unwrap_or(0));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+}
 
 /// What a partition holds: from a moment on, and before another one. `None` is unbounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +63,8 @@ FROM (SELECT relid::oid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf U
 
 /// The condition of a row that was marked longer ago than `$1` seconds.
 fn is_old(mark: &ColumnInfo) -> String {
-    let name = quote_ident(&mark.name);
-    let moment = match Type::from_oid(mark.base_type_oid) {
-        Some(Type::TIMESTAMPTZ) => name,
-        _ => format!("({name}::timestamp AT TIME ZONE 'UTC')"),
-    };
-    format!("{moment} < now() - make_interval(secs => $1)")
+    let marked = mark.as_utc(&quote_ident(&mark.name));
+    format!("{marked} < now() - make_interval(secs => $1)")
 }
 
 /// Deletes the rows in the blocks from `from` on and before `to` that were marked longer ago than
@@ -195,13 +197,10 @@ WHERE p.partrelid = $1";
 /// The partitions but the default one. Times without a zone are UTC.
 async fn partitions(client: &Client, table: &TableInfo, key: &Type) -> Result<Vec<Partition>, tokio_postgres::Error> {
     let moment = |text: &str| {
-        let cast = match *key {
-            Type::TIMESTAMPTZ => format!("{text}::timestamptz"),
-            _ => format!("{text}::timestamp AT TIME ZONE 'UTC'"),
-        };
         format!(
             "CASE WHEN {text} IN ('MINVALUE', 'MAXVALUE', 'infinity', '-infinity') THEN NULL \
-             ELSE (extract(epoch FROM {cast}) * 1000000)::bigint END"
+             ELSE (extract(epoch FROM {}) * 1000000)::bigint END",
+            as_utc(key.oid(), text)
         )
     };
     let sql = format!(
@@ -231,11 +230,7 @@ async fn partitions(client: &Client, table: &TableInfo, key: &Type) -> Result<Ve
 /// # Errors
 /// What the server says, for example that the role does not own the table.
 pub(crate) async fn make(client: &Client, table: &TableInfo, key: &Type, range: (Micros, Micros)) -> Result<String> {
-    let moment = |at: Micros| {
-        let since = Duration::from_micros(u64::try_from(at).unwrap_or(0));
-        humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
-    };
-    let (from, to) = (moment(range.0), moment(range.1));
+    let (from, to) = (rfc3339(range.0), rfc3339(range.1));
     let digits: String = from.chars().filter(char::is_ascii_digit).collect();
     let (day, time) = digits.split_at(8);
     let suffix = if time == "000000" { day.to_owned() } else { format!("{day}_{time}") };
@@ -266,8 +261,6 @@ pub(crate) async fn make(client: &Client, table: &TableInfo, key: &Type, range: 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Leaving {
     pub(crate) source: String,
-    /// The oid of the table that it was a partition of.
-    pub(crate) root: u32,
     /// Where the log ended when it was detached. Everything in the partition is in the log before it.
     end: String,
 }
@@ -360,7 +353,7 @@ async fn locked_and_detached(
     }
     let end = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
     // A source's name and an LSN need no quotes.
-    let note = serde_json::json!(Leaving { source: source.to_owned(), root: table.oid, end });
+    let note = serde_json::json!(Leaving { source: source.to_owned(), end });
     let detach = format!(
         "COMMENT ON TABLE {sql_name} IS '{COMMENT}{note}'; ALTER TABLE {} DETACH PARTITION {sql_name}",
         table.sql_name()

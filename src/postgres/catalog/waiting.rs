@@ -38,7 +38,10 @@ pub(crate) async fn waiting(
     }
     let waits = mark.map_or_else(|| "true".to_owned(), |mark| format!("t.{} IS NULL", quote_ident(mark)));
     let created = table.column(&mapping.columns.created_at).filter(|column| column.is_time());
-    let created = created.map_or_else(|| "NULL::timestamptz".to_owned(), |column| column.as_utc("t"));
+    let created = created.map_or_else(
+        || "NULL::timestamptz".to_owned(),
+        |column| column.as_utc(&format!("t.{}", quote_ident(&column.name))),
+    );
     let sql = format!(
         "SELECT topic, extract(epoch FROM now() - min(created) FILTER (WHERE isfinite(created)))::bigint
          FROM (SELECT {topic} AS topic, {created} AS created FROM {} t WHERE {waits} LIMIT {ROWS}) AS waiting
