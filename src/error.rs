@@ -132,7 +132,7 @@ codes! {
     /// The position topic or a record in it cannot be what outboxd wrote.
     PositionInvalid = "position-invalid", Halt, "see the runbook: the position topic must have one partition and only outboxd may write to it";
     /// A transaction that is still open hides the end of the position topic.
-    PositionUnstable = "position-unstable", Retry, "another producer's transaction is open on the position topic: it ends by itself at its transaction.timeout.ms, or with `kafka-transactions.sh abort`; outboxd keeps trying";
+    PositionUnstable = "position-unstable", Retry, "a transaction is open on the position topic: it ends by itself at its transaction.timeout.ms; if it does not, see the runbook before you end it; outboxd keeps trying";
     /// A record at the end of the position topic lies before an earlier one.
     PositionRegressed = "position-regressed", Halt, "two daemons with different slots share a source name, or the topic was restored: see the runbook";
     /// The server is not the one from which rows were published.

@@ -62,7 +62,8 @@ impl PublishFailure {
     }
 }
 
-/// The code for an operator. `otherwise` is for what has no code of its own.
+/// The code for an operator. `otherwise` is for what has no code of its own. Which code blames a
+/// row only [`row_fault`] says, as whoever asks about something else has no row.
 pub(super) fn code_of(code: Kafka, otherwise: Code) -> Code {
     match code {
         Kafka::Fenced | Kafka::ProducerFenced | Kafka::InvalidProducerEpoch => Code::KafkaFenced,
@@ -88,7 +89,7 @@ pub(super) fn code_of(code: Kafka, otherwise: Code) -> Code {
         | Kafka::GroupAuthorizationFailed
         | Kafka::TransactionalIdAuthorizationFailed => Code::KafkaDenied,
         Kafka::UnknownTopicOrPartition | Kafka::UnknownTopic | Kafka::UnknownTopicId => Code::TopicMissing,
-        _ => row_fault(code).unwrap_or(otherwise),
+        _ => otherwise,
     }
 }
 
@@ -199,12 +200,19 @@ mod tests {
             (Kafka::TransactionalIdAuthorizationFailed, Code::KafkaDenied),
             (Kafka::UnknownTopicOrPartition, Code::TopicMissing),
             (Kafka::UnknownTopic, Code::TopicMissing),
-            (Kafka::MessageSizeTooLarge, Code::RowTooLarge),
-            (Kafka::InvalidTimestamp, Code::KafkaClock),
             (Kafka::OutOfOrderSequenceNumber, Code::KafkaTransactionFailed),
         ];
         for (kafka, code) in cases {
             assert_eq!(code_of(kafka, Code::KafkaTransactionFailed), code, "{kafka:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_record_can_be_to_blame() {
+        for code in [Kafka::UnknownPartition, Kafka::InvalidTopic, Kafka::MessageSizeTooLarge, Kafka::InvalidRecord] {
+            assert!(row_fault(code).is_some());
+            let error = explain("reading", &KafkaError::OffsetFetch(code), &Trouble::default(), Code::KafkaUnreachable);
+            assert_eq!(error.code(), Code::KafkaUnreachable, "{code:?}");
         }
     }
 

@@ -27,6 +27,9 @@ use crate::{
 /// is hardly ever further away.
 const TAIL: i64 = 500;
 
+/// The only one.
+const PARTITION: i32 = 0;
+
 /// Kafka never cleans the active segment. Small segments and an early cleaning keep the reading at
 /// a start short.
 const CONFIGS: &[(&str, &str)] = &[
@@ -193,6 +196,7 @@ pub async fn read(kafka: &Kafka, key: &str, order: Order, timeout: Duration) -> 
 
 /// One reading.
 struct Reading {
+    kafka: Kafka,
     topic: String,
     key: String,
     committed: BaseConsumer<ReaderContext>,
@@ -212,9 +216,10 @@ impl Reading {
             return Err(Error::new(Code::TopicMissing, format!("topic {topic}")));
         };
         one_partition(&topic, &info)?;
-        let (low, high) = watermarks(&all, &topic, deadline)?;
+        let (low, high) = topics::ends(&all, &topic, PARTITION, deadline)?;
         let committed = reader(kafka, key, Isolation::Committed)?;
-        Ok(Self { topic, key: key.to_owned(), committed, low, high, deadline, timeout })
+        let kafka = kafka.clone();
+        Ok(Self { kafka, topic, key: key.to_owned(), committed, low, high, deadline, timeout })
     }
 
     /// rdkafka's own closing waits in steps of 100 ms.
@@ -246,23 +251,56 @@ impl Reading {
     /// `read_committed` consumer sees everything below it.
     fn wait_stable(&self) -> Result<()> {
         let mut pause = Duration::from_millis(1);
+        let (began, mut told) = (Instant::now(), false);
         loop {
             // The reading waits for the answer to a question that it asked in time, so that the
             // error names the true cause.
-            let (_, stable) = watermarks(&self.committed, &self.topic, self.deadline + GRACE)?;
+            let (_, stable) = topics::ends(&self.committed, &self.topic, PARTITION, self.deadline + GRACE)?;
             if stable >= self.high {
+                if told {
+                    tracing::info!("the transaction on topic {} has ended", self.topic);
+                }
                 return Ok(());
             }
             if Instant::now() >= self.deadline {
-                let message = format!(
-                    "topic {}: a transaction has been open at offset {stable}, below the end at {}, for {:?}",
-                    self.topic, self.high, self.timeout
-                );
-                return Err(Error::new(Code::PositionUnstable, message));
+                let text = format!("{} for {:?}", self.open_at(stable), self.timeout);
+                return Err(Error::new(Code::PositionUnstable, text));
+            }
+            if !told && began.elapsed() >= TELL_AFTER {
+                told = true;
+                tracing::warn!("waiting: {} for {:?}", self.open_at(stable), began.elapsed());
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(100));
         }
+    }
+
+    /// In words: the transaction that is open at this offset, and whose record is there.
+    fn open_at(&self, offset: i64) -> String {
+        let whose = self.key_at(offset).map_or_else(String::new, |key| format!(", with a record of source {key},"));
+        format!(
+            "topic {}: a transaction{whose} has been open at offset {offset}, below the end at {},",
+            self.topic, self.high
+        )
+    }
+
+    /// The key of the record at this offset, committed or not; `None` when nobody can say.
+    fn key_at(&self, offset: i64) -> Option<String> {
+        let mut config = options::reader(&self.kafka, &self.key, Isolation::Uncommitted);
+        // `assign()` needs the name of a group.
+        config.set("group.id", format!("outboxd-{}", self.key));
+        let all: BaseConsumer<ReaderContext> = config.create_with_context(ReaderContext::default()).ok()?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&self.topic, PARTITION, Offset::Offset(offset)).ok()?;
+        all.assign(&assignment).ok()?;
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline {
+            if let Some(Ok(message)) = all.poll(POLL) {
+                let key = String::from_utf8_lossy(message.key()?).into_owned();
+                return (message.offset() == offset).then_some(key);
+            }
+        }
+        None
     }
 
     /// Reads from `start` to the high watermark. The outer `None` means that no record has our key.
@@ -277,7 +315,9 @@ impl Reading {
             )
         };
         let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(&self.topic, 0, Offset::Offset(start)).map_err(|error| failed(&error))?;
+        assignment
+            .add_partition_offset(&self.topic, PARTITION, Offset::Offset(start))
+            .map_err(|error| failed(&error))?;
         self.committed.assign(&assignment).map_err(|error| failed(&error))?;
         let mut newest: Option<Option<Vec<u8>>> = None;
         let mut last_error = None;
@@ -322,7 +362,7 @@ impl Reading {
         self.committed
             .position()
             .ok()
-            .and_then(|list| list.find_partition(&self.topic, 0)?.offset().to_raw())
+            .and_then(|list| list.find_partition(&self.topic, PARTITION)?.offset().to_raw())
             .is_some_and(|next| next >= self.high)
     }
 
@@ -335,6 +375,9 @@ impl Reading {
     }
 }
 
+/// How long the wait for a transaction goes on before the log tells of it. A predecessor's ends at
+/// once, as its transactional ids have been taken.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 /// How long after the deadline the last answer may come.
 const GRACE: Duration = Duration::from_secs(1);
 /// Longest wait for one record, short enough to keep the deadline.
@@ -350,22 +393,4 @@ fn reader(kafka: &Kafka, key: &str, isolation: Isolation) -> Result<BaseConsumer
 /// of it at once. A right on the group does not count: librdkafka asks for it though we join none.
 fn denied(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
-}
-
-/// First and next offset, in the client's view.
-fn watermarks(client: &BaseConsumer<ReaderContext>, topic: &str, deadline: Instant) -> Result<(i64, i64)> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match client.fetch_watermarks(topic, 0, left) {
-            Ok(watermarks) => return Ok(watermarks),
-            Err(error) => {
-                while client.poll(Duration::ZERO).is_some() {}
-                if Instant::now() >= deadline || denied(&error) {
-                    let what = format!("reading the ends of topic {topic}");
-                    return Err(explain(what, &error, &client.context().trouble, Code::KafkaUnreachable));
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-    }
 }

@@ -137,7 +137,7 @@ impl TopicReader {
     /// As [`topics::ping`]; [`Code::KafkaDenied`]; [`Code::TopicMissing`].
     pub(crate) fn spans(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Span>> {
         let span = |&partition: &i32| {
-            let (first, end) = watermarks(&self.all, topic, partition)?;
+            let (first, end) = self.ends(&self.all, topic, partition)?;
             Ok(Span { partition, first, end })
         };
         partitions.iter().map(span).collect()
@@ -148,7 +148,7 @@ impl TopicReader {
     /// # Errors
     /// As [`Self::spans`].
     pub(crate) fn stable_ends(&self, topic: &str, spans: &[Span]) -> Result<Vec<i64>> {
-        spans.iter().map(|span| Ok(watermarks(&self.committed, topic, span.partition)?.1)).collect()
+        spans.iter().map(|span| Ok(self.ends(&self.committed, topic, span.partition)?.1)).collect()
     }
 
     /// Moves the beginning of each span to the first record of this time or later. `time` is in
@@ -245,24 +245,11 @@ impl TopicReader {
         });
     }
 
+    fn ends(&self, client: &BaseConsumer<ReaderContext>, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        topics::ends(client, topic, partition, Instant::now() + PATIENCE)
+    }
+
     fn failed(&self, client: &BaseConsumer<ReaderContext>, what: String, error: &KafkaError) -> Error {
         explain(what, error, &client.context().trouble, Code::KafkaUnreachable)
-    }
-}
-
-fn watermarks(client: &BaseConsumer<ReaderContext>, topic: &str, partition: i32) -> Result<(i64, i64)> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match client.fetch_watermarks(topic, partition, Duration::from_secs(5)) {
-            Ok(watermarks) => return Ok(watermarks),
-            Err(error) => {
-                while client.poll(Duration::ZERO).is_some() {}
-                if Instant::now() >= deadline || client.context().trouble.is_authentication() {
-                    let what = format!("reading the ends of topic {topic}");
-                    return Err(explain(what, &error, &client.context().trouble, Code::KafkaUnreachable));
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
     }
 }

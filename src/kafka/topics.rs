@@ -29,6 +29,15 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the brokers may take to say whether a topic may be made. A session waits for it.
 const ASKING: Duration = Duration::from_secs(5);
 
+/// One question for the ends of a partition. A connection that was lost answers nothing.
+const ASK: Duration = Duration::from_secs(5);
+
+/// The question that makes librdkafka look for the leader anew. It only helps the next one.
+const ASK_METADATA: Duration = Duration::from_secs(1);
+
+/// librdkafka takes 0 for "at once".
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// A topic as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicInfo {
@@ -285,6 +294,39 @@ pub(super) fn metadata(
         if Instant::now() >= deadline || client.context().trouble.is_authentication() {
             return Err(explain("asking the cluster", &error, &client.context().trouble, Code::KafkaUnreachable));
         }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// First and next offset of a partition, as `client` may read it. It asks again until `deadline`:
+/// the leader may just be moving.
+///
+/// # Errors
+/// [`Code::KafkaUnreachable`] at the deadline; at once [`Code::KafkaDenied`] and
+/// [`Code::KafkaAuthFailed`], as a right does not come while we wait, and whoever can grant it
+/// should read of it.
+pub(super) fn ends(
+    client: &BaseConsumer<ReaderContext>,
+    topic: &str,
+    partition: i32,
+    deadline: Instant,
+) -> Result<(i64, i64)> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let error = match client.fetch_watermarks(topic, partition, left.clamp(SHORTEST, ASK)) {
+            Ok(ends) => return Ok(ends),
+            Err(error) => error,
+        };
+        while client.poll(Duration::ZERO).is_some() {}
+        let trouble = &client.context().trouble;
+        // A right on the group does not count: librdkafka asks for it though we join none.
+        let denied = error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed);
+        if denied || trouble.is_authentication() || Instant::now() >= deadline {
+            return Err(explain(format!("reading the ends of topic {topic}"), &error, trouble, Code::KafkaUnreachable));
+        }
+        // What librdkafka was told while the partition had no leader it believes for minutes
+        // ("unknown partition"), unless it is made to ask anew.
+        let _ = client.client().fetch_metadata(Some(topic), left.clamp(SHORTEST, ASK_METADATA));
         std::thread::sleep(Duration::from_millis(20));
     }
 }

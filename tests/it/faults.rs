@@ -89,7 +89,7 @@ async fn an_immediate_restart_of_postgres_under_load() -> Result<()> {
 
 #[tokio::test]
 async fn postgres_can_stop_while_kafka_is_away() -> Result<()> {
-    let (postgres, kafka) = (Postgres::start(Version::V15).await?, Kafka::start().await?);
+    let (postgres, kafka) = (Postgres::start(Version::V15).await?, Kafka::builder(1).never_fenced().start().await?);
     let scene = Scene::on(Host::Own(postgres), Host::Own(kafka)).await?;
     let _daemon = scene.streaming().await?;
     scene.kafka.pause(0)?;

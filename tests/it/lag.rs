@@ -44,7 +44,7 @@ async fn falls(daemon: &Daemon) {
 
 async fn while_kafka_is_away(mark: &str) -> Result<()> {
     let lines = format!("mark = \"{mark}\"\nbackfill = \"none\"\n{QUICK}");
-    let scene = Scene::on_own_kafka(Kafka::builder(1)).await?.with(&lines);
+    let scene = Scene::on_own_kafka(Kafka::builder(1).never_fenced()).await?.with(&lines);
     let mut scene = scene.with_kafka("delivery_timeout = \"2s\"");
     let daemon = scene.streaming().await?;
     scene.insert(3).await?;

@@ -143,7 +143,7 @@ async fn a_mark_that_the_server_asks_to_try_again_is_tried_again() -> Result<()>
 /// An address that leads to several servers, as a proxy's may. On the other one the row is not there, and looks gone.
 #[tokio::test]
 async fn a_mark_that_would_reach_another_server_is_not_made() -> Result<()> {
-    let kafka = Host::Own(Kafka::builder(1).start().await?);
+    let kafka = Host::Own(Kafka::builder(1).never_fenced().start().await?);
     let mut scene = Scene::on(Host::Own(Postgres::start(Version::V15).await?), kafka).await?.with(QUICK);
     let other = Postgres::start(Version::V15).await?;
     other.create_database(&scene.database).await?;

@@ -87,6 +87,15 @@ impl Builder {
         self
     }
 
+    /// Lets a broker that stands still keep its partitions, for a sole broker that is paused or that
+    /// a stalled machine must not fence. While its partitions have no leader, the coordinator would
+    /// skip the markers of a transaction (KAFKA-20734). After a kill a broker would have to wait for
+    /// as long before it may come back.
+    #[must_use]
+    pub fn never_fenced(self) -> Self {
+        self.setting("broker.session.timeout.ms", "30000")
+    }
+
     /// Starts the brokers and waits until they all answer.
     pub async fn start(self) -> Result<Kafka> {
         let jars = blocking(artifacts::kafka).await?;
@@ -148,7 +157,7 @@ impl Kafka {
                     Ok(brokers) => {
                         Ok(Self { brokers: Vec::new(), _controller: None, wire: None, elsewhere: Some(brokers) })
                     }
-                    Err(_) => Self::never_fenced().start().await,
+                    Err(_) => Self::builder(1).never_fenced().start().await,
                 }
             })
             .await
@@ -158,13 +167,7 @@ impl Kafka {
     /// its test. A test must never stop or pause the broker.
     pub async fn shared_wired() -> Result<&'static Self> {
         static SHARED: OnceCell<Kafka> = OnceCell::const_new();
-        SHARED.get_or_try_init(|| Self::never_fenced().wired().start()).await
-    }
-
-    /// A broker that nobody stops. A machine that stalls must not fence it. After a kill it would
-    /// have to wait for as long before it may come back.
-    fn never_fenced() -> Builder {
-        Self::builder(1).setting("broker.session.timeout.ms", "30000")
+        SHARED.get_or_try_init(|| Self::builder(1).never_fenced().wired().start()).await
     }
 
     /// `bootstrap.servers`.

@@ -48,6 +48,9 @@ async fn a_foreign_open_transaction_on_the_position_topic_delays_the_start() -> 
     daemon.wait_for_line_after(before, |line| line.contains("ReadPosition"), PATIENCE).await?;
     let (status, _) = ready_soon(&daemon).await?;
     assert_eq!(status, 503, "it went on without knowing the end of the position topic");
+    let told =
+        |line: &str| line.contains("waiting: ") && line.contains("with a record of source foreign, has been open");
+    daemon.wait_for_line_after(before, told, PATIENCE).await?;
     tokio::task::spawn_blocking(move || stranger.abort_transaction(SOON)).await??;
     scene.assert_exactly(6).await
 }

@@ -115,7 +115,7 @@ async fn what_came_before_a_poisoned_row_of_a_backfill_is_published_and_marked()
 #[tokio::test]
 async fn a_halt_at_a_poisoned_row_waits_until_kafka_is_back() -> Result<()> {
     let timeouts = format!("{QUICK}\nshutdown = \"2s\"");
-    let mut scene = Scene::on_own_kafka(Kafka::builder(1).separate_controller()).await?.with(&timeouts);
+    let mut scene = Scene::on_own_kafka(Kafka::builder(1).separate_controller().never_fenced()).await?.with(&timeouts);
     let daemon = scene.streaming().await?;
     scene.insert(1).await?;
     scene.wait_marked("order_outbox").await;

@@ -45,7 +45,7 @@ async fn rule(prometheus: &Prometheus, group: &str, name: &str) -> Result<Value>
 /// A broker that can be paused under load: not the controller as well, which can break Kafka's own promises
 /// (docs/guarantees.md, known limits).
 async fn kafka() -> Result<Host<Kafka>> {
-    Ok(Host::Own(Kafka::builder(1).separate_controller().start().await?))
+    Ok(Host::Own(Kafka::builder(1).separate_controller().never_fenced().start().await?))
 }
 
 /// The value of the one series that the expression finds.

@@ -109,7 +109,8 @@ impl Stage {
         let (postgres, kafka) = tokio::try_join!(
             Postgres::start(Version::V15),
             // A controller of its own: see the demo of outboxd.
-            Kafka::builder(1).separate_controller().start(),
+            // A broker that stands still for 5 s keeps its partitions (KAFKA-20734).
+            Kafka::builder(1).separate_controller().setting("broker.session.timeout.ms", "10000").start(),
         )?;
         let address = || anyhow::Ok(format!("127.0.0.1:{}", ports::free()?));
         let places = Places {
