@@ -154,7 +154,7 @@ codes! {
     /// No broker answered in time.
     KafkaUnreachable = "kafka-unreachable", Retry, "check brokers, listeners and network; outboxd keeps trying";
     /// The brokers refused the credentials.
-    KafkaAuthFailed = "kafka-auth-failed", Retry, "check sasl.* and ssl.* under [kafka.options]; outboxd keeps trying";
+    KafkaAuthFailed = "kafka-auth-failed", Retry, "check the token, or sasl.* and ssl.* under [kafka.options]; outboxd keeps trying";
     /// The brokers refused a right on a topic, on the transactional.id or on the cluster.
     KafkaDenied = "kafka-denied", Retry, "grant WRITE and DESCRIBE on the topic and the transactional.id, and READ on the position topic; outboxd keeps trying";
     /// A topic does not exist and the brokers do not create it.

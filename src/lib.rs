@@ -44,6 +44,7 @@
 //! | [`config`] | file, flags, variables → what is validated, once | no server |
 //! | [`door`] | flags → configuration, with librdkafka's word on its own options | no Postgres |
 //! | [`runtime`] | a command → its outcome, once its sessions have said goodbye | no Kafka |
+//! | [`program`] | a command line → what the program prints, a secret | no server |
 //! | [`backoff`] | failures in a row → the pause before the next attempt | pure; no server |
 //! | [`error`] | what went wrong → a code, a class, a hint | pure; no server |
 //! | [`postgres`] | URL → replication stream, SQL sessions; `catalog` is the SQL | no Kafka |
@@ -88,6 +89,7 @@ mod lsn;
 pub mod outbox;
 pub mod pgoutput;
 pub mod postgres;
+mod program;
 pub mod recover;
 pub mod relay;
 pub mod retention;

@@ -1,10 +1,10 @@
 //! `[kafka]` as written → [`Kafka`].
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::{
-    Delivery, Kafka, Secret, names,
-    section::{Item, Section, Value, show_duration},
+    Delivery, Kafka, Secret, TokenSource, names,
+    section::{Item, Origin, Section, Value, show_duration},
 };
 use crate::{Code, Error, Result};
 
@@ -17,15 +17,20 @@ pub(super) const KEYS: &[&str] = &[
     "topic_replication",
     "transaction_timeout",
     "delivery_timeout",
+    "token_file",
+    "token_command",
     "options",
 ];
+
+/// The mechanism of RFC 7628.
+const OAUTHBEARER: &str = "OAUTHBEARER";
 
 /// Takes the name and the value of a librdkafka option. The error says why `[kafka.options]` cannot
 /// hold it.
 pub(crate) type Judge = fn(&str, &str) -> std::result::Result<(), String>;
 
 /// Reads the cluster.
-pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
+pub(super) fn read(mut section: Section, folder: &Path, judge: Judge) -> Result<Kafka> {
     section.only(KEYS)?;
     let brokers = section.text("brokers")?.ok_or_else(|| section.lacks("brokers"))?;
     check_brokers(&brokers.value).map_err(|problem| brokers.refuse(problem))?;
@@ -33,6 +38,7 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
         .choice("delivery", &[("exactly-once", Delivery::ExactlyOnce), ("at-least-once", Delivery::AtLeastOnce)])?;
     let position_topic = read_position_topic(&mut section)?;
     let place = section.origin.clone();
+    let token = read_token(&mut section, folder)?;
     let options = section.table("options", "[kafka.options]")?;
     let kafka = Kafka {
         brokers: brokers.value,
@@ -43,8 +49,10 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
         topic_replication: number(&mut section, "topic_replication", 32_767)?,
         transaction_timeout: timeout(&mut section, "transaction_timeout", 60)?,
         delivery_timeout: timeout(&mut section, "delivery_timeout", 30)?,
+        token: token.as_ref().map(|token| token.value.clone()),
         options: read_options(options, judge)?,
     };
+    check_login(&kafka, token.as_ref(), &place)?;
     // Rule 25: a record that is still being sent when its transaction times out could end up in the
     // next transaction.
     if kafka.delivery_timeout >= kafka.transaction_timeout {
@@ -65,6 +73,47 @@ pub(super) fn read_position_topic(section: &mut Section) -> Result<String> {
     let Some(item) = section.text("position_topic")? else { return Ok("outboxd.positions".to_owned()) };
     names::topic(&item.value).map_err(|problem| item.refuse(problem))?;
     Ok(item.value)
+}
+
+/// A token comes from a file or from a program.
+fn read_token(section: &mut Section, folder: &Path) -> Result<Option<Item<TokenSource>>> {
+    let file = section.text("token_file")?;
+    let Some(command) = section.texts("token_command")? else {
+        return Ok(file.map(|item| item.map(|path| TokenSource::File(folder.join(path)))));
+    };
+    if file.is_some() {
+        return Err(command.refuse("token_file is there as well; allowed: one of the two"));
+    }
+    let line: Vec<String> = command.value.iter().map(|word| word.value.clone()).collect();
+    if line.first().is_none_or(String::is_empty) {
+        return Err(command.refuse("found no program; allowed: a program and its arguments, each a string of its own"));
+    }
+    Ok(Some(command.map(|_| TokenSource::Command(line))))
+}
+
+/// A token and the options of a login have to fit each other.
+fn check_login(kafka: &Kafka, token: Option<&Item<TokenSource>>, place: &Origin) -> Result<()> {
+    let option = |names: &[&str]| {
+        let named = kafka.options.iter().find(|(key, _)| names.contains(&key.as_str()));
+        named.map(|(key, value)| (key.as_str(), value.expose()))
+    };
+    let mechanism = option(&["sasl.mechanism", "sasl.mechanisms"]);
+    match (token, mechanism) {
+        (Some(token), Some((key, name))) if !name.eq_ignore_ascii_case(OAUTHBEARER) => {
+            Err(token.refuse(format!("{key} is {name:?}; a token needs {OAUTHBEARER:?}, or no {key}")))
+        }
+        (None, Some((key, name))) if name.eq_ignore_ascii_case(OAUTHBEARER) => {
+            let text = format!("{place}: {key} is {OAUTHBEARER:?}, which needs token_file or token_command in [kafka]");
+            Err(Error::new(Code::ConfigInvalid, text))
+        }
+        (Some(token), _) => match option(&["security.protocol"]) {
+            Some((key, name)) if !name.to_ascii_lowercase().starts_with("sasl_") => {
+                Err(token.refuse(format!("{key} is {name:?}; a token needs \"sasl_ssl\" or \"sasl_plaintext\"")))
+            }
+            _ => Ok(()),
+        },
+        (None, _) => Ok(()),
+    }
 }
 
 fn number(section: &mut Section, key: &str, most: u32) -> Result<u32> {

@@ -142,7 +142,7 @@ impl Written {
             return Err(flags::missing_brokers());
         }
         flags.overlay(&mut self.kafka, &mut self.http, &mut self.log)?;
-        let kafka = kafka::read(self.kafka, judge)?;
+        let kafka = kafka::read(self.kafka, &self.folder, judge)?;
         let around = source::Around { folder: &self.folder, position_topic: &kafka.position_topic };
         let sources = sources(self.sources, &around)?;
         Ok(Config { sources, kafka, http: http(self.http)?, log: log(self.log)? })

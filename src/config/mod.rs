@@ -16,6 +16,7 @@ mod source;
 mod template;
 #[cfg(test)]
 mod tests;
+mod token;
 pub(crate) mod url;
 
 use std::{net::SocketAddr, time::Duration};
@@ -29,6 +30,7 @@ pub use retention::{Retention, RetentionBy};
 pub(crate) use show::ShownSource;
 pub use template::Template;
 pub use template::TemplatePart;
+pub use token::TokenSource;
 pub(crate) use url::PostgresUrl;
 
 use crate::{Code, Error, Result};
@@ -232,6 +234,8 @@ pub struct Kafka {
     pub transaction_timeout: Duration,
     /// delivery.timeout.ms; 30 s. It is always below the transaction's timeout (rule 25).
     pub delivery_timeout: Duration,
+    /// Where the token of SASL/OAUTHBEARER comes from.
+    pub token: Option<TokenSource>,
     /// Options that are passed to librdkafka. None of them is one that outboxd sets itself.
     pub options: Vec<(String, Secret)>,
 }

@@ -278,6 +278,26 @@ fn an_option_that_outboxd_owns_names_the_key_to_use() {
 }
 
 #[test]
+fn a_token_comes_from_a_file_or_from_a_program_and_fits_the_options_of_the_login() {
+    let token = |lines: &str| kafka_with(lines).map(|config| config.kafka.token);
+    let file = token("token_file = \"token\"").unwrap();
+    assert!(matches!(file, Some(TokenSource::File(path)) if path.ends_with("token")));
+    let program = token("token_command = [\"print\", \"it\"]\n[kafka.options]\nsasl.mechanism = \"oauthbearer\"");
+    assert_eq!(program.unwrap(), Some(TokenSource::Command(vec!["print".to_owned(), "it".to_owned()])));
+    for (lines, says) in [
+        ("token_command = []", "found no program"),
+        ("token_file = \"a\"\ntoken_command = [\"b\"]", "token_file is there as well"),
+        ("token_file = \"a\"\n[kafka.options]\nsasl.mechanisms = \"PLAIN\"", "a token needs \"OAUTHBEARER\""),
+        ("token_file = \"a\"\n[kafka.options]\nsecurity.protocol = \"ssl\"", "a token needs \"sasl_ssl\""),
+        ("[kafka.options]\nsasl.mechanism = \"OAUTHBEARER\"", "needs token_file or token_command in [kafka]"),
+    ] {
+        let error = kafka_with(lines).unwrap_err();
+        assert_eq!(error.code(), Code::ConfigInvalid, "{lines}");
+        assert!(error.detail().contains(says), "{lines}: {error}");
+    }
+}
+
+#[test]
 fn options_may_be_quoted_or_dotted_and_are_never_shown() {
     let config =
         kafka_with("[kafka.options]\nsasl.password = \"a${DB_PASSWORD}\"\n\"linger.ms\" = 5\nsasl.username = \"u\"")

@@ -23,7 +23,7 @@ pub(crate) async fn setting(kafka: &Kafka, name: &str, timeout: Duration) -> Res
         metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id).ok_or_else(|| failed("no broker is up"))
     })
     .await?;
-    let admin = topics::admin_client(kafka)?;
+    let admin = topics::admin_client(kafka).await?;
     let results = admin.describe_configs(&[ResourceSpecifier::Broker(broker)], &topics::admin_options(timeout)).await;
     let results = results.map_err(|error| failed("a broker does not tell its settings").because(error))?;
     for result in results {

@@ -1,19 +1,26 @@
 //! What librdkafka tells us besides the answers to calls: log lines, errors about connections, and
 //! the deliveries that failed.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    error::Error,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use rdkafka::{
     ClientContext,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::Message,
     producer::DeliveryResult,
 };
+
+use super::login::Login;
+use crate::config::Kafka;
 
 /// Why the last call may have failed. It keeps the most telling of librdkafka's errors about its
 /// connections.
@@ -55,9 +62,22 @@ fn weight(code: RDKafkaErrorCode) -> u8 {
 #[derive(Debug, Default)]
 pub(super) struct ReaderContext {
     pub(super) trouble: Trouble,
+    login: Login,
+}
+
+impl ReaderContext {
+    pub(super) fn of(kafka: &Kafka) -> Self {
+        Self { login: Login::of(kafka), ..Self::default() }
+    }
 }
 
 impl ClientContext for ReaderContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.login.refreshed()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         log(level, facility, line);
     }
@@ -99,6 +119,7 @@ pub(super) struct FailedDelivery {
 #[derive(Debug, Default)]
 pub(super) struct ProducerContext {
     pub(super) trouble: Trouble,
+    login: Login,
     failed: Mutex<Vec<FailedDelivery>>,
     lost_requests: AtomicU64,
     lines: AtomicU64,
@@ -106,6 +127,10 @@ pub(super) struct ProducerContext {
 }
 
 impl ProducerContext {
+    pub(super) fn of(kafka: &Kafka) -> Self {
+        Self { login: Login::of(kafka), ..Self::default() }
+    }
+
     pub(super) fn failed(&self) -> MutexGuard<'_, Vec<FailedDelivery>> {
         lock(&self.failed)
     }
@@ -132,6 +157,12 @@ impl ProducerContext {
 }
 
 impl ClientContext for ProducerContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.login.refreshed()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.lines.fetch_add(1, Ordering::Relaxed);
         if matches!(facility, "FAIL" | "REQTMOUT") {

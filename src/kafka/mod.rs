@@ -27,6 +27,7 @@ mod context;
 pub(crate) mod durability;
 mod failure;
 mod judge;
+mod login;
 mod options;
 pub mod position_topic;
 mod producer;

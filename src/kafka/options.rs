@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use rdkafka::{
     config::{ClientConfig, RDKafkaLogLevel},
+    consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
 };
 
-use super::producer::Batching;
+use super::{context::ReaderContext, login, producer::Batching};
 use crate::{
     config::{Delivery, Kafka},
-    error::{Code, Error},
+    error::{Code, Error, Result},
 };
 
 /// Largest request that we hand to a broker. The broker judges the size of a record
@@ -33,6 +34,17 @@ pub(super) fn refused(error: &KafkaError) -> Error {
         other => other.to_string(),
     };
     Error::new(Code::KafkaOptionInvalid, message)
+}
+
+/// Makes a consumer that can log in. It blocks while a program prints a token.
+///
+/// # Errors
+/// [`Code::KafkaOptionInvalid`]; [`Code::KafkaAuthFailed`] when there is no token to log in with.
+pub(super) fn consumer(kafka: &Kafka, config: &ClientConfig) -> Result<BaseConsumer<ReaderContext>> {
+    let consumer: BaseConsumer<ReaderContext> =
+        config.create_with_context(ReaderContext::of(kafka)).map_err(|error| refused(&error))?;
+    login::log_in(kafka, consumer.client())?;
+    Ok(consumer)
 }
 
 /// A producer's options. `transactional_id` is also the name of the client. Only exactly-once uses
@@ -139,6 +151,9 @@ fn base(kafka: &Kafka, client: &str) -> ClientConfig {
         RDKafkaLogLevel::Info
     });
     config.set("bootstrap.servers", &kafka.brokers);
+    if kafka.token.is_some() {
+        config.set("sasl.mechanism", "OAUTHBEARER").set("security.protocol", "sasl_ssl");
+    }
     // There is no compression by default: payloads are small, the network is rarely the limit, and
     // compressing costs the user's CPU. A user can choose any codec in `[kafka.options]`.
     defaults(
@@ -180,7 +195,7 @@ fn millis(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::{consumer::BaseConsumer, producer::BaseProducer};
+    use rdkafka::producer::BaseProducer;
 
     use super::*;
     use crate::{
@@ -197,6 +212,7 @@ mod tests {
             topic_replication: 0,
             transaction_timeout: Duration::from_secs(60),
             delivery_timeout: Duration::from_secs(30),
+            token: None,
             options: options.iter().map(|&(key, value)| (key.to_owned(), Secret::new(value.to_owned()))).collect(),
         }
     }

@@ -289,7 +289,7 @@ impl Reading {
         let mut config = options::reader(&self.kafka, &self.key, Isolation::Uncommitted);
         // `assign()` needs the name of a group.
         config.set("group.id", format!("outboxd-{}", self.key));
-        let all: BaseConsumer<ReaderContext> = config.create_with_context(ReaderContext::default()).ok()?;
+        let all = options::consumer(&self.kafka, &config).ok()?;
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(&self.topic, PARTITION, Offset::Offset(offset)).ok()?;
         all.assign(&assignment).ok()?;
@@ -384,9 +384,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 
 fn reader(kafka: &Kafka, key: &str, isolation: Isolation) -> Result<BaseConsumer<ReaderContext>> {
-    options::reader(kafka, key, isolation)
-        .create_with_context(ReaderContext::default())
-        .map_err(|error| options::refused(&error))
+    options::consumer(kafka, &options::reader(kafka, key, isolation))
 }
 
 /// Whether a right is missing. It will not come while we wait, and whoever can grant it should read

@@ -42,7 +42,7 @@ use super::{
     batch::{Batch, Header, Outgoing},
     context::{POSITION, ProducerContext, Row},
     failure::{PublishFailure, code_of, explain},
-    options,
+    login, options,
 };
 use crate::{
     config::{Delivery, Kafka},
@@ -112,11 +112,12 @@ impl Producer {
     /// 100 ms.
     ///
     /// # Errors
-    /// [`Code::KafkaOptionInvalid`].
+    /// [`Code::KafkaOptionInvalid`]; [`Code::KafkaAuthFailed`] when there is no token to log in with.
     pub fn create(kafka: &Kafka, transactional_id: &str, batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
-        let native = options::producer(kafka, transactional_id, batching)
-            .create_with_context(ProducerContext::default())
+        let native: BaseProducer<ProducerContext> = options::producer(kafka, transactional_id, batching)
+            .create_with_context(ProducerContext::of(kafka))
             .map_err(|error| options::refused(&error))?;
+        login::log_in(kafka, native.client())?;
         let (delivery, delivery_timeout) = (kafka.delivery, kafka.delivery_timeout);
         Ok(Self { native, delivery, delivery_timeout, cancel, state: State::Ready })
     }
@@ -189,6 +190,12 @@ impl Producer {
         }
         self.state = State::Ready;
         Ok(())
+    }
+
+    /// Takes what librdkafka has to say while there is nothing to publish: lines for the log, and
+    /// that a token grows old.
+    pub(crate) fn idle(&self) {
+        self.take_events();
     }
 
     /// Gives up what was sent, because the transaction before it was not committed (rule 26).

@@ -114,7 +114,7 @@ impl TopicReader {
             for (key, value) in FETCH {
                 config.set(key, value);
             }
-            config.create_with_context(ReaderContext::default()).map_err(|error| options::refused(&error))
+            options::consumer(kafka, &config)
         };
         Ok(Self { committed: make(Isolation::Committed)?, all: make(Isolation::Uncommitted)? })
     }

@@ -16,7 +16,7 @@ use super::{
     blocking,
     context::{QuietContext, ReaderContext},
     failure::explain,
-    options,
+    login, options,
 };
 use crate::{
     config::Kafka,
@@ -170,7 +170,7 @@ pub async fn create(kafka: &Kafka, topics: Vec<NewTopic>) -> Result<()> {
     }
     // The admin client does not tell why it timed out. This call does.
     ping(kafka, TIMEOUT).await?;
-    let admin = admin_client(kafka)?;
+    let admin = admin_client(kafka).await?;
     let wanted: Vec<admin::NewTopic<'_>> = topics.iter().map(native).collect();
     let results = admin.create_topics(&wanted, &admin_options(TIMEOUT)).await;
     for result in results.map_err(|error| Error::new(Code::KafkaUnreachable, "creating topics").because(error))? {
@@ -191,7 +191,7 @@ pub async fn create(kafka: &Kafka, topics: Vec<NewTopic>) -> Result<()> {
 /// # Errors
 /// As [`ping`].
 pub(crate) async fn refused(kafka: &Kafka, names: &[&str]) -> Result<Vec<RefusedTopic>> {
-    let admin = admin_client(kafka)?;
+    let admin = admin_client(kafka).await?;
     let wanted: Vec<_> = names.iter().map(|name| admin::NewTopic::new(name, -1, TopicReplication::Fixed(-1))).collect();
     let asking = admin_options(ASKING).validate_only(true);
     let results = admin.create_topics(&wanted, &asking).await;
@@ -220,7 +220,7 @@ pub(crate) async fn refused(kafka: &Kafka, names: &[&str]) -> Result<Vec<Refused
 /// # Errors
 /// As [`ping`]; [`Code::KafkaDenied`]; [`Code::TopicMissing`].
 pub async fn configuration(kafka: &Kafka, topic: &str) -> Result<BTreeMap<String, String>> {
-    let admin = admin_client(kafka)?;
+    let admin = admin_client(kafka).await?;
     let what = || format!("reading the configuration of topic {topic}");
     let failed = |code: Option<RDKafkaErrorCode>| {
         let code = code.unwrap_or(RDKafkaErrorCode::Unknown);
@@ -258,8 +258,15 @@ fn native(topic: &NewTopic) -> admin::NewTopic<'_> {
         })
 }
 
-pub(super) fn admin_client(kafka: &Kafka) -> Result<AdminClient<QuietContext>> {
-    options::admin(kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))
+pub(super) async fn admin_client(kafka: &Kafka) -> Result<AdminClient<QuietContext>> {
+    let kafka = kafka.clone();
+    blocking(move || {
+        let admin: AdminClient<QuietContext> =
+            options::admin(&kafka).create_with_context(QuietContext).map_err(|error| options::refused(&error))?;
+        login::log_in(&kafka, admin.inner())?;
+        Ok(admin)
+    })
+    .await
 }
 
 pub(super) fn admin_options(timeout: Duration) -> AdminOptions {
@@ -269,7 +276,7 @@ pub(super) fn admin_options(timeout: Duration) -> AdminOptions {
 /// A client for metadata. Unlike a producer, it never makes a broker create the topic that it asks
 /// about.
 pub(super) fn client(kafka: &Kafka) -> Result<BaseConsumer<ReaderContext>> {
-    options::admin(kafka).create_with_context(ReaderContext::default()).map_err(|error| options::refused(&error))
+    options::consumer(kafka, &options::admin(kafka))
 }
 
 /// Metadata within `timeout`. librdkafka waits for a usable broker and reports nothing meanwhile,

@@ -3,21 +3,16 @@
 
 use std::{
     path::PathBuf,
-    process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-
-use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 
 use super::{options::Host, passfile};
 use crate::{
     Code, Error, Result,
     config::{Password, Secret, password},
+    program,
 };
-
-/// No password is longer. Tokens of clouds have about 2,000 bytes.
-const PRINTED_MAX: u64 = 64 * 1024;
 
 /// Where the password of a connection comes from. Its `Debug` shows no password.
 #[derive(Debug, Clone)]
@@ -92,28 +87,13 @@ impl Printer {
         {
             return Ok(secret.clone());
         }
-        let secret =
-            timeout(bound, self.run()).await.unwrap_or_else(|_| Err(self.refused("printed nothing in time")))?;
+        let line = self.line.clone();
+        let printed = tokio::task::spawn_blocking(move || program::printed(&line, bound)).await;
+        let printed = printed.map_err(|panic| Error::new(Code::Internal, "asking for a password").because(panic))?;
+        let text = printed.map_err(|problem| refused(format!("password_command: {problem}")))?;
+        let secret = password::one_line(&text).map_err(|_| self.refused("printed no password"))?;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), secret.clone()));
         Ok(secret)
-    }
-
-    /// Runs the program. What it prints goes nowhere else, whatever it is.
-    async fn run(&self) -> Result<Secret> {
-        let Some((program, arguments)) = self.line.split_first() else { return Err(self.refused("names no program")) };
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| self.refused("cannot be run").because(error))?;
-        let mut printed = String::new();
-        if let Some(output) = child.stdout.take() {
-            let read = output.take(PRINTED_MAX).read_to_string(&mut printed).await;
-            read.map_err(|error| self.refused("printed something else than text").because(error))?;
-        }
-        let status = child.wait().await.map_err(|error| self.refused("was lost").because(error))?;
-        if !status.success() {
-            return Err(self.refused(&format!("ended with {status}; run it as the daemon's user to see why")));
-        }
-        password::one_line(&printed).map_err(|_| self.refused("printed no password"))
     }
 
     /// The arguments may hold secrets, so only the program is named.

@@ -23,6 +23,7 @@
 //! once Kafka has committed both.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,6 +42,9 @@ use crate::{
     outbox::Records,
     source::producers::{PositionBytes, Producers},
 };
+
+/// How often the producers are looked at while there is nothing to publish.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A Kafka transaction that is to be published.
 pub(super) struct Job {
@@ -98,7 +102,7 @@ impl Publisher {
         // The channel between the threads has no room. So a batch is handed over only when the one
         // before it is committed.
         let (acknowledged, to_commit) = blocking::sync_channel(0);
-        let sending = Sending { jobs: job_queue, free: free_queue, acknowledged };
+        let sending = Sending { jobs: job_queue, free: free_queue, idle: VecDeque::new(), acknowledged };
         let committing = Committing { acknowledged: to_commit, free, events };
         spawn(format!("send-{source}"), move || sending.run())?;
         spawn(format!("commit-{source}"), move || committing.run())?;
@@ -157,14 +161,16 @@ enum Handover {
 struct Sending {
     jobs: blocking::Receiver<Job>,
     free: blocking::Receiver<Producer>,
+    /// Those that were free when there was no job, in the order of their turns. They come before
+    /// what is in `free`.
+    idle: VecDeque<Producer>,
     acknowledged: blocking::SyncSender<Handover>,
 }
 
 impl Sending {
-    fn run(self) {
-        while let Ok(Job { batch, records, position }) = self.jobs.recv() {
-            // After a failed commit nobody gives a producer back.
-            let Ok(mut producer) = self.free.recv() else { return };
+    fn run(mut self) {
+        while let Some(Job { batch, records, position }) = self.next_job() {
+            let Some(mut producer) = self.next_producer() else { return };
             let began = Instant::now();
             let handover = match producer.send(&records, position.record()) {
                 Ok(()) => Handover::Acknowledged { producer, batch, records, began },
@@ -179,6 +185,30 @@ impl Sending {
             }
             if failed {
                 return;
+            }
+        }
+    }
+}
+
+impl Sending {
+    /// The producer whose turn it is; `None` after a failed commit, when nobody gives one back.
+    fn next_producer(&mut self) -> Option<Producer> {
+        self.idle.pop_front().or_else(|| self.free.recv().ok())
+    }
+
+    fn look_at_idle_producers(&mut self) {
+        self.idle.extend(self.free.try_iter());
+        self.idle.iter().for_each(Producer::idle);
+    }
+
+    /// Waits for a job; `None` when the session is gone. While there is none, librdkafka's events
+    /// are taken, which would else wait in the memory of this process.
+    fn next_job(&mut self) -> Option<Job> {
+        loop {
+            match self.jobs.recv_timeout(IDLE) {
+                Ok(job) => return Some(job),
+                Err(blocking::RecvTimeoutError::Disconnected) => return None,
+                Err(blocking::RecvTimeoutError::Timeout) => self.look_at_idle_producers(),
             }
         }
     }

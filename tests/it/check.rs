@@ -38,6 +38,7 @@ impl Healthy {
         );
         client.batch_execute(&sql).await.unwrap();
         let kafka = KafkaConfig {
+            token: None,
             brokers: Kafka::shared().await.unwrap().brokers(),
             delivery: Delivery::ExactlyOnce,
             position_topic: unique("positions"),

@@ -33,6 +33,7 @@ mod sources;
 mod status;
 mod tail;
 mod telling;
+mod tokens;
 mod topics;
 mod unsent;
 mod until_idle;

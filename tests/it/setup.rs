@@ -239,6 +239,7 @@ async fn the_seeds_tables_are_made_word_for_word() {
 
 fn kafka_config() -> outboxd::config::Kafka {
     outboxd::config::Kafka {
+        token: None,
         brokers: "127.0.0.1:9".to_owned(),
         delivery: outboxd::config::Delivery::ExactlyOnce,
         position_topic: "positions".to_owned(),

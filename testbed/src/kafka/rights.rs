@@ -65,6 +65,26 @@ impl Builder {
             .setting("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
             .setting("super.users", "User:ANONYMOUS")
     }
+
+    /// Makes clients of [`Kafka::proxied_brokers`] log in by SASL/OAUTHBEARER, with a JWT that
+    /// nobody signed: Kafka's own validator for tests takes what names its subject (`sub`) and when
+    /// it expires (`exp`). With the token the connection ends. Clients of [`Kafka::brokers`] need no
+    /// login.
+    #[must_use]
+    pub fn tokens(self) -> Self {
+        let module = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule";
+        self.proxied()
+            .setting(
+                "listener.security.protocol.map",
+                "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:SASL_PLAINTEXT",
+            )
+            .setting("listener.name.proxied.sasl.enabled.mechanisms", "OAUTHBEARER")
+            .setting(
+                "listener.name.proxied.oauthbearer.sasl.jaas.config",
+                &format!("{module} required unsecuredLoginStringClaim_sub=\"broker\";"),
+            )
+            .setting("listener.name.proxied.oauthbearer.connections.max.reauth.ms", "60000")
+    }
 }
 
 impl Kafka {

@@ -97,6 +97,7 @@ impl Source {
     fn on(brokers: &str) -> Self {
         let name = unique("source");
         let config = Config {
+            token: None,
             brokers: brokers.to_owned(),
             delivery: Delivery::ExactlyOnce,
             position_topic: unique("positions"),

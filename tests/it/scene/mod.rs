@@ -185,8 +185,12 @@ impl Scene {
 
     /// The same on a server that is reached by this URL.
     pub(crate) async fn command_at(&self, url: &str, arguments: &[&str]) -> Result<(i32, String, String)> {
+        self.command_on(&self.config_through(url, &self.kafka.brokers()), arguments).await
+    }
+
+    /// The same on another configuration.
+    pub(crate) async fn command_on(&self, config: &str, arguments: &[&str]) -> Result<(i32, String, String)> {
         let path = std::env::temp_dir().join(format!("outboxd-{}.toml", unique("command")));
-        let config = self.config_through(url, &self.kafka.brokers());
         std::fs::write(&path, config.replace("{http}", "off"))?;
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outboxd"));
         command.args(arguments).arg("--config").arg(&path).stdin(std::process::Stdio::null()).kill_on_drop(true);
