@@ -19,6 +19,7 @@ mod counts;
 mod drain;
 mod growth;
 mod latency;
+mod look;
 mod marking;
 mod matrix;
 mod peer;
@@ -115,6 +116,10 @@ struct Mode {
     /// System calls and allocations of a row
     #[arg(long)]
     counts: bool,
+    /// What the daemon's looks at Postgres cost beside ten thousand and ten million marked rows;
+    /// --rows is the larger number, each is watched for --seconds
+    #[arg(long)]
+    look: bool,
     /// Fill a table and a topic with this many matching events, and audit them with
     /// `outboxd verify`
     #[arg(long, value_name = "ROWS")]
@@ -132,6 +137,7 @@ impl Mode {
             _ if self.shards => Some("shards"),
             _ if self.backfill => Some("backfill"),
             _ if self.counts => Some("counts"),
+            _ if self.look => Some("look"),
             _ if self.only_latency => Some("latency"),
             _ if self.latencies => Some("latencies"),
             _ if self.only_drain => Some("drain"),
@@ -182,6 +188,10 @@ async fn measure(setting: &Setting, arguments: &Arguments, report: &mut Report) 
         _ if mode.shards => shards::measure(setting, shape, report).await,
         _ if mode.backfill => backfill::measure(setting, shape, report).await,
         _ if mode.counts => counts::measure(setting, rows.unwrap_or(counts::ROWS), report).await,
+        _ if mode.look => {
+            let watched = Duration::from_secs((*seconds).into());
+            look::measure(setting, rows.unwrap_or(look::ROWS), watched, report).await
+        }
         _ if mode.latencies => {
             let via = arguments.options.via;
             amount.ways = PARTITIONS.map(|partitions| Via { partitions, ..via }).into();
