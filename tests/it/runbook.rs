@@ -263,3 +263,52 @@ async fn after_an_older_disk_whose_log_has_grown_recover_needs_force_and_loses_a
     goes_on_beside_phantoms(&mut scene, &daemon).await?;
     only_phantoms(&scene, 5).await
 }
+
+/// The blocks of SQL of a page, without their indentation.
+fn sql_blocks(page: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines().map(str::trim_start);
+    while lines.any(|line| line == "```sql") {
+        let block: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+        blocks.push(block.join("\n"));
+    }
+    blocks
+}
+
+/// Each block runs as it stands where things are as its section says. Only the ids are put in.
+#[tokio::test]
+async fn the_sql_of_the_runbook_runs_as_it_stands() -> Result<()> {
+    let mut scene = Scene::on_own_postgres(Postgres::builder(Version::V15)).await?;
+    let ids = scene.insert(2).await?;
+    scene
+        .client
+        .batch_execute(
+            "CREATE TABLE order_outbox_child () INHERITS (order_outbox);
+             INSERT INTO order_outbox_child SELECT * FROM ONLY order_outbox LIMIT 1;
+             UPDATE order_outbox_child SET id = gen_random_uuid()",
+        )
+        .await?;
+    scene.client.batch_execute("SELECT pg_create_logical_replication_slot('outboxd_order', 'pgoutput')").await?;
+    create_publication(&scene.client, "outboxd_order").await?;
+    let page = include_str!("../../docs/errors.md");
+    let blocks = sql_blocks(page);
+    for block in &blocks {
+        let block = block.replace('…', &ids[0].to_string());
+        scene.client.batch_execute(&block).await.with_context(|| block)?;
+    }
+    assert_eq!(blocks.len(), page.matches("```sql").count());
+    let row = scene
+        .client
+        .query_one(
+            "SELECT (SELECT rolbypassrls FROM pg_roles WHERE rolname = 'outboxd'), to_regclass('order_outbox_child') IS NULL,
+                    (SELECT count(*) FROM order_outbox), NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'outboxd_order'),
+                    NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'outboxd_order')",
+            &[],
+        )
+        .await?;
+    // Of three rows the statements for `mark = "update"` and `mark = "delete"` took one.
+    let held: Vec<bool> = [0, 1, 3, 4].map(|column| row.get(column)).into();
+    assert_eq!(held, [true; 4], "bypasses row security, no child, no slot, no publication");
+    assert_eq!(row.get::<_, i64>(2), 2);
+    Ok(())
+}
