@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use prometheus::IntCounter;
+use prometheus::{Histogram, IntCounter};
 
 use tokio::time::Instant;
 
@@ -30,12 +30,27 @@ const TOPICS_AT_HAND: usize = 1000;
 /// Writes the metrics of one session.
 pub(super) struct Report {
     metrics: SourceMetrics,
-    topics: HashMap<String, IntCounter>,
+    topics: HashMap<String, TopicHandles>,
     tally: Tally,
     /// Rows whose table takes no marks.
     unmarkable: usize,
     /// The published position, once it is known.
     lsn: Option<Lsn>,
+}
+
+/// What is counted of a topic.
+struct TopicHandles {
+    events: IntCounter,
+    latency: Histogram,
+}
+
+impl TopicHandles {
+    fn committed(&self, rows: usize, age: Option<f64>) {
+        self.events.inc_by(rows as u64);
+        if let Some(age) = age {
+            self.latency.observe(age);
+        }
+    }
 }
 
 impl Report {
@@ -49,19 +64,21 @@ impl Report {
     pub(super) fn committed(&mut self, records: &Records, took: Duration, oldest: Option<i64>) {
         self.metrics.kafka_transaction(Outcome::Committed);
         self.metrics.kafka_transaction_seconds.observe(took.as_secs_f64());
-        if let Some(oldest) = oldest.filter(|_| !records.is_empty()) {
-            self.metrics.publish_latency.observe(age(oldest));
+        let age = oldest.filter(|_| !records.is_empty()).map(age);
+        if let Some(age) = age {
+            self.metrics.publish_latency.observe(age);
         }
         for (topic, rows) in records.topics() {
             self.tally.published(rows);
-            if let Some(counter) = self.topics.get(topic) {
-                counter.inc_by(rows as u64);
+            if let Some(handles) = self.topics.get(topic) {
+                handles.committed(rows, age);
                 continue;
             }
-            let counter = self.metrics.events_published(topic);
-            counter.inc_by(rows as u64);
+            let (events, latency) = (self.metrics.events_published(topic), self.metrics.topic_latency(topic));
+            let handles = TopicHandles { events, latency };
+            handles.committed(rows, age);
             if self.topics.len() < TOPICS_AT_HAND {
-                self.topics.insert(topic.to_owned(), counter);
+                self.topics.insert(topic.to_owned(), handles);
             }
         }
     }

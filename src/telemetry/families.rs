@@ -20,6 +20,7 @@ pub(super) struct Families {
     pub(super) partitions_dropped: IntCounterVec,
     pub(super) lag_seconds: GaugeVec,
     pub(super) publish_latency: HistogramVec,
+    pub(super) topic_latency: HistogramVec,
     pub(super) mark_latency: HistogramVec,
     pub(super) kafka_transactions: IntCounterVec,
     pub(super) kafka_transaction_seconds: HistogramVec,
@@ -98,10 +99,11 @@ impl Families {
             |name, help, labels: &[&str]| register(registry, IntCounterVec::new(Opts::new(name, help), labels));
         let gauge = |name, help, labels: &[&str]| register(registry, IntGaugeVec::new(Opts::new(name, help), labels));
         let number = |name, help, labels: &[&str]| register(registry, GaugeVec::new(Opts::new(name, help), labels));
-        let seconds = |name, help| {
+        let seconds_by = |name, help, labels: &[&str]| {
             let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
-            register(registry, HistogramVec::new(opts, &["source"]))
+            register(registry, HistogramVec::new(opts, labels))
         };
+        let seconds = |name, help| seconds_by(name, help, &["source"]);
         let source = &["source"];
         Self {
             events_published: counter(
@@ -127,6 +129,11 @@ impl Families {
             publish_latency: seconds(
                 "outboxd_publish_latency_seconds",
                 "Time from the commit in Postgres to the commit in Kafka, of the oldest row of each Kafka transaction.",
+            ),
+            topic_latency: seconds_by(
+                "outboxd_topic_latency_seconds",
+                "The same of the Kafka transactions with records of a topic, for the first topics of a source.",
+                &["source", "topic"],
             ),
             mark_latency: seconds(
                 "outboxd_mark_latency_seconds",

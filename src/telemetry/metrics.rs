@@ -11,8 +11,8 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
-    process_collector::ProcessCollector,
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector, process_collector::ProcessCollector,
 };
 
 use super::{
@@ -27,6 +27,8 @@ use crate::{
 
 /// How many topics of a source have a counter of their own.
 pub(super) const TOPICS: usize = 1000;
+/// How many topics of a source have a histogram of their own. It has as many series as buckets.
+const TIMED_TOPICS: usize = 20;
 /// The label under which the records of all other topics are counted. No topic has this name.
 pub(super) const OTHER_TOPICS: &str = "(others)";
 
@@ -96,6 +98,9 @@ pub(crate) struct SourceMetrics {
     pub(super) events_published: IntCounterVec,
     /// The topics that have a counter of their own.
     pub(super) topics: Arc<Mutex<HashSet<Box<str>>>>,
+    topic_latency: HistogramVec,
+    /// The topics that have a histogram of their own.
+    timed_topics: Arc<Mutex<HashSet<Box<str>>>>,
     kafka_transactions: [IntCounter; Outcome::ALL.len()],
     lag_bytes: Gauge,
     lag_seconds: Gauge,
@@ -201,6 +206,8 @@ impl SourceMetrics {
             name: name.into(),
             events_published: families.events_published.clone(),
             topics: Arc::default(),
+            topic_latency: families.topic_latency.clone(),
+            timed_topics: Arc::default(),
             kafka_transactions: Outcome::ALL
                 .map(|outcome| families.kafka_transactions.with_label_values(&[name, outcome.as_str()])),
             slot_wal_status: WAL_STATUSES.map(|status| watched.slot_wal_status.with_label_values(&[name, status])),
@@ -222,13 +229,16 @@ impl SourceMetrics {
     /// [`TOPICS`] share one counter.
     #[must_use]
     pub(crate) fn events_published(&self, topic: &str) -> IntCounter {
-        let mut topics = lock(&self.topics);
-        let is_known = topics.contains(topic);
-        if !is_known && topics.len() < TOPICS {
-            topics.insert(topic.into());
-        }
-        let label = if is_known || topics.contains(topic) { topic } else { OTHER_TOPICS };
+        let label = label(&self.topics, topic, TOPICS);
         self.events_published.with_label_values(&[&*self.name, label])
+    }
+
+    /// The time from the commit in Postgres to the commit in Kafka of what goes to `topic`, in
+    /// seconds. A lookup as [`Self::events_published`], with the bound [`TIMED_TOPICS`].
+    #[must_use]
+    pub(crate) fn topic_latency(&self, topic: &str) -> Histogram {
+        let label = label(&self.timed_topics, topic, TIMED_TOPICS);
+        self.topic_latency.with_label_values(&[&*self.name, label])
     }
 
     /// Counts a Kafka transaction.
@@ -377,6 +387,19 @@ impl Collector for ProcessCollectorHandle {
     }
 }
 
+/// The label of a topic: its name, as long as no more than `most` have one.
+fn label<'a>(known: &Mutex<HashSet<Box<str>>>, topic: &'a str, most: usize) -> &'a str {
+    let mut known = lock(known);
+    if known.contains(topic) {
+        return topic;
+    }
+    if known.len() >= most {
+        return OTHER_TOPICS;
+    }
+    known.insert(topic.into());
+    topic
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,10 +464,13 @@ mod tests {
         let source = metrics.source("order");
         for topic in 0..TOPICS + 5 {
             source.events_published(&format!("t{topic}")).inc();
+            source.topic_latency(&format!("t{topic}")).observe(0.1);
         }
         let text = metrics.render().unwrap();
         assert_eq!(text.lines().filter(|line| line.starts_with("outboxd_events_published_total{")).count(), TOPICS + 1);
         assert!(text.contains(r#"outboxd_events_published_total{source="order",topic="(others)"} 5"#), "{text}");
+        let timed = text.lines().filter(|line| line.starts_with("outboxd_topic_latency_seconds_count{"));
+        assert_eq!(timed.count(), TIMED_TOPICS + 1);
     }
 
     #[test]
