@@ -59,7 +59,7 @@ use crate::{
 };
 
 /// How long a request without marks waits for the daemon to publish what is committed.
-const UNTIL_PUBLISHED: Duration = Duration::from_secs(60);
+const UNTIL_PUBLISHED: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// With a rate, so many transactions a second at most.
