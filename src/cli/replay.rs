@@ -77,7 +77,24 @@ pub(super) struct ReplayArgs {
 
 /// A moment in microseconds since the Unix epoch.
 fn moment(text: &str) -> Result<i64, String> {
-    parse_rfc3339(text).ok_or_else(|| "expected a moment such as 2026-11-01T00:00:00Z".to_owned())
+    let (local, ahead) = offset(text).unwrap_or((text, 0));
+    let local = if local.len() == text.len() { text.to_owned() } else { format!("{local}Z") };
+    let moment = parse_rfc3339(&local).map(|moment| moment - ahead);
+    moment.ok_or_else(|| "expected a moment such as 2026-11-01T00:00:00Z or 2026-11-01T02:00:00+02:00".to_owned())
+}
+
+/// A local time, and how many microseconds it is ahead of UTC.
+fn offset(text: &str) -> Option<(&str, i64)> {
+    let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let (sign, offset) = (offset.get(..1)?, offset.get(1..)?);
+    let (hours, minutes) = offset.split_once(':')?;
+    let number = |text: &str, end: i64| text.parse().ok().filter(|number| (0..end).contains(number));
+    let ahead = (number(hours, 24)? * 60 + number(minutes, 60)?) * 60_000_000;
+    match sign {
+        "+" => Some((local, ahead)),
+        "-" => Some((local, -ahead)),
+        _ => None,
+    }
 }
 
 impl ReplayArgs {
@@ -224,6 +241,24 @@ impl Shown {
     fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_told_in_any_zone() {
+        let moment_of = |text| moment(text).ok();
+        let utc = moment_of("2024-01-15T10:30:00Z");
+        assert_eq!(utc, Some(1_705_314_600_000_000));
+        assert_eq!(moment_of("2024-01-15T12:30:00+02:00"), utc);
+        assert_eq!(moment_of("2024-01-15T05:00:00-05:30"), utc);
+        assert_eq!(moment_of("2024-01-15T10:30:00.000001+00:00"), utc.map(|utc| utc + 1));
+        for text in ["", "2024-01-15", "2h", "2024-01-15T10:30:00", "2024-01-15T10:30:00+25:00", "ä+01:00"] {
+            assert!(moment(text).is_err(), "{text}");
         }
     }
 }

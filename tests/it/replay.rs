@@ -118,11 +118,11 @@ async fn replayed(scene: &Scene, topic: &str, request: &str) -> Result<BTreeSet<
     Ok(ids.into_iter().map(str::to_owned).collect())
 }
 
-/// Waits until a request has published so many rows.
-async fn wait_replayed(scene: &Scene, topic: &str, request: &str, rows: usize) {
+/// Waits until a request that runs has published so many rows.
+async fn wait_replayed(scene: &Scene, running: &Running, request: &str, rows: usize) {
     eventually(PATIENCE, || async {
-        let found = replayed(scene, topic, request).await?.len();
-        ensure!(found >= rows, "{found} of {rows} rows");
+        let found = replayed(scene, &scene.topic, request).await?.len();
+        ensure!(found >= rows, "{found} of {rows} rows; it said:\n{}", running.said());
         Ok(())
     })
     .await;
@@ -263,10 +263,10 @@ async fn a_request_that_is_killed_and_killed_again_publishes_each_row_once() -> 
         .client
         .batch_execute("UPDATE more_outbox SET created_at = (SELECT min(created_at) FROM order_outbox)")
         .await?;
-    let request = ["--all", "--request", "often", "--rate", "200"];
-    for killed_at in [50, 200, 400] {
+    let request = ["--all", "--request", "often", "--rate", "50"];
+    for killed_at in [20, 60, 120] {
         let mut running = Running::start(&scene.config(), &request)?;
-        wait_replayed(&scene, &scene.topic, "often", killed_at).await;
+        wait_replayed(&scene, &running, "often", killed_at).await;
         running.kill9().await?;
     }
     let said = replay(&scene, &["--all", "--request", "often"]).await?;
@@ -290,9 +290,9 @@ async fn a_signal_ends_a_request_after_its_batch_and_it_goes_on_by_its_name() ->
     scene.client.execute(insert, &[&scene.aggregate]).await?;
     scene.wait_marked("order_outbox").await;
     stop(&daemon).await?;
-    for (signal, rows) in [("-INT", 20), ("-TERM", 120)] {
-        let mut running = Running::start(&scene.config(), &["--all", "--request", "told", "--rate", "50"])?;
-        wait_replayed(&scene, &scene.topic, "told", rows).await;
+    for (signal, rows) in [("-INT", 20), ("-TERM", 60)] {
+        let mut running = Running::start(&scene.config(), &["--all", "--request", "told", "--rate", "30"])?;
+        wait_replayed(&scene, &running, "told", rows).await;
         running.signal(signal).await?;
         assert_eq!(running.exit().await?, 1);
         let said = running.said();
@@ -308,7 +308,7 @@ async fn of_two_processes_of_one_request_the_later_one_carries_it_on() -> Result
     let scene = published(Scene::shared().await?.with(SMALL), 40, 5).await?;
     let arguments = ["--all", "--request", "shared", "--rate", "50"];
     let mut first = Running::start(&scene.config(), &arguments)?;
-    wait_replayed(&scene, &scene.topic, "shared", 10).await;
+    wait_replayed(&scene, &first, "shared", 10).await;
     let said = replay(&scene, &["--all", "--request", "shared"]).await?;
     ensure!(said.contains("finished: 200 rows"), "{said}");
     assert_eq!(first.exit().await?, 1, "{}", first.said());

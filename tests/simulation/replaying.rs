@@ -92,21 +92,28 @@ fn snapshot(env: &Env, began: i64, after: Option<&Place>) -> Vec<RowNo> {
 impl Replays {
     /// `init_transactions`: aborts what is open, completes what is decided, and fences whoever had the
     /// id before.
-    fn init(&mut self) -> u32 {
-        if let Some(open) = self.open.take_if(|open| open.is_decided) {
-            self.record = open.record.or(self.record.take());
-        }
+    fn init(&mut self, env: &mut Env) -> u32 {
+        self.complete(env);
         self.open = None;
         self.epoch += 1;
         self.epoch
     }
 
     /// The markers of a decided transaction are written.
-    fn complete(&mut self) {
-        if self.open.as_ref().is_some_and(|open| open.is_decided) {
-            let record = self.open.take().and_then(|open| open.record);
-            self.record = record.or(self.record.take());
+    fn complete(&mut self, env: &mut Env) {
+        if let Some(Open { record: Some(record), .. }) = self.open.take_if(|open| open.is_decided) {
+            self.readable(record, env);
         }
+    }
+
+    /// A record becomes readable. It counts what is published.
+    fn readable(&mut self, record: Record, env: &mut Env) {
+        let published = self.published.len() as u64;
+        if record.rows != published {
+            env.checks
+                .fail(|| format!("replay: the record counts {} rows, and {published} are published", record.rows));
+        }
+        self.record = Some(record);
     }
 
     /// The commit is decided.
@@ -178,11 +185,11 @@ impl World {
         match request.step() {
             Step::TakeId => {
                 if env.bug == Some(Bug::ReplayReadsBeforeId) && replays.processes[chosen].early.is_none() {
-                    replays.complete();
+                    replays.complete(env);
                     replays.processes[chosen].early = Some(replays.record.clone());
                     return;
                 }
-                let epoch = replays.init();
+                let epoch = replays.init(env);
                 let process = &mut replays.processes[chosen];
                 (process.epoch, process.rows, process.sent) = (epoch, None, Sent::Nothing);
                 if let Some(request) = &mut process.request {
@@ -203,7 +210,7 @@ impl World {
 
     fn replay_reads(&mut self, chosen: usize) {
         let (env, replays) = (&mut self.env, &mut self.replays);
-        replays.complete();
+        replays.complete(env);
         // Somebody else's transaction is in the way, who took the id in the meantime.
         if replays.open.is_some() {
             return;
@@ -254,9 +261,9 @@ impl World {
         }
         match replays.processes[chosen].sent {
             Sent::Nothing => {
-                replays.complete();
+                replays.complete(env);
                 if env.bug == Some(Bug::ReplayProgressFirst) {
-                    replays.record = Some(record);
+                    replays.readable(record, env);
                 }
                 let rows = replays.processes[chosen].batch.clone();
                 replays.open = Some(Open { rows, ..Open::default() });
