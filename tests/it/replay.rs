@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use testbed::{
     Kafka, eventually,
-    kafka::wire::{END_TXN, Point},
+    kafka::wire::{END_TXN, Point, end_txn_error},
     reader::{self, Record},
     unique, workload,
 };
@@ -263,8 +263,8 @@ async fn a_request_that_is_killed_and_killed_again_publishes_each_row_once() -> 
         .client
         .batch_execute("UPDATE more_outbox SET created_at = (SELECT min(created_at) FROM order_outbox)")
         .await?;
-    let request = ["--all", "--request", "often", "--rate", "50"];
-    for killed_at in [20, 60, 120] {
+    let request = ["--all", "--request", "often", "--rate", "10"];
+    for killed_at in [3, 8, 15] {
         let mut running = Running::start(&scene.config(), &request)?;
         wait_replayed(&scene, &running, "often", killed_at).await;
         running.kill9().await?;
@@ -286,12 +286,12 @@ async fn a_signal_ends_a_request_after_its_batch_and_it_goes_on_by_its_name() ->
     let insert = "INSERT INTO order_outbox (id, aggregate_type, aggregate_id, event_type, payload, created_at)
         SELECT CASE n % 3 WHEN 0 THEN 'a' WHEN 1 THEN 'B' ELSE 'ä''\\' END || n, $1, md5((n % 5)::text)::uuid, 'Typed',
                jsonb_build_object('seq', n), CASE WHEN n % 2 = 0 THEN timestamp '2026-01-01' END
-        FROM generate_series(0, 199) n";
+        FROM generate_series(0, 599) n";
     scene.client.execute(insert, &[&scene.aggregate]).await?;
     scene.wait_marked("order_outbox").await;
     stop(&daemon).await?;
-    for (signal, rows) in [("-INT", 20), ("-TERM", 60)] {
-        let mut running = Running::start(&scene.config(), &["--all", "--request", "told", "--rate", "30"])?;
+    for (signal, rows) in [("-INT", 3), ("-TERM", 9)] {
+        let mut running = Running::start(&scene.config(), &["--all", "--request", "told", "--rate", "10"])?;
         wait_replayed(&scene, &running, "told", rows).await;
         running.signal(signal).await?;
         assert_eq!(running.exit().await?, 1);
@@ -306,9 +306,9 @@ async fn a_signal_ends_a_request_after_its_batch_and_it_goes_on_by_its_name() ->
 #[tokio::test]
 async fn of_two_processes_of_one_request_the_later_one_carries_it_on() -> Result<()> {
     let scene = published(Scene::shared().await?.with(SMALL), 40, 5).await?;
-    let arguments = ["--all", "--request", "shared", "--rate", "50"];
+    let arguments = ["--all", "--request", "shared", "--rate", "10"];
     let mut first = Running::start(&scene.config(), &arguments)?;
-    wait_replayed(&scene, &first, "shared", 10).await;
+    wait_replayed(&scene, &first, "shared", 3).await;
     let said = replay(&scene, &["--all", "--request", "shared"]).await?;
     ensure!(said.contains("finished: 200 rows"), "{said}");
     assert_eq!(first.exit().await?, 1, "{}", first.said());
@@ -412,6 +412,25 @@ async fn a_commit_of_a_request_whose_answer_is_cut_off_is_not_repeated() -> Resu
         replay(&scene, &["--all", "--request", "cut"]).await?;
         assert_eq!(replayed(&scene, &scene.topic, "cut").await?, ids(&scene, "order_outbox", "true").await?);
     }
+    Ok(())
+}
+
+/// Its process is dead, and another one has carried the request on, when the commit arrives.
+#[tokio::test]
+async fn a_commit_of_a_killed_request_that_arrives_late_changes_nothing() -> Result<()> {
+    let scene = Scene::on_kafka(Host::Shared(Kafka::shared_wired().await?)).await?.with(SMALL);
+    let scene = published(scene, 5, 10).await?;
+    let wire = scene.kafka.wire()?;
+    let trap = wire.trap(END_TXN, &format!("outboxd-{}-replay-late", scene.source), Point::Request);
+    let config = scene.config_through(&scene.postgres.url(&scene.database), &wire.brokers());
+    let mut running = Running::start(&config, &["--all", "--request", "late"])?;
+    let held = trap.caught(PATIENCE).await?;
+    running.kill9().await?;
+    held.cut().await?;
+    replay(&scene, &["--all", "--request", "late"]).await?;
+    let error = end_txn_error(held.version, &held.deliver().await?)?;
+    ensure!(error != 0, "the late commit was taken");
+    assert_eq!(replayed(&scene, &scene.topic, "late").await?, ids(&scene, "order_outbox", "true").await?);
     Ok(())
 }
 

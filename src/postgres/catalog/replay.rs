@@ -129,12 +129,10 @@ fn placed_row(row: &Row) -> Result<PlacedRow> {
     Ok(PlacedRow { place, columns: values.into_iter().map(|value| value.map(|raw| raw.0)).collect() })
 }
 
-/// The query, in its parts.
+/// The query, in its parts, one for each table.
 struct Query {
-    /// Of each table.
     parts: Vec<String>,
     counts: Vec<String>,
-    id: IdKey,
 }
 
 /// How ids are compared.
@@ -166,7 +164,7 @@ impl Query {
         let has_order =
             |id: &&ColumnInfo| id.base_type_oid == ids[0].base_type_oid && Native::of(id.base_type_oid).is_some();
         let id = if ids.iter().all(has_order) { IdKey::Native } else { IdKey::Text };
-        let mut query = Self { parts: Vec::new(), counts: Vec::new(), id };
+        let mut query = Self { parts: Vec::new(), counts: Vec::new() };
         for (number, table) in (0_u16..).zip(tables) {
             let own = ids[usize::from(number)];
             let key = Key { order: order.clone(), cast, id: own, by: id };
@@ -181,24 +179,18 @@ impl Query {
             query.parts.push(format!(
                 "(SELECT {number}::int4 AS i, s.outboxd_k AS k, s.outboxd_d AS d, {} AS n, ARRAY[{}]::text[] AS v
   FROM (SELECT t.*, {order} AS outboxd_k, {id} AS outboxd_d FROM {from} t WHERE {condition}
-        ORDER BY outboxd_k NULLS FIRST, outboxd_d{} OFFSET 0) s)",
+        ORDER BY outboxd_k NULLS FIRST, outboxd_d OFFSET 0) s)",
                 text_sql("s", own),
-                values.join(", "),
-                query.collation()
+                values.join(", ")
             ));
         }
         Ok(query)
     }
 
-    fn collation(&self) -> &'static str {
-        if self.id == IdKey::Text { " COLLATE \"C\"" } else { "" }
-    }
-
     fn rows(&self) -> String {
         format!(
-            "SELECT i, k::text, n, v FROM (\n{}\n) o ORDER BY k NULLS FIRST, i, d{}",
-            self.parts.join("\nUNION ALL\n"),
-            self.collation()
+            "SELECT i, k::text, n, v FROM (\n{}\n) o ORDER BY k NULLS FIRST, i, d",
+            self.parts.join("\nUNION ALL\n")
         )
     }
 
@@ -248,7 +240,7 @@ impl Key<'_> {
     fn id_sql(&self) -> String {
         match self.by {
             IdKey::Native => column_sql("t", &self.id.name),
-            IdKey::Text => text_sql("t", self.id),
+            IdKey::Text => format!("({}) COLLATE \"C\"", text_sql("t", self.id)),
         }
     }
 
@@ -261,7 +253,7 @@ impl Key<'_> {
         };
         let id = match self.by {
             IdKey::Native => format!("{} > {}::{}", self.id_sql(), quote_literal(&after.id), self.id.cast_name),
-            IdKey::Text => format!("({}) COLLATE \"C\" > {} COLLATE \"C\"", self.id_sql(), quote_literal(&after.id)),
+            IdKey::Text => format!("{} > {}", self.id_sql(), quote_literal(&after.id)),
         };
         let (greater, equal) = match &after.order {
             Some(text) => (format!("{order} > {}", typed(text)), format!("{order} = {}", typed(text))),
