@@ -55,6 +55,9 @@ pub(super) struct ReplayArgs {
     /// Only rows created before then.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<i64>,
+    /// Only rows that went to a dead-letter topic, by the letters that are still there.
+    #[arg(long)]
+    dead_letter: bool,
     /// Every row that is published.
     #[arg(long)]
     all: bool,
@@ -118,6 +121,7 @@ impl ReplayArgs {
             types: types.clone(),
             since: self.since,
             until: self.until,
+            dead_letter: self.dead_letter,
             all: self.all,
             to: self.to.clone(),
         }
@@ -165,11 +169,14 @@ pub(super) async fn replay(config: Config, args: ReplayArgs) -> Result<ExitCode>
 }
 
 async fn dry_run(config: &Config, source: &Source, selection: &Selection) -> Result<ExitCode> {
-    let preview = replay::preview(source, &config.kafka.position_topic, selection, SHOWN, format(None)).await?;
+    let preview = replay::preview(source, &config.kafka, selection, SHOWN, format(None)).await?;
     print(|out| {
         out.write_all(&preview.shown)?;
         out.flush()
     })?;
+    if preview.other_letters > 0 {
+        complain(&format!("source {}: {}", source.name, passed_over(preview.other_letters)));
+    }
     complain(&format!(
         "source {}: {}: {} rows would be published again{}",
         source.name,
@@ -178,6 +185,13 @@ async fn dry_run(config: &Config, source: &Source, selection: &Selection) -> Res
         if preview.rows > SHOWN as u64 { format!("; the first {SHOWN} are shown") } else { String::new() }
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+fn passed_over(letters: u64) -> String {
+    format!(
+        "{letters} dead letters were meant for topics that the source's template does not make, and are passed over; \
+         --id chooses their rows"
+    )
 }
 
 /// The reader of the output may be gone. The request must not end half-way because of that.
@@ -207,6 +221,7 @@ impl Shown {
 
     fn take(&mut self, event: Event) {
         match event {
+            Event::OtherLetters(letters) => self.tell(&passed_over(letters)),
             Event::Begins { left, before } => {
                 (self.left, self.published) = (left, 0);
                 if let Some(bar) = &self.bar {

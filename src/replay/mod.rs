@@ -17,6 +17,7 @@
 //! - it publishes no row that the daemon has yet to publish, where the tables or the position tell;
 //! - memory is bounded by one chunk.
 
+mod letters;
 pub mod plan;
 mod rows;
 mod selection;
@@ -29,6 +30,7 @@ use std::{
 
 pub(crate) use self::selection::{Name, Selection};
 use self::{
+    letters::Letters,
     plan::{Identity, Record, Request, Step},
     rows::{Bounds, Chunk, Reading},
 };
@@ -45,7 +47,7 @@ use crate::{
         ConnectOptions, SqlSession,
         catalog::{
             TableInfo,
-            replay::{Asked, ReplayCursor},
+            replay::{Asked, Chosen, ReplayCursor},
             server, tables,
         },
     },
@@ -76,6 +78,8 @@ pub(crate) struct Options {
 /// What happens on the way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Event {
+    /// So many letters were meant for topics that are none of the source's.
+    OtherLetters(u64),
     /// So many rows are left, behind so many that earlier runs published.
     Begins { left: u64, before: u64 },
     /// So many more are published.
@@ -133,8 +137,10 @@ pub(crate) async fn replay(
     stop: Stop<'_>,
     tell: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Ended> {
+    let configured = source;
     let source = prepared(source, &kafka.position_topic, &options.selection)?;
-    let mut run = Run { source, kafka, options, times: Times::default(), batching: Batching::Normal, stop, tell };
+    let mut run =
+        Run { configured, source, kafka, options, times: Times::default(), batching: Batching::Normal, stop, tell };
     loop {
         if let Some(ended) = run.session().await? {
             return Ok(ended);
@@ -144,6 +150,9 @@ pub(crate) async fn replay(
 
 /// One process at a request.
 struct Run<'a> {
+    /// The source as it is configured.
+    configured: &'a Source,
+    /// The source as the request reads it.
     source: Source,
     kafka: &'a Kafka,
     options: &'a Options,
@@ -202,9 +211,16 @@ impl Run<'_> {
         (mut request, record): (Request, Record),
         mut producers: Producers,
     ) -> Result<Option<Ended>> {
-        let chosen = self.options.selection.chosen();
         let after = record.last.as_ref().map(rows::row_place);
         let began = record.identity.began;
+        let choosing = chosen(self.configured, self.kafka, &self.options.selection);
+        let Some(chosen) = unless_stopped!(self.stop, choosing) else {
+            return Ok(Some(Ended::Interrupted(record.rows)));
+        };
+        let (chosen, other_letters) = chosen?;
+        if other_letters > 0 {
+            (self.tell)(Event::OtherLetters(other_letters));
+        }
         let asked = Asked { source: &self.source, tables, chosen: &chosen, by: began, after: after.as_ref() };
         let position_topic = &self.kafka.position_topic;
         let mut encoder = rows::encoder(&self.source, tables, position_topic, began, &self.times)?;
@@ -319,6 +335,20 @@ fn is_smaller(batching: Batching, bytes: usize) -> bool {
     !matches!(batching, Batching::AtMost(before) if before <= bytes)
 }
 
+/// What the tables are asked for, and how many letters were passed over.
+async fn chosen(source: &Source, kafka: &Kafka, selection: &Selection) -> Result<(Chosen, u64)> {
+    if !selection.dead_letter {
+        return Ok((selection.chosen(None), 0));
+    }
+    let Letters { ids, others } = letters::read(source, kafka).await?;
+    Ok((selection.chosen(Some(ids.into_iter().collect())), others))
+}
+
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(call).await;
+    done.unwrap_or_else(|panic| Err(Error::new(Code::Internal, "a reading thread did not return").because(panic)))
+}
+
 /// Reads the record of a request.
 async fn read_record(kafka: &Kafka, key: &str) -> Result<Option<Record>> {
     let order = Order { succession: |_, _| Succession::Newer, may_be_late: |_| false };
@@ -388,26 +418,30 @@ fn now_millis() -> i64 {
 /// What a request would publish.
 pub(crate) struct Preview {
     pub(crate) rows: u64,
+    /// As [`Event::OtherLetters`].
+    pub(crate) other_letters: u64,
     /// The first of them, as `tail` shows events.
     pub(crate) shown: Vec<u8>,
 }
 
-/// Counts the rows of a selection, and shows the first `show` of them. It needs no Kafka.
+/// Counts the rows of a selection, and shows the first `show` of them. It needs no Kafka, unless dead
+/// letters are meant.
 ///
 /// # Errors
 /// Whatever keeps the source from being read.
 pub(crate) async fn preview(
     source: &Source,
-    position_topic: &str,
+    kafka: &Kafka,
     selection: &Selection,
     show: usize,
     format: tail::Format,
 ) -> Result<Preview> {
+    let (configured, position_topic) = (source, &kafka.position_topic);
     let source = prepared(source, position_topic, selection)?;
     let session = ConnectOptions::of(&source).sql("replay").await?;
     let tables = tables::resolve_all(&session, &source).await?;
     let by = server::clock(&session).await?;
-    let chosen = selection.chosen();
+    let (chosen, other_letters) = chosen(configured, kafka, selection).await?;
     let asked = Asked { source: &source, tables: &tables, chosen: &chosen, by, after: None };
     let cursor = ReplayCursor::begin(&session).await?;
     let rows = cursor.count(asked).await?;
@@ -423,5 +457,5 @@ pub(crate) async fn preview(
             .map_err(|error| Error::new(Code::Internal, "a row of a replay").because(error))?;
         sample.write(table.oid, tuple, format, &mut shown)?;
     }
-    Ok(Preview { rows, shown })
+    Ok(Preview { rows, shown, other_letters })
 }

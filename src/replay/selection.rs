@@ -69,6 +69,8 @@ pub(crate) struct Selection {
     pub(crate) since: Option<Micros>,
     /// Created before then.
     pub(crate) until: Option<Micros>,
+    /// Of the rows, those that went to a dead-letter topic.
+    pub(crate) dead_letter: bool,
     /// Every row is meant.
     pub(crate) all: bool,
     /// The topic for all rows, in place of the usual ones.
@@ -83,6 +85,7 @@ struct Hashed<'a> {
     types: &'a [String],
     since: Option<Micros>,
     until: Option<Micros>,
+    dead_letter: bool,
     to: Option<&'a str>,
     /// The order of a request, with which its record names a row.
     tables: Vec<String>,
@@ -101,10 +104,11 @@ impl Selection {
         }
         let narrows = !(self.ids.is_empty() && self.keys.is_empty() && self.types.is_empty())
             || self.since.is_some()
-            || self.until.is_some();
+            || self.until.is_some()
+            || self.dead_letter;
         let problem = match (narrows, self.all) {
             (false, false) => {
-                "nothing says which rows are meant: give --id, --key, --type, --since or --until, or --all"
+                "nothing says which rows are meant: give --id, --key, --type, --since, --until or --dead-letter, or --all"
             }
             (true, true) => "--all means every row, and something else chooses among them",
             _ => return Ok(self),
@@ -112,9 +116,13 @@ impl Selection {
         Err(Error::new(Code::ConfigInvalid, problem))
     }
 
-    pub(super) fn chosen(&self) -> Chosen {
+    /// What the tables are asked for. `letters` are the ids of the rows that went to a dead-letter
+    /// topic, where those are meant.
+    pub(super) fn chosen(&self, letters: Option<Vec<String>>) -> Chosen {
+        let is_asked_for = |id: &String| self.ids.is_empty() || self.ids.contains(id);
+        let of_letters = letters.map(|ids| ids.into_iter().filter(is_asked_for).collect());
         Chosen {
-            ids: self.ids.clone(),
+            ids: of_letters.or_else(|| (!self.ids.is_empty()).then(|| self.ids.clone())),
             keys: self.keys.clone(),
             types: self.types.clone(),
             since: self.since,
@@ -131,6 +139,7 @@ impl Selection {
             types: &self.types,
             since: self.since,
             until: self.until,
+            dead_letter: self.dead_letter,
             to: self.to.as_deref(),
             tables: source.tables.iter().map(ToString::to_string).collect(),
             order_by: source.backfill_order_by.as_deref(),
@@ -153,6 +162,9 @@ impl fmt::Display for Selection {
         }
         parts.extend(self.since.map(|since| format!("since {}", rfc3339(since))));
         parts.extend(self.until.map(|until| format!("until {}", rfc3339(until))));
+        if self.dead_letter {
+            parts.push("dead letters".to_owned());
+        }
         if self.all {
             parts.push("all rows".to_owned());
         }
@@ -184,6 +196,18 @@ mod tests {
         assert!(Selection { to: Some("t".into()), ..Selection::default() }.checked().is_err());
         assert!(Selection { all: true, ..Selection::default() }.checked().is_ok());
         assert!(Selection { all: true, since: Some(1), ..Selection::default() }.checked().is_err());
+    }
+
+    #[test]
+    fn where_no_row_went_to_a_dead_letter_topic_none_is_chosen() {
+        let letters = |ids: &[&str]| Some(ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());
+        let dead = Selection { dead_letter: true, ..Selection::default() };
+        assert_eq!(dead.chosen(letters(&[])).ids, letters(&[]));
+        assert_eq!(dead.chosen(letters(&["1", "2"])).ids, letters(&["1", "2"]));
+        let both = Selection { dead_letter: true, ..ids(&["2", "3"]) };
+        assert_eq!(both.chosen(letters(&["1", "2"])).ids, letters(&["2"]));
+        assert_eq!(both.chosen(letters(&["1"])).ids, letters(&[]));
+        assert_eq!(Selection { all: true, ..Selection::default() }.chosen(None).ids, None);
     }
 
     #[test]

@@ -395,6 +395,32 @@ async fn a_row_that_the_broker_refuses_is_named_and_its_chunk_is_not_published()
     Ok(())
 }
 
+/// They are marked as others are, and only their letters tell them apart.
+#[tokio::test]
+async fn dead_letters_are_published_once_their_rows_are_repaired() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let letters = format!("{}.letters", scene.aggregate);
+    scene.kafka.create_topic(&letters, 1, &[]).await?;
+    let mut scene = scene.with(&format!("on_poison = \"dead-letter\"\ndead_letter_topic = \"{letters}\""));
+    let daemon = scene.streaming().await?;
+    let fine = scene.insert(3).await?[0].to_string();
+    let odd = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload)
+               SELECT 'not a topic!', gen_random_uuid(), 'Odd', jsonb_build_object('seq', n) FROM generate_series(1, 2) n";
+    scene.client.batch_execute(odd).await?;
+    scene.wait_marked("order_outbox").await;
+    stop(&daemon).await?;
+    refused(&scene, &["--dead-letter", "--request", "fixed"], 3, "row-invalid").await?;
+    let dead = ids(&scene, "order_outbox", "event_type = 'Odd'").await?;
+    scene.client.execute("UPDATE order_outbox SET aggregate_type = $1", &[&scene.aggregate]).await?;
+    let said = replay(&scene, &["--dead-letter", "--dry-run"]).await?;
+    ensure!(said.contains("2 rows would be published"), "{said}");
+    replay(&scene, &["--dead-letter", "--request", "fixed"]).await?;
+    assert_eq!(replayed(&scene, &scene.topic, "fixed").await?, dead);
+    let said = replay(&scene, &["--dead-letter", "--id", &fine]).await?;
+    ensure!(said.contains("finished: 0 rows"), "{said}");
+    Ok(())
+}
+
 /// The broker has committed, and the request does not know.
 #[tokio::test]
 async fn a_commit_of_a_request_whose_answer_is_cut_off_is_not_repeated() -> Result<()> {

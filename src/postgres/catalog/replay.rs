@@ -24,7 +24,7 @@ use crate::{
 /// Which rows are asked for. An empty list, or `None`, leaves nothing out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Chosen {
-    pub(crate) ids: Vec<String>,
+    pub(crate) ids: Option<Vec<String>>,
     pub(crate) keys: Vec<String>,
     pub(crate) types: Vec<String>,
     /// Created then or later.
@@ -301,8 +301,8 @@ fn conditions(asked: Asked<'_>, table: &TableInfo) -> Result<Vec<String>> {
             }
         }
     }
-    if !chosen.ids.is_empty() {
-        conditions.push(id_condition(table.needed_column(&columns.id)?, &chosen.ids));
+    if let Some(ids) = &chosen.ids {
+        conditions.push(id_condition(table.needed_column(&columns.id)?, ids));
     }
     if !chosen.keys.is_empty() {
         let key = template_sql("t", &source.mapping.key, table)?;
