@@ -457,5 +457,5 @@ pub(crate) async fn preview(
             .map_err(|error| Error::new(Code::Internal, "a row of a replay").because(error))?;
         sample.write(table.oid, tuple, format, &mut shown)?;
     }
-    Ok(Preview { rows, shown, other_letters })
+    Ok(Preview { rows, other_letters, shown })
 }
