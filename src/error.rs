@@ -79,6 +79,9 @@ codes! {
     /// `setup` will not do what was asked, and has changed nothing of slot and position.
     SetupRefused = "setup-refused", Config, "slot and position are as they were; the message says what stands in the way";
 
+    /// `replay` will not do what was asked, and has published nothing.
+    ReplayRefused = "replay-refused", Config, "nothing was published; the message says what stands in the way";
+
     /// `verify` cannot write what it sorts.
     TempDirUnusable = "temp-dir-unusable", Config, "name a directory with room with --temp-dir: about 150 bytes for each row";
 

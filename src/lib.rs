@@ -63,6 +63,8 @@
 //! | [`status`] | slot, position, tables → where a source stands; changes nothing | both servers |
 //! | [`retention`] | published rows → gone, in batches or with their partition | both servers |
 //! | [`retention::plan`] | partitions, what is confirmed → what is missing, what may go | pure |
+//! | [`replay`] | chosen rows that were published → their records again, once for each request | both servers |
+//! | [`replay::plan`] | what a request has published → what comes next | pure; no server |
 //! | [`verify`] | tables and topics → what is missing, repeated, out of order; changes nothing | both servers |
 //! | [`verify::compare`] | sorted rows and records → differences | pure; no server |
 //! | [`tail`] | rows as they commit, or rows that wait → what would be sent, printed; marks nothing | no Kafka |
@@ -92,6 +94,7 @@ pub mod postgres;
 mod program;
 pub mod recover;
 pub mod relay;
+pub mod replay;
 pub mod retention;
 mod runbook;
 mod runtime;

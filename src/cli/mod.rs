@@ -8,6 +8,7 @@ mod explain;
 mod output;
 mod purge;
 mod recover;
+mod replay;
 mod run;
 mod setup;
 mod status;
@@ -73,6 +74,16 @@ enum Command {
                             docs/errors.md says for each halt which strategy fits."
     )]
     Recover(#[command(flatten)] recover::RecoverArgs),
+    /// Publish chosen rows again, to their topics or to another one, each once for each request.
+    /// A request that was interrupted goes on where it stopped. Touches no mark, slot or position.
+    #[command(
+        after_help = "Examples:\n  outboxd replay --config /etc/outboxd/outboxd.toml --type OrderCreated --since 2026-11-01T00:00:00Z --dry-run\n  \
+                            outboxd replay --config /etc/outboxd/outboxd.toml --source order --key 7b0e --to order.repair\n  \
+                            outboxd replay --config /etc/outboxd/outboxd.toml --all --request rebuild-1 --rate 500\n\n\
+                            Exit codes: 0 every row is published, 1 interrupted or failed: the same request goes on, \
+                            2 bad arguments or configuration, 3 a row that a person has to look at."
+    )]
+    Replay(#[command(flatten)] replay::ReplayArgs),
     /// Let published rows go, once: in small batches, or with their partition. Never an unpublished
     /// row. `[source.retention]` lets `run` do the same now and then.
     #[command(
@@ -125,6 +136,10 @@ impl Cli {
             Command::Verify(args) => {
                 let config = door::open(&args.flags)?;
                 on_runtime(verify::verify(config, args.request()))
+            }
+            Command::Replay(args) => {
+                let config = door::open(&args.flags)?;
+                on_runtime(replay::replay(config, args))
             }
             Command::Purge(args) => {
                 let config = door::open(&args.flags)?;

@@ -48,7 +48,7 @@ pub(super) struct TailArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Chosen {
+pub(super) enum Chosen {
     /// A few lines for a person.
     Text,
     /// One JSON object a line.
@@ -57,16 +57,7 @@ enum Chosen {
 
 impl TailArgs {
     pub(super) fn options(self) -> Options {
-        let terminal = io::stdout().is_terminal();
-        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        // https://no-color.org
-        let colours = terminal && variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb");
-        let format = match self.format {
-            Some(Chosen::Json) => Format::Json,
-            Some(Chosen::Text) => Format::Text { colours },
-            None if terminal => Format::Text { colours },
-            None => Format::Json,
-        };
+        let format = format(self.format);
         Options {
             wanted: Wanted { topics: self.topics, keys: self.keys, types: self.types },
             format,
@@ -81,6 +72,20 @@ impl TailArgs {
             Some(name) => sources.only(name),
             None => Ok(sources),
         }
+    }
+}
+
+/// The format that was chosen, or that fits where the output goes.
+pub(super) fn format(chosen: Option<Chosen>) -> Format {
+    let terminal = io::stdout().is_terminal();
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    // https://no-color.org
+    let colours = terminal && variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb");
+    match chosen {
+        Some(Chosen::Json) => Format::Json,
+        Some(Chosen::Text) => Format::Text { colours },
+        None if terminal => Format::Text { colours },
+        None => Format::Json,
     }
 }
 

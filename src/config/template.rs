@@ -95,6 +95,15 @@ impl Template {
         matches(&self.parts, name)
     }
 
+    /// The template of one topic, for every row.
+    ///
+    /// # Errors
+    /// Says why no record may go to a topic of this name.
+    pub(crate) fn topic(name: &str, position_topic: &str) -> Result<Self, String> {
+        topic(name)?;
+        Self::of([TemplatePart::Text(name.to_owned())]).checked_for_topics(position_topic)
+    }
+
     /// Returns the template if its own text can stand in a topic's name. Rule 3: that name must not
     /// be the topic of the positions.
     pub(super) fn checked_for_topics(self, position_topic: &str) -> Result<Self, String> {

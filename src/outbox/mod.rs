@@ -45,3 +45,6 @@ pub(crate) const MEANT_FOR: &str = "outboxd_topic";
 
 /// The header with the event's own time, where the record's timestamp is another one.
 pub(crate) const EVENT_TIME: &str = "outboxd_event_time";
+
+/// The header that names the request, where a record is published again.
+pub(crate) const REPLAY: &str = "outboxd_replay";

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     Code, Error, Result,
     config::{Delivery, Kafka},
-    kafka::{Batching, PositionRecord, Producer, PublishFailure},
+    kafka::{Batch, Batching, PositionRecord, Producer, PublishFailure},
     outbox::Records,
 };
 
@@ -43,26 +43,39 @@ impl Producers {
     /// Kafka cannot be reached, refuses the credentials or the transactional ids, or a newer
     /// instance fenced us.
     pub(crate) async fn fence(kafka: &Kafka, source: &str, batching: Batching) -> Result<Self> {
-        let (kafka, source) = (kafka.clone(), source.to_owned());
-        let cancel = Arc::new(AtomicBool::new(false));
-        let giving_up = CancelOnDrop::new(&cancel);
-        let task = tokio::task::spawn_blocking(move || Self::fence_blocking(&kafka, &source, batching, cancel));
-        let fenced =
-            task.await.map_err(|error| Error::new(Code::Internal, "initialising the producers").because(error));
-        giving_up.disarm();
-        fenced?
+        let ids = (0..PRODUCERS).map(|number| format!("outboxd-{source}-{number}")).collect();
+        let mut producers = Self::take(kafka, ids, batching).await?;
+        if kafka.delivery == Delivery::AtLeastOnce {
+            // The others were initialised only to fence, and would cost threads and memory.
+            let cancel = Arc::clone(&producers.cancel);
+            producers.turns = vec![Producer::create(kafka, &format!("outboxd-{source}"), batching, cancel)?];
+        }
+        Ok(producers)
     }
 
-    fn fence_blocking(kafka: &Kafka, source: &str, batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
+    /// Creates and initialises a transactional producer for each of these ids, whatever `delivery`
+    /// says. From then on whoever had one of them before is fenced.
+    ///
+    /// # Errors
+    /// As [`Self::fence`].
+    pub(crate) async fn take(kafka: &Kafka, ids: Vec<String>, batching: Batching) -> Result<Self> {
         let transactional = Kafka { delivery: Delivery::ExactlyOnce, ..kafka.clone() };
-        let init = |number: usize| -> Result<Producer> {
-            let id = format!("outboxd-{source}-{number}");
-            let producer = Producer::create(&transactional, &id, batching, Arc::clone(&cancel))?;
+        let cancel = Arc::new(AtomicBool::new(false));
+        let giving_up = CancelOnDrop::new(&cancel);
+        let task = tokio::task::spawn_blocking(move || Self::take_blocking(&transactional, &ids, batching, cancel));
+        let taken = task.await.map_err(|error| Error::new(Code::Internal, "initialising the producers").because(error));
+        giving_up.disarm();
+        taken?
+    }
+
+    fn take_blocking(kafka: &Kafka, ids: &[String], batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
+        let init = |id: &str| -> Result<Producer> {
+            let producer = Producer::create(kafka, id, batching, Arc::clone(&cancel))?;
             producer.init_transactions(INIT_TIMEOUT)?;
             Ok(producer)
         };
-        let mut producers = thread::scope(|scope| {
-            let threads: Vec<_> = (0..PRODUCERS).map(|number| scope.spawn(move || init(number))).collect();
+        let turns = thread::scope(|scope| {
+            let threads: Vec<_> = ids.iter().map(|id| scope.spawn(move || init(id))).collect();
             threads
                 .into_iter()
                 .map(|thread| {
@@ -70,23 +83,19 @@ impl Producers {
                 })
                 .collect::<Result<Vec<_>>>()
         })?;
-        if kafka.delivery == Delivery::AtLeastOnce {
-            // The others were initialised only to fence, and would cost threads and memory.
-            producers = vec![Producer::create(kafka, &format!("outboxd-{source}"), batching, Arc::clone(&cancel))?];
-        }
-        Ok(Self { turns: producers, cancel })
+        Ok(Self { turns, cancel })
     }
 
-    /// Publishes one batch during set-up, and waits for it.
+    /// Publishes one batch, and waits for it.
     ///
     /// # Errors
     /// The transaction failed, nobody knows whether it was committed, or a newer instance fenced
     /// us. The records come back with the reason.
-    pub(crate) async fn publish(
+    pub(crate) async fn publish<B: Batch + Default + Send + 'static>(
         mut self,
-        records: Records,
+        records: B,
         position: PositionBytes,
-    ) -> Result<(Self, Records), Unpublished> {
+    ) -> Result<(Self, B), Unpublished<B>> {
         let giving_up = CancelOnDrop::new(&self.cancel);
         let task = tokio::task::spawn_blocking(move || {
             let outcome = match self.turns.first_mut() {
@@ -99,7 +108,7 @@ impl Producers {
         giving_up.disarm();
         let (producers, records, outcome) = ended.map_err(|panic| {
             let error = Error::new(Code::Internal, "publishing").because(panic);
-            Unpublished { records: Records::default(), failure: PublishFailure::Unknown(error) }
+            Unpublished { records: B::default(), failure: PublishFailure::Unknown(error) }
         })?;
         match outcome {
             Ok(()) => Ok((producers, records)),
@@ -133,9 +142,9 @@ impl Drop for CancelOnDrop {
 }
 
 /// A batch that was not published, or of which nobody knows whether it was.
-pub(crate) struct Unpublished {
+pub(crate) struct Unpublished<B = Records> {
     /// Its records, some of which may be to blame.
-    pub(crate) records: Records,
+    pub(crate) records: B,
     pub(crate) failure: PublishFailure,
 }
 

@@ -26,6 +26,7 @@ pub(crate) mod json;
 mod lines;
 mod printer;
 pub(crate) mod rows;
+mod sample;
 mod stream;
 pub(crate) mod text;
 pub(crate) mod value;
@@ -45,7 +46,7 @@ use tokio::{
 };
 
 use self::{follow::Follower, lines::Lines, printer::Printer};
-pub(crate) use self::{lines::Format, wanted::Wanted};
+pub(crate) use self::{lines::Format, sample::Sample, wanted::Wanted};
 use crate::{
     Code, Error, Result,
     config::{Mark, Source, Sources},

@@ -16,7 +16,7 @@ use crate::{
     Code, Error, Result,
     config::Kafka,
     kafka::topic_reader::{Seen, Span, TopicReader},
-    outbox::{EVENT_TIME, parse_rfc3339},
+    outbox::{EVENT_TIME, REPLAY, parse_rfc3339},
 };
 
 /// Between two looks at the ends of a topic.
@@ -126,6 +126,10 @@ impl Cluster {
                 unsaid += 1;
                 if unsaid >= 1_000 {
                     progress.add(std::mem::take(&mut unsaid));
+                }
+                // It was published before, and a person asked for it again. The first one is judged.
+                if seen.header(REPLAY).is_some() {
+                    return Ok(());
                 }
                 let mut record = entry_of(seen, topic);
                 if cluster.content && !topic.dead {

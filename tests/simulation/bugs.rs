@@ -62,6 +62,12 @@ pub(crate) enum Bug {
     DropAtOnce,
     /// Everything may be confirmed without a look at the publication.
     ConfirmWithoutLook,
+    /// A request begins anew, whatever its record says.
+    ReplayForgetsProgress,
+    /// The record of a request is committed before the rows that it counts.
+    ReplayProgressFirst,
+    /// The record of a request is read before its id is taken.
+    ReplayReadsBeforeId,
 }
 
 impl Bug {
@@ -82,7 +88,7 @@ impl Bug {
     }
 
     /// Each bug, what it breaks, and the check that must find it, by the beginning of its message.
-    pub(crate) const ALL: [(Self, &str, &str); 27] = [
+    pub(crate) const ALL: [(Self, &str, &str); 30] = [
         (Self::ConfirmBeforeMark, "G5", "rule 7"),
         (Self::RepublishFromMemory, "G1", "G1"),
         (Self::PositionBeforeSlot, "G1", "G1"),
@@ -113,5 +119,8 @@ impl Bug {
         (Self::TrustAnotherCluster, "G1, G4", ""),
         (Self::DropAtOnce, "G4", "retention"),
         (Self::ConfirmWithoutLook, "G4", "rule 7"),
+        (Self::ReplayForgetsProgress, "replay", "replay"),
+        (Self::ReplayProgressFirst, "replay", "replay"),
+        (Self::ReplayReadsBeforeId, "replay", "replay"),
     ];
 }

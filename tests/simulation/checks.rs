@@ -160,6 +160,16 @@ impl Checks {
         }
     }
 
+    /// A request has published a row again, so many times.
+    pub(crate) fn replaying(&mut self, number: RowNo, times: u8, row: &Row) {
+        if times > 1 {
+            self.fail(|| format!("replay: {} was published {times} times by one request", row.name));
+        }
+        if self.times_published(number) == 0 && !row.born_marked {
+            self.fail(|| format!("replay: {} is published again, and was never published", row.name));
+        }
+    }
+
     /// A partition is dropped that had this row.
     pub(crate) fn dropping(&mut self, number: RowNo, postgres: &Postgres) {
         let row = &postgres.rows[number as usize];

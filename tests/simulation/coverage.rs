@@ -63,6 +63,12 @@ events! {
     Detached = "partitions detached", 5_000;
     DropWaits = "drops that waited for the position", 2_000;
     PartitionDropped = "partitions dropped", 2_000;
+    ReplayedRow = "rows published again by a request", 50_000;
+    ReplayCrash = "  whose process was killed", 10_000;
+    ReplayResumed = "  which another process carried on", 10_000;
+    ReplayFenced = "  whose id another process took", 5_000;
+    ReplayUnknown = "  whose commit was lost or unknown", 2_000;
+    ReplayDone = "  which came to their end", 2_000;
     LateLanding = "records without a transaction landed late", 300;
     Healed = "  and the source went on", 100;
 }

@@ -20,6 +20,7 @@ mod postgres;
 mod publishing;
 mod random;
 mod relaying;
+mod replaying;
 mod retaining;
 mod schedule;
 mod shrink;

@@ -19,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) marks: bool,
     /// Somebody detaches and drops partitions.
     pub(crate) retains: bool,
+    /// Somebody publishes marked rows again. `Plan::new` decides.
+    pub(crate) replays: bool,
     /// The slot is a failover slot, and a standby follows.
     pub(crate) failover: bool,
     pub(crate) policy: Policy,
@@ -78,6 +80,7 @@ impl Options {
             exactly_once,
             marks,
             retains: random.chance(30),
+            replays: false,
             failover: random.chance(25),
             policy: Policy { backfill: marks && random.chance(70), auto_setup: random.chance(95) },
             instances: 1 + random.index(3),

@@ -25,6 +25,7 @@ use crate::{
     phase::leader,
     postgres::Postgres,
     random::Random,
+    replaying::Replays,
 };
 
 /// A calm world must come to rest within this many steps.
@@ -80,7 +81,8 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(seed: u64, bug: Option<Bug>) -> Self {
-        let options = Options::new(&mut Random::part(seed, 0));
+        let mut options = Options::new(&mut Random::part(seed, 0));
+        options.replays = options.marks && Random::part(seed, 4).chance(30);
         Self { seed, bug, options, steps: None, rests: true, traced: false }
     }
 
@@ -99,6 +101,9 @@ impl Plan {
         }
         if self.rests && !world.is_over() {
             world.come_to_rest(Random::part(self.seed, 3));
+            if !world.is_over() {
+                world.finish_replay(Random::part(self.seed, 5));
+            }
         }
         let World { mut env, taken, struck, .. } = world;
         env.coverage.schedules += 1;
@@ -168,6 +173,7 @@ impl Env {
 pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) instances: Vec<Instance>,
+    pub(crate) replays: Replays,
     pub(crate) written: u64,
     pub(crate) struck: usize,
     /// Faults that still wait for their phase.
@@ -202,7 +208,9 @@ impl World {
         }
         trace!(env, "{:?}", env.options);
         let instances = (0..env.options.instances).map(|number| Instance::new(number, &mut env)).collect();
-        let mut world = Self { env, instances, written: 0, struck: 0, aims, is_calm: false, taken: Vec::new() };
+        let replays = Replays::default();
+        let mut world =
+            Self { env, instances, replays, written: 0, struck: 0, aims, is_calm: false, taken: Vec::new() };
         for _ in 0..world.env.options.existing {
             world.write();
         }
@@ -268,13 +276,17 @@ impl World {
         let told = self.env.trace.as_ref().map_or(0, Vec::len);
         match step.what {
             What::SetUp => self.set_up(),
-            What::Turn => self.turn(),
+            What::Turn => {
+                self.turn();
+                self.replay(step.seed);
+            }
             What::Strike { fault, on } => self.strike(fault, on.min(self.instances.len() - 1)),
             What::Calm => {
                 if !self.is_calm {
                     self.calm();
                 }
                 self.turn();
+                self.replay(step.seed);
             }
         }
         if let Some(trace) = &mut self.env.trace {

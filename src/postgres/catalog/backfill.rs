@@ -167,7 +167,7 @@ impl<'a> BackfillCursor<'a> {
 /// The planner must plan for the whole result, not for its first tenth. This transaction idles
 /// while a chunk travels to Kafka. The sort may well outlast a statement_timeout, and the whole
 /// backfill a transaction_timeout (Postgres 17).
-async fn begin(client: &Client, import: &str) -> std::result::Result<(), tokio_postgres::Error> {
+pub(super) async fn begin(client: &Client, import: &str) -> std::result::Result<(), tokio_postgres::Error> {
     let sql = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {import}
          SET LOCAL row_security = off; SET LOCAL cursor_tuple_fraction = 1;
@@ -178,7 +178,7 @@ async fn begin(client: &Client, import: &str) -> std::result::Result<(), tokio_p
 }
 
 /// A value as the server sent it.
-struct Raw(Box<[u8]>);
+pub(super) struct Raw(pub(super) Box<[u8]>);
 
 impl<'a> FromSql<'a> for Raw {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
@@ -251,7 +251,7 @@ fn order_keys(tables: &[TableInfo], created_at: &str, order: &Order) -> Result<V
 /// How to compare a column across tables. `Some(None)`: as it is, since all tables have one type
 /// (then an index can serve). `Some(Some(type))`: after a cast. `None`: it cannot be compared.
 #[allow(clippy::option_option)]
-fn common_type(tables: &[TableInfo], column: &str) -> Option<Option<&'static str>> {
+pub(super) fn common_type(tables: &[TableInfo], column: &str) -> Option<Option<&'static str>> {
     let mut types = tables.iter().filter_map(|table| table.column(column)).map(|column| column.base_type_oid);
     let first = types.next()?;
     let all: Vec<u32> = std::iter::once(first).chain(types).collect();

@@ -9,7 +9,8 @@
 //!   ([`output`]);
 //! - the statements that mark rows ([`marks`]), what they cost ([`mark_cost`]), and the numbers for
 //!   the metrics ([`monitor`]);
-//! - the statements that let published rows go ([`retention`]).
+//! - the statements that let published rows go ([`retention`]);
+//! - the rows that a request publishes again ([`replay`]).
 //!
 //! Nothing here knows Kafka or decides anything: `check`, `setup` and `relay` do.
 //!
@@ -29,6 +30,7 @@ pub mod names;
 pub(crate) mod output;
 pub(crate) mod overlaps;
 pub mod publications;
+pub(crate) mod replay;
 pub mod retention;
 pub mod server;
 pub mod slots;
