@@ -4,10 +4,10 @@
 //! the partial index of unmarked rows is full of dead entries. The clock is the kernel's, of the
 //! server process that serves the monitor's session.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use super::{
@@ -25,9 +25,6 @@ const CHUNK: i64 = 250_000;
 
 /// Rows inserted each second while the looks are measured.
 const RATE: u64 = 50;
-
-/// A daemon's first count comes with its first look, and the pause that follows depends on it.
-const SETTLED: Duration = Duration::from_secs(10);
 
 pub(crate) async fn measure(setting: &Setting, rows: i64, watched: Duration, report: &mut Report) -> Result<()> {
     let mut table = Table::new(&["marked rows", "ms of the server per second", "% of a core"]);
@@ -72,28 +69,28 @@ async fn mark(client: &Client, rows: i64) -> Result<()> {
     Ok(())
 }
 
-/// The share of a core that the monitor's server process takes while some rows flow.
+/// The share of a core that the monitor's server process takes from the daemon's start on, while some
+/// rows flow.
 async fn watch(setting: &Setting, client: &Client, source: &Source, watched: Duration) -> Result<f64> {
+    let began = Instant::now();
     let daemon = setting.daemon(std::slice::from_ref(source))?;
     streaming(&daemon).await?;
-    sleep(SETTLED).await;
     let query =
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE '%monitor'";
     let pid: i32 = client.query_one(query, &[]).await.context("the monitor's session")?.get(0);
+    // The session's first look, which counts for the first time, is in its time.
     let processor = Processor::of(u32::try_from(pid)?)?;
-    let before = processor.time()?;
     let insert = format!(
         "INSERT INTO {TABLE} (id, aggregate_type, aggregate_id, event_type, payload, created_at)
          VALUES (gen_random_uuid(), 'order', gen_random_uuid(), 'OrderCreated', '{{}}', now())"
     );
     let mut tick = interval(Duration::from_millis(1_000 / RATE));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let began = std::time::Instant::now();
     while began.elapsed() < watched {
         tick.tick().await;
         client.execute(&insert, &[]).await?;
     }
-    let share = (processor.time()? - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let share = processor.time()?.as_secs_f64() / began.elapsed().as_secs_f64();
     daemon.term()?;
     daemon.wait_exit(Duration::from_secs(60)).await?;
     Ok(share)
