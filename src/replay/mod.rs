@@ -19,6 +19,7 @@
 
 mod letters;
 pub mod plan;
+mod preview;
 mod rows;
 mod selection;
 
@@ -28,11 +29,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use self::selection::{Name, Selection};
 use self::{
     letters::Letters,
     plan::{Identity, Record, Request, Step},
     rows::{Bounds, Chunk, Reading},
+};
+pub(crate) use self::{
+    preview::preview,
+    selection::{Name, Selection},
 };
 use crate::{
     Code, Error, Lsn, Result,
@@ -42,7 +46,6 @@ use crate::{
         position_topic::{self, Order, Succession},
     },
     outbox::{Records, Times},
-    pgoutput::{Tuple, TupleWriter},
     postgres::{
         ConnectOptions, SqlSession,
         catalog::{
@@ -57,7 +60,6 @@ use crate::{
         position::Phase,
         producers::{PositionBytes, Producers, Unpublished},
     },
-    tail,
 };
 
 /// How long a request without marks waits for the daemon to publish what is committed.
@@ -105,7 +107,7 @@ pub(crate) type Stop<'a> = Pin<&'a mut (dyn Future<Output = &'static str> + Send
 /// # Errors
 /// [`Code::ReplayRefused`]: published rows are not in the tables. [`Code::ConfigInvalid`]: no record may go
 /// to the topic.
-pub(crate) fn prepared(source: &Source, position_topic: &str, selection: &Selection) -> Result<Source> {
+fn prepared(source: &Source, position_topic: &str, selection: &Selection) -> Result<Source> {
     let mut source = source.clone();
     if source.mark == Mark::Delete {
         let text = format!(
@@ -413,49 +415,4 @@ impl Pace {
 fn now_millis() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// What a request would publish.
-pub(crate) struct Preview {
-    pub(crate) rows: u64,
-    /// As [`Event::OtherLetters`].
-    pub(crate) other_letters: u64,
-    /// The first of them, as `tail` shows events.
-    pub(crate) shown: Vec<u8>,
-}
-
-/// Counts the rows of a selection, and shows the first `show` of them. It needs no Kafka, unless dead
-/// letters are meant.
-///
-/// # Errors
-/// Whatever keeps the source from being read.
-pub(crate) async fn preview(
-    source: &Source,
-    kafka: &Kafka,
-    selection: &Selection,
-    show: usize,
-    format: tail::Format,
-) -> Result<Preview> {
-    let (configured, position_topic) = (source, &kafka.position_topic);
-    let source = prepared(source, position_topic, selection)?;
-    let session = ConnectOptions::of(&source).sql("replay").await?;
-    let tables = tables::resolve_all(&session, &source).await?;
-    let by = server::clock(&session).await?;
-    let (chosen, other_letters) = chosen(configured, kafka, selection).await?;
-    let asked = Asked { source: &source, tables: &tables, chosen: &chosen, by, after: None };
-    let cursor = ReplayCursor::begin(&session).await?;
-    let rows = cursor.count(asked).await?;
-    cursor.open(asked).await?;
-    let schemas: Vec<_> = tables.iter().map(TableInfo::relation_schema).collect();
-    let mut sample = tail::Sample::new(&source, position_topic, &schemas, by)?;
-    let (mut shown, mut tuple, mut writer) = (Vec::new(), Vec::new(), TupleWriter::new());
-    for row in cursor.fetch(show).await? {
-        let Some(table) = tables.get(usize::from(row.place.table)) else { continue };
-        tuple.clear();
-        let range = writer.row(&mut tuple, row.columns.iter().map(Option::as_deref));
-        let tuple = Tuple::parse(&tuple[range])
-            .map_err(|error| Error::new(Code::Internal, "a row of a replay").because(error))?;
-        sample.write(table.oid, tuple, format, &mut shown)?;
-    }
-    Ok(Preview { rows, other_letters, shown })
 }

@@ -35,6 +35,8 @@ struct Process {
     epoch: u32,
     /// The rows that it has yet to publish, as its snapshot shows them.
     rows: Option<Vec<RowNo>>,
+    /// The rows that it found when the request had published nothing, and when it began.
+    owed: Option<(Vec<RowNo>, i64)>,
     /// The rows of the batch at hand.
     batch: Vec<RowNo>,
     /// How much of the batch's transaction is sent.
@@ -69,7 +71,7 @@ pub(crate) struct Replays {
     record: Option<Record>,
     /// How often it published each row.
     published: BTreeMap<RowNo, u8>,
-    /// The rows that its first snapshot showed, and when the request began.
+    /// What the process owed that was the first to commit.
     owed: Option<(Vec<RowNo>, i64)>,
 }
 
@@ -198,7 +200,7 @@ impl World {
                 }
                 let epoch = replays.init(env);
                 let process = &mut replays.processes[chosen];
-                (process.epoch, process.rows, process.sent) = (epoch, None, Sent::Nothing);
+                (process.epoch, process.rows, process.owed, process.sent) = (epoch, None, None, Sent::Nothing);
                 if let Some(request) = &mut process.request {
                     request.id_taken();
                 }
@@ -243,8 +245,9 @@ impl World {
         let began = record.identity.began;
         let process = &mut replays.processes[chosen];
         let rows = process.rows.get_or_insert_with(|| snapshot(env, began, record.last.as_ref()));
-        if replays.owed.is_none() {
-            replays.owed = Some((rows.clone(), began));
+        // Whoever commits first says when the request began. Another one may have asked before.
+        if record.last.is_none() && process.owed.is_none() {
+            process.owed = Some((rows.clone(), began));
         }
         let count = rows.len().min(1 + random.index(3));
         process.batch = rows.drain(..count).collect();
@@ -286,6 +289,9 @@ impl World {
                 let (is_lost, is_unknown) = (faults && random.chance(5), faults && random.chance(5));
                 trace!(env, "replay {chosen}: commits {:?}; lost {is_lost}, unknown {is_unknown}", replays.open);
                 if !is_lost {
+                    if replays.owed.is_none() {
+                        replays.owed = replays.processes[chosen].owed.clone();
+                    }
                     replays.decide(env);
                 }
                 let process = &mut replays.processes[chosen];
