@@ -51,7 +51,8 @@ fn weight(code: RDKafkaErrorCode) -> u8 {
     }
 }
 
-/// The context of readers and of clients that ask for metadata.
+/// The context of readers and of clients that ask for metadata. Their log lines come on the thread
+/// that polls, so the span of the source that asks is around them (`blocking` in `kafka`).
 #[derive(Debug, Default)]
 pub(super) struct ReaderContext {
     pub(super) trouble: Trouble,
@@ -59,11 +60,11 @@ pub(super) struct ReaderContext {
 
 impl ClientContext for ReaderContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        log(level, facility, line);
+        log(None, level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note(&self.trouble, &error, reason);
+        note(&self.trouble, None, &error, reason);
     }
 }
 
@@ -99,6 +100,8 @@ pub(super) struct FailedDelivery {
 #[derive(Debug, Default)]
 pub(super) struct ProducerContext {
     pub(super) trouble: Trouble,
+    /// The source that the producer belongs to.
+    source: String,
     failed: Mutex<Vec<FailedDelivery>>,
     lost_requests: AtomicU64,
     lines: AtomicU64,
@@ -106,6 +109,11 @@ pub(super) struct ProducerContext {
 }
 
 impl ProducerContext {
+    /// The context of a source's producer. Its log lines name the source.
+    pub(super) fn of_source(source: &str) -> Self {
+        Self { source: source.to_owned(), ..Self::default() }
+    }
+
     pub(super) fn failed(&self) -> MutexGuard<'_, Vec<FailedDelivery>> {
         lock(&self.failed)
     }
@@ -137,7 +145,7 @@ impl ClientContext for ProducerContext {
         if matches!(facility, "FAIL" | "REQTMOUT") {
             self.lost_requests.fetch_add(1, Ordering::Relaxed);
         }
-        log(level, facility, line);
+        log(Some(&self.source), level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -145,7 +153,7 @@ impl ClientContext for ProducerContext {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.all_down.store(true, Ordering::Relaxed);
         }
-        note(&self.trouble, &error, reason);
+        note(&self.trouble, Some(&self.source), &error, reason);
     }
 }
 
@@ -161,24 +169,26 @@ impl rdkafka::producer::ProducerContext for ProducerContext {
     }
 }
 
-fn note(trouble: &Trouble, error: &KafkaError, reason: &str) {
-    tracing::debug!(target: "librdkafka", %error, reason, "client error");
+fn note(trouble: &Trouble, source: Option<&str>, error: &KafkaError, reason: &str) {
+    tracing::debug!(target: "librdkafka", source, %error, reason, "client error");
     if let Some(code) = error.rdkafka_error_code() {
         trouble.note(code, reason);
     }
 }
 
-fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+fn log(source: Option<&str>, level: RDKafkaLogLevel, facility: &str, line: &str) {
     // "X is a producer property and will be ignored by this consumer" is no news: one set of
     // options serves both.
     let level = if facility == "CONFWARN" { RDKafkaLogLevel::Debug } else { level };
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-            tracing::warn!(target: "librdkafka", facility, "{line}");
+            tracing::warn!(target: "librdkafka", source, facility, "{line}");
         }
-        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", source, facility, "{line}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::info!(target: "librdkafka", source, facility, "{line}");
+        }
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", source, facility, "{line}"),
     }
 }
 

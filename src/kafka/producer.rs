@@ -115,7 +115,7 @@ impl Producer {
     /// [`Code::KafkaOptionInvalid`].
     pub fn create(kafka: &Kafka, transactional_id: &str, batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
         let native = options::producer(kafka, transactional_id, batching)
-            .create_with_context(ProducerContext::default())
+            .create_with_context(ProducerContext::of_source(options::source_of(transactional_id)))
             .map_err(|error| options::refused(&error))?;
         let (delivery, delivery_timeout) = (kafka.delivery, kafka.delivery_timeout);
         Ok(Self { native, delivery, delivery_timeout, cancel, state: State::Ready })
