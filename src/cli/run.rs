@@ -2,9 +2,9 @@
 //!
 //! Logs, metrics and the listener start first, and then the relay. A signal tells the relay to
 //! drain. When the relay has ended, the listener ends. Readiness turns false at the signal, and
-//! `/metrics` answers to the end.
+//! `/metrics` answers to the end. SIGHUP lets the configuration be read again (`reload.rs`).
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 use sd_notify::NotifyState;
@@ -15,12 +15,12 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::exit_code;
+use super::{exit_code, reload::Reloading};
 use crate::{
     Config, Result,
     config::{Flags, ShownSource},
     http,
-    runtime::stop_signal,
+    runtime::{reload_signal, stop_signal},
     source::standing::SourceState,
     status,
     telemetry::{Metrics, build, logs},
@@ -49,8 +49,8 @@ pub(super) struct RunArgs {
 /// What the relay is given.
 #[derive(Debug)]
 pub(crate) struct Daemon {
-    /// The validated configuration.
-    pub(crate) config: Config,
+    /// The validated configuration, and each one that replaces it.
+    pub(crate) config: watch::Receiver<Arc<Config>>,
     /// Every source is registered already, as `starting`.
     pub(crate) metrics: Metrics,
     /// Turns true once, when the daemon has to drain.
@@ -60,28 +60,38 @@ pub(crate) struct Daemon {
 /// `Ok`: the daemon was told to stop and has drained everything. `Err`: no source can go on; the
 /// error is that of the first halt.
 pub(super) async fn relay(daemon: Daemon) -> Result<()> {
-    crate::relay::run(&daemon.config, &daemon.metrics, daemon.shutdown).await
+    crate::relay::run(daemon.config, &daemon.metrics, daemon.shutdown).await
 }
 
 /// `Ok`: every source had nothing left to publish, or the daemon was told to stop. `Err`: a source
 /// cannot go on, or another instance has it.
 pub(super) async fn relay_until_idle(daemon: Daemon) -> Result<()> {
-    crate::relay::run_until_idle(&daemon.config, &daemon.metrics, daemon.shutdown).await
+    let config = daemon.config.borrow().clone();
+    crate::relay::run_until_idle(&config, &daemon.metrics, daemon.shutdown).await
 }
 
-/// Runs `relay` until it ends, and passes SIGTERM and SIGINT on to it.
-pub(super) async fn run<R, F>(config: Config, relay: R) -> Result<ExitCode>
+/// Runs `relay` until it ends, and passes SIGTERM and SIGINT on to it. At SIGHUP it reads the
+/// configuration again that `flags` name. Without them SIGHUP ends the process, as it does by
+/// default.
+pub(super) async fn run<R, F>(config: Config, flags: Option<Flags>, relay: R) -> Result<ExitCode>
 where
     R: FnOnce(Daemon) -> F,
     F: Future<Output = Result<()>>,
 {
-    logs::init(&config.log);
-    run_until(config, stop_signal()?, relay).await
+    let level = logs::init(&config.log);
+    let (sender, newest) = watch::channel(Arc::new(config));
+    let reloading = match flags {
+        Some(flags) => Some(tokio::spawn(Reloading { flags, level, config: sender }.run(reload_signal()?))),
+        None => None,
+    };
+    let outcome = run_until(newest, stop_signal()?, relay).await;
+    reloading.inspect(JoinHandle::abort);
+    outcome
 }
 
 /// Does the same with any reason to stop. `stop` gives the name of the reason.
 async fn run_until<R, F>(
-    config: Config,
+    newest: watch::Receiver<Arc<Config>>,
     stop: impl Future<Output = &'static str> + Send + 'static,
     relay: R,
 ) -> Result<ExitCode>
@@ -89,6 +99,7 @@ where
     R: FnOnce(Daemon) -> F,
     F: Future<Output = Result<()>>,
 {
+    let config = newest.borrow().clone();
     info!(version = build::VERSION, commit = build::COMMIT, "outboxd starts");
     config.shown().iter().for_each(say);
     let metrics = Metrics::new();
@@ -109,7 +120,7 @@ where
     notify(&[NotifyState::Ready]);
     let reporter = tokio::spawn(report(metrics.clone()));
 
-    let outcome = relay(Daemon { config, metrics, shutdown }).await;
+    let outcome = relay(Daemon { config: newest, metrics, shutdown }).await;
 
     signals.abort();
     reporter.abort();
@@ -236,12 +247,12 @@ mod tests {
     use super::*;
     use crate::{Code, Error};
 
-    fn config(listen: &str) -> Config {
+    fn config(listen: &str) -> watch::Receiver<Arc<Config>> {
         let mut flags =
             Flags { brokers: Some("k:9092".to_owned()), http_listen: Some(listen.to_owned()), ..Flags::default() };
         flags.source.source_url = Some("postgres://u@db/shop".to_owned());
         flags.source.tables = vec!["outbox".to_owned()];
-        Config::load_with(&flags, &|_| None).unwrap()
+        watch::channel(Arc::new(Config::load_with(&flags, &|_| None).unwrap())).1
     }
 
     #[tokio::test]

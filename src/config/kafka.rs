@@ -1,6 +1,6 @@
 //! `[kafka]` as written → [`Kafka`].
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::{
     Delivery, Kafka, Secret, names,
@@ -34,6 +34,7 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
     let position_topic = read_position_topic(&mut section)?;
     let place = section.origin.clone();
     let options = section.table("options", "[kafka.options]")?;
+    let options = read_options(options, judge)?;
     let kafka = Kafka {
         brokers: brokers.value,
         delivery: delivery.map_or(Delivery::ExactlyOnce, |item| item.value),
@@ -43,7 +44,8 @@ pub(super) fn read(mut section: Section, judge: Judge) -> Result<Kafka> {
         topic_replication: number(&mut section, "topic_replication", 32_767)?,
         transaction_timeout: timeout(&mut section, "transaction_timeout", 60)?,
         delivery_timeout: timeout(&mut section, "delivery_timeout", 30)?,
-        options: read_options(options, judge)?,
+        files: files(&options),
+        options,
     };
     // Rule 25: a record that is still being sent when its transaction times out could end up in the
     // next transaction.
@@ -65,6 +67,13 @@ pub(super) fn read_position_topic(section: &mut Section) -> Result<String> {
     let Some(item) = section.text("position_topic")? else { return Ok("outboxd.positions".to_owned()) };
     names::topic(&item.value).map_err(|problem| item.refuse(problem))?;
     Ok(item.value)
+}
+
+/// When each file was written that an option names. `None`: the file is not there.
+fn files(options: &[(String, Secret)]) -> Vec<Option<SystemTime>> {
+    let is_file = |key: &str| key.ends_with(".location") || key.ends_with(".keytab");
+    let written = |path: &str| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    options.iter().filter(|(key, _)| is_file(key)).map(|(_, path)| written(path.expose())).collect()
 }
 
 fn number(section: &mut Section, key: &str, most: u32) -> Result<u32> {

@@ -205,6 +205,7 @@ mod tests {
             transaction_timeout: Duration::from_secs(60),
             delivery_timeout: Duration::from_secs(30),
             options: options.iter().map(|&(key, value)| (key.to_owned(), Secret::new(value.to_owned()))).collect(),
+            files: Vec::new(),
         }
     }
 

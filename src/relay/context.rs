@@ -1,10 +1,13 @@
-//! What every session of a source needs and none changes.
+//! What every session of a source needs. A session finds it as it was when the session began.
 
 use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 
-use super::neighbours::Neighbours;
+use super::{
+    neighbours::Neighbours,
+    settings::{Settings, changed},
+};
 use crate::{
     Code, Error, Result,
     config::{Kafka, Source},
@@ -27,6 +30,8 @@ pub(super) struct Context {
     pub(crate) metrics: SourceMetrics,
     /// Turns true once, when the daemon is told to stop.
     pub(crate) shutdown: watch::Receiver<bool>,
+    /// The newest settings, of which `source`, `kafka` and `connect` are a copy.
+    pub(super) settings: watch::Receiver<Settings>,
     /// Whether to wait while another instance streams, as a daemon does.
     pub(super) patient: bool,
     /// The other sources of the daemon. A command has none.
@@ -34,18 +39,47 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// For a source whose configuration stays as it is.
     pub(super) fn new(source: &Source, kafka: &Arc<Kafka>, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Self {
+        let (_, settings) = watch::channel(Settings::new(source, kafka));
+        Self::with_settings(settings, metrics, shutdown)
+    }
+
+    /// For a source whose configuration may change.
+    pub(super) fn with_settings(
+        mut settings: watch::Receiver<Settings>,
+        metrics: &Metrics,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        let Settings { source, kafka, connect } = settings.borrow_and_update().clone();
         Self {
             metrics: metrics.source(&source.name),
             position_topic: Arc::from(kafka.position_topic.as_str()),
             position_key: Arc::from(source.name.as_str()),
-            source: source.clone(),
-            kafka: Arc::clone(kafka),
-            connect: ConnectOptions::of(source),
+            source,
+            kafka,
+            connect,
             shutdown,
+            settings,
             patient: true,
             neighbours: None,
         }
+    }
+
+    /// Takes over the newest settings, between two sessions. Returns whether they had changed.
+    pub(super) fn renew(&mut self) -> bool {
+        // An error means that nobody can change them any more.
+        if !self.settings.has_changed().unwrap_or(false) {
+            return false;
+        }
+        let Settings { source, kafka, connect } = self.settings.borrow_and_update().clone();
+        (self.source, self.kafka, self.connect) = (source, kafka, connect);
+        true
+    }
+
+    /// Resolves when the settings have changed since the session began.
+    pub(super) async fn reloaded(&self) {
+        changed(&mut self.settings.clone()).await;
     }
 
     /// Opens an ordinary session on the server that was started at this time.

@@ -39,6 +39,7 @@ mod rest;
 mod retaining;
 mod rows;
 mod session;
+mod settings;
 mod start;
 pub mod startup;
 pub mod state;

@@ -30,7 +30,9 @@ pub(crate) async fn run_until_idle(
     let mut config = config.clone();
     config.sources.iter_mut().for_each(hurry);
     let (stop, stopping) = watch::channel(false);
-    let relaying = run_all(&config, metrics, &stopping, false);
+    // What is over soon needs no other configuration.
+    let (_, unchanged) = watch::channel(Arc::new(config.clone()));
+    let relaying = run_all(unchanged, metrics, &stopping, false);
     tokio::pin!(relaying);
     let halt = tokio::select! {
         ended = &mut relaying => ended?,

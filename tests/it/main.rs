@@ -23,6 +23,7 @@ mod prometheus;
 mod purge;
 mod recover;
 mod relay;
+mod reload;
 mod retention;
 mod runbook;
 mod scene;
