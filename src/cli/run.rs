@@ -18,12 +18,12 @@ use tracing::{debug, error, info, warn};
 use super::{exit_code, reload::Reloading};
 use crate::{
     Config, Result,
-    config::{Flags, ShownSource},
+    config::{Flags, ShownSource, Source},
     http,
     runtime::{reload_signal, stop_signal},
     source::standing::SourceState,
     status,
-    telemetry::{Metrics, build, logs},
+    telemetry::{Metrics, build, logs, traces::Traces},
 };
 
 /// How long a request may take that is under way when the relay has ended.
@@ -53,6 +53,8 @@ pub(crate) struct Daemon {
     pub(crate) config: watch::Receiver<Arc<Config>>,
     /// Every source is registered already, as `starting`.
     pub(crate) metrics: Metrics,
+    /// Where traced rows go, if rows are traced.
+    pub(crate) traces: Option<Traces>,
     /// Turns true once, when the daemon has to drain.
     pub(crate) shutdown: watch::Receiver<bool>,
 }
@@ -60,14 +62,14 @@ pub(crate) struct Daemon {
 /// `Ok`: the daemon was told to stop and has drained everything. `Err`: no source can go on; the
 /// error is that of the first halt.
 pub(super) async fn relay(daemon: Daemon) -> Result<()> {
-    crate::relay::run(daemon.config, &daemon.metrics, daemon.shutdown).await
+    crate::relay::run(daemon.config, &daemon.metrics, daemon.traces, daemon.shutdown).await
 }
 
 /// `Ok`: every source had nothing left to publish, or the daemon was told to stop. `Err`: a source
 /// cannot go on, or another instance has it.
 pub(super) async fn relay_until_idle(daemon: Daemon) -> Result<()> {
     let config = daemon.config.borrow().clone();
-    crate::relay::run_until_idle(&config, &daemon.metrics, daemon.shutdown).await
+    crate::relay::run_until_idle(&config, &daemon.metrics, daemon.traces, daemon.shutdown).await
 }
 
 /// Runs `relay` until it ends, and passes SIGTERM and SIGINT on to it. At SIGHUP it reads the
@@ -102,6 +104,7 @@ where
     let config = newest.borrow().clone();
     info!(version = build::VERSION, commit = build::COMMIT, "outboxd starts");
     config.shown().iter().for_each(say);
+    say_traced(&config);
     let metrics = Metrics::new();
     for source in &config.sources {
         let _ = metrics.source(&source.name);
@@ -120,10 +123,15 @@ where
     notify(&[NotifyState::Ready]);
     let reporter = tokio::spawn(report(metrics.clone()));
 
-    let outcome = relay(Daemon { config: newest, metrics, shutdown }).await;
+    let (traces, exporter) = config.tracing.as_ref().map(|tracing| Traces::start(tracing, &metrics)).unzip();
+
+    let outcome = relay(Daemon { config: newest, metrics, traces, shutdown }).await;
 
     signals.abort();
     reporter.abort();
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
     notify(&[NotifyState::Stopping]);
     listener.stop().await;
     Ok(match outcome {
@@ -142,6 +150,17 @@ where
 fn say(shown: &ShownSource) {
     let ShownSource { source, tables, url, slot, publication, topic, brokers, delivery, mark, kafka_options } = shown;
     info!(source, tables, url, slot, publication, topic, brokers, delivery, mark, kafka_options, "source");
+}
+
+/// Says where spans go, and which sources can have none.
+fn say_traced(config: &Config) {
+    let Some(tracing) = &config.tracing else { return };
+    info!(endpoint = %tracing.endpoint, sample = tracing.sample, "rows are traced");
+    let has_parents = |source: &&Source| source.mapping.headers.iter().any(|(header, _)| *header == tracing.header);
+    for source in config.sources.iter().filter(|source| !has_parents(source)) {
+        let (source, header) = (&source.name, &tracing.header);
+        warn!(source, header, "no row of the source is traced: [source.headers] names no column for this header");
+    }
 }
 
 /// The task of the HTTP listener; `None` with `listen = "off"`.

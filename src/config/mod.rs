@@ -17,6 +17,7 @@ mod source;
 mod template;
 #[cfg(test)]
 mod tests;
+mod tracing;
 pub(crate) mod url;
 
 use std::{
@@ -34,6 +35,8 @@ pub use retention::{Retention, RetentionBy};
 pub(crate) use show::ShownSource;
 pub use template::Template;
 pub use template::TemplatePart;
+pub(crate) use tracing::Endpoint;
+pub use tracing::Tracing;
 pub(crate) use url::PostgresUrl;
 
 use crate::{Code, Error, Result};
@@ -49,6 +52,8 @@ pub struct Config {
     pub http: Http,
     /// Logs.
     pub log: Log,
+    /// Spans of single rows. `None`: nobody asks for them.
+    pub tracing: Option<Tracing>,
 }
 
 /// What a command needs that touches Postgres alone.

@@ -21,11 +21,13 @@ impl Config {
     /// Takes over from `new` what can change.
     pub(crate) fn reload(&self, new: &Self) -> Reloaded {
         // A key that is added here has to say whether it can change.
-        let Self { sources, kafka, http, log } = new;
+        let Self { sources, kafka, http, log, tracing } = new;
         let mut config = self.clone();
         let mut found = Found::default();
         found.log(&mut config.log, log);
         found.http(&config.http, http);
+        found.within.clear();
+        found.keeps("tracing", &config.tracing, tracing);
         found.kafka(&mut config.kafka, kafka);
         for source in &mut config.sources {
             match sources.iter().find(|new| new.name == source.name) {

@@ -13,7 +13,7 @@ use crate::{
     config::{Kafka, Source},
     postgres::{ConnectOptions, SqlSession},
     source::{position::Position, producers::PositionBytes, server::require_same_server, standing::SourceState},
-    telemetry::{Metrics, SourceMetrics},
+    telemetry::{Metrics, SourceMetrics, traces::Traces},
 };
 
 /// A source, how to reach its two servers, and who asks it to stop.
@@ -28,6 +28,8 @@ pub(super) struct Context {
     pub(crate) connect: ConnectOptions,
     /// Its metrics, and its state as others see it.
     pub(crate) metrics: SourceMetrics,
+    /// Where its traced rows go.
+    pub(super) traces: Option<Traces>,
     /// Turns true once, when the daemon is told to stop.
     pub(crate) shutdown: watch::Receiver<bool>,
     /// The newest settings, of which `source`, `kafka` and `connect` are a copy.
@@ -61,6 +63,7 @@ impl Context {
             connect,
             shutdown,
             settings,
+            traces: None,
             patient: true,
             neighbours: None,
         }

@@ -46,6 +46,7 @@ pub mod state;
 mod stream;
 mod supervisor;
 mod tally;
+mod traced;
 mod until_idle;
 
 pub(crate) use once::{drain, set_up};

@@ -31,6 +31,7 @@ use super::{
     rows::{Policy, Rows},
     start::Started,
     state::{Bounds, Machine},
+    traced::Traced,
 };
 use crate::{
     Code, Error, Lsn, Result,
@@ -60,6 +61,8 @@ pub(super) struct Stream<'a> {
     sql: Arc<SqlSession>,
     intake: Intake,
     driver: Relaying,
+    /// The rows that are traced, if any may be.
+    traced: Option<Traced>,
     publisher: Publisher,
     marker: Option<Marker>,
     look: Arc<Look>,
@@ -98,6 +101,11 @@ impl<'a> Stream<'a> {
         let look = Arc::new(Look::new(source, &sql, &tables, &position.publication));
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
         let publisher = Publisher::start(producers, &source.name, PUBLISH_QUEUE)?;
+        let traced = Traced::of(context);
+        let mut building = Gathered::new(2 * source.limits.batch_bytes);
+        if traced.is_some() {
+            building = building.with_transactions();
+        }
         // Now there is time for it.
         let replication = stream.release().await?;
         Ok(Self {
@@ -108,7 +116,8 @@ impl<'a> Stream<'a> {
             watch: Watch::start(context, &sql, doubts),
             sql,
             intake: Intake::new(rows, tables, relatives),
-            driver: Driver::new(machine, Gathered::new(2 * source.limits.batch_bytes)),
+            driver: Driver::new(machine, building),
+            traced,
             publisher,
             marker,
             looks: Looks::start(Arc::clone(&look)),
@@ -268,6 +277,9 @@ impl<'a> Stream<'a> {
                         let look = Arc::clone(&self.look);
                         self.answering(async move { look.now().await }).await?;
                     }
+                    if let (Some(traced), Some(of)) = (&mut self.traced, &self.driver.building.transactions) {
+                        traced.publishing(batch, &records, of);
+                    }
                     self.position.progress = progress;
                     let position = self.context.record_of(&self.position);
                     self.publisher.publish(Job { batch, records, position })?;
@@ -329,6 +341,7 @@ impl<'a> Stream<'a> {
                 }
                 let oldest = self.driver.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);
+                self.traced.iter_mut().for_each(|traced| traced.published(batch));
                 self.driver.give_back(records);
                 self.driver.committed(batch)
             }
@@ -353,6 +366,7 @@ impl<'a> Stream<'a> {
         if marked.is_answer {
             self.driver.job_done();
         }
+        self.traced.iter_mut().for_each(|traced| traced.marked(&marked.batches));
         self.driver.marked(&marked.batches, marked.behind)
     }
 

@@ -19,8 +19,15 @@ use super::{
     settings::AllSettings,
 };
 use crate::{
-    Class, Code, Error, Result, backoff::Backoff, config::Config, kafka::durability, postgres::farewell::Task,
-    runtime::run_to_end, setup::topics::constant_topics, source::standing::SourceState, telemetry::Metrics,
+    Class, Code, Error, Result,
+    backoff::Backoff,
+    config::Config,
+    kafka::durability,
+    postgres::farewell::Task,
+    runtime::run_to_end,
+    setup::topics::constant_topics,
+    source::standing::SourceState,
+    telemetry::{Metrics, traces::Traces},
 };
 
 /// How often a waiting source shows that it is alive. `/livez` and the watchdog look for it.
@@ -48,9 +55,10 @@ const IMPATIENT_TRIES: u32 = 20;
 pub(crate) async fn run(
     config: watch::Receiver<Arc<Config>>,
     metrics: &Metrics,
+    traces: Option<Traces>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
-    match run_all(config, metrics, &shutdown, true).await? {
+    match run_all(config, metrics, traces, &shutdown, true).await? {
         Some(halt) if !*shutdown.borrow() => Err(halt),
         _ => Ok(()),
     }
@@ -64,6 +72,7 @@ pub(crate) async fn run(
 pub(super) async fn run_all(
     mut config: watch::Receiver<Arc<Config>>,
     metrics: &Metrics,
+    traces: Option<Traces>,
     shutdown: &watch::Receiver<bool>,
     patient: bool,
 ) -> Result<Option<Error>> {
@@ -73,6 +82,7 @@ pub(super) async fn run_all(
     let neighbours = Neighbours::new(metrics);
     let context = |settings| Context {
         patient,
+        traces: traces.clone(),
         neighbours: patient.then(|| neighbours.clone()),
         ..Context::with_settings(settings, metrics, shutdown.clone())
     };

@@ -13,7 +13,7 @@ use crate::{
     Config, Error, Lsn, Result,
     postgres::{SqlSession, catalog::server},
     source::standing::SourceState,
-    telemetry::Metrics,
+    telemetry::{Metrics, traces::Traces},
 };
 
 /// Runs all sources until each is published, marked and confirmed up to where its log ended when it
@@ -25,6 +25,7 @@ use crate::{
 pub(crate) async fn run_until_idle(
     config: &Config,
     metrics: &Metrics,
+    traces: Option<Traces>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut config = config.clone();
@@ -32,7 +33,7 @@ pub(crate) async fn run_until_idle(
     let (stop, stopping) = watch::channel(false);
     // What is over soon needs no other configuration.
     let (_, unchanged) = watch::channel(Arc::new(config.clone()));
-    let relaying = run_all(unchanged, metrics, &stopping, false);
+    let relaying = run_all(unchanged, metrics, traces, &stopping, false);
     tokio::pin!(relaying);
     let halt = tokio::select! {
         ended = &mut relaying => ended?,

@@ -49,7 +49,8 @@ impl Healthy {
             files: Vec::new(),
         };
         let log = Log { format: None, level: LogFilter::default() };
-        Self { client, config: Config { sources: vec![source], kafka, http: Http { listen: None }, log } }
+        let config = Config { sources: vec![source], kafka, http: Http { listen: None }, log, tracing: None };
+        Self { client, config }
     }
 
     fn source(&mut self) -> &mut Source {

@@ -35,6 +35,7 @@ mod status;
 mod tail;
 mod telling;
 mod topics;
+mod tracing;
 mod unsent;
 mod until_idle;
 mod verify;
