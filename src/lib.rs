@@ -69,7 +69,7 @@
 //! | [`verify::compare`] | sorted rows and records → differences | pure; no server |
 //! | [`tail`] | rows as they commit, or rows that wait → what would be sent, printed; marks nothing | no Kafka |
 //! | [`tail::event`], [`tail::rows`], [`tail::value`], [`tail::wanted`], [`tail::json`], [`tail::text`] | row → event → is it asked for? → its line | pure; no server |
-//! | [`telemetry`] | what happened → logs, metrics, where each source stands | no server |
+//! | [`telemetry`] | what happened → logs, metrics, spans, where each source stands | no server |
 //! | [`http`] | `telemetry` → `/metrics`, `/livez`, `/readyz`, `/status`, and a page at `/` | no server |
 //! | [`runbook`] | a code → what it means and the way back, from `docs/errors.md` | pure; no server |
 //!

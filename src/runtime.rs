@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use tokio::{
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use crate::{Code, Error, Result, postgres::farewell};
@@ -35,13 +35,24 @@ pub(crate) fn run_to_end<T>(runtime: Runtime, work: impl Future<Output = T>) -> 
 /// # Errors
 /// [`Code::Internal`]: the system does not tell of signals.
 pub(crate) fn stop_signal() -> Result<impl Future<Output = &'static str> + Send + 'static> {
-    let unavailable = |error| Error::new(Code::Internal, "cannot listen for signals").because(error);
-    let mut term = signal(SignalKind::terminate()).map_err(unavailable)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(unavailable)?;
+    let mut term = listen(SignalKind::terminate())?;
+    let mut int = listen(SignalKind::interrupt())?;
     Ok(async move {
         tokio::select! {
             _ = term.recv() => "SIGTERM",
             _ = int.recv() => "SIGINT",
         }
     })
+}
+
+/// SIGHUP, which from now on does not end the process.
+///
+/// # Errors
+/// As [`stop_signal`].
+pub(crate) fn reload_signal() -> Result<Signal> {
+    listen(SignalKind::hangup())
+}
+
+fn listen(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|error| Error::new(Code::Internal, "cannot listen for signals").because(error))
 }

@@ -8,6 +8,7 @@ mod explain;
 mod output;
 mod purge;
 mod recover;
+mod reload;
 mod replay;
 mod run;
 mod setup;
@@ -39,7 +40,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Publish until SIGTERM or SIGINT, then drain.
+    /// Publish until SIGTERM or SIGINT, then drain. SIGHUP reads the configuration again.
     #[command(after_help = "Examples:\n  outboxd run --config /etc/outboxd/outboxd.toml\n  \
                             outboxd run --source-url postgres://outboxd@localhost/orders --table order_outbox --brokers kafka:9092\n  \
                             outboxd run --config /etc/outboxd/outboxd.toml --until-idle")]
@@ -112,8 +113,8 @@ impl Cli {
             Command::Run(args) => {
                 let config = door::open(&args.flags)?;
                 match args.until_idle {
-                    true => on_runtime(run::run(config, run::relay_until_idle)),
-                    false => on_runtime(run::run(config, run::relay)),
+                    true => on_runtime(run::run(config, None, run::relay_until_idle)),
+                    false => on_runtime(run::run(config, Some(args.flags), run::relay)),
                 }
             }
             Command::Check(args) => {

@@ -2,9 +2,9 @@
 //!
 //! Logs, metrics and the listener start first, and then the relay. A signal tells the relay to
 //! drain. When the relay has ended, the listener ends. Readiness turns false at the signal, and
-//! `/metrics` answers to the end.
+//! `/metrics` answers to the end. SIGHUP lets the configuration be read again (`reload.rs`).
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 use sd_notify::NotifyState;
@@ -15,15 +15,15 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::exit_code;
+use super::{exit_code, reload::Reloading};
 use crate::{
     Config, Result,
-    config::{Flags, ShownSource},
+    config::{Flags, ShownSource, Source},
     http,
-    runtime::stop_signal,
+    runtime::{reload_signal, stop_signal},
     source::standing::SourceState,
     status,
-    telemetry::{Metrics, build, logs},
+    telemetry::{Metrics, build, logs, traces::Traces},
 };
 
 /// How long a request may take that is under way when the relay has ended.
@@ -49,10 +49,12 @@ pub(super) struct RunArgs {
 /// What the relay is given.
 #[derive(Debug)]
 pub(crate) struct Daemon {
-    /// The validated configuration.
-    pub(crate) config: Config,
+    /// The validated configuration, and each one that replaces it.
+    pub(crate) config: watch::Receiver<Arc<Config>>,
     /// Every source is registered already, as `starting`.
     pub(crate) metrics: Metrics,
+    /// Where traced rows go, if rows are traced.
+    pub(crate) traces: Option<Traces>,
     /// Turns true once, when the daemon has to drain.
     pub(crate) shutdown: watch::Receiver<bool>,
 }
@@ -60,28 +62,38 @@ pub(crate) struct Daemon {
 /// `Ok`: the daemon was told to stop and has drained everything. `Err`: no source can go on; the
 /// error is that of the first halt.
 pub(super) async fn relay(daemon: Daemon) -> Result<()> {
-    crate::relay::run(&daemon.config, &daemon.metrics, daemon.shutdown).await
+    crate::relay::run(daemon.config, &daemon.metrics, daemon.traces, daemon.shutdown).await
 }
 
 /// `Ok`: every source had nothing left to publish, or the daemon was told to stop. `Err`: a source
 /// cannot go on, or another instance has it.
 pub(super) async fn relay_until_idle(daemon: Daemon) -> Result<()> {
-    crate::relay::run_until_idle(&daemon.config, &daemon.metrics, daemon.shutdown).await
+    let config = daemon.config.borrow().clone();
+    crate::relay::run_until_idle(&config, &daemon.metrics, daemon.traces, daemon.shutdown).await
 }
 
-/// Runs `relay` until it ends, and passes SIGTERM and SIGINT on to it.
-pub(super) async fn run<R, F>(config: Config, relay: R) -> Result<ExitCode>
+/// Runs `relay` until it ends, and passes SIGTERM and SIGINT on to it. At SIGHUP it reads the
+/// configuration again that `flags` name. Without them SIGHUP ends the process, as it does by
+/// default.
+pub(super) async fn run<R, F>(config: Config, flags: Option<Flags>, relay: R) -> Result<ExitCode>
 where
     R: FnOnce(Daemon) -> F,
     F: Future<Output = Result<()>>,
 {
-    logs::init(&config.log);
-    run_until(config, stop_signal()?, relay).await
+    let level = logs::init(&config.log);
+    let (sender, newest) = watch::channel(Arc::new(config));
+    let reloading = match flags {
+        Some(flags) => Some(tokio::spawn(Reloading { flags, level, config: sender }.run(reload_signal()?))),
+        None => None,
+    };
+    let outcome = run_until(newest, stop_signal()?, relay).await;
+    reloading.inspect(JoinHandle::abort);
+    outcome
 }
 
 /// Does the same with any reason to stop. `stop` gives the name of the reason.
 async fn run_until<R, F>(
-    config: Config,
+    newest: watch::Receiver<Arc<Config>>,
     stop: impl Future<Output = &'static str> + Send + 'static,
     relay: R,
 ) -> Result<ExitCode>
@@ -89,8 +101,10 @@ where
     R: FnOnce(Daemon) -> F,
     F: Future<Output = Result<()>>,
 {
+    let config = newest.borrow().clone();
     info!(version = build::VERSION, commit = build::COMMIT, "outboxd starts");
     config.shown().iter().for_each(say);
+    say_traced(&config);
     let metrics = Metrics::new();
     for source in &config.sources {
         let _ = metrics.source(&source.name);
@@ -109,10 +123,15 @@ where
     notify(&[NotifyState::Ready]);
     let reporter = tokio::spawn(report(metrics.clone()));
 
-    let outcome = relay(Daemon { config, metrics, shutdown }).await;
+    let (traces, exporter) = config.tracing.as_ref().map(|tracing| Traces::start(tracing, &metrics)).unzip();
+
+    let outcome = relay(Daemon { config: newest, metrics, traces, shutdown }).await;
 
     signals.abort();
     reporter.abort();
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
     notify(&[NotifyState::Stopping]);
     listener.stop().await;
     Ok(match outcome {
@@ -131,6 +150,17 @@ where
 fn say(shown: &ShownSource) {
     let ShownSource { source, tables, url, slot, publication, topic, brokers, delivery, mark, kafka_options } = shown;
     info!(source, tables, url, slot, publication, topic, brokers, delivery, mark, kafka_options, "source");
+}
+
+/// Says where spans go, and which sources can have none.
+fn say_traced(config: &Config) {
+    let Some(tracing) = &config.tracing else { return };
+    info!(endpoint = %tracing.endpoint, sample = tracing.sample, "rows are traced");
+    let has_parents = |source: &&Source| source.mapping.headers.iter().any(|(header, _)| *header == tracing.header);
+    for source in config.sources.iter().filter(|source| !has_parents(source)) {
+        let (source, header) = (&source.name, &tracing.header);
+        warn!(source, header, "no row of the source is traced: [source.headers] names no column for this header");
+    }
 }
 
 /// The task of the HTTP listener; `None` with `listen = "off"`.
@@ -236,12 +266,12 @@ mod tests {
     use super::*;
     use crate::{Code, Error};
 
-    fn config(listen: &str) -> Config {
+    fn config(listen: &str) -> watch::Receiver<Arc<Config>> {
         let mut flags =
             Flags { brokers: Some("k:9092".to_owned()), http_listen: Some(listen.to_owned()), ..Flags::default() };
         flags.source.source_url = Some("postgres://u@db/shop".to_owned());
         flags.source.tables = vec!["outbox".to_owned()];
-        Config::load_with(&flags, &|_| None).unwrap()
+        watch::channel(Arc::new(Config::load_with(&flags, &|_| None).unwrap())).1
     }
 
     #[tokio::test]

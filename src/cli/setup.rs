@@ -69,7 +69,7 @@ pub(super) async fn setup(config: Config, options: SetupOptions) -> Result<ExitC
     let mut complete = true;
     let mut failure: Option<Error> = None;
     if !options.add_tables.is_empty() {
-        logs::init(&config.log); // The relay logs while it drains.
+        let _ = logs::init(&config.log); // The relay logs while it drains.
     }
     for source in &chosen(&config, &options)? {
         match set_up(source, &config.kafka, &options.request).await {

@@ -1,6 +1,9 @@
 //! `[kafka]` as written → [`Kafka`].
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     Delivery, Kafka, Secret, TokenSource, names,
@@ -40,6 +43,7 @@ pub(super) fn read(mut section: Section, folder: &Path, judge: Judge) -> Result<
     let place = section.origin.clone();
     let token = read_token(&mut section, folder)?;
     let options = section.table("options", "[kafka.options]")?;
+    let options = read_options(options, judge)?;
     let kafka = Kafka {
         brokers: brokers.value,
         delivery: delivery.map_or(Delivery::ExactlyOnce, |item| item.value),
@@ -50,7 +54,8 @@ pub(super) fn read(mut section: Section, folder: &Path, judge: Judge) -> Result<
         transaction_timeout: timeout(&mut section, "transaction_timeout", 60)?,
         delivery_timeout: timeout(&mut section, "delivery_timeout", 30)?,
         token: token.as_ref().map(|token| token.value.clone()),
-        options: read_options(options, judge)?,
+        files: files(&options),
+        options,
     };
     check_login(&kafka, token.as_ref(), &place)?;
     // Rule 25: a record that is still being sent when its transaction times out could end up in the
@@ -114,6 +119,13 @@ fn check_login(kafka: &Kafka, token: Option<&Item<TokenSource>>, place: &Origin)
         },
         (None, _) => Ok(()),
     }
+}
+
+/// When each file was written that an option names. `None`: the file is not there.
+fn files(options: &[(String, Secret)]) -> Vec<Option<SystemTime>> {
+    let is_file = |key: &str| key.ends_with(".location") || key.ends_with(".keytab");
+    let written = |path: &str| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    options.iter().filter(|(key, _)| is_file(key)).map(|(_, path)| written(path.expose())).collect()
 }
 
 fn number(section: &mut Section, key: &str, most: u32) -> Result<u32> {

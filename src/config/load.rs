@@ -13,12 +13,12 @@ use super::{
     kafka::{self, Judge},
     names,
     section::{Entry, Item, Origin, Section, Value},
-    source,
+    source, tracing,
 };
 use crate::{Code, Error, Result};
 
 /// The tables at the top level.
-const KEYS: &[&str] = &["source", "kafka", "http", "log"];
+const KEYS: &[&str] = &["source", "kafka", "http", "log", "tracing"];
 
 /// The keys of `[http]`.
 pub(super) const HTTP_KEYS: &[&str] = &["listen"];
@@ -84,12 +84,13 @@ impl Config {
     }
 }
 
-/// The four tables as written.
+/// The five tables as written.
 struct Written {
     sources: Vec<Section>,
     kafka: Section,
     http: Section,
     log: Section,
+    tracing: Section,
     /// Whether a file says it, and not the flags alone.
     has_file: bool,
     /// Relative paths start here.
@@ -106,6 +107,7 @@ impl Written {
             kafka: root.table("kafka", "[kafka]")?,
             http: root.table("http", "[http]")?,
             log: root.table("log", "[log]")?,
+            tracing: root.table("tracing", "[tracing]")?,
             has_file: true,
             folder: path.parent().unwrap_or(Path::new("")).to_owned(),
         })
@@ -132,6 +134,7 @@ impl Written {
             kafka: empty("[kafka]"),
             http: empty("[http]"),
             log: empty("[log]"),
+            tracing: empty("[tracing]"),
             has_file: false,
             folder: PathBuf::new(),
         })
@@ -145,7 +148,8 @@ impl Written {
         let kafka = kafka::read(self.kafka, &self.folder, judge)?;
         let around = source::Around { folder: &self.folder, position_topic: &kafka.position_topic };
         let sources = sources(self.sources, &around)?;
-        Ok(Config { sources, kafka, http: http(self.http)?, log: log(self.log)? })
+        let tracing = tracing::read(self.tracing)?;
+        Ok(Config { sources, kafka, http: http(self.http)?, log: log(self.log)?, tracing })
     }
 
     fn read_sources(mut self, flags: &Flags) -> Result<Sources> {

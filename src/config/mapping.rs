@@ -3,7 +3,7 @@
 use super::template::{Template, TemplatePart};
 
 /// How a row becomes a record. A source that configures nothing of it has [`Mapping::default`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     /// Topic template; `{aggregate_type}.events`.
     pub topic: Template,

@@ -9,6 +9,7 @@ mod load;
 mod mapping;
 pub(crate) mod names;
 pub(crate) mod password;
+mod reload;
 mod retention;
 mod section;
 mod show;
@@ -17,20 +18,27 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod token;
+mod tracing;
 pub(crate) mod url;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 pub use flags::Flags;
 pub use level::LogFilter;
 pub(crate) use mapping::cloudevents_extension;
 pub use mapping::{CloudEvents, CloudEventsMode, Columns, Debezium, Envelope, Mapping};
 pub use password::Password;
+pub(crate) use reload::Reloaded;
 pub use retention::{Retention, RetentionBy};
 pub(crate) use show::ShownSource;
 pub use template::Template;
 pub use template::TemplatePart;
 pub use token::TokenSource;
+pub(crate) use tracing::Endpoint;
+pub use tracing::Tracing;
 pub(crate) use url::PostgresUrl;
 
 use crate::{Code, Error, Result};
@@ -46,6 +54,8 @@ pub struct Config {
     pub http: Http,
     /// Logs.
     pub log: Log,
+    /// Spans of single rows. `None`: nobody asks for them.
+    pub tracing: Option<Tracing>,
 }
 
 /// What a command needs that touches Postgres alone.
@@ -86,7 +96,7 @@ fn named<'a>(sources: &'a [Source], name: &str) -> Result<&'a Source> {
 }
 
 /// One outbox: a database, its tables, and where their rows go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// 1 to 54 characters of `[a-z0-9_]`, so that slot `outboxd_<name>` is a legal Postgres name
     /// (63 bytes).
@@ -178,7 +188,7 @@ pub enum OnPoison {
 }
 
 /// Bounds of one Kafka transaction and of what is held in memory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Rows of one Kafka transaction; 10,000.
     pub batch_rows: usize,
@@ -199,7 +209,7 @@ pub struct Limits {
 }
 
 /// How long things may take.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// One host of Postgres; 10 s.
     pub connect: Duration,
@@ -218,7 +228,7 @@ pub struct Timeouts {
 }
 
 /// The Kafka cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kafka {
     /// bootstrap.servers
     pub brokers: String,
@@ -238,6 +248,9 @@ pub struct Kafka {
     pub token: Option<TokenSource>,
     /// Options that are passed to librdkafka. None of them is one that outboxd sets itself.
     pub options: Vec<(String, Secret)>,
+    /// When the files were written that the options name. librdkafka reads them when a session
+    /// begins.
+    pub files: Vec<Option<SystemTime>>,
 }
 
 /// What a crash may do to a record.

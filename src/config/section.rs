@@ -32,8 +32,7 @@ pub(super) enum Value {
     Bool(bool),
     List(Vec<Entry>),
     Table(Section),
-    /// The kind of value, and its text. No key takes a float or a date, but a person may write a
-    /// librdkafka option as a float.
+    /// The kind of value, and its text: a float, or a date, which no key takes.
     Other(&'static str, String),
 }
 
@@ -50,7 +49,7 @@ impl Value {
     }
 
     /// The value as messages show it. It must not be called for a secret.
-    fn found(&self) -> String {
+    pub(super) fn found(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
             Self::Integer(number) => number.to_string(),

@@ -323,7 +323,7 @@ fn every_key_is_in_the_reference_file_and_in_the_documentation() {
     let tables = ["columns", "headers", "limits", "timeouts", "retention", "options"];
     let keys =
         [source::KEYS, source::COLUMN_KEYS, source::LIMIT_KEYS, source::TIMEOUT_KEYS, retention::KEYS, kafka::KEYS];
-    for key in keys.into_iter().chain([load::HTTP_KEYS, load::LOG_KEYS]).flatten() {
+    for key in keys.into_iter().chain([load::HTTP_KEYS, load::LOG_KEYS, tracing::KEYS]).flatten() {
         let written = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
         let known =
             if tables.contains(key) { reference.contains(&format!(".{key}]")) } else { reference.lines().any(written) };

@@ -58,7 +58,8 @@ fn weight(code: RDKafkaErrorCode) -> u8 {
     }
 }
 
-/// The context of readers and of clients that ask for metadata.
+/// The context of readers and of clients that ask for metadata. Their log lines come on the thread
+/// that polls, so the span of the source that asks is around them (`blocking` in `kafka`).
 #[derive(Debug, Default)]
 pub(super) struct ReaderContext {
     pub(super) trouble: Trouble,
@@ -79,11 +80,11 @@ impl ClientContext for ReaderContext {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        log(level, facility, line);
+        log(None, level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        note(&self.trouble, &error, reason);
+        note(&self.trouble, None, &error, reason);
     }
 }
 
@@ -120,6 +121,8 @@ pub(super) struct FailedDelivery {
 pub(super) struct ProducerContext {
     pub(super) trouble: Trouble,
     login: Login,
+    /// The source that the producer belongs to.
+    source: String,
     failed: Mutex<Vec<FailedDelivery>>,
     lost_requests: AtomicU64,
     lines: AtomicU64,
@@ -127,8 +130,9 @@ pub(super) struct ProducerContext {
 }
 
 impl ProducerContext {
-    pub(super) fn of(kafka: &Kafka) -> Self {
-        Self { login: Login::of(kafka), ..Self::default() }
+    /// The context of a source's producer. Its log lines name the source.
+    pub(super) fn of_source(kafka: &Kafka, source: &str) -> Self {
+        Self { login: Login::of(kafka), source: source.to_owned(), ..Self::default() }
     }
 
     pub(super) fn failed(&self) -> MutexGuard<'_, Vec<FailedDelivery>> {
@@ -168,7 +172,7 @@ impl ClientContext for ProducerContext {
         if matches!(facility, "FAIL" | "REQTMOUT") {
             self.lost_requests.fetch_add(1, Ordering::Relaxed);
         }
-        log(level, facility, line);
+        log(Some(&self.source), level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -176,7 +180,7 @@ impl ClientContext for ProducerContext {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.all_down.store(true, Ordering::Relaxed);
         }
-        note(&self.trouble, &error, reason);
+        note(&self.trouble, Some(&self.source), &error, reason);
     }
 }
 
@@ -192,24 +196,26 @@ impl rdkafka::producer::ProducerContext for ProducerContext {
     }
 }
 
-fn note(trouble: &Trouble, error: &KafkaError, reason: &str) {
-    tracing::debug!(target: "librdkafka", %error, reason, "client error");
+fn note(trouble: &Trouble, source: Option<&str>, error: &KafkaError, reason: &str) {
+    tracing::debug!(target: "librdkafka", source, %error, reason, "client error");
     if let Some(code) = error.rdkafka_error_code() {
         trouble.note(code, reason);
     }
 }
 
-fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+fn log(source: Option<&str>, level: RDKafkaLogLevel, facility: &str, line: &str) {
     // "X is a producer property and will be ignored by this consumer" is no news: one set of
     // options serves both.
     let level = if facility == "CONFWARN" { RDKafkaLogLevel::Debug } else { level };
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-            tracing::warn!(target: "librdkafka", facility, "{line}");
+            tracing::warn!(target: "librdkafka", source, facility, "{line}");
         }
-        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", source, facility, "{line}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::info!(target: "librdkafka", source, facility, "{line}");
+        }
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", source, facility, "{line}"),
     }
 }
 

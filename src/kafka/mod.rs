@@ -41,9 +41,11 @@ pub use producer::{Batching, PositionRecord, Producer};
 
 use crate::error::{Code, Error, Result};
 
-/// Runs a blocking call of librdkafka on one of tokio's blocking threads.
+/// Runs a blocking call of librdkafka on one of tokio's blocking threads. The caller's span goes with
+/// it, since librdkafka's log lines come during the call and have to name the source.
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(call).await {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(call)).await {
         Ok(result) => result,
         Err(panic) => Err(Error::new(Code::Internal, "a call of librdkafka did not return").because(panic)),
     }

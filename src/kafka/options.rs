@@ -50,7 +50,7 @@ pub(super) fn consumer(kafka: &Kafka, config: &ClientConfig) -> Result<BaseConsu
 /// A producer's options. `transactional_id` is also the name of the client. Only exactly-once uses
 /// it as an id.
 pub(super) fn producer(kafka: &Kafka, transactional_id: &str, batching: Batching) -> ClientConfig {
-    let mut config = base(kafka, transactional_id.rsplit_once('-').map_or(transactional_id, |(client, _)| client));
+    let mut config = base(kafka, &format!("outboxd-{}", source_of(transactional_id)));
     defaults(
         &mut config,
         &[
@@ -92,6 +92,13 @@ pub(super) fn producer(kafka: &Kafka, transactional_id: &str, batching: Batching
     let debug = config.get("debug").map_or_else(|| "broker".to_owned(), |debug| format!("{debug},broker"));
     config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
     config
+}
+
+/// The source's name in `outboxd-<source>-<number>`. The producer that delivers at least once has no
+/// number, and no source's name has a hyphen.
+pub(super) fn source_of(transactional_id: &str) -> &str {
+    let name = transactional_id.strip_prefix("outboxd-").unwrap_or(transactional_id);
+    name.rsplit_once('-').map_or(name, |(source, _)| source)
 }
 
 /// What a reader sees.
@@ -214,6 +221,7 @@ mod tests {
             delivery_timeout: Duration::from_secs(30),
             token: None,
             options: options.iter().map(|&(key, value)| (key.to_owned(), Secret::new(value.to_owned()))).collect(),
+            files: Vec::new(),
         }
     }
 
@@ -261,5 +269,11 @@ mod tests {
         assert_eq!(config.get("client.id"), Some("outboxd-order"));
         assert_eq!(config.get("batch.size"), Some("500"));
         assert_eq!(config.get("message.timeout.ms"), Some("30000"));
+    }
+
+    #[test]
+    fn a_producer_names_its_source_whether_it_has_a_number_or_not() {
+        assert_eq!(source_of("outboxd-order_2-1"), "order_2");
+        assert_eq!(source_of("outboxd-order_2"), "order_2");
     }
 }

@@ -115,7 +115,7 @@ impl Producer {
     /// [`Code::KafkaOptionInvalid`]; [`Code::KafkaAuthFailed`] when there is no token to log in with.
     pub fn create(kafka: &Kafka, transactional_id: &str, batching: Batching, cancel: Arc<AtomicBool>) -> Result<Self> {
         let native: BaseProducer<ProducerContext> = options::producer(kafka, transactional_id, batching)
-            .create_with_context(ProducerContext::of(kafka))
+            .create_with_context(ProducerContext::of_source(kafka, options::source_of(transactional_id)))
             .map_err(|error| options::refused(&error))?;
         login::log_in(kafka, native.client())?;
         let (delivery, delivery_timeout) = (kafka.delivery, kafka.delivery_timeout);

@@ -130,6 +130,7 @@ impl Intake {
             Message::Begin(begin) => {
                 self.xid = begin.xid;
                 driver.machine.begin(begin.final_lsn, begin.xid, begin.commit_time)?;
+                driver.building.begin(begin.commit_time, begin.final_lsn);
                 self.rows.begin(begin.commit_time);
             }
             Message::Insert(insert) => self.take_row(&insert, driver)?,

@@ -39,12 +39,14 @@ mod rest;
 mod retaining;
 mod rows;
 mod session;
+mod settings;
 mod start;
 pub mod startup;
 pub mod state;
 mod stream;
 mod supervisor;
 mod tally;
+mod traced;
 mod until_idle;
 
 pub(crate) use once::{drain, set_up};

@@ -6,12 +6,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tracing::Instrument as _;
 
 use super::{
     behind::{Behind, Found},
     context::Context,
+    settings::Settings,
 };
 use crate::{
     Code, Error, Lsn, Result,
@@ -51,17 +55,17 @@ pub(super) struct Monitor {
 impl Monitor {
     /// Starts the task. An error that keeps it from looking holds nothing up.
     pub(super) fn start(context: &Context) -> Self {
-        let (source, metrics) = (context.source.clone(), context.metrics.clone());
-        let connect = context.connect.clone();
-        let span = tracing::info_span!("source", source = source.name);
-        Self { _task: Task::spawn(async move { watch(&source, &connect, &metrics).await }.instrument(span)) }
+        let (settings, metrics) = (context.settings.clone(), context.metrics.clone());
+        let span = tracing::info_span!("source", source = context.source.name);
+        Self { _task: Task::spawn(async move { watch(settings, &metrics).await }.instrument(span)) }
     }
 }
 
-async fn watch(source: &Source, connect: &ConnectOptions, metrics: &SourceMetrics) {
+async fn watch(mut settings: watch::Receiver<Settings>, metrics: &SourceMetrics) {
     let (mut eyes, mut behind) = (None, Behind::new(SystemTime::now()));
     let mut failures = 0;
     loop {
+        let Settings { source, connect, .. } = &settings.borrow_and_update().clone();
         let looked = timeout(LOOK_WITHIN, look(source, connect, &mut eyes)).await;
         let looked = looked.unwrap_or_else(|_| {
             eyes = None;

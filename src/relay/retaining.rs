@@ -6,10 +6,13 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tracing::Instrument as _;
 
-use super::context::Context;
+use super::{
+    context::Context,
+    settings::{Settings, changed},
+};
 use crate::{
     Result,
     config::{Retention, RetentionBy, Source},
@@ -29,14 +32,11 @@ pub(super) struct Retaining {
 }
 
 impl Retaining {
-    /// Starts the task, where the source has a retention.
-    pub(super) fn start(context: &Context) -> Option<Self> {
-        let retention = context.source.retention?;
-        let (source, metrics) = (context.source.clone(), context.metrics.clone());
-        let connect = context.connect.clone();
-        let span = tracing::info_span!("source", source = source.name);
-        let retain = async move { retain(&source, &retention, &connect, &metrics).await };
-        Some(Self { _task: Task::spawn(retain.instrument(span)) })
+    /// Starts the task. It rests while the source has no retention.
+    pub(super) fn start(context: &Context) -> Self {
+        let (settings, metrics) = (context.settings.clone(), context.metrics.clone());
+        let span = tracing::info_span!("source", source = context.source.name);
+        Self { _task: Task::spawn(async move { retain(settings, &metrics).await }.instrument(span)) }
     }
 }
 
@@ -50,11 +50,15 @@ fn every(retention: &Retention) -> Duration {
     (width / 8).clamp(MOST_OFTEN, LEAST_OFTEN)
 }
 
-async fn retain(source: &Source, retention: &Retention, connect: &ConnectOptions, metrics: &SourceMetrics) {
-    let every = every(retention);
+async fn retain(mut settings: watch::Receiver<Settings>, metrics: &SourceMetrics) {
     let mut last: Option<String> = None;
     loop {
-        let round = round(source, retention, connect, metrics).await;
+        let Settings { source, connect, .. } = settings.borrow_and_update().clone();
+        let Some(retention) = source.retention else {
+            changed(&mut settings).await;
+            continue;
+        };
+        let round = round(&source, &retention, &connect, metrics).await;
         let failed = round.err().map(|error| {
             metrics.count(error.code());
             (error.code().as_str(), error.code().hint(), error.detail())
@@ -68,7 +72,10 @@ async fn retain(source: &Source, retention: &Retention, connect: &ConnectOptions
             _ => {}
         }
         last = failed.map(|(_, _, detail)| detail);
-        sleep(every).await;
+        tokio::select! {
+            () = sleep(every(&retention)) => {}
+            () = changed(&mut settings) => {}
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use super::{
     rows::{Policy, Rows},
     start::Started,
     state::{Bounds, Machine},
+    traced::Traced,
 };
 use crate::{
     Code, Error, Lsn, Result,
@@ -60,6 +61,8 @@ pub(super) struct Stream<'a> {
     sql: Arc<SqlSession>,
     intake: Intake,
     driver: Relaying,
+    /// The rows that are traced, if any may be.
+    traced: Option<Traced>,
     publisher: Publisher,
     marker: Option<Marker>,
     look: Arc<Look>,
@@ -70,6 +73,8 @@ pub(super) struct Stream<'a> {
     rest: Rest,
     /// When the metrics were last updated.
     reported: Instant,
+    /// What follows once the session is drained.
+    then: End,
     ended: Option<End>,
 }
 
@@ -96,6 +101,11 @@ impl<'a> Stream<'a> {
         let look = Arc::new(Look::new(source, &sql, &tables, &position.publication));
         tracing::info!(lsn = %position.progress.lsn, confirmed = %confirmed, "streaming");
         let publisher = Publisher::start(producers, &source.name, PUBLISH_QUEUE)?;
+        let traced = Traced::of(context);
+        let mut building = Gathered::new(2 * source.limits.batch_bytes);
+        if traced.is_some() {
+            building = building.with_transactions();
+        }
         // Now there is time for it.
         let replication = stream.release().await?;
         Ok(Self {
@@ -106,7 +116,8 @@ impl<'a> Stream<'a> {
             watch: Watch::start(context, &sql, doubts),
             sql,
             intake: Intake::new(rows, tables, relatives),
-            driver: Driver::new(machine, Gathered::new(2 * source.limits.batch_bytes)),
+            driver: Driver::new(machine, building),
+            traced,
             publisher,
             marker,
             looks: Looks::start(Arc::clone(&look)),
@@ -116,6 +127,7 @@ impl<'a> Stream<'a> {
             rest: Rest::new(replication.room()),
             replication,
             reported: Instant::now(),
+            then: End::Stopped,
             ended: None,
         })
     }
@@ -168,7 +180,7 @@ impl<'a> Stream<'a> {
         // If closing fails, no harm is done: the status has told the server what matters.
         let _ = self.replication.close().await;
         tracing::info!(lsn = %self.driver.confirmed(), "drained");
-        self.intake.take_refusal().map_or(Ok(End::Stopped), Err)
+        self.intake.take_refusal().map_or(Ok(self.then), Err)
     }
 
     /// Takes messages that are buffered, up to a bound. Returns whether there were any.
@@ -220,28 +232,37 @@ impl<'a> Stream<'a> {
             // The metrics must show that the lag grows while nothing happens.
             () = sleep_until(self.reported + REPORT_EVERY) => self.report(),
             () = sleep_until(wake.unwrap_or_else(far_future)), if wake.is_some() => {}
-            () = self.context.stopping(), if give_up.is_none() => {
-                tracing::info!("draining");
-                self.driver.drain();
-                *give_up = Some(Instant::now() + self.context.source.timeouts.shutdown);
-            }
+            () = self.context.stopping(), if give_up.is_none() => *give_up = Some(self.drain(End::Stopped)),
+            () = self.context.reloaded(), if give_up.is_none() => *give_up = Some(self.drain(End::Again)),
             () = sleep_until(give_up.unwrap_or_else(far_future)), if give_up.is_some() => {
                 if !self.driver.is_drained() {
-                    return Err(self.gave_up());
+                    return self.gave_up();
                 }
             }
         }
         Ok(())
     }
 
-    /// The error when the drain takes too long. A refused row is met again by the next session, so
-    /// that what came before it is tried again.
-    fn gave_up(&mut self) -> Error {
-        match self.intake.take_refusal() {
-            None => Error::new(Code::ShutdownTimeout, "closing down with rows in flight"),
-            Some(refusal) => {
+    /// Finishes what is in flight, and then ends the session. Returns when to give that up.
+    fn drain(&mut self, then: End) -> Instant {
+        tracing::info!("draining");
+        self.driver.drain();
+        self.then = then;
+        Instant::now() + self.context.source.timeouts.shutdown
+    }
+
+    /// The drain takes too long, which is an error of a source that stops. The next session does what
+    /// was left. A refused row is met again by it, so that what came before the row is tried again.
+    fn gave_up(&mut self) -> Result<()> {
+        match (self.intake.take_refusal(), self.then) {
+            (None, End::Again) => {
+                self.ended = Some(End::Again);
+                Ok(())
+            }
+            (None, _) => Err(Error::new(Code::ShutdownTimeout, "closing down with rows in flight")),
+            (Some(refusal), _) => {
                 let what = "rows in flight that were read before the source had to stop";
-                Error::new(Code::ShutdownTimeout, what).because(refusal)
+                Err(Error::new(Code::ShutdownTimeout, what).because(refusal))
             }
         }
     }
@@ -255,6 +276,9 @@ impl<'a> Stream<'a> {
                         // The position must not pass rows over either.
                         let look = Arc::clone(&self.look);
                         self.answering(async move { look.now().await }).await?;
+                    }
+                    if let (Some(traced), Some(of)) = (&mut self.traced, &self.driver.building.transactions) {
+                        traced.publishing(batch, &records, of);
                     }
                     self.position.progress = progress;
                     let position = self.context.record_of(&self.position);
@@ -317,6 +341,7 @@ impl<'a> Stream<'a> {
                 }
                 let oldest = self.driver.machine.oldest_unpublished();
                 self.report.committed(&records, took, oldest);
+                self.traced.iter_mut().for_each(|traced| traced.published(batch));
                 self.driver.give_back(records);
                 self.driver.committed(batch)
             }
@@ -341,6 +366,7 @@ impl<'a> Stream<'a> {
         if marked.is_answer {
             self.driver.job_done();
         }
+        self.traced.iter_mut().for_each(|traced| traced.marked(&marked.batches));
         self.driver.marked(&marked.batches, marked.behind)
     }
 

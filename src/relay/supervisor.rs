@@ -16,10 +16,18 @@ use super::{
     neighbours::Neighbours,
     retaining::Retaining,
     session::Session,
+    settings::AllSettings,
 };
 use crate::{
-    Class, Code, Error, Result, backoff::Backoff, config::Config, kafka::durability, runtime::run_to_end,
-    setup::topics::constant_topics, source::standing::SourceState, telemetry::Metrics,
+    Class, Code, Error, Result,
+    backoff::Backoff,
+    config::Config,
+    kafka::durability,
+    postgres::farewell::Task,
+    runtime::run_to_end,
+    setup::topics::constant_topics,
+    source::standing::SourceState,
+    telemetry::{Metrics, traces::Traces},
 };
 
 /// How often a waiting source shows that it is alive. `/livez` and the watchdog look for it.
@@ -39,12 +47,18 @@ const STANDBY_POLL: Duration = Duration::from_millis(500);
 /// A command gives up after this many attempts to take a slot that another session holds.
 const IMPATIENT_TRIES: u32 = 20;
 
-/// Runs all sources until `shutdown` turns true and everything in flight is finished.
+/// Runs all sources until `shutdown` turns true and everything in flight is finished. A source takes
+/// over a configuration that has changed with its next session, which begins at once.
 ///
 /// # Errors
 /// The first halt's error, if no source is left that can go on.
-pub(crate) async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Receiver<bool>) -> Result<()> {
-    match run_all(config, metrics, &shutdown, true).await? {
+pub(crate) async fn run(
+    config: watch::Receiver<Arc<Config>>,
+    metrics: &Metrics,
+    traces: Option<Traces>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<()> {
+    match run_all(config, metrics, traces, &shutdown, true).await? {
         Some(halt) if !*shutdown.borrow() => Err(halt),
         _ => Ok(()),
     }
@@ -56,41 +70,62 @@ pub(crate) async fn run(config: &Config, metrics: &Metrics, shutdown: watch::Rec
 /// # Errors
 /// The system has no thread to give.
 pub(super) async fn run_all(
-    config: &Config,
+    mut config: watch::Receiver<Arc<Config>>,
     metrics: &Metrics,
+    traces: Option<Traces>,
     shutdown: &watch::Receiver<bool>,
     patient: bool,
 ) -> Result<Option<Error>> {
-    let kafka = Arc::new(config.kafka.clone());
+    let settings = AllSettings::of(&config.borrow_and_update());
     // All contexts are made before the first source is started, so that no source is missing from
     // the metrics.
     let neighbours = Neighbours::new(metrics);
-    let context = |source| Context {
+    let context = |settings| Context {
         patient,
+        traces: traces.clone(),
         neighbours: patient.then(|| neighbours.clone()),
-        ..Context::new(source, &kafka, metrics, shutdown.clone())
+        ..Context::with_settings(settings, metrics, shutdown.clone())
     };
-    let contexts: Vec<_> = config.sources.iter().map(context).collect();
+    let contexts: Vec<_> = settings.receivers().map(context).collect();
     // They go on when their source has halted.
     let _monitors: Vec<_> = contexts.iter().map(Monitor::start).collect();
-    let _retaining: Vec<_> = contexts.iter().filter_map(Retaining::start).collect();
+    let _retaining: Vec<_> = contexts.iter().map(Retaining::start).collect();
     let mut sources = Vec::new();
-    for context in contexts {
+    for mut context in contexts {
         let span = tracing::info_span!("source", source = context.source.name);
         sources.push(on_a_thread(
             &context.source.name.clone(),
             async move { context.supervise().await }.instrument(span),
         )?);
     }
-    let known = durability::topics_of(&config.kafka, config.sources.iter().flat_map(constant_topics));
-    let telling = tokio::spawn(durability::tell(config.kafka.clone(), known));
+    let changes = Task::spawn(pass_on(config, settings));
     let mut first_halt = None;
     for ended in sources {
         let halt = ended.await.unwrap_or_else(|_| Err(Error::new(Code::Internal, "a source's thread ended")));
         first_halt = first_halt.or(halt.err());
     }
-    telling.abort();
+    drop(changes);
     Ok(first_halt)
+}
+
+/// Passes changes of the configuration on to the sources, and says what the topics of the newest one
+/// stand on.
+async fn pass_on(mut config: watch::Receiver<Arc<Config>>, settings: AllSettings) {
+    let tell = |config: &Config| {
+        let known = durability::topics_of(&config.kafka, config.sources.iter().flat_map(constant_topics));
+        Task::spawn(durability::tell(config.kafka.clone(), known))
+    };
+    let mut newest = config.borrow().clone();
+    let mut telling = tell(&newest);
+    while config.changed().await.is_ok() {
+        let before = std::mem::replace(&mut newest, config.borrow_and_update().clone());
+        settings.change(&newest);
+        if before.kafka != newest.kafka && !telling.is_finished() {
+            telling = tell(&newest);
+        }
+    }
+    // Nobody can change it any more, and the sources go on.
+    std::future::pending::<()>().await;
 }
 
 /// Runs a source on a thread and a runtime of its own. So its stream may rest while nobody waits on
@@ -116,7 +151,7 @@ impl Context {
     /// Runs one session after another until the daemon stops or a person must act. As long as other
     /// sources go on, a halted one begins again now and then: it goes on by itself once the person
     /// has acted.
-    pub(super) async fn supervise(&self) -> Result<()> {
+    pub(super) async fn supervise(&mut self) -> Result<()> {
         let mut memory = Memory::default();
         let mut last_halt = None;
         let mut backoff = Backoff::new(self.source.timeouts.backoff_max);
@@ -124,6 +159,10 @@ impl Context {
         loop {
             if *self.shutdown.borrow() {
                 return Ok(());
+            }
+            if self.renew() {
+                tracing::info!("the configuration has changed");
+                backoff = Backoff::new(self.source.timeouts.backoff_max);
             }
             let began = Instant::now();
             let ended = Session::new(self, &mut memory).run().await;
@@ -153,6 +192,7 @@ impl Context {
                     tokio::select! {
                         go_on = neighbours.wait() => if !go_on { return Err(error) },
                         () = self.stopping() => return Ok(()),
+                        () = self.reloaded() => {}
                     }
                     Duration::ZERO
                 }
@@ -161,6 +201,7 @@ impl Context {
             tokio::select! {
                 () = self.pause(pause) => {}
                 () = self.stopping() => return Ok(()),
+                () = self.reloaded() => {}
             }
         }
     }

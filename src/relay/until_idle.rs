@@ -13,7 +13,7 @@ use crate::{
     Config, Error, Lsn, Result,
     postgres::{SqlSession, catalog::server},
     source::standing::SourceState,
-    telemetry::Metrics,
+    telemetry::{Metrics, traces::Traces},
 };
 
 /// Runs all sources until each is published, marked and confirmed up to where its log ended when it
@@ -25,12 +25,15 @@ use crate::{
 pub(crate) async fn run_until_idle(
     config: &Config,
     metrics: &Metrics,
+    traces: Option<Traces>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut config = config.clone();
     config.sources.iter_mut().for_each(hurry);
     let (stop, stopping) = watch::channel(false);
-    let relaying = run_all(&config, metrics, &stopping, false);
+    // What is over soon needs no other configuration.
+    let (_, unchanged) = watch::channel(Arc::new(config.clone()));
+    let relaying = run_all(unchanged, metrics, traces, &stopping, false);
     tokio::pin!(relaying);
     let halt = tokio::select! {
         ended = &mut relaying => ended?,

@@ -18,6 +18,7 @@ pub(super) struct Families {
     pub(super) dead_letters: IntCounterVec,
     pub(super) rows_purged: IntCounterVec,
     pub(super) partitions_dropped: IntCounterVec,
+    pub(super) trace_spans_dropped: IntCounterVec,
     pub(super) lag_seconds: GaugeVec,
     pub(super) publish_latency: HistogramVec,
     pub(super) topic_latency: HistogramVec,
@@ -121,6 +122,11 @@ impl Families {
             dead_letters: counter("outboxd_dead_letters_total", "Rows sent to the dead-letter topic.", source),
             rows_purged: counter("outboxd_rows_purged_total", "Published rows deleted by retention.", source),
             partitions_dropped: counter("outboxd_partitions_dropped_total", "Partitions dropped by retention.", source),
+            trace_spans_dropped: counter(
+                "outboxd_trace_spans_dropped_total",
+                "Spans that the collector did not get.",
+                source,
+            ),
             lag_seconds: number(
                 "outboxd_replication_lag_seconds",
                 "Age of the oldest committed, unpublished row; 0 when caught up, NaN when unknown.",

@@ -17,7 +17,7 @@ use tracing::{
     field::{Field, Visit},
 };
 use tracing_subscriber::{
-    Layer,
+    EnvFilter, Layer, Registry,
     fmt::{
         FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter,
         format::{JsonFields, Writer},
@@ -25,20 +25,39 @@ use tracing_subscriber::{
     },
     layer::SubscriberExt,
     registry::LookupSpan,
+    reload,
 };
 
 use crate::config::{Log, LogFilter, LogFormat};
 
+/// Decides which lines are written from now on.
+pub(crate) struct Level(reload::Handle<EnvFilter, Registry>);
+
+impl Level {
+    /// Takes another filter.
+    pub(crate) fn set(&self, level: &LogFilter) {
+        // An error means that another log of the process was there first.
+        let _ = self.0.reload(level.to_env_filter());
+    }
+}
+
 /// Sends the log of the whole process to standard error. Only the first call in a process has an
 /// effect.
-pub(crate) fn init(log: &Log) {
+pub(crate) fn init(log: &Log) -> Level {
     let terminal = io::stderr().is_terminal();
     let format = log.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let _ = tracing::subscriber::set_global_default(subscriber(&log.level, format, terminal, io::stderr));
+    let (subscriber, level) = subscriber(&log.level, format, terminal, io::stderr);
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    level
 }
 
 /// Writes the log to any writer.
-fn subscriber<W>(level: &LogFilter, format: LogFormat, colours: bool, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(
+    level: &LogFilter,
+    format: LogFormat,
+    colours: bool,
+    writer: W,
+) -> (impl Subscriber + Send + Sync + use<W>, Level)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -47,7 +66,8 @@ where
         LogFormat::Json => lines.fmt_fields(JsonFields::new()).event_format(FlatJson).boxed(),
         LogFormat::Text => lines.with_ansi(colours).with_target(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(level.to_env_filter()))
+    let (filter, handle) = reload::Layer::new(level.to_env_filter());
+    (tracing_subscriber::registry().with(lines.with_filter(filter)), Level(handle))
 }
 
 /// UTC with microseconds.
@@ -153,10 +173,8 @@ mod tests {
     fn logged(level: &str, format: LogFormat, log: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        tracing::subscriber::with_default(
-            subscriber(&level.parse().unwrap(), format, false, move || writer.clone()),
-            log,
-        );
+        let (subscriber, _) = subscriber(&level.parse().unwrap(), format, false, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
     }
 
@@ -183,6 +201,23 @@ mod tests {
     fn text_is_for_a_person() {
         let text = logged("info", LogFormat::Text, || info!(source = "order", "streaming"));
         assert!(text.contains("Z  INFO streaming source=\"order\"\n"), "{text}");
+    }
+
+    #[test]
+    fn the_level_may_change() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let (subscriber, level) = subscriber(&"info".parse().unwrap(), LogFormat::Text, false, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let say = |text: &str| debug!("{text}");
+            say("hidden");
+            level.set(&"debug".parse().unwrap());
+            say("shown");
+            level.set(&"info".parse().unwrap());
+            say("hidden");
+        });
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("shown") && !text.contains("hidden"), "{text}");
     }
 
     #[test]

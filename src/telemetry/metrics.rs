@@ -86,6 +86,8 @@ pub(crate) struct SourceMetrics {
     pub(crate) rows_purged: IntCounter,
     /// Partitions that retention dropped.
     pub(crate) partitions_dropped: IntCounter,
+    /// Spans that the collector did not get.
+    pub(crate) trace_spans_dropped: IntCounter,
     /// Time from the commit in Postgres to the commit in Kafka, in seconds.
     pub(crate) publish_latency: Histogram,
     /// Time from the commit in Kafka to the durable mark, in seconds.
@@ -191,6 +193,7 @@ impl SourceMetrics {
             dead_letters: families.dead_letters.with_label_values(source),
             rows_purged: families.rows_purged.with_label_values(source),
             partitions_dropped: families.partitions_dropped.with_label_values(source),
+            trace_spans_dropped: families.trace_spans_dropped.with_label_values(source),
             lag_bytes: watched.lag_bytes.with_label_values(source),
             lag_seconds: families.lag_seconds.with_label_values(source),
             unpublished_rows: watched.unpublished_rows.with_label_values(source),
@@ -428,6 +431,7 @@ mod tests {
         "outboxd_slot_spilled_bytes",
         "outboxd_slot_wal_status",
         "outboxd_source_state",
+        "outboxd_trace_spans_dropped_total",
         "outboxd_unpublished_rows",
     ];
 

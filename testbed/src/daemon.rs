@@ -135,6 +135,12 @@ impl Daemon {
         self.launch()
     }
 
+    /// Gives its configuration file another text, as [`Builder::config`] does. It reads the file again
+    /// when it is started or told to.
+    pub fn rewrite_config(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(&self.config, text.replace("{http}", &self.http_address()))?)
+    }
+
     fn launch(&self) -> Result<()> {
         let mut command = self.guard.server(&self.builder.program);
         let config = self.config.to_string_lossy();
@@ -212,6 +218,11 @@ impl Daemon {
     /// SIGTERM.
     pub fn term(&self) -> Result<()> {
         self.guard.signal(Signal::SIGTERM)
+    }
+
+    /// SIGHUP.
+    pub fn hup(&self) -> Result<()> {
+        self.guard.signal(Signal::SIGHUP)
     }
 
     /// SIGSTOP.

@@ -47,9 +47,11 @@ impl Healthy {
             transaction_timeout: Duration::from_secs(60),
             delivery_timeout: Duration::from_secs(30),
             options: Vec::new(),
+            files: Vec::new(),
         };
         let log = Log { format: None, level: LogFilter::default() };
-        Self { client, config: Config { sources: vec![source], kafka, http: Http { listen: None }, log } }
+        let config = Config { sources: vec![source], kafka, http: Http { listen: None }, log, tracing: None };
+        Self { client, config }
     }
 
     fn source(&mut self) -> &mut Source {

@@ -34,7 +34,13 @@ async fn an_unreachable_kafka_is_retried() -> Result<()> {
     let daemon = start(&config)?;
     let line = wait_code(&daemon, "kafka-unreachable").await?;
     assert!(line.contains("hint"), "{line}");
-    still_runs(&daemon).await
+    still_runs(&daemon).await?;
+    // Whoever has several sources has to see which one a line of librdkafka is about.
+    let named = format!("\"source\":\"{}\"", scene.source);
+    let of_librdkafka = |line: &str| line.contains("\"target\":\"librdkafka\"") && line.contains(&named);
+    let line = daemon.wait_for_line(of_librdkafka, PATIENCE).await?;
+    ensure!(line.matches("\"source\":").count() == 1, "it names the source twice: {line}");
+    Ok(())
 }
 
 #[tokio::test]

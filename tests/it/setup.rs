@@ -248,6 +248,7 @@ fn kafka_config() -> outboxd::config::Kafka {
         transaction_timeout: std::time::Duration::from_secs(60),
         delivery_timeout: std::time::Duration::from_secs(30),
         options: Vec::new(),
+        files: Vec::new(),
     }
 }
 

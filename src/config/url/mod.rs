@@ -14,7 +14,7 @@ use super::Secret;
 
 /// Where a database is and how to log in to it. A log may show its `Display`, and its `Debug` hides
 /// the password.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     /// As written, without the password.
     shown: String,

@@ -106,6 +106,7 @@ impl Source {
             transaction_timeout: Duration::from_secs(30),
             delivery_timeout: Duration::from_secs(10),
             options: Vec::new(),
+            files: Vec::new(),
         };
         Self { topic: unique("events"), config, name }
     }
