@@ -162,6 +162,8 @@ impl Context {
             }
             if self.renew() {
                 tracing::info!("the configuration has changed");
+                // What Kafka refused may be within the new settings.
+                memory = Memory::default();
                 backoff = Backoff::new(self.source.timeouts.backoff_max);
             }
             let began = Instant::now();
