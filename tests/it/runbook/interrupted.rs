@@ -17,6 +17,9 @@ fn recovering(scene: &Scene, strategy: &str, more: &[&str]) -> Result<Daemon> {
     Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&[&arguments[..], more].concat()).config(&config).start()
 }
 
+/// How often a step is tried to be met.
+const TRIES: usize = 20;
+
 #[tokio::test]
 async fn a_recovery_that_is_killed_at_each_of_its_steps_is_run_again_and_loses_and_repeats_nothing() -> Result<()> {
     let mut scene = Scene::shared().await?;
@@ -27,12 +30,19 @@ async fn a_recovery_that_is_killed_at_each_of_its_steps_is_run_again_and_loses_a
     halts_again(&daemon, "slot-ahead").await?;
     let mut killed = 0;
     for step in ["fencing every daemon", "writing the position", "dropping the slot"] {
-        // Once the position says `creating`, recover finds no halt, and goes on only with --force.
-        let command = recovering(&scene, "republish-unmarked", &["--force"])?;
-        command.wait_for_line(|line| line.contains(step), PATIENCE).await?;
-        // The last step may be done before the signal comes.
-        killed += usize::from(command.kill9().is_ok());
+        // On a busy machine the command may have ended before the signal comes. It is run again then,
+        // as a person might: no daemon runs meanwhile.
+        for _ in 0..TRIES {
+            // Once the position says `creating`, recover finds no halt, and goes on only with --force.
+            let command = recovering(&scene, "republish-unmarked", &["--force"])?;
+            command.wait_for_line(|line| line.contains(step), PATIENCE).await?;
+            if command.kill9().is_ok() {
+                killed += 1;
+                break;
+            }
+        }
     }
+    // The last step is the shortest.
     assert!(killed > 1, "{killed} were killed");
     // Killed at the last step, it needs no other run: the daemon goes on from `creating`.
     goes_on(&mut scene, &daemon).await?;
