@@ -27,12 +27,13 @@ use serde::Serialize;
 
 use crate::{
     Code, Config, Error, Result,
-    config::{Password, Source},
+    config::{Backfill, Password, Source},
     postgres::{
         ConnectOptions, SqlSession,
         catalog::{self, TableInfo},
     },
     setup::topics::{constant_topics, topics_of_waiting_rows},
+    tail,
 };
 
 /// How a precondition stands.
@@ -263,7 +264,19 @@ async fn postgres(source: &Source, config: &Config, findings: &mut Findings) -> 
     publication::check(publication.as_ref(), &found, setting, findings);
     slot::check(slot.as_ref(), &server, source, findings);
     // Rows that cannot be read are told above.
-    Ok(topics_of_waiting_rows(&session, source, &found).await.unwrap_or_default())
+    let topics = topics_of_waiting_rows(&session, source, &found).await.unwrap_or_default();
+    if source.backfill == Backfill::Unpublished
+        && let Ok(stops) = tail::stops(&session, source, &found, setting.position_topic).await
+    {
+        match stops {
+            None => findings.ok(
+                "rows that wait",
+                format!("as they stand in the tables, the first {} can become records", tail::LOOKED_AT),
+            ),
+            Some(error) => findings.error("rows that wait", &error),
+        }
+    }
+    Ok(topics)
 }
 
 /// Whether others on this machine can read the password.

@@ -24,7 +24,7 @@ pub(super) struct StatusArgs {
 /// answer.
 pub(super) async fn status(config: Config, json: bool, exit_code: bool) -> Result<ExitCode> {
     let mut tasks = Vec::new();
-    for source in config.sources {
+    for source in config.sources.clone() {
         let kafka = config.kafka.clone();
         tasks.push(tokio::spawn(async move { status::of(&source, &kafka).await }));
     }
@@ -35,6 +35,7 @@ pub(super) async fn status(config: Config, json: bool, exit_code: bool) -> Resul
     if let Some(listen) = config.http.listen {
         status::add_daemon(listen, &mut standings).await;
     }
+    status::add_stops(&config.sources, &config.kafka.position_topic, &mut standings).await;
     print(|out| {
         if json {
             serde_json::to_writer_pretty(&mut *out, &standings).map_err(io::Error::from).and_then(|()| writeln!(out))

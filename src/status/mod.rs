@@ -8,10 +8,12 @@
 //!
 //! What must hold: the command changes, fences and takes nothing, so a person may ask at any time
 //! while a daemon runs. When one side cannot be reached, only the numbers of that side are missing.
-//! What a daemon on this machine does, and why it stands still, it says itself (`daemon.rs`).
+//! What a daemon on this machine does, and why it stands still, it says itself (`daemon.rs`). Where
+//! none answers, the rows that wait are looked at (`waiting.rs`).
 
 mod daemon;
 mod table;
+mod waiting;
 
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::{
 
 pub(crate) use daemon::{add as add_daemon, has_one_of as daemon_has_one_of};
 pub(crate) use table::print;
+pub(crate) use waiting::add_stops;
 
 /// Longest wait for each side: a person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -46,7 +46,12 @@ use tokio::{
 };
 
 use self::{follow::Follower, lines::Lines, printer::Printer};
-pub(crate) use self::{lines::Format, sample::Sample, wanted::Wanted};
+pub(crate) use self::{
+    lines::Format,
+    sample::Sample,
+    waiting::{LOOKED_AT, stops},
+    wanted::Wanted,
+};
 use crate::{
     Code, Error, Result,
     config::{Mark, Source, Sources},

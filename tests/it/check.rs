@@ -274,6 +274,8 @@ async fn a_server_that_could_take_the_daemon_for_a_synchronous_standby_is_named(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mark_is_made_on_trial_and_taken_back() {
     let mut healthy = Healthy::new().await;
+    // The row cannot become a record, and need not.
+    healthy.source().backfill = Backfill::None;
     let insert = "INSERT INTO order_outbox (id, published_at) VALUES (gen_random_uuid(), NULL)";
     healthy.client.batch_execute(insert).await.unwrap();
     let findings = check::check(&healthy.config).await;

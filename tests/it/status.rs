@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::scene::{PATIENCE, Scene, start, stop};
+use crate::scene::{PATIENCE, Scene, halts, start, stop};
 
 /// The one source, as `--json` shows it.
 async fn status(scene: &Scene) -> Result<Value> {
@@ -141,5 +141,25 @@ async fn a_daemon_that_halted_beside_another_source_is_told_with_its_reason() ->
     assert!(out.contains("halted") && out.contains("row-invalid"), "{out}");
     other.insert(1).await?;
     other.oracle().await?.assert_clean();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_halted_a_daemon_is_told_by_status_and_check_when_the_daemon_has_ended() -> Result<()> {
+    let scene = Scene::shared().await?;
+    let daemon = scene.streaming().await?;
+    let bad = "INSERT INTO order_outbox (aggregate_type, aggregate_id, event_type, payload)
+               VALUES ('a/b', gen_random_uuid(), 'Bad', '{}')";
+    scene.client.execute(bad, &[]).await?;
+    halts(&daemon, "row-invalid").await?;
+    let told = status(&scene).await?;
+    assert_eq!(codes(&told), ["row-invalid"], "{told}");
+    assert!(told["problems"][0]["message"].as_str().is_some_and(|text| text.contains("order_outbox")), "{told}");
+    let (code, out, _) = scene.command(&["status", "--exit-code"]).await?;
+    assert_eq!(code, 1, "{out}");
+    let (code, out, _) = scene.command(&["check"]).await?;
+    let line = out.lines().find(|line| line.contains("rows that wait")).unwrap_or_default();
+    assert!(code == 1 && line.contains("failed") && line.contains("[row-invalid]"), "{code}: {out}");
+
     Ok(())
 }
