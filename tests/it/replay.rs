@@ -17,6 +17,7 @@ use testbed::{
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    task::JoinHandle,
     time::timeout,
 };
 use uuid::Uuid;
@@ -34,6 +35,8 @@ struct Running {
     child: Child,
     /// The lines of standard output and standard error.
     said: Arc<Mutex<Vec<String>>>,
+    /// They end with the process, once its last line is read.
+    readers: Vec<JoinHandle<()>>,
     config: PathBuf,
 }
 
@@ -51,9 +54,11 @@ impl Running {
         command.arg("replay").arg("--config").arg(&path).args(arguments).kill_on_drop(true);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let said = Arc::new(Mutex::new(Vec::new()));
-        collect(child.stdout.take().context("no stdout")?, Arc::clone(&said));
-        collect(child.stderr.take().context("no stderr")?, Arc::clone(&said));
-        Ok(Self { child, said, config: path })
+        let readers = vec![
+            collect(child.stdout.take().context("no stdout")?, Arc::clone(&said)),
+            collect(child.stderr.take().context("no stderr")?, Arc::clone(&said)),
+        ];
+        Ok(Self { child, said, readers, config: path })
     }
 
     fn said(&self) -> String {
@@ -76,17 +81,20 @@ impl Running {
     async fn exit(&mut self) -> Result<i32> {
         let status = timeout(PATIENCE, self.child.wait()).await;
         let status = status.with_context(|| format!("it goes on; it said:\n{}", self.said()))??;
+        for reader in self.readers.drain(..) {
+            timeout(PATIENCE, reader).await??;
+        }
         status.code().with_context(|| format!("{status}"))
     }
 }
 
-fn collect(lines: impl tokio::io::AsyncRead + Unpin + Send + 'static, said: Arc<Mutex<Vec<String>>>) {
+fn collect(lines: impl tokio::io::AsyncRead + Unpin + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lines = BufReader::new(lines).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             said.lock().unwrap().push(line);
         }
-    });
+    })
 }
 
 /// Runs it, which has to succeed; what it said.

@@ -12,6 +12,7 @@ use testbed::{eventually, unique};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -27,6 +28,8 @@ pub(super) struct Tail {
     pub(super) out: Option<Lines<BufReader<ChildStdout>>>,
     /// The lines of standard error.
     said: Arc<Mutex<Vec<String>>>,
+    /// It ends with the process, once the last line is read.
+    reading: Option<JoinHandle<()>>,
     config: PathBuf,
 }
 
@@ -53,13 +56,13 @@ impl Tail {
         let said = Arc::new(Mutex::new(Vec::new()));
         let mut errors = BufReader::new(child.stderr.take().context("no stderr")?).lines();
         let all = Arc::clone(&said);
-        tokio::spawn(async move {
+        let reading = tokio::spawn(async move {
             while let Ok(Some(line)) = errors.next_line().await {
                 all.lock().unwrap().push(line);
             }
         });
         let out = Some(BufReader::new(child.stdout.take().context("no stdout")?).lines());
-        Ok(Self { child, out, said, config: path })
+        Ok(Self { child, out, said, reading: Some(reading), config: path })
     }
 
     pub(super) fn said(&self) -> String {
@@ -111,6 +114,9 @@ impl Tail {
     pub(super) async fn exit(&mut self) -> Result<i32> {
         let status = timeout(PATIENCE, self.child.wait()).await;
         let status = status.with_context(|| format!("it goes on; it said:\n{}", self.said()))??;
+        if let Some(reading) = self.reading.take() {
+            timeout(PATIENCE, reading).await??;
+        }
         status.code().with_context(|| format!("{status}"))
     }
 }
