@@ -45,6 +45,7 @@
 //! | [`door`] | flags → configuration, with librdkafka's word on its own options | no Postgres |
 //! | [`runtime`] | a command → its outcome, once its sessions have said goodbye | no Kafka |
 //! | [`program`] | a command line → what the program prints, a secret | no server |
+//! | [`clock`] | the time of day → a number | no server |
 //! | [`backoff`] | failures in a row → the pause before the next attempt | pure; no server |
 //! | [`error`] | what went wrong → a code, a class, a hint | pure; no server |
 //! | [`postgres`] | URL → replication stream, SQL sessions; `catalog` is the SQL | no Kafka |
@@ -81,6 +82,7 @@
 mod backoff;
 pub mod check;
 pub mod cli;
+mod clock;
 pub mod config;
 mod door;
 pub(crate) mod error;

@@ -5,7 +5,7 @@
 use std::{
     error::Error as StdError,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use base64::{
@@ -22,6 +22,7 @@ use rdkafka::{
 use serde_json::{Map, Value};
 
 use crate::{
+    clock::now_millis,
     config::{Kafka, TokenSource},
     error::{Code, Error, Result},
     program,
@@ -107,7 +108,7 @@ fn current(source: &TokenSource) -> Result<Bearer> {
     let outcome = match known {
         Some(answer) => answer.outcome.clone(),
         None => {
-            let outcome = obtain(source).and_then(|text| parse(&text, now()));
+            let outcome = obtain(source).and_then(|text| parse(&text, now_millis()));
             *newest = Some(Answer { source: source.clone(), at: Instant::now(), outcome: outcome.clone() });
             outcome
         }
@@ -126,11 +127,6 @@ fn obtain(source: &TokenSource) -> std::result::Result<String, String> {
 
 fn refused(source: &TokenSource, problem: &str) -> Error {
     Error::new(Code::KafkaAuthFailed, format!("{}: {problem}", source.key()))
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Bearer {

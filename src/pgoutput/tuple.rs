@@ -1,6 +1,7 @@
 //! TupleData: the values of one row.
 
 use super::read::{DecodeError, Reader};
+use crate::{Code, Error, Result};
 
 /// The values of one row in table order, borrowed from the message. Decoding has validated them, so
 /// walking them cannot fail.
@@ -159,6 +160,21 @@ impl TupleWriter {
             count.copy_from_slice(&self.count.to_be_bytes());
         }
         self.start..out.len()
+    }
+
+    /// Writes a row of text forms into `buffer`, in the place of what it held, and reads it as the
+    /// stream would have brought it.
+    ///
+    /// # Errors
+    /// [`Code::Internal`]: more columns than a tuple can count.
+    pub(crate) fn alone<'b, 'v>(
+        &mut self,
+        buffer: &'b mut Vec<u8>,
+        values: impl IntoIterator<Item = Option<&'v [u8]>>,
+    ) -> Result<Tuple<'b>> {
+        buffer.clear();
+        let range = self.row(buffer, values);
+        Tuple::parse(&buffer[range]).map_err(|error| Error::new(Code::Internal, "a row as a tuple").because(error))
     }
 
     /// Writes a row of text forms at the end of `out`, and gives its bytes there.

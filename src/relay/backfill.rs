@@ -25,10 +25,10 @@ use super::{
     rows::{Policy, Row, Rows, Verdicts, waiting},
 };
 use crate::{
-    Code, Error, Result,
+    Error, Result,
     kafka::position_topic,
     outbox::{Encoder, Records, Times},
-    pgoutput::{Tuple, TupleWriter},
+    pgoutput::TupleWriter,
     postgres::{
         SqlSession,
         catalog::{
@@ -232,10 +232,7 @@ impl Backfill<'_> {
             }
             room = room.saturating_sub(needs);
             let Some(row) = snapshot.fetched.pop_front() else { break };
-            tuple.clear();
-            let range = writer.row(&mut tuple, row.columns.iter().map(Option::as_deref));
-            let tuple = Tuple::parse(&tuple[range])
-                .map_err(|error| Error::new(Code::Internal, "a row of the backfill").because(error))?;
+            let tuple = writer.alone(&mut tuple, row.columns.iter().map(Option::as_deref))?;
             let relation = self.tables[usize::from(row.table)].oid;
             if let Err(error) = rows.append(Row { xid: 0, relation, tuple: &tuple }, records, marks) {
                 snapshot.refusal = Some(waiting(error)?);

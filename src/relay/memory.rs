@@ -2,9 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::rows::{Verdicts, now_millis};
+use super::rows::Verdicts;
 use crate::{
     Code,
+    clock::now_millis,
     config::Kafka,
     kafka::{Batching, PublishFailure, topics},
     outbox::{Records, Times},

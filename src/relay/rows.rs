@@ -1,11 +1,12 @@
 //! Turns a row into a record or a dead letter, or ends the source: the poison policy around the
 //! encoder.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::collections::HashMap;
 
 use super::marks::{MarkRow, Marks};
 use crate::{
     Code, Error, Result,
+    clock::now_millis,
     config::{Mark, OnPoison, Source},
     outbox::{Encoded, Encoder, Failure, Poison, PoisonReason, RecordRef, Records},
     pgoutput::Tuple,
@@ -254,12 +255,6 @@ pub(super) fn waiting(error: Error) -> Result<Error> {
 
 pub(super) fn last(records: &Records) -> Result<RecordRef<'_>> {
     records.last().ok_or_else(|| Error::new(Code::Internal, "a row was encoded and left no record"))
-}
-
-/// Milliseconds since the Unix epoch.
-pub(super) fn now_millis() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn push_mark(record: RecordRef<'_>, xid: u32, marks: &mut Marks) {

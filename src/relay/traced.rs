@@ -4,11 +4,12 @@
 //! [`Transactions`], so each batch and each transaction costs a look at a `None`. A backfill is not
 //! traced, since nobody knows when its rows were committed.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::collections::BTreeMap;
 
 use super::{context::Context, state::BatchId};
 use crate::{
     Lsn,
+    clock::now_micros,
     config::Mark,
     outbox::{RecordRef, Records},
     telemetry::{
@@ -168,12 +169,6 @@ impl Drop for Traced {
             self.send(batch, |_| {});
         }
     }
-}
-
-/// Microseconds since the Unix epoch.
-fn now_micros() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

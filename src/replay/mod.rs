@@ -40,6 +40,7 @@ pub(crate) use self::{
 };
 use crate::{
     Code, Error, Lsn, Result,
+    clock::now_millis,
     config::{Kafka, Mark, Source, Template},
     kafka::{
         Batching, PublishFailure,
@@ -410,9 +411,4 @@ impl Pace {
     fn sent(&mut self, rows: u64) {
         self.sent += rows;
     }
-}
-
-fn now_millis() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

@@ -2,9 +2,9 @@
 
 use super::{Selection, chosen, prepared};
 use crate::{
-    Code, Error, Result,
+    Result,
     config::{Kafka, Source},
-    pgoutput::{Tuple, TupleWriter},
+    pgoutput::TupleWriter,
     postgres::{
         ConnectOptions,
         catalog::{
@@ -52,10 +52,7 @@ pub(crate) async fn preview(
     let (mut shown, mut tuple, mut writer) = (Vec::new(), Vec::new(), TupleWriter::new());
     for row in cursor.fetch(show).await? {
         let Some(table) = tables.get(usize::from(row.place.table)) else { continue };
-        tuple.clear();
-        let range = writer.row(&mut tuple, row.columns.iter().map(Option::as_deref));
-        let tuple = Tuple::parse(&tuple[range])
-            .map_err(|error| Error::new(Code::Internal, "a row of a replay").because(error))?;
+        let tuple = writer.alone(&mut tuple, row.columns.iter().map(Option::as_deref))?;
         sample.write(table.oid, tuple, format, &mut shown)?;
     }
     Ok(Preview { rows, other_letters, shown })

@@ -9,7 +9,7 @@ use crate::{
     config::{Mark, Source},
     kafka::{Batch, Header, Outgoing},
     outbox::{self, Encoder, Failure, PoisonReason, Records, Times},
-    pgoutput::{Tuple, TupleWriter},
+    pgoutput::TupleWriter,
     postgres::catalog::{
         TableInfo,
         fetch::next_fetch,
@@ -99,10 +99,7 @@ impl<'a> Reading<'a> {
             }
             let Some(row) = self.fetched.pop_front() else { break };
             let Some(table) = self.tables.get(usize::from(row.place.table)) else { continue };
-            tuple.clear();
-            let range = writer.row(&mut tuple, row.columns.iter().map(Option::as_deref));
-            let tuple = Tuple::parse(&tuple[range])
-                .map_err(|error| Error::new(Code::Internal, "a row of a replay").because(error))?;
+            let tuple = writer.alone(&mut tuple, row.columns.iter().map(Option::as_deref))?;
             match self.encoder.encode(table.oid, &tuple, records) {
                 Ok(_) => chunk.last = Some(place(row.place)),
                 Err(Failure::Protocol(error)) => return Err(error),

@@ -6,9 +6,9 @@ use super::{
     rows::{Row, Rows},
 };
 use crate::{
-    Code, Error, Result,
+    Error, Result,
     config::{Backfill, Source},
-    pgoutput::{Tuple, TupleWriter},
+    pgoutput::TupleWriter,
     postgres::{
         ConnectOptions, SqlSession,
         catalog::{
@@ -41,39 +41,72 @@ pub(crate) async fn stops(
     if source.backfill != Backfill::Unpublished || tables.is_empty() {
         return Ok(None);
     }
-    let schemas: Vec<_> = tables.iter().map(TableInfo::relation_schema).collect();
-    let mut rows = Rows::new(source, position_topic, &schemas)?;
-    BackfillCursor::begin(session).await?;
-    let mut cursor = BackfillCursor::open(session, tables, source).await?;
-    rows.begin(server::clock(session).await?);
-    let (mut tuple, mut writer, mut limit, mut seen) = (Vec::new(), TupleWriter::new(), 1, 0);
+    let mut waiting = Waiting::open(session, source, tables, position_topic).await?;
+    let (mut tuple, mut writer, mut seen) = (Vec::new(), TupleWriter::new(), 0);
     let mut stops = None;
     while stops.is_none() && seen < LOOKED_AT {
-        let fetched = cursor.fetch(limit).await?;
+        let Some(fetched) = waiting.fetch(LOOKED_AT - seen).await? else { break };
+        seen += fetched.len();
         for row in &fetched {
-            let Some(table) = tables.get(usize::from(row.table)) else { continue };
-            let event =
-                rows.event(Row { relation: table.oid, tuple: written(row, &mut tuple, &mut writer)?, place: None });
-            if let Some(Event { fate: Fate::Stops(error), .. }) = event? {
+            if let Some(Event { fate: Fate::Stops(error), .. }) = waiting.event(row, &mut tuple, &mut writer)? {
                 stops = Some(error);
                 break;
             }
         }
-        if fetched.len() < limit {
-            break;
-        }
-        seen += fetched.len();
-        limit = next_fetch(fetched.len(), fetched.iter().map(size).sum(), FETCH_ROWS).min(LOOKED_AT - seen).max(1);
     }
-    cursor.finish().await?;
+    waiting.cursor.finish().await?;
     Ok(stops)
 }
 
-/// The row as the stream would have brought it.
-fn written<'a>(row: &BackfillRow, tuple: &'a mut Vec<u8>, writer: &mut TupleWriter) -> Result<Tuple<'a>> {
-    tuple.clear();
-    let range = writer.row(tuple, row.columns.iter().map(Option::as_deref));
-    Tuple::parse(&tuple[range]).map_err(|error| Error::new(Code::Internal, "a row that waits").because(error))
+/// The rows of one source that wait, in one snapshot.
+struct Waiting<'a> {
+    cursor: BackfillCursor<'a>,
+    rows: Rows,
+    tables: &'a [TableInfo],
+    /// How many rows the next FETCH asks for.
+    limit: usize,
+    is_at_end: bool,
+}
+
+impl<'a> Waiting<'a> {
+    async fn open(
+        session: &'a SqlSession,
+        source: &'a Source,
+        tables: &'a [TableInfo],
+        position_topic: &str,
+    ) -> Result<Self> {
+        let schemas: Vec<_> = tables.iter().map(TableInfo::relation_schema).collect();
+        let mut rows = Rows::new(source, position_topic, &schemas)?;
+        BackfillCursor::begin(session).await?;
+        let cursor = BackfillCursor::open(session, tables, source).await?;
+        // As in a backfill: nobody knows any more when the rows were committed.
+        rows.begin(server::clock(session).await?);
+        Ok(Self { cursor, rows, tables, limit: 1, is_at_end: false })
+    }
+
+    /// The next rows, `most` of them at most; `None` behind the last one.
+    async fn fetch(&mut self, most: usize) -> Result<Option<Vec<BackfillRow>>> {
+        if self.is_at_end {
+            return Ok(None);
+        }
+        let limit = self.limit.min(most);
+        let fetched = self.cursor.fetch(limit).await?;
+        self.is_at_end = fetched.len() < limit;
+        self.limit = next_fetch(fetched.len(), fetched.iter().map(size).sum(), FETCH_ROWS);
+        Ok(Some(fetched))
+    }
+
+    /// What becomes of a row, as [`Rows::event`] says.
+    fn event<'r>(
+        &'r mut self,
+        row: &BackfillRow,
+        tuple: &'r mut Vec<u8>,
+        writer: &mut TupleWriter,
+    ) -> Result<Option<Event<'r>>> {
+        let Some(table) = self.tables.get(usize::from(row.table)) else { return Ok(None) };
+        let tuple = writer.alone(tuple, row.columns.iter().map(Option::as_deref))?;
+        self.rows.event(Row { relation: table.oid, tuple, place: None })
+    }
 }
 
 /// Prints the rows of one source after the other, each source in one snapshot.
@@ -95,19 +128,11 @@ pub(super) async fn print(sources: Vec<Source>, position_topic: String, mut line
 async fn print_source(source: &Source, position_topic: &str, lines: &mut Lines) -> Result<bool> {
     let session = ConnectOptions::of(source).sql("tail").await?;
     let tables = tables::resolve_all(&session, source).await?;
-    let schemas: Vec<_> = tables.iter().map(TableInfo::relation_schema).collect();
-    let mut rows = Rows::new(source, position_topic, &schemas)?;
-    BackfillCursor::begin(&session).await?;
-    let mut cursor = BackfillCursor::open(&session, &tables, source).await?;
-    // As in a backfill: nobody knows any more when the rows were committed.
-    rows.begin(server::clock(&session).await?);
-    let (mut tuple, mut writer, mut limit) = (Vec::new(), TupleWriter::new(), 1);
-    loop {
-        let fetched = cursor.fetch(limit).await?;
+    let mut waiting = Waiting::open(&session, source, &tables, position_topic).await?;
+    let (mut tuple, mut writer) = (Vec::new(), TupleWriter::new());
+    while let Some(fetched) = waiting.fetch(FETCH_ROWS).await? {
         for row in &fetched {
-            let Some(table) = tables.get(usize::from(row.table)) else { continue };
-            let tuple = written(row, &mut tuple, &mut writer)?;
-            if let Some(event) = rows.event(Row { relation: table.oid, tuple, place: None })? {
+            if let Some(event) = waiting.event(row, &mut tuple, &mut writer)? {
                 lines.push(&event);
             }
             if !lines.has_room() && (!lines.flush().await || lines.is_enough()) {
@@ -117,12 +142,8 @@ async fn print_source(source: &Source, position_topic: &str, lines: &mut Lines) 
         if !lines.flush().await {
             return Ok(false);
         }
-        if fetched.len() < limit {
-            break;
-        }
-        limit = next_fetch(fetched.len(), fetched.iter().map(size).sum(), FETCH_ROWS);
     }
-    cursor.finish().await?;
+    waiting.cursor.finish().await?;
     Ok(true)
 }
 

@@ -2,10 +2,10 @@
 
 use super::entry::{ContentHash, content_hash};
 use crate::{
-    Code, Error, Result,
+    Result,
     config::{Mark, Source},
     outbox::{Encoder, Failure, Records},
-    pgoutput::{Tuple, TupleWriter},
+    pgoutput::TupleWriter,
     postgres::catalog::TableInfo,
 };
 
@@ -54,10 +54,7 @@ impl Contents {
         if created_at.and_then(|place| *values.get(place)?).is_none() {
             return Ok(None);
         }
-        self.tuple.clear();
-        let range = self.writer.row(&mut self.tuple, values.iter().copied());
-        let tuple = Tuple::parse(&self.tuple[range])
-            .map_err(|error| Error::new(Code::Internal, "a row of the audit").because(error))?;
+        let tuple = self.writer.alone(&mut self.tuple, values.iter().copied())?;
         self.records.clear();
         match self.encoder.encode(*oid, &tuple, &mut self.records) {
             Ok(_) => Ok(self.records.last().map(|record| content_hash(record.key, record.value))),

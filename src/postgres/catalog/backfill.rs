@@ -211,19 +211,27 @@ enum KeyExpression {
     Text(&'static str),
 }
 
+/// How a column is cast that a person chose to order all tables by.
+///
+/// # Errors
+/// [`Code::ColumnInvalid`]: a table lacks it, or their types cannot be put in one order.
+pub(super) fn ordering_cast(tables: &[TableInfo], name: &str) -> Result<Option<&'static str>> {
+    for table in tables {
+        table.needed_column(name)?;
+    }
+    common_type(tables, name).ok_or_else(|| {
+        let text = format!("the tables have column {name} with types that cannot be put in one order");
+        Error::new(Code::ColumnInvalid, text)
+    })
+}
+
 /// The keys of the order, most significant first. Only a column that all tables have can order them
 /// together.
 fn order_keys(tables: &[TableInfo], created_at: &str, order: &Order) -> Result<Vec<Key>> {
     let mut keys = Vec::new();
     match order {
         Order::Column(name) => {
-            for table in tables {
-                table.needed_column(name)?;
-            }
-            let cast = common_type(tables, name).ok_or_else(|| {
-                let text = format!("the tables have column {name} with types that cannot be put in one order");
-                Error::new(Code::ColumnInvalid, text)
-            })?;
+            let cast = ordering_cast(tables, name)?;
             keys.push(Key { direction: "NULLS FIRST", expression: KeyExpression::Column(name.clone(), cast) });
         }
         // Transactions from before somebody turned the setting on have no commit time. They are the

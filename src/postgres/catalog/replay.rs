@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
     ColumnInfo, TableInfo,
-    backfill::{Raw, begin, common_type},
+    backfill::{Raw, begin, common_type, ordering_cast},
     failed,
     names::quote_literal,
     output::{column_sql, template_sql, text_sql},
@@ -203,14 +203,7 @@ impl Query {
 /// different types. `None` where the tables have no such column, or cannot be put in one order by it.
 fn order_of(source: &Source, tables: &[TableInfo]) -> Result<(Option<String>, Option<&'static str>)> {
     if let Some(name) = &source.backfill_order_by {
-        for table in tables {
-            table.needed_column(name)?;
-        }
-        let cast = common_type(tables, name).ok_or_else(|| {
-            let text = format!("the tables have column {name} with types that cannot be put in one order");
-            Error::new(Code::ColumnInvalid, text)
-        })?;
-        return Ok((Some(name.clone()), cast));
+        return Ok((Some(name.clone()), ordering_cast(tables, name)?));
     }
     let name = &source.mapping.columns.created_at;
     let all_have_it = tables.iter().all(|table| table.column(name).is_some());
