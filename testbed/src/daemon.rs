@@ -220,6 +220,11 @@ impl Daemon {
         self.guard.signal(Signal::SIGTERM)
     }
 
+    /// SIGINT.
+    pub fn int(&self) -> Result<()> {
+        self.guard.signal(Signal::SIGINT)
+    }
+
     /// SIGHUP.
     pub fn hup(&self) -> Result<()> {
         self.guard.signal(Signal::SIGHUP)

@@ -1,24 +1,13 @@
 //! `outboxd replay`: chosen rows are published again, once for each request, whoever dies wherever.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    process::Stdio,
-    sync::{Arc, Mutex},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use testbed::{
-    Kafka, eventually,
+    Daemon, Kafka, eventually,
     kafka::wire::{END_TXN, Point, end_txn_error},
     reader::{self, Record},
     unique, workload,
-};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    task::JoinHandle,
-    time::timeout,
 };
 use uuid::Uuid;
 
@@ -31,70 +20,13 @@ const HEADER: &str = "outboxd_replay";
 const SMALL: &str = "[source.limits]\nbatch_rows = 10";
 
 /// A `replay` that runs.
-struct Running {
-    child: Child,
-    /// The lines of standard output and standard error.
-    said: Arc<Mutex<Vec<String>>>,
-    /// They end with the process, once its last line is read.
-    readers: Vec<JoinHandle<()>>,
-    config: PathBuf,
+fn start(config: &str, arguments: &[&str]) -> Result<Daemon> {
+    let command = Daemon::builder(env!("CARGO_BIN_EXE_outboxd"))?.args(&["replay", "--config", "{config}"]);
+    command.args(arguments).config(&config.replace("{http}", "off")).start()
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.config);
-    }
-}
-
-impl Running {
-    fn start(config: &str, arguments: &[&str]) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("outboxd-{}.toml", unique("replay")));
-        std::fs::write(&path, config.replace("{http}", "off"))?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
-        command.arg("replay").arg("--config").arg(&path).args(arguments).kill_on_drop(true);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let readers = vec![
-            collect(child.stdout.take().context("no stdout")?, Arc::clone(&said)),
-            collect(child.stderr.take().context("no stderr")?, Arc::clone(&said)),
-        ];
-        Ok(Self { child, said, readers, config: path })
-    }
-
-    fn said(&self) -> String {
-        self.said.lock().unwrap().join("\n")
-    }
-
-    async fn signal(&self, signal: &str) -> Result<()> {
-        let pid = self.child.id().context("it has ended")?.to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status().await?;
-        ensure!(sent.success(), "kill {signal}: {sent}");
-        Ok(())
-    }
-
-    async fn kill9(&mut self) -> Result<()> {
-        self.signal("-KILL").await?;
-        self.child.wait().await?;
-        Ok(())
-    }
-
-    async fn exit(&mut self) -> Result<i32> {
-        let status = timeout(PATIENCE, self.child.wait()).await;
-        let status = status.with_context(|| format!("it goes on; it said:\n{}", self.said()))??;
-        for reader in self.readers.drain(..) {
-            timeout(PATIENCE, reader).await??;
-        }
-        status.code().with_context(|| format!("{status}"))
-    }
-}
-
-fn collect(lines: impl tokio::io::AsyncRead + Unpin + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let mut lines = BufReader::new(lines).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            said.lock().unwrap().push(line);
-        }
-    })
+fn text_of(running: &Daemon) -> String {
+    running.lines().join("\n")
 }
 
 /// Runs it, which has to succeed; what it said.
@@ -127,10 +59,10 @@ async fn replayed(scene: &Scene, topic: &str, request: &str) -> Result<BTreeSet<
 }
 
 /// Waits until a request that runs has published so many rows.
-async fn wait_replayed(scene: &Scene, running: &Running, request: &str, rows: usize) {
+async fn wait_replayed(scene: &Scene, running: &Daemon, request: &str, rows: usize) {
     eventually(PATIENCE, || async {
         let found = replayed(scene, &scene.topic, request).await?.len();
-        ensure!(found >= rows, "{found} of {rows} rows; it said:\n{}", running.said());
+        ensure!(found >= rows, "{found} of {rows} rows; it said:\n{}", text_of(running));
         Ok(())
     })
     .await;
@@ -273,9 +205,9 @@ async fn a_request_that_is_killed_and_killed_again_publishes_each_row_once() -> 
         .await?;
     let request = ["--all", "--request", "often", "--rate", "10"];
     for killed_at in [3, 8, 15] {
-        let mut running = Running::start(&scene.config(), &request)?;
+        let running = start(&scene.config(), &request)?;
         wait_replayed(&scene, &running, "often", killed_at).await;
-        running.kill9().await?;
+        running.kill9()?;
     }
     let said = replay(&scene, &["--all", "--request", "often"]).await?;
     ensure!(said.contains("were published before") && said.contains("finished: 800 rows"), "{said}");
@@ -298,12 +230,12 @@ async fn a_signal_ends_a_request_after_its_batch_and_it_goes_on_by_its_name() ->
     scene.client.execute(insert, &[&scene.aggregate]).await?;
     scene.wait_marked("order_outbox").await;
     stop(&daemon).await?;
-    for (signal, rows) in [("-INT", 3), ("-TERM", 9)] {
-        let mut running = Running::start(&scene.config(), &["--all", "--request", "told", "--rate", "10"])?;
+    for (signal, rows) in [(Daemon::int as fn(&Daemon) -> Result<()>, 3), (Daemon::term, 9)] {
+        let running = start(&scene.config(), &["--all", "--request", "told", "--rate", "10"])?;
         wait_replayed(&scene, &running, "told", rows).await;
-        running.signal(signal).await?;
-        assert_eq!(running.exit().await?, 1);
-        let said = running.said();
+        signal(&running)?;
+        assert_eq!(running.wait_exit(PATIENCE).await?, 1);
+        let said = text_of(&running);
         ensure!(said.contains("interrupted") && said.contains("--request told"), "{said}");
     }
     replay(&scene, &["--all", "--request", "told"]).await?;
@@ -315,12 +247,12 @@ async fn a_signal_ends_a_request_after_its_batch_and_it_goes_on_by_its_name() ->
 async fn of_two_processes_of_one_request_the_later_one_carries_it_on() -> Result<()> {
     let scene = published(Scene::shared().await?.with(SMALL), 40, 5).await?;
     let arguments = ["--all", "--request", "shared", "--rate", "10"];
-    let mut first = Running::start(&scene.config(), &arguments)?;
+    let first = start(&scene.config(), &arguments)?;
     wait_replayed(&scene, &first, "shared", 3).await;
     let said = replay(&scene, &["--all", "--request", "shared"]).await?;
     ensure!(said.contains("finished: 200 rows"), "{said}");
-    assert_eq!(first.exit().await?, 1, "{}", first.said());
-    let said = first.said();
+    assert_eq!(first.wait_exit(PATIENCE).await?, 1, "{}", text_of(&first));
+    let said = text_of(&first);
     ensure!(said.contains("kafka-fenced") && said.contains("another process carries request shared on"), "{said}");
     assert_eq!(replayed(&scene, &scene.topic, "shared").await?, ids(&scene, "order_outbox", "true").await?);
     Ok(())
@@ -439,10 +371,10 @@ async fn a_commit_of_a_request_whose_answer_is_cut_off_is_not_repeated() -> Resu
         let id = format!("outboxd-{}-replay-cut", scene.source);
         let trap = wire.trap(END_TXN, &id, point);
         let config = scene.config_through(&scene.postgres.url(&scene.database), &wire.brokers());
-        let mut running = Running::start(&config, &["--all", "--request", "cut"])?;
+        let running = start(&config, &["--all", "--request", "cut"])?;
         trap.caught(PATIENCE).await?.cut().await?;
-        assert_eq!(running.exit().await?, 1, "{}", running.said());
-        ensure!(running.said().contains("error[kafka-commit-unknown]"), "{}", running.said());
+        assert_eq!(running.wait_exit(PATIENCE).await?, 1, "{}", text_of(&running));
+        ensure!(text_of(&running).contains("error[kafka-commit-unknown]"), "{}", text_of(&running));
         replay(&scene, &["--all", "--request", "cut"]).await?;
         assert_eq!(replayed(&scene, &scene.topic, "cut").await?, ids(&scene, "order_outbox", "true").await?);
     }
@@ -457,9 +389,9 @@ async fn a_commit_of_a_killed_request_that_arrives_late_changes_nothing() -> Res
     let wire = scene.kafka.wire()?;
     let trap = wire.trap(END_TXN, &format!("outboxd-{}-replay-late", scene.source), Point::Request);
     let config = scene.config_through(&scene.postgres.url(&scene.database), &wire.brokers());
-    let mut running = Running::start(&config, &["--all", "--request", "late"])?;
+    let running = start(&config, &["--all", "--request", "late"])?;
     let held = trap.caught(PATIENCE).await?;
-    running.kill9().await?;
+    running.kill9()?;
     held.cut().await?;
     replay(&scene, &["--all", "--request", "late"]).await?;
     let error = end_txn_error(held.version, &held.deliver().await?)?;
